@@ -1,0 +1,50 @@
+"""Transformer language models whose attention is chosen by name, layer by layer.
+
+`GPT(ModelConfig(preset="nano", attention="softmax*1,softpick*3"))` builds one,
+`load_run("runs/NAME").model` is a trained one.
+"""
+
+from models.cache import KVCache
+from models.checkpoint import (
+    checkpoint_path,
+    checkpoints,
+    partial_path,
+    prune,
+    publish,
+    verify,
+    write_checksums,
+)
+from models.config import Architecture, LayerPlan, ModelConfig, preset, presets, resolve
+from models.errors import ModelError
+from models.gpt import GPT
+from models.run import Run, create_run, load_run, load_weights
+from models.sampling import generate, left_pad, stream
+from models.trace import AttentionCall, trace
+
+__all__ = [
+    "GPT",
+    "Architecture",
+    "AttentionCall",
+    "KVCache",
+    "LayerPlan",
+    "ModelConfig",
+    "ModelError",
+    "Run",
+    "checkpoint_path",
+    "checkpoints",
+    "create_run",
+    "generate",
+    "left_pad",
+    "load_run",
+    "load_weights",
+    "partial_path",
+    "preset",
+    "presets",
+    "prune",
+    "publish",
+    "resolve",
+    "stream",
+    "trace",
+    "verify",
+    "write_checksums",
+]

@@ -1,0 +1,139 @@
+"""The transformer block: pre-norm attention and MLP around a residual stream."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attention import Mechanism, attend
+from models.cache import LayerCache
+from models.config import Architecture, LayerPlan
+from models.rope import rotate
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation of the last axis, in float32 at least; keeps the input's dtype."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., size] to [..., size]."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return functional.rms_norm(wide, self.weight.shape, self.weight.to(wide.dtype), self.eps).to(x.dtype)
+
+
+class Mixer(nn.Module):
+    """One layer's mixing of values: the mechanism, its learned parameters and its window.
+
+    A module of its own so that `models.trace` and quantisation studies can hook what goes in and comes out.
+    """
+
+    def __init__(self, plan: LayerPlan, n_head: int, kernel: str) -> None:
+        super().__init__()
+        self.mechanism: Mechanism = plan.mechanism
+        self.window = plan.window
+        self.kernel = kernel
+        initial = plan.mechanism.parameters(n_head)
+        self.learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
+
+    def arguments(self, documents: Tensor | None) -> dict[str, object]:
+        """The keyword arguments that `attend`, `weights` and `row_stats` need to see what this layer sees."""
+        return {
+            "causal": True,
+            "window": self.window,
+            "documents": documents,
+            "scale": None,
+            "params": dict(self.learned.items()),
+        }
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None) -> Tensor:
+        """query [B, T, H, D], key and value [B, S, Hk, D], documents [B, S]; returns [B, T, H, D]."""
+        return attend(query, key, value, self.mechanism, kernel=self.kernel, **self.arguments(documents))
+
+
+class Attention(nn.Module):
+    """Projections to heads, rotation, optional QK-norm, the cache, the mixer, and the projection back."""
+
+    def __init__(self, config: Architecture, plan: LayerPlan) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.query = nn.Linear(config.d_model, config.n_head * config.head_dim, bias=False)
+        self.key = nn.Linear(config.d_model, config.n_kv_head * config.head_dim, bias=False)
+        self.value = nn.Linear(config.d_model, config.n_kv_head * config.head_dim, bias=False)
+        self.output = nn.Linear(config.n_head * config.head_dim, config.d_model, bias=False)
+        self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.mixer = Mixer(plan, config.n_head, config.kernel)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        documents: Tensor | None,
+        cache: LayerCache | None,
+    ) -> Tensor:
+        """x [B, T, d_model] to [B, T, d_model]; documents [B, S] covers the cached positions, too."""
+        query = self.query_norm(self._heads(self.query(x)))
+        key = self.key_norm(self._heads(self.key(x)))
+        value = self._heads(self.value(x))
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        if cache is not None:
+            key, value = cache.extend(key, value)
+        if documents is not None:
+            documents = documents[:, -key.shape[1] :]
+        return self.output(self.mixer(query, key, value, documents).flatten(-2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(d_model, d_ff, bias=False)
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d_model] to [..., d_model]."""
+        return self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
+class GELU(nn.Module):
+    """down(gelu(up(x)))."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d_model] to [..., d_model]."""
+        return self.down(functional.gelu(self.up(x)))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: Architecture, plan: LayerPlan) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.attention = Attention(config, plan)
+        self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.mlp = {"swiglu": SwiGLU, "gelu": GELU}[config.mlp](config.d_model, config.d_ff)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        documents: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """The residual stream [B, T, d_model] after this block; arguments as in `Attention`."""
+        x = x + self.attention(self.attention_norm(x), rotation, documents, cache)
+        return x + self.mlp(self.mlp_norm(x))

@@ -1,0 +1,5 @@
+"""The one error that a mistake about models, their configs or their runs raises."""
+
+
+class ModelError(ValueError):
+    """A config, call or run directory that cannot be served: says what was wrong and what would be right."""

@@ -1,0 +1,53 @@
+"""Write text with a trained model: `python -m models.generate runs/NAME --prompt "To be"`.
+
+Only a command: the function is `models.generate(...)`, which lives in `models/sampling.py`.
+"""
+
+import argparse
+
+import torch
+
+from command import guarded
+from models.run import load_run
+from models.sampling import readable, stream
+
+
+def main() -> None:
+    """Parse the command line, then print prompt and continuation as the tokens are drawn."""
+    arguments = _parser().parse_args()
+    device = arguments.device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    run = load_run(arguments.run, arguments.step, device)
+    prompt = run.tokenizer.encode(arguments.prompt, bos=True)
+    steps = stream(
+        run.model,
+        torch.tensor([prompt], device=device),
+        arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        stop=run.tokenizer.bos,
+    )
+    for text in readable(run.tokenizer.decode, prompt, (int(step) for step in steps)):
+        print(text, end="", flush=True)
+    print()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m models.generate", description="Write text with a trained model."
+    )
+    parser.add_argument("run", help="run directory")
+    parser.add_argument("--prompt", default="", help="the text to continue (default: start a document)")
+    parser.add_argument("--max-new-tokens", type=int, default=200)
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
+    parser.add_argument("--top-k", type=int, help="draw among the k most likely tokens")
+    parser.add_argument("--top-p", type=float, help="draw among the fewest tokens that have this probability")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same text")
+    parser.add_argument("--step", type=int, help="checkpoint (default: the latest)")
+    parser.add_argument("--device", help="default: the accelerator, if there is one")
+    return parser
+
+
+if __name__ == "__main__":
+    guarded(main)

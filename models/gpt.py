@@ -1,0 +1,132 @@
+"""The language model: embedding, blocks, final norm, head."""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.block import Block, RMSNorm
+from models.cache import KVCache
+from models.config import Architecture, ModelConfig, resolve
+from models.errors import ModelError
+from models.loss import token_losses
+from models.rope import rotations
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer whose layers attend as its config says.
+
+    Attributes:
+        config: the resolved config.
+        layers: the blocks; `layers[i].attention.mixer` is where layer i mixes values.
+        head: the output projection, or None where the embedding serves (tied). One tensor, saved once.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build and initialise a model.
+
+        Raises:
+            ModelError, AttentionError: as `models.config.resolve`.
+        """
+        super().__init__()
+        self.config: Architecture = resolve(config)
+        self.embedding = nn.Embedding(self.config.vocab_size, self.config.d_model)
+        self.layers = nn.ModuleList(Block(self.config, plan) for plan in self.config.layers())
+        self.norm = RMSNorm(self.config.d_model, self.config.norm_eps)
+        self.head = None
+        if not self.config.tie_embeddings:
+            self.head = nn.Linear(self.config.d_model, self.config.vocab_size, bias=False)
+        self._initialise()
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        targets: Tensor | None = None,
+        documents: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Logits, or the loss of each token where targets are given.
+
+        Args:
+            tokens: int [B, T].
+            targets: int [B, T], -100 where a position carries no loss.
+            documents: int [B, T]; a run of equal ids is one document and sees nothing else, -1 is padding.
+            cache: earlier positions, which the new ones follow; extended by this call.
+
+        Returns:
+            Logits [B, T, vocab_size] in the compute dtype, or with targets the cross-entropy per token
+            [B, T] in float32 nats, 0 where ignored.
+
+        Raises:
+            ModelError: wrong shapes, or positions beyond `config.max_length`.
+        """
+        start = 0 if cache is None else cache.length
+        self._check(tokens, {"targets": targets, "documents": documents}, start)
+        x = self.embedding(tokens)
+        rotation = None
+        if self.config.position == "rope":
+            rotation = rotations(start, tokens.shape[1], self.config.head_dim, self.config.rope_theta, like=x)
+        if cache is not None:
+            documents = cache.extend_documents(documents)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rotation, documents, None if cache is None else cache.layers[index])
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        x = self.norm(x)
+        if targets is None:
+            return self.logits(x)
+        return token_losses(x, targets, self.logits, self.config.vocab_size)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The head: normalised residual [..., d_model] to [..., vocab_size]."""
+        return functional.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+
+    def parameter_count(self) -> int:
+        """Number of trained scalars; a tied embedding counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops_per_token(self, length: int) -> float:
+        """Floating-point operations of one training step per token, at sequences of `length` tokens.
+
+        6 N + sum over layers of 12 n_head head_dim n. N counts the weights that multiply every token: all
+        matrices and the head, not the embedding's lookup. n is the mean number of keys a query sees:
+        (length + 1) / 2 under causality, fewer under a window. 6 is 2 (multiply, add) x 3 (one product forward,
+        two backward); attention has two products, scores and values. Norms, pointwise functions, recomputation
+        and document masks do not count: a kernel that sweeps the keys twice does not do more work.
+        """
+        weights = sum(module.weight.numel() for module in self.modules() if isinstance(module, nn.Linear))
+        if self.head is None:
+            weights += self.embedding.weight.numel()
+        width = self.config.n_head * self.config.head_dim
+        keys = sum(_mean_visible(length, plan.window) for plan in self.config.layers())
+        return 6 * weights + 12 * width * keys
+
+    def _check(self, tokens: Tensor, companions: dict[str, Tensor | None], start: int) -> None:
+        if tokens.dim() != 2 or tokens.is_floating_point() or tokens.shape[1] == 0:
+            raise ModelError(
+                f"tokens must be integers [batch, length], got {tokens.dtype} {list(tokens.shape)}"
+            )
+        for name, tensor in companions.items():
+            if tensor is not None and tensor.shape != tokens.shape:
+                shapes = f"{list(tokens.shape)}, got {list(tensor.shape)}"
+                raise ModelError(f"{name} must have the shape of tokens {shapes}")
+        if start + tokens.shape[1] > self.config.max_length:
+            raise ModelError(
+                f"{start + tokens.shape[1]} positions exceed max_length {self.config.max_length}; "
+                "shorten the input or build the model with a larger max_length"
+            )
+
+    def _initialise(self) -> None:
+        """N(0, init_std); less by sqrt(2 n_layer) for the projections that add up in the residual stream."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                into_residual = name.endswith(("attention.output", "mlp.down"))
+                shrink = math.sqrt(2 * self.config.n_layer) if into_residual else 1.0
+                nn.init.normal_(module.weight, std=self.config.init_std / shrink)
+
+
+def _mean_visible(length: int, window: int | None) -> float:
+    """Mean over a causal sequence of the number of keys in sight."""
+    window = min(length, window or length)
+    return window * (2 * length - window + 1) / (2 * length)

@@ -1,0 +1,211 @@
+"""Run directories: what training leaves behind, and how the rest of the project opens it.
+
+runs/NAME/
+  config.yaml       the resolved config
+  run.json          versions, fingerprints, training length, command
+  tokenizer.model
+  checkpoints/step-00000100/{model.safetensors, checksums.json, ...}
+"""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from attention import nearest
+from data import Tokenizer
+from models.checkpoint import checkpoint_path, checkpoints, publish, verify
+from models.config import from_dict
+from models.errors import ModelError
+from models.gpt import GPT
+
+CONFIG, RECORD, TOKENIZER, WEIGHTS = "config.yaml", "run.json", "tokenizer.model", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with what belongs to it.
+
+    Attributes:
+        name: of the run's folder.
+        path: of the run's folder.
+        step: of the checkpoint.
+        model: in eval mode.
+        tokenizer: the one it was trained with.
+        config: the resolved config of the run.
+        train_length: tokens per training sequence.
+        checkpoint: sha256 of the weights file.
+    """
+
+    name: str
+    path: Path
+    step: int
+    model: GPT
+    tokenizer: Tokenizer
+    config: dict[str, Any]
+    train_length: int
+    checkpoint: str
+
+
+def create_run(
+    path: str | Path, *, config: Mapping[str, Any], tokenizer: Tokenizer, train_length: int, data: str
+) -> Path:
+    """Make a run directory with its config, record and tokenizer; it appears whole or not at all.
+
+    Args:
+        path: the directory, which must not exist.
+        config: the resolved config, as plain containers; its `model` section is a full `ModelConfig`.
+        tokenizer: saved with the run, its fingerprint recorded.
+        train_length: tokens per training sequence.
+        data: fingerprint of the corpus.
+
+    Raises:
+        ModelError: the directory exists.
+    """
+    path = Path(path)
+    if path.exists():
+        raise ModelError(f"run {path} already exists; choose another name, or resume it")
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    tokenizer.save(partial / TOKENIZER)
+    (partial / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    record = {
+        "train_length": train_length,
+        "tokenizer": tokenizer.fingerprint,
+        "data": data,
+        "command": sys.argv,
+        "versions": _versions(),
+    }
+    (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    publish(partial, path)
+    return path
+
+
+def load_run(
+    path: str | Path,
+    step: int | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Run:
+    """Open a run directory.
+
+    Args:
+        path: runs/NAME.
+        step: of the checkpoint; None: the latest.
+        device, dtype: where and how the weights shall be.
+
+    Raises:
+        ModelError: no run or checkpoint there, a damaged checkpoint, a tokenizer that is not the model's, weights
+            that do not fit the config.
+    """
+    path = Path(path)
+    config, record = _read(path)
+    tokenizer = _tokenizer(path, record["tokenizer"])
+    step = _choose(path, step)
+    checkpoint = checkpoint_path(path, step)
+    checksum = verify(checkpoint, [WEIGHTS])[WEIGHTS]
+    with torch.device("meta"):
+        model = GPT(from_dict(config["model"]))
+    if tokenizer.vocab_size > model.config.vocab_size:
+        sizes = f"{tokenizer.vocab_size} tokens, its model {model.config.vocab_size}"
+        raise ModelError(f"the tokenizer of run {path} has {sizes}")
+    load_weights(model, checkpoint / WEIGHTS)
+    try:
+        model = model.to(device=torch.device(device), dtype=dtype).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"cannot put the model on device {device!s}: {str(error).splitlines()[0]}"
+        ) from error
+    return Run(path.resolve().name, path, step, model, tokenizer, config, record["train_length"], checksum)
+
+
+def load_weights(model: GPT, file: str | Path) -> None:
+    """Load a safetensors file into a model, on the meta device even; parameters take the file's dtype.
+
+    Raises:
+        ModelError: unreadable, or tensors missing, left over or of another shape.
+    """
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot read the weights {file}: {error}") from error
+    state = {_unwrapped(name): tensor for name, tensor in state.items()}
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    problems = {
+        "missing": sorted(wanted.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - wanted.keys()),
+        "of another shape": sorted(
+            name for name in wanted.keys() & state.keys() if state[name].shape != wanted[name]
+        ),
+    }
+    found = [f"{len(names)} {what} ({', '.join(names[:3])}...)" for what, names in problems.items() if names]
+    if found:
+        raise ModelError(f"the weights {file} do not fit the model's config: tensors {'; '.join(found)}")
+    model.load_state_dict(state, assign=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not (path / CONFIG).is_file():
+        siblings = [file.parent.name for file in path.parent.glob(f"*/{CONFIG}")]
+        raise ModelError(f"no run at {path}: {path / CONFIG} is missing{nearest(path.name, siblings)}")
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.load(path / CONFIG), resolve=True)
+        record = json.loads((path / RECORD).read_text())
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"cannot read {CONFIG} and {RECORD} of run {path}: {reason}") from error
+    for name, section, key in (
+        (CONFIG, config, "model"),
+        (RECORD, record, "tokenizer"),
+        (RECORD, record, "train_length"),
+    ):
+        if not isinstance(section, dict) or key not in section:
+            raise ModelError(
+                f"{path / name} has no entry {key!r}; it was not written by this project's training"
+            )
+    return config, record
+
+
+def _tokenizer(path: Path, fingerprint: str) -> Tokenizer:
+    if not (path / TOKENIZER).is_file():
+        raise ModelError(f"run {path} lacks {TOKENIZER}")
+    tokenizer = Tokenizer.load(path / TOKENIZER)
+    if tokenizer.fingerprint != fingerprint:
+        raise ModelError(f"{path / TOKENIZER} is not the tokenizer that run {path} was trained with")
+    return tokenizer
+
+
+def _choose(path: Path, step: int | None) -> int:
+    steps = checkpoints(path)
+    if not steps:
+        raise ModelError(f"run {path} has no checkpoint yet")
+    if step is None:
+        return steps[-1]
+    if step not in steps:
+        raise ModelError(
+            f"run {path} has no checkpoint of step {step} (there are: {', '.join(map(str, steps))})"
+        )
+    return step
+
+
+def _unwrapped(name: str) -> str:
+    """The name of a tensor without what DDP and torch.compile put into it."""
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "accelerate", "safetensors", "sentencepiece", "omegaconf")
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }

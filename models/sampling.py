@@ -1,0 +1,195 @@
+"""Drawing text from a model: greedy, temperature, top-k, nucleus; one prompt or a batch of them."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from models.cache import KVCache
+from models.errors import ModelError
+from models.gpt import GPT
+
+
+def generate(
+    model: GPT,
+    tokens: Tensor,
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stop: int | None = None,
+    documents: Tensor | None = None,
+) -> Tensor:
+    """Prompts and their continuations, int64 [B, T + N]; N < max_new_tokens only where every row has stopped.
+
+    Args and errors as in `stream`.
+    """
+    steps = stream(
+        model,
+        tokens,
+        max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=stop,
+        documents=documents,
+    )
+    return torch.cat([tokens, *(step[:, None] for step in steps)], dim=1)
+
+
+def stream(
+    model: GPT,
+    tokens: Tensor,
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stop: int | None = None,
+    documents: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """Yield one token per row and step, int64 [B], as soon as it is drawn.
+
+    The same arguments give the same tokens. With a temperature of 0 the most likely token is taken, and seed, top_k
+    and top_p do not matter.
+
+    Args:
+        model: its dtype and device are used.
+        tokens: int64 [B, T], T >= 1. For prompts of different lengths see `left_pad`.
+        max_new_tokens: at least 1; T + max_new_tokens must fit in `config.max_length`.
+        temperature: 0 or more.
+        top_k: keep only the k most likely tokens.
+        top_p: of those, keep the smallest set whose probability reaches p.
+        seed: of the random draws.
+        stop: a token id that ends a row; the row then repeats it until all have ended.
+        documents: int64 [B, T], -1 at padding, 0 elsewhere, as `left_pad` makes them.
+
+    Raises:
+        ModelError: before anything is computed, an argument out of range; later, logits that are not finite.
+    """
+    _check(model, tokens, max_new_tokens, temperature, top_k, top_p, stop, documents)
+    choice = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    return _steps(model, tokens, max_new_tokens, choice, seed, stop, documents)
+
+
+def left_pad(
+    prompts: Sequence[Sequence[int]], *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Prompts of any lengths as tokens [B, T] that end together, and documents [B, T], -1 at the padding.
+
+    Raises:
+        ModelError: no prompt, or an empty one.
+    """
+    if not prompts or not all(prompts):
+        raise ModelError("every prompt needs at least one token")
+    longest = max(map(len, prompts))
+    padding = [longest - len(prompt) for prompt in prompts]
+    tokens = [[0] * missing + list(prompt) for missing, prompt in zip(padding, prompts, strict=True)]
+    documents = [[-1] * missing + [0] * (longest - missing) for missing in padding]
+    return torch.tensor(tokens, device=device), torch.tensor(documents, device=device)
+
+
+def readable(
+    decode: Callable[[list[int]], str], prompt: Sequence[int], tokens: Iterable[int]
+) -> Iterator[str]:
+    """The text of the prompt, then what each token adds; a character waits until all its bytes are there."""
+    ids = list(prompt)
+    shown = decode(ids)
+    yield shown
+    for token in tokens:
+        ids.append(token)
+        text = decode(ids)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text[len(shown) :]
+            shown = text
+    yield decode(ids)[len(shown) :]
+
+
+def distribution(logits: Tensor, *, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
+    """Probabilities float64 [B, V] from which the next token is drawn, given logits [B, V].
+
+    Temperature first, then top-k, then top-p among what is left; ties go to the lower token id.
+    """
+    logits = logits.double()
+    if temperature == 0:
+        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
+    # Subtracting the largest first keeps a tiny temperature from overflowing.
+    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature
+    ordered, order = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    if top_k is not None:
+        ordered[:, top_k:] = 0
+        ordered /= ordered.sum(-1, keepdim=True)
+    if top_p is not None and top_p < 1:
+        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0
+        ordered /= ordered.sum(-1, keepdim=True)
+    return torch.zeros_like(ordered).scatter_(-1, order, ordered)
+
+
+@torch.no_grad()
+def _steps(
+    model: GPT,
+    tokens: Tensor,
+    max_new_tokens: int,
+    choice: dict,
+    seed: int,
+    stop: int | None,
+    documents: Tensor | None,
+) -> Iterator[Tensor]:
+    # Drawn on the CPU, so that a seed means the same on every device.
+    generator = torch.Generator().manual_seed(seed)
+    cache = KVCache(model.config)
+    ended = torch.zeros(len(tokens), dtype=torch.bool)
+    for _ in range(max_new_tokens):
+        logits = model(tokens, documents=documents, cache=cache)[:, -1].cpu()
+        if not logits.isfinite().all():
+            raise ModelError(
+                "the model's logits are not finite: its weights are damaged or its training diverged"
+            )
+        drawn = torch.multinomial(distribution(logits, **choice), 1, generator=generator)[:, 0]
+        if stop is not None:
+            drawn = drawn.masked_fill(ended, stop)
+            ended |= drawn == stop
+        yield drawn.to(tokens.device)
+        if ended.all():
+            return
+        tokens = drawn[:, None].to(tokens.device)
+        documents = None if documents is None else documents[:, -1:]
+
+
+def _check(
+    model: GPT,
+    tokens: Tensor,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    stop: int | None,
+    documents: Tensor | None,
+) -> None:
+    vocab_size = model.config.vocab_size
+    if tokens.dim() != 2 or tokens.is_floating_point() or tokens.numel() == 0:
+        raise ModelError(f"the prompt must be at least one token, [batch, length], got {list(tokens.shape)}")
+    if not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        raise ModelError(f"the prompt has token ids outside the vocabulary 0..{vocab_size - 1}")
+    if max_new_tokens < 1:
+        raise ModelError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if tokens.shape[1] + max_new_tokens > model.config.max_length:
+        raise ModelError(
+            f"a prompt of {tokens.shape[1]} tokens and {max_new_tokens} new ones exceed max_length "
+            f"{model.config.max_length}"
+        )
+    if not (temperature >= 0 and math.isfinite(temperature)):
+        raise ModelError(f"temperature must be 0 (greedy) or a positive number, got {temperature}")
+    if top_k is not None and not 1 <= top_k <= vocab_size:
+        raise ModelError(f"top_k must be between 1 and the vocabulary's {vocab_size}, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ModelError(f"top_p must be above 0 and at most 1, got {top_p}")
+    if stop is not None and not 0 <= stop < vocab_size:
+        raise ModelError(f"stop must be a token id in 0..{vocab_size - 1}, got {stop}")
+    if documents is not None and (documents.shape != tokens.shape or bool((documents[:, -1] < 0).any())):
+        raise ModelError("documents must have the shape of tokens and end with a token, not with padding")

@@ -1,0 +1,71 @@
+import runpy
+import sys
+from dataclasses import asdict
+
+import pytest
+from safetensors.torch import save_file
+
+from models import checkpoint_path, create_run, partial_path, publish, write_checksums
+
+
+@pytest.fixture
+def run(tmp_path, build, tokenizer):
+    model = build(init_std=0.05, max_length=64).float()
+    config = {"model": asdict(model.config)}
+    path = create_run(tmp_path / "run", config=config, tokenizer=tokenizer, train_length=32, data="d")
+    partial = partial_path(path, 1)
+    partial.mkdir(parents=True)
+    save_file(model.state_dict(), partial / "model.safetensors")
+    write_checksums(partial)
+    publish(partial, checkpoint_path(path, 1))
+    return path
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["generate", *map(str, arguments), "--device", "cpu"])
+        try:
+            runpy.run_module("models.generate", run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_a_prompt_is_continued(command, run):
+    code, text, errors = command(run, "--prompt", "abc", "--max-new-tokens", 12, "--temperature", 0)
+    assert (code, errors) == (0, "")
+    assert text.startswith("abc")
+    assert len(text) == len("abc") + 12 + len("\n")
+
+
+def test_a_seed_writes_the_same_text(command, run):
+    first = command(run, "--max-new-tokens", 30, "--top-k", 40, "--top-p", 0.9, "--seed", 1)
+    assert first == command(run, "--max-new-tokens", 30, "--top-k", 40, "--top-p", 0.9, "--seed", 1)
+    assert first != command(run, "--max-new-tokens", 30, "--top-k", 40, "--top-p", 0.9, "--seed", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temperature", -1, "--max-new-tokens", 5], "temperature must be 0"),
+        (["--max-new-tokens", 64], "exceed max_length 64"),
+        (["--step", 7], "no checkpoint of step 7"),
+        (["--top-p", 2, "--max-new-tokens", 5], "top_p must be above 0"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(command, run, arguments, message):
+    code, text, errors = command(run, *arguments)
+    assert (code, text) == (2, "")
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_missing_run_is_named(command, tmp_path):
+    code, _, errors = command(tmp_path / "none")
+    assert code == 2
+    assert "no run at" in errors

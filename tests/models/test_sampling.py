@@ -1,0 +1,143 @@
+import pytest
+import torch
+
+from models import ModelError, generate, left_pad, stream
+from models.sampling import distribution, readable
+
+LOGITS = torch.tensor([[0.1, 0.4, 0.3, 0.2]]).log()
+
+
+def chosen(**choice):
+    return distribution(LOGITS, **{"temperature": 1.0, "top_k": None, "top_p": None, **choice})[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({}, [0.1, 0.4, 0.3, 0.2]),
+        ({"temperature": 0.5}, [1 / 30, 16 / 30, 9 / 30, 4 / 30]),
+        ({"temperature": 0}, [0, 1, 0, 0]),
+        ({"temperature": 1e-300}, [0, 1, 0, 0]),
+        ({"top_k": 1}, [0, 1, 0, 0]),
+        ({"top_k": 2}, [0, 4 / 7, 3 / 7, 0]),
+        ({"top_k": 4}, [0.1, 0.4, 0.3, 0.2]),
+        ({"top_p": 0.01}, [0, 1, 0, 0]),
+        ({"top_p": 0.39}, [0, 1, 0, 0]),
+        ({"top_p": 0.41}, [0, 4 / 7, 3 / 7, 0]),
+        ({"top_p": 0.75}, [0, 4 / 9, 3 / 9, 2 / 9]),
+        ({"top_p": 1.0}, [0.1, 0.4, 0.3, 0.2]),
+        ({"top_k": 3, "top_p": 0.5}, [0, 4 / 7, 3 / 7, 0]),
+        ({"temperature": 0.5, "top_p": 0.5}, [0, 1, 0, 0]),
+    ],
+)
+def test_the_distribution_is_cut_as_asked(choice, expected):
+    assert chosen(**choice) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ties_go_to_the_lower_id():
+    assert distribution(torch.zeros(1, 4), temperature=1, top_k=2, top_p=None)[0].tolist() == [0.5, 0.5, 0, 0]
+    assert distribution(torch.zeros(1, 4), temperature=0, top_k=None, top_p=None)[0].tolist() == [1, 0, 0, 0]
+
+
+def test_draws_follow_the_models_distribution(build):
+    model = build(init_std=0.1)
+    prompt = torch.tensor([[3, 4, 5]])
+    with torch.no_grad():
+        expected = model(prompt)[0, -1].softmax(-1)
+    drawn = generate(model, prompt.expand(20_000, -1), 1, seed=3)[:, -1]
+    observed = torch.bincount(drawn, minlength=64) / 20_000
+    assert (observed - expected).abs().max() < 0.015
+
+
+def test_greedy_is_the_argmax_of_the_full_forward(build, tokens):
+    model = build(window="none*1,7*1")
+    text = generate(model, tokens, 15, temperature=0)
+    with torch.no_grad():
+        assert torch.equal(text[:, 40:], model(text)[:, 39:-1].argmax(-1))
+    assert torch.equal(text[:, :40], tokens)
+
+
+def test_a_seed_reproduces_the_text(build, tokens):
+    model = build(init_std=0.05)
+    first = generate(model, tokens, 12, seed=1)
+    assert torch.equal(first, generate(model, tokens, 12, seed=1))
+    assert not torch.equal(first, generate(model, tokens, 12, seed=2))
+    state = torch.get_rng_state()
+    generate(model, tokens, 1)
+    assert torch.equal(state, torch.get_rng_state()), "the global random state is left alone"
+
+
+def test_prompts_of_different_lengths_in_one_batch(build):
+    model = build(window="none*1,7*1")
+    prompts = [[1, 2, 3], [4] * 20, [9]]
+    tokens, documents = left_pad(prompts)
+    together = generate(model, tokens, 10, temperature=0, documents=documents)
+    for row, prompt in zip(together, prompts, strict=True):
+        alone = generate(model, torch.tensor([prompt]), 10, temperature=0)
+        assert row[20 - len(prompt) :].tolist() == alone[0].tolist()
+
+
+def test_a_stopped_row_repeats_the_stop_token_until_all_have_stopped(build, tokens):
+    model = build()
+    free = generate(model, tokens, 10, temperature=0)[:, 40:]
+    stop = int(free[0, 2])
+    text = generate(model, tokens, 10, temperature=0, stop=stop)[:, 40:]
+    assert text[0].tolist() == free[0, :3].tolist() + [stop] * (text.shape[1] - 3)
+    alone = generate(model, tokens[:1], 10, temperature=0, stop=stop)
+    assert alone.shape[1] == 40 + free[0].tolist().index(stop) + 1
+
+
+def test_tokens_are_yielded_as_they_are_drawn(build, tokens):
+    steps = stream(build(), tokens, 5, seed=4)
+    assert next(steps).shape == (2,)
+    assert len(list(steps)) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+        ({"max_new_tokens": 473}, "a prompt of 40 tokens and 473 new ones exceed max_length 512"),
+        ({"temperature": -0.1}, "temperature must be 0 .greedy. or a positive number"),
+        ({"temperature": float("nan")}, "temperature must be"),
+        ({"top_k": 0}, "top_k must be between 1 and the vocabulary's 64"),
+        ({"top_k": 65}, "top_k must be between"),
+        ({"top_p": 0.0}, "top_p must be above 0"),
+        ({"top_p": 1.1}, "top_p must be above 0"),
+        ({"stop": 64}, "stop must be a token id"),
+        ({"tokens": torch.zeros(1, 0, dtype=torch.long)}, "at least one token"),
+        ({"tokens": torch.tensor([[64]])}, "outside the vocabulary"),
+        ({"tokens": torch.tensor([[1, 2]]), "documents": torch.tensor([[0, -1]])}, "end with a token"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_anything_is_computed(build, tokens, changes, message):
+    arguments = {"tokens": tokens, "max_new_tokens": 5, **changes}
+    with pytest.raises(ModelError, match=message):
+        stream(build(), **arguments)
+
+
+def test_prompts_must_not_be_empty():
+    for prompts in ([], [[1], []]):
+        with pytest.raises(ModelError, match="at least one token"):
+            left_pad(prompts)
+
+
+def test_a_diverged_model_is_named(build, tokens):
+    model = build()
+    model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(ModelError, match="not finite"):
+        generate(model, tokens, 1)
+
+
+def test_text_appears_character_by_character_even_when_a_character_has_several_tokens():
+    text = "né ☕"
+    tokens = list(text.encode())
+
+    def decode(ids):
+        return bytes(ids).decode(errors="replace")
+
+    shown = list(readable(decode, tokens[:1], iter(tokens[1:])))
+    assert shown == ["n", "é", " ", "☕", ""]
+    assert "".join(readable(decode, tokens[:1], tokens[1:-1])) == "né \ufffd", (
+        "an unfinished end is shown, too"
+    )
