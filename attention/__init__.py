@@ -1,0 +1,30 @@
+"""Interchangeable attention mechanisms for transformers.
+
+    from attention import attend, get
+    out = attend(query, key, value, "softpick")
+    out = attend(query, key, value, get("lssar", power=3), window=256)
+"""
+
+from attention.capabilities import capabilities
+from attention.errors import AttentionError, nearest
+from attention.functional import RowStats, attend, row_stats, weights
+from attention.mechanism import Mechanism, Pointwise, Ratio, Scores, TwoStage
+from attention.registry import get, names, register
+
+__all__ = [
+    "AttentionError",
+    "Mechanism",
+    "Pointwise",
+    "Ratio",
+    "RowStats",
+    "Scores",
+    "TwoStage",
+    "attend",
+    "capabilities",
+    "get",
+    "names",
+    "nearest",
+    "register",
+    "row_stats",
+    "weights",
+]

@@ -1,0 +1,39 @@
+"""What each mechanism is and which kernels run it, read from the registry."""
+
+from dataclasses import dataclass, fields
+
+from attention.kernels.dispatch import KERNELS
+from attention.registry import get, names
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One row of the capability table."""
+
+    name: str
+    formula: str
+    paper: str
+    form: str
+    window: int | None
+    options: dict[str, object]
+    learned: tuple[str, ...]
+    kernels: tuple[str, ...]
+
+
+def capabilities() -> list[Capability]:
+    """One entry per mechanism, at its default options."""
+    return [_capability(name) for name in names()]
+
+
+def _capability(name: str) -> Capability:
+    mechanism = get(name)
+    return Capability(
+        name,
+        mechanism.formula,
+        mechanism.paper,
+        mechanism.form.__name__,
+        mechanism.window,
+        {field.name: getattr(mechanism, field.name) for field in fields(mechanism)},  # type: ignore[arg-type]
+        tuple(mechanism.parameters(2)),
+        tuple(kernel for kernel, runs in KERNELS.items() if runs.refuses(mechanism) is None),
+    )

@@ -1,0 +1,16 @@
+"""The one error that a caller's mistake raises in this package."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class AttentionError(ValueError):
+    """A call that cannot be served: says what was wrong and what would be right."""
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: its nearest neighbour, then every known one."""
+    known = sorted(options)
+    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    guess = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{guess} (known: {', '.join(known) or 'none'})"

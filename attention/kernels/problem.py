@@ -1,0 +1,92 @@
+"""One attention problem, checked and in the shape that every kernel takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attention.errors import AttentionError, nearest
+from attention.masks import Visibility, visibility
+from attention.mechanism import Mechanism, Scores
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Scores, values and visibility of one call.
+
+    Attributes:
+        mechanism: what is computed.
+        scores: queries [B, T, H, D], keys [B, S, Hk, D] and score biases.
+        value: [B, S, Hk, Dv].
+        visible: the mask.
+    """
+
+    mechanism: Mechanism
+    scores: Scores
+    value: Tensor
+    visible: Visibility
+
+
+def pose(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mechanism: Mechanism,
+    *,
+    causal: bool,
+    window: int | None,
+    documents: Tensor | None,
+    scale: float | None,
+    params: Mapping[str, Tensor] | None,
+) -> Problem:
+    """Check a call and let the mechanism turn queries and keys into scores.
+
+    Raises:
+        AttentionError: shapes, dtypes, heads, mask or parameters do not fit.
+    """
+    _check(query, key, value)
+    n_head = query.shape[2]
+    visible = visibility(
+        query.shape[1],
+        key.shape[1],
+        causal=causal,
+        window=mechanism.window if window is None else window,
+        documents=documents,
+        device=query.device,
+    )
+    if documents is not None and documents.shape[0] != query.shape[0]:
+        raise AttentionError(f"documents hold {documents.shape[0]} sequences, the queries {query.shape[0]}")
+    initial = mechanism.parameters(n_head)
+    given = dict(params or {})
+    for name in given:
+        if name not in initial:
+            raise AttentionError(f"{mechanism.name} has no parameter {name!r}{nearest(name, initial)}")
+    complete = {name: given.get(name, value.to(query.device)) for name, value in initial.items()}
+    scores = mechanism.scores(query, key, count=visible.count, scale=scale, params=complete)
+    return Problem(mechanism, scores, value, visible)
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
+    for name, tensor in {"query": query, "key": key, "value": value}.items():
+        if tensor.dim() != 4:
+            raise AttentionError(
+                f"{name} must be [batch, length, heads, head_dim], got {list(tensor.shape)}"
+            )
+        if tensor.dtype not in DTYPES:
+            raise AttentionError(f"{name} must be a floating type, got {tensor.dtype}")
+        if tensor.dtype != query.dtype:
+            raise AttentionError(f"{name} is {tensor.dtype}, the query {query.dtype}: give all the same dtype")
+    batch, _, n_head, head_dim = query.shape
+    if key.shape[0] != batch or key.shape[3] != head_dim:
+        raise AttentionError(
+            f"key must be [{batch}, keys, key heads, {head_dim}] for this query, got {list(key.shape)}"
+        )
+    if value.shape[:3] != key.shape[:3]:
+        raise AttentionError(
+            f"value must share batch, length and heads with the key {list(key.shape[:3])}, got {list(value.shape)}"
+        )
+    if n_head % key.shape[2]:
+        raise AttentionError(f"{n_head} query heads cannot be shared by {key.shape[2]} key heads: not divisible")

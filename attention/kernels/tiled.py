@@ -1,0 +1,173 @@
+"""Pure PyTorch, a block of query rows at a time, on any device.
+
+Forward and backward recompute scores block by block, so memory grows with T + S: a block holds at most BUDGET scores,
+or MINIMUM_ROWS rows. Only queries, keys and values are kept for the backward pass.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from attention.kernels.problem import Problem
+from attention.kernels.rows import rows_of
+from attention.masks import Tile, Visibility
+
+BUDGET = 1 << 20
+MINIMUM_ROWS, MAXIMUM_ROWS = 16, 128
+
+
+def attend(problem: Problem) -> Tensor:
+    """Outputs [B, T, H, Dv]."""
+    scores = problem.scores
+    return _TiledAttention.apply(
+        scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias, problem
+    )
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some query rows against the keys they see: scores and weights [B, H, rows, keys], weights zero where hidden."""
+
+    tile: Tile
+    score: Tensor
+    weight: Tensor
+
+
+@torch.no_grad()
+def blocks(problem: Problem) -> Iterator[Block]:
+    """The weights of `attend`, block by block, in float32 (float64 for float64)."""
+    scores = problem.scores
+    operands = _Operands.of(scores.query, scores.key, scores.query_bias, scores.key_bias, problem)
+    rows = rows_of(problem.mechanism)
+    for tile in operands.tiles():
+        score = operands.score(tile)
+        weight = rows.weights(problem.mechanism, score, tile, operands.count(tile))
+        yield Block(tile, score.flatten(1, 2), weight.flatten(1, 2))
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """Heads first, the query heads of one key head side by side: [B, Hk, G, T, ...]."""
+
+    query: Tensor
+    key: Tensor
+    query_bias: Tensor | None
+    key_bias: Tensor | None
+    slope: Tensor | None
+    scale: float
+    visible: Visibility
+
+    @classmethod
+    def of(
+        cls, query: Tensor, key: Tensor, query_bias: Tensor | None, key_bias: Tensor | None, problem: Problem
+    ) -> "_Operands":
+        key_heads = key.shape[2]
+        slope = problem.scores.slope
+        return cls(
+            _heads_first(query, key_heads),
+            rearrange(key, "b s k d -> b k s d").contiguous(),
+            None if query_bias is None else rearrange(query_bias, "b t (k g) -> b k g t 1", k=key_heads),
+            None if key_bias is None else rearrange(key_bias, "b s (k g) -> b k g 1 s", k=key_heads),
+            None if slope is None else rearrange(slope, "(k g) -> k g 1 1", k=key_heads),
+            problem.scores.scale,
+            problem.visible,
+        )
+
+    def tiles(self) -> Iterator[Tile]:
+        batch, key_heads, group, queries = self.query.shape[:4]
+        per_row = max(1, batch * key_heads * group * self.key.shape[2])
+        return self.visible.tiles(min(queries, max(MINIMUM_ROWS, min(MAXIMUM_ROWS, BUDGET // per_row))))
+
+    def count(self, tile: Tile) -> Tensor:
+        """n_i of the tile's rows, [B or 1, 1, 1, rows, 1]."""
+        return self.visible.count[:, None, None, tile.rows, None]
+
+    def score(self, tile: Tile) -> Tensor:
+        """Scores [B, Hk, G, rows, keys], hidden entries included."""
+        product = self.query[..., tile.rows, :].flatten(2, 3) @ self.key[:, :, tile.keys].mT
+        score = product.to(torch.promote_types(product.dtype, torch.float32))
+        score = score.mul_(self.scale).unflatten(2, (self.query.shape[2], -1))
+        if self.query_bias is not None:
+            score += self.query_bias[..., tile.rows, :]
+        if self.key_bias is not None:
+            score += self.key_bias[..., tile.keys]
+        if self.slope is not None:
+            position = self.visible.position[tile.rows, None]
+            column = torch.arange(tile.keys.start, tile.keys.stop, device=position.device)
+            score += self.slope * (position - column)
+        return score
+
+
+class _TiledAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        query_bias: Tensor | None,
+        key_bias: Tensor | None,
+        problem: Problem,
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, value, query_bias, key_bias)
+        ctx.problem = problem
+        operands = _Operands.of(query, key, query_bias, key_bias, problem)
+        values = rearrange(value, "b s k d -> b k s d").contiguous()
+        rows = rows_of(problem.mechanism)
+        out = values.new_zeros(*operands.query.shape[:4], value.shape[-1])
+        for tile in operands.tiles():
+            weight = rows.weights(problem.mechanism, operands.score(tile), tile, operands.count(tile))
+            mixed = weight.to(value.dtype).flatten(2, 3) @ values[:, :, tile.keys]
+            out[..., tile.rows, :] = mixed.unflatten(2, weight.shape[2:4])
+        return rearrange(out, "b k g t d -> b t (k g) d")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, query_bias, key_bias = ctx.saved_tensors
+        problem: Problem = ctx.problem
+        operands = _Operands.of(query, key, query_bias, key_bias, problem)
+        rows = rows_of(problem.mechanism)
+        values = rearrange(value, "b s k d -> b k s d").contiguous()
+        grad_mixed = _heads_first(grad_out, key.shape[2])
+        wide = torch.promote_types(query.dtype, torch.float32)
+        grad_query = torch.zeros_like(operands.query)
+        grad_key = torch.zeros_like(operands.key, dtype=wide)
+        grad_value = torch.zeros_like(values, dtype=wide)
+        grad_query_bias = None if query_bias is None else torch.zeros_like(operands.query_bias)
+        grad_key_bias = None if key_bias is None else torch.zeros_like(operands.key_bias)
+        for tile in operands.tiles():
+            grad_rows = grad_mixed[..., tile.rows, :].flatten(2, 3)
+            score = operands.score(tile)
+            grad_weights = (grad_rows @ values[:, :, tile.keys].mT).to(score.dtype).view_as(score)
+            weight, grad_score = rows.gradients(
+                problem.mechanism, score, tile, operands.count(tile), grad_weights
+            )
+            if grad_query_bias is not None:
+                grad_query_bias[..., tile.rows, :] = grad_score.sum(-1, keepdim=True)
+            if grad_key_bias is not None:
+                grad_key_bias[..., tile.keys] += grad_score.sum(-2, keepdim=True)
+            weight = weight.to(value.dtype).flatten(2, 3)
+            narrow = grad_score.mul_(operands.scale).to(query.dtype).flatten(2, 3)
+            grad_query[..., tile.rows, :] = (narrow @ operands.key[:, :, tile.keys]).unflatten(
+                2, score.shape[2:4]
+            )
+            grad_key[:, :, tile.keys] += narrow.mT @ operands.query[..., tile.rows, :].flatten(2, 3)
+            grad_value[:, :, tile.keys] += weight.mT @ grad_rows
+        return (
+            rearrange(grad_query, "b k g t d -> b t (k g) d"),
+            rearrange(grad_key, "b k s d -> b s k d").to(key.dtype),
+            rearrange(grad_value, "b k s d -> b s k d").to(value.dtype),
+            None if grad_query_bias is None else rearrange(grad_query_bias, "b k g t 1 -> b t (k g)"),
+            None if grad_key_bias is None else rearrange(grad_key_bias, "b k g 1 s -> b s (k g)"),
+            None,
+        )
+
+
+def _heads_first(tensor: Tensor, key_heads: int) -> Tensor:
+    return rearrange(tensor, "b t (k g) d -> b k g t d", k=key_heads).contiguous()

@@ -1,0 +1,162 @@
+"""Visibility: which keys each query may attend to.
+
+Every mask of this project, causal, sliding window, packed documents, padding, or any of them together, shows a
+query one interval of keys. A mask is therefore two integers per query, never a T x T tensor, and the number of
+visible keys n_i that length-aware mechanisms need is their difference.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attention.errors import AttentionError
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A block of query rows against the keys that at least one of them sees.
+
+    `hidden` lists the column ranges in which some row must not look, each with its mask [B or 1, 1, 1, rows, columns],
+    True where hidden. Columns outside these ranges are visible to every row of the tile.
+    """
+
+    rows: slice
+    keys: slice
+    hidden: tuple[tuple[slice, Tensor], ...]
+
+    def zero_(self, values: Tensor) -> Tensor:
+        """Set the hidden entries of [B, Hk, G, rows, keys] to zero, in place."""
+        for columns, hidden in self.hidden:
+            values[..., columns].masked_fill_(hidden, 0)
+        return values
+
+    def maximum(self, values: Tensor) -> Tensor:
+        """Row maximum over visible entries, [B, Hk, G, rows, 1]; -inf where a row sees nothing."""
+        edges = [values[..., columns].masked_fill(hidden, -torch.inf) for columns, hidden in self.hidden]
+        start, stop = self._visible_to_all(values.shape[-1])
+        if start < stop:
+            edges.append(values[..., start:stop])
+        return torch.stack([edge.amax(-1, keepdim=True) for edge in edges]).amax(0)
+
+    def _visible_to_all(self, columns: int) -> tuple[int, int]:
+        start, stop = 0, columns
+        for edge, _ in self.hidden:
+            if edge.start == 0:
+                start = edge.stop
+            else:
+                stop = edge.start
+        return start, stop
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Query i sees key j exactly when first[i] <= j < last[i].
+
+    Attributes:
+        first, last: int64 [B or 1, T]; equal where a query sees nothing (padding).
+        position: int64 [T], the place of each query among the keys, for distances i - j.
+        keys: number of keys S.
+    """
+
+    first: Tensor
+    last: Tensor
+    position: Tensor
+    keys: int
+
+    @property
+    def count(self) -> Tensor:
+        """n_i, the number of visible keys, int64 [B or 1, T]."""
+        return self.last - self.first
+
+    def mask(self, rows: slice = slice(None), keys: slice = slice(None)) -> Tensor:
+        """True where visible, [B or 1, rows, keys]."""
+        column = torch.arange(self.keys, device=self.first.device)[keys]
+        return (column >= self.first[:, rows, None]) & (column < self.last[:, rows, None])
+
+    def tiles(self, height: int) -> Iterator[Tile]:
+        """The query rows in blocks of `height`, each with the smallest key range that serves it."""
+        first, last = self.first, self.last
+        empty = first >= last
+        padding = -first.shape[1] % height
+        blocks = {
+            "low": _blocks(first.masked_fill(empty, self.keys), height, padding, self.keys).amin((0, 2)),
+            "high": _blocks(last, height, padding, 0).amax((0, 2)),
+            "shared_low": _blocks(first.masked_fill(empty, self.keys), height, padding, 0).amax((0, 2)),
+            "shared_high": _blocks(last.masked_fill(empty, 0), height, padding, self.keys).amin((0, 2)),
+        }
+        bounds = torch.stack(list(blocks.values())).T.tolist()
+        for index, (low, high, shared_low, shared_high) in enumerate(bounds):
+            if low >= high:
+                continue
+            rows = slice(index * height, min((index + 1) * height, first.shape[1]))
+            shared = (shared_low, shared_high) if shared_low < shared_high else (high, high)
+            edges = [slice(low, shared[0]), slice(shared[1], high)]
+            hidden = tuple(
+                (slice(edge.start - low, edge.stop - low), ~self.mask(rows, edge)[:, None, None])
+                for edge in edges
+                if edge.start < edge.stop
+            )
+            yield Tile(rows, slice(low, high), hidden)
+
+
+def _blocks(values: Tensor, height: int, padding: int, fill: int) -> Tensor:
+    return torch.nn.functional.pad(values, (0, padding), value=fill).unflatten(1, (-1, height))
+
+
+def visibility(
+    queries: int,
+    keys: int,
+    *,
+    causal: bool = True,
+    window: int | None = None,
+    documents: Tensor | None = None,
+    device: torch.device | None = None,
+) -> Visibility:
+    """Build the mask of `queries` rows that stand at the end of `keys` columns.
+
+    Args:
+        queries, keys: T and S; the queries are the last T of the S positions, so a cache of S - T keys works.
+        causal: hide keys after the query.
+        window: hide keys at a distance of `window` or more; the query itself counts as one.
+        documents: int [B, S]. A run of equal ids is one document; a query sees only its own. -1 marks padding,
+            which sees nothing and is seen by nothing.
+
+    Raises:
+        AttentionError: more queries than keys, a window below 1, documents of the wrong shape or type.
+    """
+    if queries > keys:
+        raise AttentionError(f"{queries} queries need at least as many keys, got {keys}")
+    if window is not None and window < 1:
+        raise AttentionError(f"window must be at least 1 (the query itself), got {window}")
+    position = torch.arange(keys - queries, keys, device=device)
+    first = torch.zeros_like(position)[None]
+    last = torch.full_like(position, keys)[None]
+    if documents is not None:
+        first, last = (edge[:, keys - queries :] for edge in _document_edges(documents, keys))
+    if causal:
+        last = torch.minimum(last, position + 1)
+    if window is not None:
+        first = torch.maximum(first, position - window + 1)
+        last = torch.minimum(last, position + window)
+    if documents is not None:
+        padding = documents[:, keys - queries :] < 0
+        first, last = first.masked_fill(padding, 0), last.masked_fill(padding, 0)
+    return Visibility(first, last, position, keys)
+
+
+def _document_edges(documents: Tensor, keys: int) -> tuple[Tensor, Tensor]:
+    """First key and end of the run of equal ids that each position stands in, int64 [B, S]."""
+    if documents.dim() != 2 or documents.shape[1] != keys or documents.dtype.is_floating_point:
+        raise AttentionError(
+            f"documents must be integers [batch, {keys}], got {documents.dtype} {list(documents.shape)}"
+        )
+    position = torch.arange(keys, device=documents.device)
+    boundary = documents[:, 1:] != documents[:, :-1]
+    edge = torch.ones_like(boundary[:, :1])
+    starts = torch.cat([edge, boundary], 1)
+    ends = torch.cat([boundary, edge], 1)
+    first = position.where(starts, 0).cummax(1).values
+    last = (position + 1).where(ends, keys).flip(1).cummin(1).values.flip(1)
+    return first, last

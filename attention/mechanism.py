@@ -1,0 +1,150 @@
+"""What an attention mechanism is.
+
+Every mechanism of this package mixes values as
+
+    out_i = sum_j w(s_ij; r_i) v_j,        s_ij = scale * query_i . key_j + query_bias_i + key_bias_j + slope * (i - j)
+
+where r_i are a few statistics of row i. A mechanism says how queries and keys become scores (`scores`), states its
+weights as the paper does (`weights`, used by the dense reference), and gives the pointwise functions from which
+kernels assemble the same weights and their gradient without ever holding a row matrix of the whole sequence. Three
+forms of pointwise functions exist: `Pointwise`, `Ratio` and `TwoStage`. A kernel is written once per form.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from attention.errors import AttentionError
+
+
+@dataclass(frozen=True)
+class Scores:
+    """s_ij = scale * query_i . key_j + query_bias_i + key_bias_j + slope * (position_i - position_j).
+
+    Attributes:
+        query: [B, T, H, D].
+        key: [B, S, Hk, D]; query head h uses key head h // (H / Hk).
+        scale: factor of the dot product.
+        query_bias: [B, T, H] or None.
+        key_bias: [B, S, H] or None.
+        slope: [H] or None, constant (no gradient).
+    """
+
+    query: Tensor
+    key: Tensor
+    scale: float = 1.0
+    query_bias: Tensor | None = None
+    key_bias: Tensor | None = None
+    slope: Tensor | None = None
+
+
+class Mechanism(ABC):
+    """An attention mechanism; subclasses are frozen dataclasses whose fields are its options.
+
+    Attributes:
+        name: the registry's name.
+        formula: one line, as in the paper.
+        paper: citation with the version that was followed.
+        window: default sliding window, None for all keys.
+        form: the class of pointwise functions (Pointwise, Ratio or TwoStage) that kernels shall use.
+    """
+
+    name: ClassVar[str]
+    formula: ClassVar[str]
+    paper: ClassVar[str]
+    window: int | None = None
+    form: "type[Mechanism]"
+
+    def parameters(self, n_head: int) -> dict[str, Tensor]:
+        """Learned parameters per head, at their initial values; the block registers them."""
+        return {}
+
+    def scores(
+        self, query: Tensor, key: Tensor, *, count: Tensor, scale: float | None, params: Mapping[str, Tensor]
+    ) -> Scores:
+        """Scores from query [B, T, H, D] and key [B, S, Hk, D]; scaled dot product unless overridden.
+
+        Args:
+            count: n_i, the number of keys each query sees, [B or 1, T].
+            scale: the caller's factor, None for the mechanism's own.
+            params: the learned parameters.
+        """
+        return Scores(query, key, scale=query.shape[-1] ** -0.5 if scale is None else scale)
+
+    @abstractmethod
+    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
+        """The paper's formula: weights from scores [..., T, S] and visibility (bool, broadcastable).
+
+        Every row sees at least one key; what is returned at hidden entries is ignored.
+        """
+
+    def _refuse_scale(self, scale: float | None) -> None:
+        if scale is not None:
+            raise AttentionError(f"{self.name} fixes the scale of its scores; leave scale unset")
+
+
+class Pointwise(Mechanism):
+    """w_ij = weight(s_ij): no row statistics."""
+
+    @abstractmethod
+    def weight(self, score: Tensor) -> Tensor:
+        """w(s)."""
+
+    @abstractmethod
+    def weight_derivative(self, score: Tensor, weight: Tensor) -> Tensor:
+        """dw/ds, given w(s)."""
+
+
+class Ratio(Mechanism):
+    """w_ij = numerator(s_ij) / (offset + sum_k denominator(s_ik)), each scaled by e^-pivot.
+
+    The pivot is the row maximum, raised to `pivot_floor`; it cancels and exists so that nothing overflows. A
+    mechanism whose terms grow at most linearly needs none and sets `pivot_floor = None` (pivot 0).
+    """
+
+    pivot_floor: ClassVar[float | None] = float("-inf")
+
+    @abstractmethod
+    def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerator and denominator; the same tensor twice where they are one function."""
+
+    @abstractmethod
+    def derivatives(self, score: Tensor, pivot: Tensor, numerator: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives of both by the score, at a fixed pivot, given the numerator."""
+
+    def offset(self, pivot: Tensor) -> Tensor | float:
+        """The constant of the denominator, in the pivot's frame."""
+        return 0.0
+
+
+class TwoStage(Mechanism):
+    """w_ij = second(u_ij) / sum_k second(u_ik), where u_ij = n_i first(s_ij) / (epsilon + sum_k first(s_ik)).
+
+    The first stage normalises rows to a mean of one; the second re-weights. `second` may be scaled by any factor
+    that is constant in a row, for which it is given the row's largest u; the factor carries no gradient.
+    """
+
+    epsilon: float
+
+    @abstractmethod
+    def first(self, score: Tensor) -> Tensor:
+        """A positive, increasing function of the score."""
+
+    @abstractmethod
+    def first_derivative(self, score: Tensor) -> Tensor:
+        """Its derivative."""
+
+    @abstractmethod
+    def second(self, relative: Tensor, largest: Tensor, count: Tensor) -> Tensor:
+        """The re-weighting of u, given the row's largest u and its number of visible keys."""
+
+    @abstractmethod
+    def second_derivative(self, relative: Tensor, largest: Tensor, count: Tensor) -> Tensor:
+        """Its derivative by u, under the same row factor."""
+
+
+for _form in (Pointwise, Ratio, TwoStage):
+    _form.form = _form

@@ -1,0 +1,1 @@
+"""One file per mechanism; every module here is found by `attention.registry`."""

@@ -1,0 +1,108 @@
+"""Gaussian attention: SOFT's softmax-free kernel, exact and causal.
+
+Source: Lu et al., "SOFT: Softmax-free Transformer with Linear Complexity", arXiv 2110.11945, and "Softmax-free Linear
+Transformers", arXiv 2207.03341 (code). Theirs is a vision model: bidirectional, queries equal keys, and the kernel is
+approximated through landmarks. This is a causal adaptation of the exact kernel:
+
+    kappa(q_i, k_j) = exp(-beta_h |q_i - k_j|^2 / (2 sqrt(d)))
+    w_ij = kappa(q_i, k_j)                          norm = "none", SOFT's kernel
+    w_ij = kappa(q_i, k_j) / sum_k kappa(q_i, k_k)  norm = "row"
+
+beta_h > 0 is the learned sharpness of a head (softplus of a parameter), 1 at the start. With `normalise`, queries and
+keys are brought to a root mean square of one first, so that the exponent is -beta_h sqrt(d) (1 - cos(q, k)); without,
+kernels of raw projections vanish in width d as training goes on.
+
+With norm "row" the query's own norm cancels: row-normalised Gaussian attention is softmax attention with the key bias
+-|k|^2 / (2 sqrt(d)), and, normalised, cosine softmax. With norm "none" a row's mass can reach n_i; follow it by a
+normalisation of the head's output.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from attention.errors import AttentionError, nearest
+from attention.mechanism import Mechanism, Pointwise, Ratio, Scores
+from attention.registry import register
+
+NORMS = ("none", "row")
+
+
+@register
+@dataclass(frozen=True)
+class Gaussian(Pointwise, Ratio):
+    """exp(-beta |q - k|^2 / (2 sqrt(d))), as it is or divided by its row sum.
+
+    Args:
+        norm: "none" or "row".
+        normalise: bring queries and keys to a root mean square of one.
+    """
+
+    name: ClassVar[str] = "gaussian"
+    formula: ClassVar[str] = "exp(−β |q − k|² / 2√d)  [/ Σ, norm = row]"
+    paper: ClassVar[str] = "Lu et al. 2021, arXiv 2110.11945 (kernel only; causal adaptation)"
+
+    norm: str = "none"
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise AttentionError(f"unknown norm {self.norm!r}{nearest(self.norm, NORMS)}")
+
+    @property
+    def form(self) -> type[Mechanism]:  # type: ignore[override]
+        """Pointwise without normalisation, else Ratio."""
+        return Pointwise if self.norm == "none" else Ratio
+
+    def parameters(self, n_head: int) -> dict[str, Tensor]:
+        """`sharpness` [H], where beta = softplus(sharpness) = 1."""
+        return {"sharpness": torch.full((n_head,), math.log(math.e - 1))}
+
+    def scores(
+        self, query: Tensor, key: Tensor, *, count: Tensor, scale: float | None, params: Mapping[str, Tensor]
+    ) -> Scores:
+        """-beta |q - k|^2 / (2 sqrt(d)), expanded so that the only product of queries and keys is a dot product."""
+        self._refuse_scale(scale)
+        scale = query.shape[-1] ** -0.5
+        wide = torch.promote_types(query.dtype, torch.float32)
+        wide_query, wide_key = query.to(wide), key.to(wide)
+        if self.normalise:
+            wide_query, wide_key = (_unit_mean_square(x) for x in (wide_query, wide_key))
+        beta = softplus(params["sharpness"].to(wide))
+        group = query.shape[2] // key.shape[2]
+        query_bias = -0.5 * scale * beta * wide_query.square().sum(-1)
+        key_bias = -0.5 * scale * beta * wide_key.square().sum(-1).repeat_interleave(group, -1)
+        sharp_query = wide_query * beta[:, None]
+        return Scores(sharp_query.to(query.dtype), wide_key.to(key.dtype), scale, query_bias, key_bias)
+
+    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
+        """The kernel, or the kernel over its row sum."""
+        if self.norm == "none":
+            return score.masked_fill(~visible, -torch.inf).exp()
+        return score.masked_fill(~visible, -torch.inf).softmax(-1)
+
+    def weight(self, score: Tensor) -> Tensor:
+        """e^s."""
+        return score.exp()
+
+    def weight_derivative(self, score: Tensor, weight: Tensor) -> Tensor:
+        """The exponential is its own derivative."""
+        return weight
+
+    def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
+        """e^{s-m}, for both."""
+        exponential = (score - pivot).exp_()
+        return exponential, exponential
+
+    def derivatives(self, score: Tensor, pivot: Tensor, numerator: Tensor) -> tuple[Tensor, Tensor]:
+        """The exponential is its own derivative."""
+        return numerator, numerator
+
+
+def _unit_mean_square(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])

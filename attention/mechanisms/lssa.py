@@ -1,0 +1,72 @@
+"""LSSA: length-scaled softplus attention.
+
+Source: Gao, Spratling, "Length-scaled softplus attention with re-weighting", arXiv 2501.13428 (ICML 2026 version);
+epsilon is that of two independent implementations, the paper's own value is not public.
+
+    w_ij = softplus(x_ij) / (sum_k softplus(x_ik) + epsilon),        x_ij = ln(d) ln(n_i) q_i . k_j / (|q_i| |k_j|)
+
+n_i is the number of keys that query i sees (never its column index). The scores are bounded by ln(d) ln(n_i), so no
+pivot is needed. The factor ln(d) ln(n_i) is folded into the query: cached keys stay valid while n_i grows.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, softplus
+
+from attention.mechanism import Mechanism, Ratio, Scores
+from attention.registry import register
+
+
+class LengthScaledCosine(Mechanism):
+    """Scores x_ij = ln(d) ln(n_i) cos(q_i, k_j), natural logarithms, d the head dimension."""
+
+    def scores(
+        self, query: Tensor, key: Tensor, *, count: Tensor, scale: float | None, params: Mapping[str, Tensor]
+    ) -> Scores:
+        """Unit queries and keys; the length factor goes into the query."""
+        self._refuse_scale(scale)
+        wide = torch.promote_types(query.dtype, torch.float32)
+        length = count.clamp(min=1).to(wide).log()[..., None, None]
+        unit_query = normalize(query.to(wide), dim=-1) * (math.log(query.shape[-1]) * length)
+        return Scores(unit_query.to(query.dtype), normalize(key.to(wide), dim=-1).to(key.dtype))
+
+
+@register
+@dataclass(frozen=True)
+class Lssa(LengthScaledCosine, Ratio):
+    """softplus(x) / sum softplus(x).
+
+    Args:
+        epsilon: added to the denominator.
+    """
+
+    name: ClassVar[str] = "lssa"
+    formula: ClassVar[str] = "softplus(x) / Σ softplus(x),  x = ln d · ln n · cos(q, k)"
+    paper: ClassVar[str] = "Gao & Spratling 2025, arXiv 2501.13428"
+    pivot_floor: ClassVar[float | None] = None
+
+    epsilon: float = 1e-8
+
+    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
+        """Softplus, normalised by the row sum."""
+        positive = softplus(score) * visible
+        return positive / (positive.sum(-1, keepdim=True) + self.epsilon)
+
+    def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
+        """softplus(x), for both."""
+        positive = softplus(score)
+        return positive, positive
+
+    def derivatives(self, score: Tensor, pivot: Tensor, numerator: Tensor) -> tuple[Tensor, Tensor]:
+        """The logistic function, for both."""
+        derivative = score.sigmoid()
+        return derivative, derivative
+
+    def offset(self, pivot: Tensor) -> float:
+        """Epsilon."""
+        return self.epsilon

@@ -1,0 +1,40 @@
+"""Softmax attention, the baseline.
+
+Source: Vaswani et al., "Attention Is All You Need", arXiv 1706.03762, equation 1.
+
+    w_ij = e^{s_ij} / sum_k e^{s_ik},        s = q . k / sqrt(d)
+
+Invariant to a constant added to a row, sums to one, hence its sink: a head with nothing to say must say it somewhere.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attention.mechanism import Ratio
+from attention.registry import register
+
+
+@register
+@dataclass(frozen=True)
+class Softmax(Ratio):
+    """exp(s) / sum exp(s)."""
+
+    name: ClassVar[str] = "softmax"
+    formula: ClassVar[str] = "exp(s) / Σ exp(s)"
+    paper: ClassVar[str] = "Vaswani et al. 2017, arXiv 1706.03762"
+
+    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
+        """Row softmax over the visible keys."""
+        return score.masked_fill(~visible, -torch.inf).softmax(-1)
+
+    def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
+        """e^{s-m}, for both."""
+        exponential = (score - pivot).exp_()
+        return exponential, exponential
+
+    def derivatives(self, score: Tensor, pivot: Tensor, numerator: Tensor) -> tuple[Tensor, Tensor]:
+        """The exponential is its own derivative."""
+        return numerator, numerator

@@ -1,0 +1,93 @@
+"""SWAT: sigmoid attention in a sliding window with balanced ALiBi slopes.
+
+Source: Fu et al., "Sliding Window Attention Training for Efficient Large Language Models", arXiv 2502.18845,
+equations 4 and 5; meant to be used with rotary positions.
+
+    w_ij = sigmoid(q_i . k_j / sqrt(d) + slope_h (i - j)),        i - j < window, no normalisation
+
+Slopes are -2^{-k} for half of the heads and +2^{-k} for the other half, k = 1..H/2. Negative slopes are ordinary ALiBi
+decay; positive ones favour old tokens. The authors' public code runs softmax with decaying slopes only; this file
+follows the paper. The window of the paper's main table is not published; its analysis trains at four windows' length.
+For "decay" and "favour" the paper gives no range of k; ALiBi's 2^{-8k/H} is used.
+
+Hazard: with slope +1/2 and a window of 1024 the bias reaches +511; such a head sums the whole window, so the outputs
+of heads differ in size by orders of magnitude. `bias` (for instance -ln window) is a remedy that the paper lacks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attention.errors import AttentionError, nearest
+from attention.mechanism import Pointwise, Scores
+from attention.registry import register
+
+SLOPES = ("balanced", "decay", "favour")
+
+
+@register
+@dataclass(frozen=True)
+class Swat(Pointwise):
+    """sigmoid(s + slope (i - j)) within a sliding window.
+
+    Args:
+        window: keys that a query sees, itself included.
+        slopes: "balanced" (the paper), "decay" (SWAT-), "favour" (SWAT+) or "none".
+        bias: added to every score.
+    """
+
+    name: ClassVar[str] = "swat"
+    formula: ClassVar[str] = "sigmoid(s + slope·(i − j)),  i − j < window"
+    paper: ClassVar[str] = "Fu et al. 2025, arXiv 2502.18845"
+
+    window: int | None = 512
+    slopes: str = "balanced"
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.slopes not in (*SLOPES, "none"):
+            raise AttentionError(f"unknown slopes {self.slopes!r}{nearest(self.slopes, (*SLOPES, 'none'))}")
+        if self.window is not None and self.window < 1:
+            raise AttentionError(f"window must be at least 1 (the query itself), got {self.window}")
+
+    def scores(
+        self, query: Tensor, key: Tensor, *, count: Tensor, scale: float | None, params: Mapping[str, Tensor]
+    ) -> Scores:
+        """Scaled dot product plus the head's slope times the distance."""
+        scores = super().scores(query, key, count=count, scale=scale, params=params)
+        n_head = query.shape[2]
+        bias = None
+        if self.bias:
+            bias = torch.full(query.shape[:3], self.bias, device=query.device, dtype=torch.float32)
+        slope = None if self.slopes == "none" else head_slopes(n_head, self.slopes).to(query.device)
+        return replace(scores, slope=slope, query_bias=bias)
+
+    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
+        """The logistic function."""
+        return score.sigmoid()
+
+    def weight(self, score: Tensor) -> Tensor:
+        """sigma(s)."""
+        return score.sigmoid()
+
+    def weight_derivative(self, score: Tensor, weight: Tensor) -> Tensor:
+        """sigma (1 - sigma)."""
+        return weight * (1 - weight)
+
+
+def head_slopes(n_head: int, kind: str) -> Tensor:
+    """Slopes per head, float32 [H].
+
+    Raises:
+        AttentionError: balanced slopes for an odd number of heads.
+    """
+    if kind == "balanced":
+        if n_head % 2:
+            raise AttentionError(f"balanced slopes need an even number of heads, got {n_head}")
+        half = 2.0 ** -torch.arange(1, n_head // 2 + 1, dtype=torch.float32)
+        return torch.cat([-half, half])
+    alibi = 2.0 ** (-8 * torch.arange(1, n_head + 1, dtype=torch.float32) / n_head)
+    return -alibi if kind == "decay" else alibi

@@ -1,0 +1,60 @@
+"""Mechanisms by name. A module in `attention/mechanisms/` that registers a class is all it takes to add one."""
+
+import pkgutil
+from dataclasses import fields
+from functools import cache
+from importlib import import_module
+from typing import Any, TypeVar
+
+from attention import mechanisms
+from attention.errors import AttentionError, nearest
+from attention.mechanism import Mechanism
+
+_registered: dict[str, type[Mechanism]] = {}
+
+M = TypeVar("M", bound=type[Mechanism])
+
+
+def register(mechanism: M) -> M:
+    """Class decorator: make a mechanism available under its `name`.
+
+    Raises:
+        AttentionError: another class already has that name.
+    """
+    known = _registered.setdefault(mechanism.name, mechanism)
+    if (known.__module__, known.__qualname__) != (mechanism.__module__, mechanism.__qualname__):
+        raise AttentionError(f"two mechanisms are named {mechanism.name!r}: {known} and {mechanism}")
+    return mechanism
+
+
+@cache
+def _discover() -> None:
+    for module in pkgutil.iter_modules(mechanisms.__path__, mechanisms.__name__ + "."):
+        import_module(module.name)
+
+
+def names() -> list[str]:
+    """The names of all mechanisms, sorted."""
+    _discover()
+    return sorted(_registered)
+
+
+def get(name: str | Mechanism, **options: Any) -> Mechanism:
+    """A mechanism by name, with its options; an instance is returned as it is.
+
+    Raises:
+        AttentionError: unknown name or option (the nearest ones are named), or an option's value is refused.
+    """
+    if isinstance(name, Mechanism):
+        if options:
+            raise AttentionError(f"options {sorted(options)} were given with a mechanism that is already made")
+        return name
+    _discover()
+    if name not in _registered:
+        raise AttentionError(f"unknown mechanism {name!r}{nearest(name, _registered)}")
+    cls = _registered[name]
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            raise AttentionError(f"mechanism {name!r} has no option {option!r}{nearest(option, known)}")
+    return cls(**options)
