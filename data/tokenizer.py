@@ -1,0 +1,147 @@
+"""SentencePiece, with settings under which text survives encoding and decoding byte for byte."""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from data.config import TokenizerConfig
+from data.errors import DataError, nearest
+
+KINDS = ("bpe", "unigram")
+LONGEST_LINE = 1 << 16
+SPACE = "\u2581"
+"""SentencePiece writes a space as this character, and would read the character as a space."""
+SETTINGS: dict[str, Any] = {
+    "character_coverage": 1.0,
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "add_dummy_prefix": False,
+    "user_defined_symbols": ["\n"],
+    "split_digits": True,
+    "max_sentence_length": 4 * LONGEST_LINE,
+    "unk_id": 0,
+    "bos_id": 1,
+    "eos_id": -1,
+    "pad_id": -1,
+    "unk_surface": "\ufffd",
+}
+"""Lossless: no normalisation, no collapsed spaces, bytes for unknown characters. BOS separates, so no EOS."""
+
+
+class Tokenizer:
+    """A SentencePiece model with a BOS piece; its `fingerprint` is the hex sha256 of the model's bytes."""
+
+    def __init__(self, model: bytes, source: str = "the model") -> None:
+        """DataError: `model`, called `source` in the message, is no SentencePiece model or has no BOS."""
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError:
+            raise DataError(f"{source} is not a SentencePiece model") from None
+        if self._model.vocab_size() == 0:
+            raise DataError(f"{source} is not a SentencePiece model: it has no pieces")
+        if self._model.bos_id() < 0:
+            raise DataError(f"{source} has no BOS piece; every document begins with one")
+        self.model = model
+        self.vocab_size: int = self._model.vocab_size()
+        self.bos: int = self._model.bos_id()
+        self.unknown: int = self._model.unk_id()
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+
+    def encode(self, text: str, bos: bool = False) -> list[int]:
+        """The ids of a text, BOS first if asked for."""
+        return ([self.bos] if bos else []) + self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without BOS; on all cores."""
+        ids: list[list[int]] = self._model.encode(texts)
+        for number, text in enumerate(texts):
+            if SPACE in text and self._space_bytes:
+                parts: list[list[int]] = self._model.encode(text.split(SPACE))
+                ids[number] = parts[0] + [id for part in parts[1:] for id in self._space_bytes + part]
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids; BOS has none. DataError: an id outside the vocabulary."""
+        text: str = self._model.decode(self._checked(ids))
+        return text
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """One label per id, for an axis or a table: ▁ is a space, ↵ a line break, <0xE2> a byte, <s> BOS."""
+        return [piece.replace("\n", "↵") for piece in self._model.id_to_piece(self._checked(ids))]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model to one file, which `load` and every SentencePiece binding read."""
+        Path(path).write_bytes(self.model)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
+        """Reads a SentencePiece model file. DataError: no such file, or not one."""
+        try:
+            model = Path(path).expanduser().read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+        return cls(model, source=str(path))
+
+    def _checked(self, ids: Iterable[int]) -> list[int]:
+        checked = [int(id) for id in ids]
+        for id in checked:
+            if not 0 <= id < self.vocab_size:
+                raise DataError(f"token id {id} is outside the vocabulary of {self.vocab_size} pieces")
+        return checked
+
+    @cached_property
+    def _space_bytes(self) -> list[int]:
+        ids = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        return ids if all(self._model.is_byte(id) for id in ids) else []
+
+
+def check(config: TokenizerConfig) -> None:
+    """DataError: a kind of tokenizer that does not exist, an empty vocabulary, or a path without a model."""
+    if config.path is not None:
+        Tokenizer.load(config.path)
+    elif config.kind not in KINDS:
+        raise DataError(f"unknown tokenizer kind {config.kind!r}{nearest(config.kind, KINDS)}")
+    elif config.vocab_size < 1:
+        raise DataError(f"vocab_size is {config.vocab_size}; it counts the pieces of the tokenizer")
+
+
+def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+    """Learns a vocabulary; the same texts give the same bytes. DataError: a size that they do not allow."""
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_lines(texts),
+            model_writer=model,
+            model_type=config.kind,
+            vocab_size=config.vocab_size,
+            minloglevel=2,
+            **SETTINGS,
+        )
+    except RuntimeError as error:
+        raise DataError(_explain(str(error), config)) from None
+    return Tokenizer(model.getvalue())
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Lines, the longest ones in parts: the trainer skips what is longer than its limit in bytes."""
+    for text in texts:
+        for line in text.split("\n"):
+            for begin in range(0, len(line), LONGEST_LINE):
+                yield line[begin : begin + LONGEST_LINE]
+
+
+def _explain(message: str, config: TokenizerConfig) -> str:
+    asked = f"vocab_size={config.vocab_size} is too"
+    if found := re.search(r"Vocabulary size too high .*<= (\d+)", message):
+        return f"{asked} large for this corpus: a {config.kind} tokenizer finds at most {found[1]} pieces"
+    if found := re.search(r"smaller than required_chars\. -?\d+ vs (\d+)", message):
+        return f"{asked} small: bytes, BOS and the characters of this corpus alone take {found[1]} pieces"
+    return f"the tokenizer cannot be trained: {message.strip()}"
