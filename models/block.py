@@ -1,5 +1,7 @@
 """The transformer block: pre-norm attention and MLP around a residual stream."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,7 +40,7 @@ class Mixer(nn.Module):
         initial = plan.mechanism.parameters(n_head)
         self.learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
 
-    def arguments(self, documents: Tensor | None) -> dict[str, object]:
+    def arguments(self, documents: Tensor | None) -> dict[str, Any]:
         """The keyword arguments that `attend`, `weights` and `row_stats` need to see what this layer sees."""
         return {
             "causal": True,

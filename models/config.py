@@ -1,7 +1,7 @@
 """What a model is made of: the config a person writes, the presets that fill it, and the checks.
 
-`ModelConfig` holds what was chosen; `resolve` fills the fields left None, from the preset where one is named, so
-that an override always wins over the preset. `Architecture` is the result: the same fields, every choice made.
+`ModelConfig` holds what was chosen; `resolve` fills the fields left None, from the preset where one is named,
+so that an override always wins over it. `Architecture` is the result: the same fields, every choice made.
 """
 
 import math
@@ -27,8 +27,8 @@ class ModelConfig:
         max_length: hard limit on positions in training, evaluation and generation. It costs no memory.
         attention: mechanism names by layer, `"softmax"` or a pattern, `"softmax*1,swat*3"`.
         attention_options: options of mechanisms by name, `{"swat": {"window": 64}}`.
-        window: keys a query sees, itself included, by layer: `"128"`, `"none*1,128*3"`; None leaves each layer the
-            default of its mechanism.
+        window: keys a query sees, itself included, by layer: `"128"`, `"none*1,128*3"`; None: the default
+            of each layer's mechanism.
         kernel: how attention is computed: "auto" or the name of a kernel.
         position: "rope" or "none".
         rope_theta: base of the rotary frequencies.
@@ -93,7 +93,8 @@ class Architecture(ModelConfig):
 
         Raises:
             AttentionError: unknown mechanism or option.
-            ModelError: an unreadable pattern, options that no layer uses, or two windows for one layer.
+            ModelError: an unreadable pattern, options that no layer uses, two windows for one layer, a kernel
+                that does not run its mechanism.
         """
         names = patterns.tile(self.attention, self.n_layer)
         for name in self.attention_options:
@@ -111,6 +112,9 @@ class Architecture(ModelConfig):
                 f"{options['window']} from attention_options[{name!r}]; give one"
             )
         mechanism = attention.get(name, **options)
+        kernels = ["auto", *next(row.kernels for row in attention.capabilities() if row.name == name)]
+        if self.kernel not in kernels:
+            raise ModelError(f"no kernel {self.kernel!r} runs {name}{nearest(self.kernel, kernels)}")
         return LayerPlan(mechanism, mechanism.window if window is None else window)
 
 

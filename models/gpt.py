@@ -91,9 +91,9 @@ class GPT(nn.Module):
 
         6 N + sum over layers of 12 n_head head_dim n. N counts the weights that multiply every token: all
         matrices and the head, not the embedding's lookup. n is the mean number of keys a query sees:
-        (length + 1) / 2 under causality, fewer under a window. 6 is 2 (multiply, add) x 3 (one product forward,
-        two backward); attention has two products, scores and values. Norms, pointwise functions, recomputation
-        and document masks do not count: a kernel that sweeps the keys twice does not do more work.
+        (length + 1) / 2 under causality, fewer under a window. 6 is 2 (multiply, add) x 3 (one product
+        forward, two backward); attention has two products, scores and values. Norms, pointwise functions,
+        recomputation and document masks do not count: a second sweep over the keys is no more work done.
         """
         weights = sum(module.weight.numel() for module in self.modules() if isinstance(module, nn.Linear))
         if self.head is None:

@@ -18,7 +18,8 @@ def parse(pattern: str) -> list[str]:
         name, star, count = (part.strip() for part in item.partition("*"))
         if not name or (star and not (count.isascii() and count.isdigit() and int(count) > 0)):
             raise ModelError(
-                f"cannot read {item.strip()!r} in the pattern {pattern!r}; write names with counts: softmax*1,swat*3"
+                f"cannot read {item.strip()!r} in the pattern {pattern!r}; write names and counts, "
+                "softmax*1,swat*3"
             )
         period += [name] * (int(count) if star else 1)
     return period

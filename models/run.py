@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from attention import nearest
-from data import Tokenizer
+from data import DataError, Tokenizer
 from models.checkpoint import checkpoint_path, checkpoints, publish, verify
 from models.config import from_dict
 from models.errors import ModelError
@@ -98,7 +98,7 @@ def load_run(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Run:
-    """Open a run directory.
+    """Open a run directory. Its model computes attention with the kernel that suits this machine.
 
     Args:
         path: runs/NAME.
@@ -106,8 +106,8 @@ def load_run(
         device, dtype: where and how the weights shall be.
 
     Raises:
-        ModelError: no run or checkpoint there, a damaged checkpoint, a tokenizer that is not the model's, weights
-            that do not fit the config.
+        ModelError: no run or checkpoint there, a damaged checkpoint, a tokenizer that is not the model's,
+            weights that do not fit the config.
     """
     path = Path(path)
     config, record = _read(path)
@@ -116,7 +116,8 @@ def load_run(
     checkpoint = checkpoint_path(path, step)
     checksum = verify(checkpoint, [WEIGHTS])[WEIGHTS]
     with torch.device("meta"):
-        model = GPT(from_dict(config["model"]))
+        # How attention is computed is this machine's business; kernels differ in rounding and speed only.
+        model = GPT(from_dict({**config["model"], "kernel": "auto"}))
     if tokenizer.vocab_size > model.config.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens, its model {model.config.vocab_size}"
         raise ModelError(f"the tokenizer of run {path} has {sizes}")
@@ -178,9 +179,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _tokenizer(path: Path, fingerprint: str) -> Tokenizer:
-    if not (path / TOKENIZER).is_file():
-        raise ModelError(f"run {path} lacks {TOKENIZER}")
-    tokenizer = Tokenizer.load(path / TOKENIZER)
+    try:
+        tokenizer = Tokenizer.load(path / TOKENIZER)
+    except DataError as error:
+        raise ModelError(str(error)) from error
     if tokenizer.fingerprint != fingerprint:
         raise ModelError(f"{path / TOKENIZER} is not the tokenizer that run {path} was trained with")
     return tokenizer

@@ -55,8 +55,8 @@ def stream(
 ) -> Iterator[Tensor]:
     """Yield one token per row and step, int64 [B], as soon as it is drawn.
 
-    The same arguments give the same tokens. With a temperature of 0 the most likely token is taken, and seed, top_k
-    and top_p do not matter.
+    The same arguments give the same tokens. With a temperature of 0 the most likely token is taken, and seed,
+    top_k and top_p do not matter.
 
     Args:
         model: its dtype and device are used.
@@ -72,7 +72,7 @@ def stream(
     Raises:
         ModelError: before anything is computed, an argument out of range; later, logits that are not finite.
     """
-    _check(model, tokens, max_new_tokens, temperature, top_k, top_p, stop, documents)
+    _check(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, stop, documents)
     choice = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     return _steps(model, tokens, max_new_tokens, choice, seed, stop, documents)
 
@@ -168,6 +168,7 @@ def _check(
     temperature: float,
     top_k: int | None,
     top_p: float | None,
+    seed: int,
     stop: int | None,
     documents: Tensor | None,
 ) -> None:
@@ -189,6 +190,8 @@ def _check(
         raise ModelError(f"top_k must be between 1 and the vocabulary's {vocab_size}, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ModelError(f"top_p must be above 0 and at most 1, got {top_p}")
+    if not 0 <= seed < 2**63:
+        raise ModelError(f"seed must be in 0..2^63 - 1, got {seed}")
     if stop is not None and not 0 <= stop < vocab_size:
         raise ModelError(f"stop must be a token id in 0..{vocab_size - 1}, got {stop}")
     if documents is not None and (documents.shape != tokens.shape or bool((documents[:, -1] < 0).any())):

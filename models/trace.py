@@ -17,8 +17,8 @@ from models.gpt import GPT
 class AttentionCall:
     """One layer's attention in one forward pass.
 
-    `attention.row_stats(call.query, call.key, call.mechanism, **call.arguments)` sees what the layer saw, and so
-    does `attention.weights`. With a cache the tensors are valid until the next forward pass only.
+    `attention.row_stats(call.query, call.key, call.mechanism, **call.arguments)` sees what the layer saw, and
+    so does `attention.weights`. With a cache the tensors are valid until the next forward pass only.
 
     Attributes:
         layer: 0-based.
@@ -50,8 +50,8 @@ def trace(
     Args:
         model: not compiled and not wrapped, so that the hooks run.
         attention: called once per layer, in order, after the layer's attention.
-        hidden: called with (layer, residual stream [B, T, d_model]): -1 and the embeddings, then each layer and
-            the stream after its block.
+        hidden: called with (layer, residual stream [B, T, d_model]): -1 and the embeddings, then each layer
+            and the stream after its block.
 
     Raises:
         ModelError: `model` is compiled or wrapped.

@@ -1,12 +1,12 @@
 """A model small enough to compute in float64, with weights so large that attention is far from uniform."""
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
+from data import Tokenizer, TokenizerConfig
+from data.tokenizer import train
 from models import GPT, ModelConfig
 
 VOCAB = 64
@@ -37,33 +37,16 @@ def tokens() -> torch.Tensor:
     return torch.randint(VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
 
 
-class Letters:
-    """A tokenizer of 64 characters, saved as text; stands in for a trained one."""
-
-    bos = 0
-    alphabet = "\n abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"[:63]
-
-    def __init__(self, text: str = f"letters {VOCAB}") -> None:
-        self.text = text
-        self.vocab_size = int(text.split()[1])
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
-
-    def encode(self, text: str, bos: bool = False) -> list[int]:
-        return [self.bos] * bos + [self.alphabet.index(letter) + 1 for letter in text]
-
-    def decode(self, ids: list[int]) -> str:
-        return "".join(self.alphabet[token - 1] for token in ids if token != self.bos)
-
-    def save(self, path: Path) -> None:
-        path.write_text(self.text)
-
-    @classmethod
-    def load(cls, path: Path) -> "Letters":
-        return cls(path.read_text())
+TEXT = ["To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n"] * 4
 
 
-@pytest.fixture
-def tokenizer(monkeypatch: pytest.MonkeyPatch) -> Letters:
-    """A tokenizer that `load_run` takes for the project's."""
-    monkeypatch.setattr("models.run.Tokenizer", Letters)
-    return Letters()
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """A small real tokenizer."""
+    return train(TEXT, TokenizerConfig(vocab_size=300))
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer() -> Tokenizer:
+    """As large as `tokenizer`, but not the same."""
+    return train([text.upper() for text in TEXT], TokenizerConfig(vocab_size=300))

@@ -3,14 +3,23 @@ import sys
 from dataclasses import asdict
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
-from models import checkpoint_path, create_run, partial_path, publish, write_checksums
+from models import (
+    checkpoint_path,
+    create_run,
+    generate,
+    load_run,
+    partial_path,
+    publish,
+    write_checksums,
+)
 
 
 @pytest.fixture
 def run(tmp_path, build, tokenizer):
-    model = build(init_std=0.05, max_length=64).float()
+    model = build(vocab_size=300, init_std=0.05, max_length=64).float()
     config = {"model": asdict(model.config)}
     path = create_run(tmp_path / "run", config=config, tokenizer=tokenizer, train_length=32, data="d")
     partial = partial_path(path, 1)
@@ -36,10 +45,13 @@ def command(monkeypatch, capsys):
 
 
 def test_a_prompt_is_continued(command, run):
-    code, text, errors = command(run, "--prompt", "abc", "--max-new-tokens", 12, "--temperature", 0)
+    code, text, errors = command(run, "--prompt", "To be", "--max-new-tokens", 12, "--temperature", 0)
+    opened = load_run(run)
+    prompt = torch.tensor([opened.tokenizer.encode("To be", bos=True)])
+    tokens = generate(opened.model, prompt, 12, temperature=0, stop=opened.tokenizer.bos)[0]
     assert (code, errors) == (0, "")
-    assert text.startswith("abc")
-    assert len(text) == len("abc") + 12 + len("\n")
+    assert text == opened.tokenizer.decode(tokens) + "\n"
+    assert text.startswith("To be")
 
 
 def test_a_seed_writes_the_same_text(command, run):

@@ -95,6 +95,7 @@ def test_options_reach_the_mechanism():
         ({"d_model": 36}, "RoPE turns pairs of channels, so d_model / n_head must be even, got 9"),
         ({"position": "alibi"}, "unknown position 'alibi'"),
         ({"mlp": "swigl"}, "unknown mlp 'swigl'; did you mean 'swiglu'"),
+        ({"kernel": "tild"}, "no kernel 'tild' runs softmax; did you mean 'tiled'"),
         ({"init_std": 0.0}, "model.init_std must be a positive number"),
         ({"rope_theta": float("nan")}, "model.rope_theta must be a positive number"),
         ({"norm_eps": -1e-6}, "model.norm_eps must be a positive number"),
@@ -122,7 +123,6 @@ def test_a_mistake_is_refused_in_one_line(changes, message):
         {"attention": "softmaxx"},
         {"attention": "swat", "attention_options": {"swat": {"windo": 8}}},
         {"attention": "swat", "attention_options": {"swat": {"window": 0}}},
-        {"kernel": "tild"},
     ],
 )
 def test_what_attention_does_not_know_is_refused_when_the_config_is_resolved(changes):

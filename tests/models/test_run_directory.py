@@ -27,7 +27,9 @@ def save_checkpoint(run, step, state):
 
 @pytest.fixture
 def model(build):
-    return build(attention="softmax*1,swat*1", attention_options={"swat": {"window": 8}}).float()
+    """Not too small for the tokenizer."""
+    options = {"swat": {"window": 8}}
+    return build(vocab_size=320, attention="softmax*1,swat*1", attention_options=options).float()
 
 
 @pytest.fixture
@@ -54,6 +56,13 @@ def test_a_run_comes_back_as_it_was_saved(run, model, tokenizer, tokens):
         assert torch.equal(loaded.model(tokens), model(tokens))
 
 
+def test_the_kernel_of_the_training_machine_does_not_matter(run):
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("kernel: auto", "kernel: elsewhere"))
+    loaded = load_run(run)
+    assert (loaded.model.config.kernel, loaded.config["model"]["kernel"]) == ("auto", "elsewhere")
+
+
 def test_a_step_and_a_dtype_can_be_chosen(run):
     loaded = load_run(f"{run}/", step=10, dtype=torch.bfloat16)
     assert (loaded.step, loaded.name) == (10, "first")
@@ -71,7 +80,7 @@ def test_the_record_says_where_a_run_came_from(run, tokenizer):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_weights_saved_from_a_wrapped_model_load(tmp_path, build, tokenizer, wrapper, tied):
-    model = build(tie_embeddings=tied)
+    model = build(vocab_size=300, tie_embeddings=tied)
     path = create_run(
         tmp_path / "run",
         config={"model": asdict(model.config)},
@@ -160,8 +169,8 @@ def remove_checkpoints(run):
         (lambda run: (run / "run.json").unlink(), r"cannot read config.yaml and run.json"),
         (edit_json("run.json", train_length=None), r"run.json has no entry 'train_length'"),
         (edit_json("run.json", tokenizer="0" * 64), "is not the tokenizer that run .* was trained with"),
-        (lambda run: (run / "tokenizer.model").unlink(), r"lacks tokenizer.model"),
-        (lambda run: (run / "tokenizer.model").write_text("other 64"), "is not the tokenizer"),
+        (lambda run: (run / "tokenizer.model").unlink(), r"cannot read the tokenizer .*tokenizer.model"),
+        (lambda run: (run / "tokenizer.model").write_text("text"), "is not a SentencePiece model"),
         (change_state(lambda state: state.pop("norm.weight")), r"1 missing \(norm.weight"),
         (change_state(lambda state: state.update(extra=torch.ones(1))), r"1 unexpected \(extra"),
         (
@@ -175,6 +184,12 @@ def test_a_spoiled_run_is_refused(run, spoil, message):
     with pytest.raises(ModelError, match=message) as refusal:
         load_run(run)
     assert "\n" not in str(refusal.value)
+
+
+def test_another_runs_tokenizer_is_refused(run, other_tokenizer):
+    other_tokenizer.save(run / "tokenizer.model")
+    with pytest.raises(ModelError, match="is not the tokenizer that run .* was trained with"):
+        load_run(run)
 
 
 def test_a_file_that_is_no_safetensors_is_refused(run):
@@ -195,11 +210,11 @@ def test_what_is_not_there_is_named_with_what_is(run):
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path, build, tokenizer):
-    model = build(vocab_size=63)
+    model = build(vocab_size=299)
     config = {"model": asdict(model.config)}
     path = create_run(tmp_path / "run", config=config, tokenizer=tokenizer, train_length=32, data="d")
     save_checkpoint(path, 1, model.state_dict())
-    with pytest.raises(ModelError, match="has 64 tokens, its model 63"):
+    with pytest.raises(ModelError, match="has 300 tokens, its model 299"):
         load_run(path)
 
 

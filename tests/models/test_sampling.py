@@ -104,6 +104,7 @@ def test_tokens_are_yielded_as_they_are_drawn(build, tokens):
         ({"top_k": 65}, "top_k must be between"),
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_p": 1.1}, "top_p must be above 0"),
+        ({"seed": -1}, "seed must be in"),
         ({"stop": 64}, "stop must be a token id"),
         ({"tokens": torch.zeros(1, 0, dtype=torch.long)}, "at least one token"),
         ({"tokens": torch.tensor([[64]])}, "outside the vocabulary"),

@@ -65,6 +65,7 @@ def test_a_trace_changes_nothing_and_ends_with_its_block(build, tokens):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports
 def test_a_wrapped_model_is_refused(build):
     model = build()
     with pytest.raises(ModelError, match="unwrapped and not compiled"), trace(torch.nn.Sequential(model)):
