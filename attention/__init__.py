@@ -1,8 +1,8 @@
 """Interchangeable attention mechanisms for transformers.
 
-    from attention import attend, get
-    out = attend(query, key, value, "softpick")
-    out = attend(query, key, value, get("lssar", power=3), window=256)
+from attention import attend, get
+out = attend(query, key, value, "softpick")
+out = attend(query, key, value, get("lssar", power=3), window=256)
 """
 
 from attention.capabilities import capabilities

@@ -6,7 +6,7 @@ visible keys n_i that length-aware mechanisms need is their difference.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -74,6 +74,13 @@ class Visibility:
         """True where visible, [B or 1, rows, keys]."""
         column = torch.arange(self.keys, device=self.first.device)[keys]
         return (column >= self.first[:, rows, None]) & (column < self.last[:, rows, None])
+
+    def split(self, size: int, parts: int) -> list["Visibility"]:
+        """The masks of `size` sequences at a time; a mask that all sequences share stays whole."""
+        if self.first.shape[0] == 1:
+            return [self] * parts
+        pairs = zip(self.first.split(size), self.last.split(size), strict=True)
+        return [replace(self, first=first, last=last) for first, last in pairs]
 
     def tiles(self, height: int) -> Iterator[Tile]:
         """The query rows in blocks of `height`, each with the smallest key range that serves it."""
@@ -154,7 +161,7 @@ def _document_edges(documents: Tensor, keys: int) -> tuple[Tensor, Tensor]:
         )
     position = torch.arange(keys, device=documents.device)
     boundary = documents[:, 1:] != documents[:, :-1]
-    edge = torch.ones_like(boundary[:, :1])
+    edge = torch.ones_like(documents[:, :1], dtype=torch.bool)
     starts = torch.cat([edge, boundary], 1)
     ends = torch.cat([boundary, edge], 1)
     first = position.where(starts, 0).cummax(1).values

@@ -47,7 +47,9 @@ def get(name: str | Mechanism, **options: Any) -> Mechanism:
     """
     if isinstance(name, Mechanism):
         if options:
-            raise AttentionError(f"options {sorted(options)} were given with a mechanism that is already made")
+            raise AttentionError(
+                f"options {sorted(options)} were given with a mechanism that is already made"
+            )
         return name
     _discover()
     if name not in _registered:

@@ -51,5 +51,7 @@ def choose(name: str, mechanism: Mechanism) -> Kernel:
         raise AttentionError(f"unknown kernel {name!r}{nearest(name, [*KERNELS, 'auto'])}")
     reason = KERNELS[name].refuses(mechanism)
     if reason:
-        raise AttentionError(f"kernel {name!r} cannot run {mechanism.name}: {reason}; use {', '.join(capable)}")
+        raise AttentionError(
+            f"kernel {name!r} cannot run {mechanism.name}: {reason}; use {', '.join(capable)}"
+        )
     return KERNELS[name]

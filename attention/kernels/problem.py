@@ -1,7 +1,7 @@
 """One attention problem, checked and in the shape that every kernel takes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +28,23 @@ class Problem:
     scores: Scores
     value: Tensor
     visible: Visibility
+
+    def split(self, size: int) -> list["Problem"]:
+        """The same problem, `size` sequences at a time."""
+        scores, parts = self.scores, -(-self.value.shape[0] // size)
+        operands = (scores.query, scores.key, self.value, scores.query_bias, scores.key_bias)
+        pieces = zip(*([None] * parts if x is None else x.split(size) for x in operands), strict=True)
+        return [
+            Problem(
+                self.mechanism,
+                replace(scores, query=query, key=key, query_bias=query_bias, key_bias=key_bias),
+                value,
+                visible,
+            )
+            for (query, key, value, query_bias, key_bias), visible in zip(
+                pieces, self.visible.split(size, parts), strict=True
+            )
+        ]
 
 
 def pose(
@@ -72,13 +89,13 @@ def pose(
 def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
     for name, tensor in {"query": query, "key": key, "value": value}.items():
         if tensor.dim() != 4:
-            raise AttentionError(
-                f"{name} must be [batch, length, heads, head_dim], got {list(tensor.shape)}"
-            )
+            raise AttentionError(f"{name} must be [batch, length, heads, head_dim], got {list(tensor.shape)}")
         if tensor.dtype not in DTYPES:
             raise AttentionError(f"{name} must be a floating type, got {tensor.dtype}")
         if tensor.dtype != query.dtype:
-            raise AttentionError(f"{name} is {tensor.dtype}, the query {query.dtype}: give all the same dtype")
+            raise AttentionError(
+                f"{name} is {tensor.dtype}, the query {query.dtype}: give all the same dtype"
+            )
     batch, _, n_head, head_dim = query.shape
     if key.shape[0] != batch or key.shape[3] != head_dim:
         raise AttentionError(
@@ -89,4 +106,6 @@ def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
             f"value must share batch, length and heads with the key {list(key.shape[:3])}, got {list(value.shape)}"
         )
     if n_head % key.shape[2]:
-        raise AttentionError(f"{n_head} query heads cannot be shared by {key.shape[2]} key heads: not divisible")
+        raise AttentionError(
+            f"{n_head} query heads cannot be shared by {key.shape[2]} key heads: not divisible"
+        )

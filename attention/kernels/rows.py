@@ -126,7 +126,7 @@ def _reweighted(
     return power, total.masked_fill_(total == 0, 1)
 
 
-FORMS: dict[type[Mechanism], Rows] = {
+FORMS: dict[type, Rows] = {
     Pointwise: Rows(pointwise_weights, pointwise_gradients),
     Ratio: Rows(ratio_weights, ratio_gradients),
     TwoStage: Rows(two_stage_weights, two_stage_gradients),

@@ -17,12 +17,19 @@ from attention.kernels.problem import Problem
 from attention.kernels.rows import rows_of
 from attention.masks import Tile, Visibility
 
-BUDGET = 1 << 20
-MINIMUM_ROWS, MAXIMUM_ROWS = 16, 128
+BUDGET = 1 << 21
+MINIMUM_ROWS, MAXIMUM_ROWS = 32, 64
 
 
 def attend(problem: Problem) -> Tensor:
     """Outputs [B, T, H, Dv]."""
+    batch, queries, n_head, _ = problem.scores.query.shape
+    per_sequence = n_head * min(queries, MAXIMUM_ROWS) * problem.visible.keys
+    parts = problem.split(min(batch, max(1, BUDGET // per_sequence)))
+    return torch.cat([_attend(part) for part in parts]) if len(parts) > 1 else _attend(problem)
+
+
+def _attend(problem: Problem) -> Tensor:
     scores = problem.scores
     return _TiledAttention.apply(
         scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias, problem
@@ -139,8 +146,8 @@ class _TiledAttention(torch.autograd.Function):
         grad_query = torch.zeros_like(operands.query)
         grad_key = torch.zeros_like(operands.key, dtype=wide)
         grad_value = torch.zeros_like(values, dtype=wide)
-        grad_query_bias = None if query_bias is None else torch.zeros_like(operands.query_bias)
-        grad_key_bias = None if key_bias is None else torch.zeros_like(operands.key_bias)
+        grad_query_bias = _zeros_like(operands.query_bias)
+        grad_key_bias = _zeros_like(operands.key_bias)
         for tile in operands.tiles():
             grad_rows = grad_mixed[..., tile.rows, :].flatten(2, 3)
             score = operands.score(tile)
@@ -167,6 +174,10 @@ class _TiledAttention(torch.autograd.Function):
             None if grad_key_bias is None else rearrange(grad_key_bias, "b k g 1 s -> b s (k g)"),
             None,
         )
+
+
+def _zeros_like(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else torch.zeros_like(tensor)
 
 
 def _heads_first(tensor: Tensor, key_heads: int) -> Tensor:

@@ -1,0 +1,102 @@
+"""The places where published implementations break."""
+
+import pytest
+import torch
+
+import attention
+from tests.attention.conftest import KERNELS, make, run
+
+kernels = pytest.mark.parametrize("kernel", KERNELS)
+
+
+def _scores(*rows: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries and keys of head_dim 1 whose last row has exactly these scores (scale 1)."""
+    key = torch.tensor(rows, dtype=torch.float32)[:, :, None, None]
+    return torch.ones(key.shape[0], 1, 1, 1), key
+
+
+@kernels
+def test_softpick_survives_an_early_block_far_below_zero(kernel, small_tiles):
+    query, key = _scores([-100.0] * 4 + [-5.0] * 4 + [3.0, -1.0, 2.0, 0.5])
+    weight = attention.weights(query, key, "softpick", scale=1.0, kernel=kernel)
+    exact = torch.relu(torch.expm1(key.double())).flatten() / torch.expm1(key.double()).abs().sum()
+    assert torch.allclose(weight.flatten().double(), exact, rtol=1e-5)
+
+
+@kernels
+def test_softpick_row_of_only_negative_scores_is_dead_not_nan(kernel):
+    query, key = (x.requires_grad_() for x in _scores([-90.0, -100.0, -300.0]))
+    out = attention.attend(query, key, torch.ones_like(key), "softpick", scale=1.0, kernel=kernel)
+    gradients = torch.autograd.grad(out.sum(), (query, key))
+    assert not out.any()
+    assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in gradients)
+
+
+def test_softpick_keeps_its_digits_near_zero():
+    inputs = make(batch=1, queries=32, heads=1, key_heads=1, spread=1e-6).to(torch.float32)
+    exact = run(inputs.to(torch.float64), attention.get("softpick", epsilon=0.0), "dense")["out"]
+    out = run(inputs, attention.get("softpick", epsilon=0.0), "tiled")["out"]
+    alive = exact.abs().amax(-1) > 0
+    assert ((out - exact).abs().amax(-1)[alive] / exact.abs().amax(-1)[alive]).max() < 1e-4
+
+
+@kernels
+def test_softpick_first_row_jumps_from_nothing_to_everything(kernel):
+    for score, expected in ((0.1, 1.0), (-0.1, 0.0), (0.0, 0.0)):
+        query, key = _scores([score])
+        weight = attention.weights(query, key, "softpick", scale=1.0, kernel=kernel)
+        assert float(weight) == pytest.approx(expected, abs=1e-4)
+
+
+@kernels
+def test_extreme_scores_stay_finite(kernel):
+    rows = [[-100.0] * 6, [-300.0] * 6, [80.0] * 6, [-300.0, 80.0, 0.0, 1000.0, -1e-6, 88.0]]
+    for name in attention.names():
+        mechanism = attention.get(name)
+        query, key = (x.requires_grad_() for x in _scores(*rows))
+        out = attention.attend(
+            query.repeat(1, 1, 2, 1),
+            key.repeat(1, 1, 2, 1),
+            key.detach().repeat(1, 1, 2, 1),
+            mechanism,
+            kernel=kernel,
+        )
+        gradients = torch.autograd.grad(out.sum(), (query, key))
+        assert torch.isfinite(out).all(), name
+        assert all(torch.isfinite(gradient).all() for gradient in gradients), name
+
+
+@kernels
+def test_lssar_of_a_long_row_with_a_high_power_is_finite_in_float32(kernel):
+    generator = torch.Generator().manual_seed(0)
+    key = torch.randn(1, 8192, 1, 64, generator=generator)
+    query = key[:, -1:].clone().requires_grad_()
+    out = attention.attend(query, key, key, attention.get("lssar", power=15), kernel=kernel)
+    (gradient,) = torch.autograd.grad(out.square().sum(), query)
+    assert torch.isfinite(out).all()
+    assert torch.isfinite(gradient).all()
+    assert torch.allclose(out, key[:, -1:], atol=1e-2)
+
+
+@kernels
+def test_lssar_rows_of_identical_keys_die_from_the_fourth_on(kernel):
+    query = torch.ones(1, 6, 1, 4)
+    weight = attention.weights(query, query, attention.get("lssar"), kernel=kernel)[0, 0]
+    expected = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    assert torch.allclose(weight.sum(-1), expected, atol=1e-5)
+
+
+def test_swat_slopes_follow_equation_4():
+    from attention.mechanisms.swat import head_slopes
+
+    assert head_slopes(6, "balanced").tolist() == [-0.5, -0.25, -0.125, 0.5, 0.25, 0.125]
+    assert head_slopes(8, "decay").tolist() == [-(2.0**-k) for k in range(1, 9)]
+
+
+def test_a_negative_swat_slope_forgets_and_a_positive_one_remembers():
+    query = torch.zeros(1, 12, 2, 4)
+    weight = attention.weights(query, query, attention.get("swat", window=6))[0, :, -1, 6:]
+    position = torch.arange(5, -1, -1)
+    assert torch.allclose(weight[0], torch.sigmoid(-0.5 * position))
+    assert torch.allclose(weight[1], torch.sigmoid(0.5 * position))
+    assert not attention.weights(query, query, attention.get("swat", window=6))[0, :, -1, :6].any()
