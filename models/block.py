@@ -51,7 +51,7 @@ class Mixer(nn.Module):
         }
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None) -> Tensor:
-        """query [B, T, H, D], key and value [B, S, Hk, D], documents [B, S]; returns [B, T, H, D]."""
+        """Mix value [B, S, Hk, D] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, D]."""
         return attend(query, key, value, self.mechanism, kernel=self.kernel, **self.arguments(documents))
 
 
@@ -76,7 +76,7 @@ class Attention(nn.Module):
         documents: Tensor | None,
         cache: LayerCache | None,
     ) -> Tensor:
-        """x [B, T, d_model] to [B, T, d_model]; documents [B, S] covers the cached positions, too."""
+        """From [B, T, d_model] to [B, T, d_model]; documents [B, S] covers the cached positions, too."""
         query = self.query_norm(self._heads(self.query(x)))
         key = self.key_norm(self._heads(self.key(x)))
         value = self._heads(self.value(x))

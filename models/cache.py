@@ -22,21 +22,32 @@ class Tail:
         self.stop = 0
 
     def extend(self, new: Tensor) -> Tensor:
-        """Append [B, T, ...]; returns the kept positions, then the new ones, valid until the next call."""
+        """Append [B, T, ...]; returns the kept positions, then the new ones, valid until the next call.
+
+        Raises:
+            ModelError: a tensor that needs a gradient, or another batch size than before.
+        """
         if new.requires_grad:
             raise ModelError("a cache carries no gradient; call the model under torch.no_grad()")
         if self.buffer is None:
-            self.buffer = self._allocate(new, _FIRST_ALLOCATION if self.limit is None else 2 * self.limit)
+            self.buffer = _allocate(new, _FIRST_ALLOCATION if self.limit is None else 2 * self.limit)
         if new.shape[0] != self.buffer.shape[0]:
             raise ModelError(f"the cache holds a batch of {self.buffer.shape[0]}, got one of {new.shape[0]}")
-        length = self.stop - self.start + new.shape[1]
-        if self.stop + new.shape[1] > self.buffer.shape[1]:
-            if self.limit is not None and length > self.buffer.shape[1]:
-                return self._replace(new)
-            self._make_room(length)
-        whole = self.buffer[:, self.start : self.stop + new.shape[1]]
-        whole[:, self.stop - self.start :] = new
-        self._keep(self.stop + new.shape[1])
+        capacity = self.buffer.shape[1]
+        kept = self.buffer[:, self.start : self.stop]
+        length = kept.shape[1] + new.shape[1]
+        if length > capacity and self.limit is not None:
+            whole = torch.cat([kept, new], dim=1)
+            self._refill(self.buffer, whole[:, length - self.limit :])
+            return whole
+        if length > capacity:
+            self._refill(_allocate(new, max(2 * capacity, length)), kept)
+        elif self.stop + new.shape[1] > capacity:
+            self._refill(self.buffer, kept.clone())
+        whole = self.buffer[:, self.start : self.start + length]
+        whole[:, kept.shape[1] :] = new
+        self.stop = self.start + length
+        self.start = self.start if self.limit is None else max(self.start, self.stop - self.limit)
         return whole
 
     @property
@@ -44,33 +55,13 @@ class Tail:
         """Memory held, in bytes."""
         return 0 if self.buffer is None else self.buffer.nbytes
 
-    def _replace(self, new: Tensor) -> Tensor:
-        """Take a chunk that is longer than the buffer of a limited tail."""
-        assert self.buffer is not None and self.limit is not None
-        whole = torch.cat([self.buffer[:, self.start : self.stop], new], dim=1)
-        self.start, self.stop = 0, self.limit
-        self.buffer[:, : self.limit] = whole[:, whole.shape[1] - self.limit :]
-        return whole
+    def _refill(self, buffer: Tensor, content: Tensor) -> None:
+        buffer[:, : content.shape[1]] = content
+        self.buffer, self.start, self.stop = buffer, 0, content.shape[1]
 
-    def _make_room(self, length: int) -> None:
-        """Bring the kept positions to the front; an unlimited tail grows its buffer if that is too little."""
-        assert self.buffer is not None
-        kept = self.buffer[:, self.start : self.stop]
-        if length > self.buffer.shape[1]:
-            self.buffer = self._allocate(self.buffer, max(2 * self.buffer.shape[1], length))
-        else:
-            kept = kept.clone()
-        self.buffer[:, : kept.shape[1]] = kept
-        self.start, self.stop = 0, kept.shape[1]
 
-    def _keep(self, stop: int) -> None:
-        self.stop = stop
-        if self.limit is not None:
-            self.start = max(self.start, stop - self.limit)
-
-    @staticmethod
-    def _allocate(like: Tensor, positions: int) -> Tensor:
-        return like.new_empty(like.shape[0], positions, *like.shape[2:])
+def _allocate(like: Tensor, positions: int) -> Tensor:
+    return like.new_empty(like.shape[0], positions, *like.shape[2:])
 
 
 class LayerCache:

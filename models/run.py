@@ -103,7 +103,8 @@ def load_run(
     Args:
         path: runs/NAME.
         step: of the checkpoint; None: the latest.
-        device, dtype: where and how the weights shall be.
+        device: where the weights shall be.
+        dtype: what the weights shall be.
 
     Raises:
         ModelError: no run or checkpoint there, a damaged checkpoint, a tokenizer that is not the model's,

@@ -188,7 +188,7 @@ def test_a_spoiled_run_is_refused(run, spoil, message):
 
 def test_another_runs_tokenizer_is_refused(run, other_tokenizer):
     other_tokenizer.save(run / "tokenizer.model")
-    with pytest.raises(ModelError, match="is not the tokenizer that run .* was trained with"):
+    with pytest.raises(ModelError, match=r"is not the tokenizer that run .* was trained with"):
         load_run(run)
 
 
