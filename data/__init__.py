@@ -12,7 +12,7 @@ from data.config import DataConfig, TokenizerConfig
 from data.errors import DataError
 from data.order import BatchOrder
 from data.packing import PackedDataset
-from data.prepare import Prepared, prepare
+from data.prepared import Prepared, prepare
 from data.shards import Shard
 from data.tokenizer import Tokenizer
 

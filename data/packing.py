@@ -22,10 +22,10 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
     """Rows of `length` positions over a shard, for next-token prediction.
 
     A row is made of whole segments. A document is one segment where it fits into a row, and else consecutive
-    segments of `length` with a shorter last one. Segments fill rows best-fit, longest first (Ding et al. 2024, "Fewer truncations improve
-    language modeling"), so that little is padding. Every token of text is a target exactly once: the first of
-    a document is predicted from BOS, the first of a continued segment from the token before it, which is
-    repeated as its input.
+    segments of `length` with a shorter last one. Segments fill rows best-fit, longest first (Ding et al.
+    2024, "Fewer truncations improve language modeling"), so that little is padding. Every token of text is a
+    target exactly once: the first of a document is predicted from BOS, the first of a continued segment from
+    the token before it, which is repeated as its input.
     """
 
     def __init__(self, shard: Shard, length: int) -> None:
@@ -96,7 +96,7 @@ def _segments(shard: Shard, length: int) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def best_fit(sizes: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
-    """The row of each size, [n]: longest first, into the fullest row with room; no row holds over `capacity`."""
+    """The row of each size, [n]: longest first, into the fullest row with room, never above `capacity`."""
     rows = np.empty(len(sizes), dtype=np.int64)
     order = np.argsort(-sizes, kind="stable")
     full = int((sizes == capacity).sum())

@@ -54,7 +54,7 @@ class Shard:
     def subset(self, max_tokens: int) -> "Shard":
         """Evenly spaced whole documents, at least one, with about `max_tokens` tokens of text.
 
-        For validation on a part of a large held-out split; bits per byte stay exact, since no document is cut.
+        For validation on part of a large held-out split; bits per byte stay exact, as no document is cut.
         """
         if self.n_tokens <= max_tokens:
             return self

