@@ -18,3 +18,146 @@ Results:
       "headline": {"cloze": "acc", "continuation": "acc_norm", "order": "acc", "rolling": "bits_per_byte"}
     }
 """
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attention import nearest
+from eval.subject import Subject
+from models import ModelError
+
+FOLDER = Path(__file__).parent / "tasks"
+OFFLINE = {"cloze": "acc", "continuation": "acc_norm", "order": "acc", "rolling": "bits_per_byte"}
+CHANCE = {"continuation": 0.25, "order": 0.5}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of the analysis."""
+
+    tasks: tuple[str, ...] = field(default=tuple(OFFLINE), metadata={"help": "offline tasks, or lm-eval's by name"})
+    samples: int = field(default=200, metadata={"help": "documents per offline task"})
+    words: int = field(default=40, metadata={"help": "words of the context of a cloze; other tasks scale with it"})
+    limit: int | None = field(default=None, metadata={"help": "documents per task at most, by default all"})
+    shots: int = field(default=0, metadata={"help": "examples before each question"})
+    max_length: int | None = field(default=None, metadata={"help": "positions, by default the training length"})
+    bos: bool = field(default=True, metadata={"help": "begin texts with the beginning-of-document token"})
+
+    def __post_init__(self) -> None:
+        if not self.tasks or self.samples < 1 or self.words < 8 or self.shots < 0:
+            raise ModelError("harness needs a task, at least one sample, at least 8 words and no negative shots")
+
+    @property
+    def stock(self) -> list[str]:
+        """The tasks that are lm-eval's own."""
+        return [task for task in self.tasks if task not in OFFLINE]
+
+
+def before(settings: Settings) -> None:
+    """Keep lm-eval and what it imports from looking for a network that no task needs."""
+    if not settings.stock:
+        for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+            os.environ.setdefault(variable, "1")
+
+
+def run(subject: Subject, settings: Settings) -> dict[str, Any]:
+    """Measure one subject; the layout of the results is in the module's docstring."""
+    before(settings)
+    try:
+        from lm_eval import simple_evaluate
+
+        from eval.language_model import HarnessModel
+    except ImportError as error:
+        raise ModelError(f"the harness needs lm-eval ({error}): pip install lm-eval") from error
+    max_length = settings.max_length or subject.train_length
+    if subject.max_length is not None and max_length > subject.max_length:
+        raise ModelError(f"--max-length {max_length} exceeds the {subject.max_length} positions of {subject.name}")
+    model = HarnessModel(subject, max_length, settings.bos)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        texts = Path(folder) / "texts.json"
+        texts.write_text(json.dumps(subject.held_out()), encoding="utf-8")
+        manager = _tasks(settings, {"texts": str(texts), "samples": settings.samples, "words": settings.words})
+        try:
+            # What lm-eval prints and its progress bars say nothing that the results do not.
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                report = simple_evaluate(
+                    model=model,
+                    tasks=list(settings.tasks),
+                    task_manager=manager,
+                    num_fewshot=settings.shots,
+                    limit=settings.limit,
+                    bootstrap_iters=100,
+                )
+        except ModelError:
+            raise
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            hint = "; lm-eval's own tasks are downloaded and need the network" if settings.stock else ""
+            raise ModelError(f"lm-eval cannot run {', '.join(settings.tasks)}: {reason}{hint}") from error
+    results = {name: _task(name, report) for name in report["results"]}
+    headline = {name: OFFLINE.get(name) or next(iter(results[name]["metrics"]), None) for name in results}
+    protocol = {
+        "lm_eval": importlib.metadata.version("lm_eval"),
+        "positions": max_length,
+        "bos": bool(model.begin),
+        "task_versions": {name: entry["version"] for name, entry in results.items()},
+    }
+    return {"protocol": protocol, "results": {"tasks": results, "headline": headline}}
+
+
+def row(results: Mapping[str, Any]) -> dict[str, object]:
+    """One line of the comparison table."""
+    return {
+        f"{task} {metric}": results["tasks"][task]["metrics"][metric]["value"]
+        for task, metric in results["headline"].items()
+        if metric is not None
+    }
+
+
+def _tasks(settings: Settings, metadata: dict[str, Any]) -> Any:
+    """A task manager that knows the offline tasks and, where one is asked for, lm-eval's own (which takes seconds)."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(FOLDER), include_defaults=bool(settings.stock), metadata=metadata)
+    for task in settings.tasks:
+        if task not in manager.all_tasks:
+            raise ModelError(f"unknown task {task!r}{nearest(task, manager.all_tasks)}")
+    return manager
+
+
+def _task(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    """One task's numbers, from lm-eval's keys like "acc,none" and "acc_stderr,none"."""
+    numbers = {key.split(",")[0]: value for key, value in report["results"][name].items() if "," in key}
+    better = report.get("higher_is_better", {}).get(name, {})
+    samples = report.get("samples", {}).get(name, [])
+    documents = json.dumps([sample["doc"] for sample in samples], sort_keys=True, default=str)
+    return {
+        "version": report["versions"].get(name),
+        "samples": len(samples),
+        "chance": CHANCE.get(name),
+        "sha256": hashlib.sha256(documents.encode()).hexdigest() if name in OFFLINE else None,
+        "metrics": {
+            metric: {
+                "value": value,
+                "stderr": _number(numbers.get(f"{metric}_stderr")),
+                "higher_is_better": better.get(metric),
+            }
+            for metric, value in numbers.items()
+            if not metric.endswith("_stderr") and isinstance(value, int | float)
+        },
+    }
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -20,3 +20,107 @@ Results (loss in nats per token):
 A bin of the curve covers the predicted positions start..end of a window, both included, counted from 1; the bins double, and
 position 1 is predicted from the beginning-of-sequence token alone.
 """
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eval.analysis import progress
+from eval.subject import Subject
+from eval.text import cut, obstacle
+from models import ModelError
+
+LEAST_SEGMENTS = 4
+"""Segments inside documents that are enough; with fewer, documents are joined."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of the analysis."""
+
+    multiples: tuple[int, ...] = field(default=(1, 2, 4, 8, 16), metadata={"help": "lengths in training lengths"})
+    train_length: int | None = field(default=None, metadata={"help": "by default the run's own"})
+    longest: int = field(default=16_384, metadata={"help": "skip lengths beyond this"})
+    tokens: int = field(default=32_768, metadata={"help": "tokens scored at every length, at most"})
+
+    def __post_init__(self) -> None:
+        if min(self.multiples, default=0) < 1 or self.tokens < 1 or (self.train_length or 1) < 1:
+            raise ModelError("lengths needs multiples, a training length and tokens of at least 1")
+
+
+def run(subject: Subject, settings: Settings) -> dict[str, Any]:
+    """Measure one subject; the layout of the results is in the module's docstring."""
+    train_length = settings.train_length or subject.train_length
+    wanted = {train_length * multiple: multiple for multiple in sorted(set(settings.multiples))}
+    held_out = sum(map(len, subject.token_documents))
+    skipped = []
+    for length, multiple in wanted.items():
+        reason = obstacle(subject, length)
+        if length > settings.longest:
+            reason = f"longer than --longest {settings.longest}"
+        elif length > settings.tokens:
+            reason = f"longer than --tokens {settings.tokens}"
+        elif length > held_out:
+            reason = f"the held-out text has only {held_out} tokens"
+        if reason is not None:
+            skipped.append({"length": length, "multiple": multiple, "reason": reason})
+    lengths = [length for length in wanted if length not in {entry["length"] for entry in skipped}]
+    if not lengths:
+        raise ModelError(f"no length can be measured for {subject.name}: {skipped[0]['reason']}")
+    # A segment must split evenly into windows of every length.
+    segment = math.lcm(*lengths)
+    if segment > max(settings.tokens, lengths[-1]):
+        raise ModelError(f"multiples {settings.multiples} have no common segment within --tokens {settings.tokens}")
+    segments = cut(subject, segment, max(1, settings.tokens // segment), bos=False, least=LEAST_SEGMENTS)
+    measured = {}
+    for length in lengths:
+        windows = segments.tokens.reshape(-1, length)
+        nats = _losses(subject, windows, f"lengths {subject.name} T={length}")
+        loss = float(nats.mean())
+        measured[str(length)] = {
+            "multiple": wanted[length],
+            "windows": len(windows),
+            "tokens": nats.numel(),
+            "loss": loss,
+            "bits_per_byte": segments.bits_per_byte(loss),
+            "perplexity": math.exp(loss) if loss < 700 else None,
+            "loss_last": float(nats[:, -train_length:].mean()),
+            "curve": curve(nats),
+        }
+    protocol = {
+        "segments": segments.protocol,
+        "bos": subject.bos is not None,
+        "positions": "as trained, not rescaled",
+    }
+    return {"protocol": protocol, "results": {"train_length": train_length, "lengths": measured, "skipped": skipped}}
+
+
+def row(results: Mapping[str, Any]) -> dict[str, object]:
+    """One line of the comparison table."""
+    return {f"{entry['multiple']}x": entry["loss"] for entry in results["lengths"].values()}
+
+
+def curve(nats: Tensor) -> dict[str, list[Any]]:
+    """Mean loss by position in bins that double, from losses [N, T]."""
+    length = nats.shape[1]
+    ends = [2**exponent for exponent in range(length.bit_length()) if 2**exponent < length] + [length]
+    starts = [1] + [end + 1 for end in ends[:-1]]
+    bins = [nats[:, start - 1 : end] for start, end in zip(starts, ends, strict=True)]
+    return {
+        "start": starts,
+        "end": ends,
+        "loss": [float(part.mean()) for part in bins],
+        "tokens": [part.numel() for part in bins],
+    }
+
+
+def _losses(subject: Subject, windows: Tensor, what: str) -> Tensor:
+    """Float64 losses of every token of windows [N, T], each behind a beginning-of-document token; without one, [N, T-1]."""
+    if subject.bos is not None:
+        windows = torch.cat([torch.full_like(windows[:, :1], subject.bos), windows], 1)
+    batches = windows.split(subject.batch(windows.shape[1]))
+    return torch.cat([subject.losses(batch).double().cpu() for batch in progress(batches, what)])

@@ -1,0 +1,214 @@
+"""Hugging Face causal language models as subjects.
+
+A model computes with its own attention until a trace of its attention is opened. Then it is switched to an attention function
+registered with transformers that calls `attention.attend(..., "softmax")` and reports what it was given. Registering the function alone
+would lose the mask in silence (transformers builds none for implementations that it does not know), so the mask function is
+registered with it, and every mask that arrives is compared with the one that `attend` applies.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from attention import attend
+from attention import get as mechanism
+from eval.subject import AttentionReport, HiddenReport, Subject, _held_out_text
+from models import AttentionCall, ModelError
+
+IMPLEMENTATION = "attention_zoo"
+REFUSED = {"softcap": "caps its scores", "s_aux": "has learned sinks", "position_bias": "adds a position bias"}
+
+_report: AttentionReport | None = None
+
+
+class HuggingFaceSubject(Subject):
+    """A directory with weights, config and tokenizer that transformers can open without a network."""
+
+    def __init__(self, path: Path, device: torch.device, dtype: torch.dtype) -> None:
+        weights = _weights(path)
+        options: dict[str, Any] = {"local_files_only": True}
+        if weights[0].suffix == ".gguf":
+            options["gguf_file"] = weights[0].name
+        try:
+            network = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
+        except (ValueError, OSError, ImportError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"{path} cannot be opened as a causal language model: {reason}") from error
+        config = network.config.get_text_config()
+        self.name = path.resolve().name
+        self.label = f"{config.model_type} softmax"
+        self.path, self.step = path, None
+        self.checkpoint = _sha256(weights)
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is None:
+            raise ModelError(f"the config of {path} has no max_position_embeddings; its training length is unknown")
+        self.train_length = positions
+        # Rotary embeddings go on beyond the training length; tables of positions do not.
+        self.max_length = None if getattr(config, "rope_parameters", None) else positions
+        self.vocab_size = config.vocab_size
+        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self.tokenizer_fingerprint = _tokenizer_fingerprint(tokenizer)
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.device, self.dtype = device, dtype
+        self._tokenizer = tokenizer
+        self._layers = config.num_hidden_layers
+
+    def encode(self, text: str) -> list[int]:  # noqa: D102
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:  # noqa: D102
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:  # noqa: D102
+        return [self._tokenizer.decode([id]) for id in ids]
+
+    @torch.inference_mode()
+    def logits(self, tokens: Tensor) -> Tensor:  # noqa: D102
+        return self.network(tokens.to(self.device), use_cache=False).logits.float()
+
+    @torch.inference_mode()
+    def observe(self, tokens: Tensor) -> None:  # noqa: D102
+        self.network.base_model(tokens.to(self.device), use_cache=False)
+
+    @contextmanager
+    def trace(  # noqa: D102
+        self, *, attention: AttentionReport | None = None, hidden: HiddenReport | None = None
+    ) -> Iterator[None]:
+        with ExitStack() as stack:
+            if attention is not None:
+                stack.enter_context(self._reporting(attention))
+            if hidden is not None:
+                before, *after = _hidden_hooks(self.blocks, hidden)
+                stack.callback(self.blocks[0].register_forward_pre_hook(before, with_kwargs=True).remove)
+                for block, hook in zip(self.blocks, after, strict=True):
+                    stack.callback(block.register_forward_hook(hook).remove)
+            yield
+
+    @torch.inference_mode()
+    def generate(self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0) -> list[int]:  # noqa: D102
+        prompt = torch.tensor([list(tokens)], device=self.device)
+        sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+        grown = self.network.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_new_tokens, **sampling
+        )
+        return grown[0, len(tokens) :].tolist()
+
+    @property
+    def blocks(self) -> nn.ModuleList:  # noqa: D102
+        for module in self.network.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == self._layers:
+                return module
+        raise ModelError(f"{type(self.network).__name__} has no list of {self._layers} blocks to observe")
+
+    def _own_text(self) -> tuple[str, list[str]]:
+        return _held_out_text({})
+
+    @contextmanager
+    def _reporting(self, report: AttentionReport) -> Iterator[None]:
+        global _report
+        usual = self.network.config._attn_implementation
+        self.network.set_attn_implementation(IMPLEMENTATION)
+        if self.network.config._attn_implementation != IMPLEMENTATION:
+            raise ModelError(f"{type(self.network).__name__} does not let its attention be replaced, so it cannot be traced")
+        _report = report
+        try:
+            yield
+        finally:
+            _report = None
+            self.network.set_attn_implementation(usual)
+
+
+def attention_function(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it: query [B, H, T, D], key and value [B, Hk, S, D] to [B, T, H, D].
+
+    Raises:
+        ModelError: the model asks for what softmax attention with a causal mask and a window is not.
+    """
+    name = type(module).__name__
+    for option, meaning in REFUSED.items():
+        if others.get(option) is not None:
+            raise ModelError(f"{name} {meaning} ({option}), which the attention trace cannot serve")
+    if dropout:
+        raise ModelError(f"{name} applies dropout {dropout}; put the model in eval mode")
+    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+        raise ModelError(f"{name} is not causal, which the attention trace cannot serve")
+    _check_mask(name, attention_mask, query.shape[2], key.shape[2], sliding_window)
+    softmax = mechanism("softmax")
+    arguments = {"causal": True, "window": sliding_window, "documents": None, "scale": scaling, "params": None}
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    output = attend(query, key, value, softmax, **arguments)
+    if _report is not None:
+        _report(AttentionCall(module.layer_idx, query, key, value, output, softmax, arguments))
+    return output, None
+
+
+def _check_mask(name: str, mask: Tensor | None, queries: int, keys: int, window: int | None) -> None:
+    """Refuse any mask that is not the causal one with this window; None stands for the causal one."""
+    if mask is None:
+        if window is None or window >= keys:
+            return
+        raise ModelError(f"{name} has a window of {window} keys but passes no mask for it")
+    distance = torch.arange(keys - queries, keys, device=mask.device)[:, None] - torch.arange(keys, device=mask.device)
+    expected = (distance >= 0) & (distance < (window or keys))
+    if mask.dtype != torch.bool or mask.shape[-2:] != expected.shape or not bool((mask == expected).all()):
+        raise ModelError(f"{name} asks for a mask other than causal with a window, which the attention trace cannot serve")
+
+
+AttentionInterface.register(IMPLEMENTATION, attention_function)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+
+
+def _hidden_hooks(blocks: nn.ModuleList, report: HiddenReport) -> list[Callable[..., None]]:
+    def before(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        report(-1, inputs[0] if inputs else options["hidden_states"])
+
+    def after(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            report(layer, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+    return [before, *(after(layer) for layer in range(len(blocks)))]
+
+
+def _weights(path: Path) -> list[Path]:
+    """The files that hold the weights, in a fixed order."""
+    for pattern in ("*.safetensors", "pytorch_model*.bin", "*.gguf"):
+        files = sorted(path.glob(pattern))
+        if files:
+            return files
+    raise ModelError(f"{path} has a config.json but no weights (*.safetensors, pytorch_model*.bin or *.gguf)")
+
+
+def _sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _tokenizer_fingerprint(tokenizer: Any) -> str:
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    return hashlib.sha256(repr(vocabulary).encode()).hexdigest()

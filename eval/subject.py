@@ -1,0 +1,312 @@
+"""What an analysis may ask of a model, whoever trained it.
+
+    subject = open_subject("runs/micro-softpick")         # a run of this project
+    subject = open_subject("models/SmolLM2-135M")         # a directory with a Hugging Face causal language model
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.nn import functional
+
+from data import DataConfig, prepare
+from models import AttentionCall, ModelError, load_run
+from models import trace as trace_model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The dtypes a subject can be evaluated in, by name."""
+
+AttentionReport = Callable[[AttentionCall], None]
+HiddenReport = Callable[[int, Tensor], None]
+
+
+class Subject(ABC):
+    """A trained language model with its tokenizer and its held-out text.
+
+    Attributes:
+        name: of the run, unique enough for a table.
+        label: what attends, e.g. "softmax*1,swat*3".
+        path: of the run.
+        step: of the checkpoint, None where the run has no steps.
+        checkpoint: sha256 of the weights.
+        train_length: tokens per training sequence.
+        max_length: positions the network refuses to exceed, None where it has no such limit.
+        vocab_size: number of logits.
+        bos: id of the token that begins a document, None where the model has none.
+        eos: id of the token that ends one, in runs of this project the beginning of the next.
+        network: the module that computes, in eval mode, without gradients.
+        device, dtype: where and in what it computes.
+        batch_tokens: tokens of a forward pass that an analysis should not exceed; results do not depend on it.
+        results: folder of the result files.
+    """
+
+    name: str
+    label: str
+    path: Path
+    step: int | None
+    checkpoint: str
+    train_length: int
+    max_length: int | None
+    vocab_size: int
+    bos: int | None
+    eos: int | None
+    tokenizer_fingerprint: str
+    network: nn.Module
+    device: torch.device
+    dtype: torch.dtype
+    batch_tokens: int
+    results: Path
+    text: str | None
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without a beginning-of-document token."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+
+    @abstractmethod
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token, for axes of plots."""
+
+    @abstractmethod
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Float32 logits [B, T, V] for tokens [B, T]."""
+
+    @abstractmethod
+    def observe(self, tokens: Tensor) -> None:
+        """Run tokens [B, T] through all blocks, for an open trace."""
+
+    @abstractmethod
+    def trace(
+        self, *, attention: AttentionReport | None = None, hidden: HiddenReport | None = None
+    ) -> AbstractContextManager[None]:
+        """While open, every forward pass reports each layer's attention and each block's output.
+
+        `hidden(layer, residual)` gets [B, T, d] after each block, and the embeddings as layer -1.
+        """
+
+    @abstractmethod
+    def generate(self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0) -> list[int]:
+        """The continuation of one prompt, greedy unless a temperature is given, up to an end-of-document token."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks in order."""
+
+    @abstractmethod
+    def _own_text(self) -> tuple[str, list[str]]:
+        """Where the held-out text comes from, in words, and its documents."""
+
+    def losses(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Cross-entropy in nats of each token given the ones before it, [B, T - 1] for tokens [B, T].
+
+        Only T - 1 positions are run, so T may exceed `max_length` by one.
+        """
+        if documents is not None:
+            raise ModelError(f"{self.name} cannot keep packed documents apart; pass one document per row")
+        logits = self.logits(tokens[:, :-1])
+        targets = tokens[:, 1:].to(self.device)
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+    def batch(self, length: int) -> int:
+        """Sequences of `length` tokens to run at once, so that neither tokens nor logits get out of hand."""
+        return max(1, min(self.batch_tokens, 2**28 // self.vocab_size) // length)
+
+    def held_out(self) -> list[str]:
+        """Documents the model was not trained on, or those of `--text`."""
+        return self._held_out[1]
+
+    @cached_property
+    def _held_out(self) -> tuple[str, list[str]]:
+        source, documents = self._own_text() if self.text is None else _read_text(self.text)
+        if not any(documents):
+            raise ModelError(f"no text to evaluate {self.name} on: {source} is empty")
+        return source, documents
+
+    @cached_property
+    def token_documents(self) -> list[list[int]]:
+        """The held-out documents as token ids."""
+        return [self.encode(document) for document in self.held_out()]
+
+    def describe(self) -> dict[str, Any]:
+        """The `subject` entry of a result file."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "path": str(self.path),
+            "step": self.step,
+            "train_length": self.train_length,
+            "checkpoint": self.checkpoint,
+        }
+
+    def protocol(self) -> dict[str, Any]:
+        """The entries of a result's protocol that the subject decides."""
+        source, documents = self._held_out
+        return {
+            "text": {
+                "source": source,
+                "documents": len(documents),
+                "bytes": sum(len(document.encode()) for document in documents),
+                "sha256": hashlib.sha256("\0".join(documents).encode()).hexdigest(),
+            },
+            "tokenizer": self.tokenizer_fingerprint,
+            "train_length": self.train_length,
+            "max_length": self.max_length,
+            "dtype": next(name for name, dtype in DTYPES.items() if dtype == self.dtype),
+            "device": self.device.type,
+        }
+
+
+class RunSubject(Subject):
+    """A run of this project."""
+
+    def __init__(self, path: Path, step: int | None, device: torch.device, dtype: torch.dtype) -> None:
+        run = load_run(path, step=step, device=device, dtype=dtype)
+        self.name, self.path, self.step, self.checkpoint = run.name, run.path, run.step, run.checkpoint
+        self.train_length = run.train_length
+        self.network = run.model.requires_grad_(False)
+        self.label = run.model.config.attention
+        self.max_length = run.model.config.max_length
+        self.vocab_size = run.model.config.vocab_size
+        self.bos = self.eos = run.tokenizer.bos
+        self.tokenizer_fingerprint = run.tokenizer.fingerprint
+        self.device, self.dtype = device, dtype
+        self._run = run
+
+    def encode(self, text: str) -> list[int]:  # noqa: D102
+        return self._run.tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:  # noqa: D102
+        return self._run.tokenizer.decode(list(ids))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:  # noqa: D102
+        return self._run.tokenizer.pieces(list(ids))
+
+    @torch.inference_mode()
+    def logits(self, tokens: Tensor) -> Tensor:  # noqa: D102
+        return self.network(tokens.to(self.device)).float()
+
+    @torch.inference_mode()
+    def losses(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:  # noqa: D102
+        tokens = tokens.to(self.device)
+        if documents is not None:
+            documents = documents[:, :-1].to(self.device)
+        return self.network(tokens[:, :-1], documents=documents, targets=tokens[:, 1:].contiguous())
+
+    def observe(self, tokens: Tensor) -> None:  # noqa: D102
+        self.logits(tokens)
+
+    def trace(  # noqa: D102
+        self, *, attention: AttentionReport | None = None, hidden: HiddenReport | None = None
+    ) -> AbstractContextManager[None]:
+        return trace_model(self._run.model, attention=attention, hidden=hidden)
+
+    @torch.inference_mode()
+    def generate(self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0) -> list[int]:  # noqa: D102
+        from models import generate
+
+        prompt = torch.tensor([list(tokens)], device=self.device)
+        grown = generate(self._run.model, prompt, max_new_tokens, temperature=temperature, stop=self.bos)
+        return grown[0, len(tokens) :].tolist()
+
+    @property
+    def blocks(self) -> nn.ModuleList:  # noqa: D102
+        return self._run.model.layers
+
+    def _own_text(self) -> tuple[str, list[str]]:
+        if "data" not in self._run.config:
+            raise ModelError(f"the config of run {self.path} has no data section; name a text with --text")
+        return _held_out_text(self._run.config["data"])
+
+
+def open_subject(
+    path: str | Path,
+    *,
+    step: int | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    text: str | None = None,
+    batch_tokens: int = 8192,
+    results: str | Path | None = None,
+) -> Subject:
+    """Open a run directory of this project, or a directory that holds a Hugging Face causal language model.
+
+    Args:
+        path: the directory.
+        step: of the checkpoint, the latest by default; runs of this project only.
+        device, dtype: where and in what to compute.
+        text: what to evaluate on: a corpus of `data` by name (its held-out documents), or a file, .jsonl with a field
+            "text" per line or plain text. Default: the held-out documents of the run's own data config, or of
+            the default corpus where the model has none.
+        batch_tokens: tokens of a forward pass.
+        results: folder in which each subject gets a folder of result files; default `<path>/eval`.
+
+    Raises:
+        ModelError: `path` is neither, or what lies there is damaged; unknown dtype or device.
+    """
+    path = Path(path)
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r} (known: {', '.join(DTYPES)})")
+    if batch_tokens < 1:
+        raise ModelError(f"batch tokens must be at least 1, got {batch_tokens}")
+    where = _device(device)
+    if (path / "config.json").is_file() or any(path.glob("*.gguf")):
+        if step is not None:
+            raise ModelError(f"{path} is a Hugging Face model; it has no steps to choose from")
+        # Imported late: transformers takes seconds, and runs of this project do not need it.
+        from eval.huggingface import HuggingFaceSubject
+
+        subject: Subject = HuggingFaceSubject(path, where, DTYPES[dtype])
+    elif path.is_dir() and not (path / "config.yaml").is_file():
+        raise ModelError(
+            f"{path} is neither a run (config.yaml, tokenizer.model, checkpoints/step-...) nor a Hugging Face causal "
+            "language model (config.json)"
+        )
+    else:
+        subject = RunSubject(path, step, where, DTYPES[dtype])
+    subject.text = text
+    subject.batch_tokens = batch_tokens
+    subject.results = path / "eval" if results is None else Path(results) / subject.name
+    return subject
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _held_out_text(section: dict[str, Any]) -> tuple[str, list[str]]:
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), section))
+    assert isinstance(config, DataConfig)
+    what = config.path or config.dataset or config.subset
+    source = f"{config.corpus}{f' ({what})' if what else ''}, held-out documents"
+    return source, prepare(config).valid_documents()
+
+
+def _read_text(text: str) -> tuple[str, list[str]]:
+    path = Path(text)
+    if not path.is_file():
+        if path.suffix or len(path.parts) > 1:
+            raise ModelError(f"text file {text} does not exist")
+        return _held_out_text({"corpus": text})
+    try:
+        content = path.read_text(encoding="utf-8")
+        if path.suffix != ".jsonl":
+            return f"file {path.name}", [content]
+        return f"file {path.name}", [json.loads(line)["text"] for line in content.splitlines() if line.strip()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot read {text}: it must be UTF-8 text, or .jsonl with a field 'text' per line") from error

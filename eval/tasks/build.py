@@ -1,0 +1,118 @@
+"""Tasks from any text: lm-eval calls these functions for the documents of the YAML files beside this one.
+
+Every function gets the path of a JSON file with a list of texts, the number of samples wanted and the number of words of a context, and
+draws passages with a fixed seed of its own, so that the same text always gives the same task.
+"""
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+WORD = re.compile(r"\S+")
+CHOICES = 4
+
+
+class Passages:
+    """Random places in a list of texts, seen as words that remember the whitespace around them."""
+
+    def __init__(self, texts: str, seed: str) -> None:
+        documents = json.loads(Path(texts).read_text(encoding="utf-8"))
+        self.documents = [(text, [match.span() for match in WORD.finditer(text)]) for text in documents]
+        self.random = random.Random(seed)
+
+    def cut(self, *sizes: int) -> tuple[str, ...] | None:
+        """Consecutive parts of so many words each, from one random document; every part but the first begins with the
+        whitespace before it. None where the document is too short."""
+        lengths = [len(words) for _, words in self.documents]
+        text, words = self.random.choices(self.documents, weights=lengths)[0]
+        if len(words) < sum(sizes):
+            return None
+        at = self.random.randrange(len(words) - sum(sizes) + 1)
+        parts, start = [], words[at][0]
+        for size in sizes:
+            at += size
+            parts.append(text[start : words[at - 1][1]])
+            start = words[at - 1][1]
+        return tuple(parts)
+
+    def draw(self, *sizes: int, tries: int) -> Iterator[tuple[str, ...]]:
+        """Up to `tries` different passages."""
+        seen = set()
+        for _ in range(tries):
+            parts = self.cut(*sizes)
+            if parts is not None and parts not in seen:
+                seen.add(parts)
+                yield parts
+
+
+def cloze(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
+    """Predict the last word of a passage, a word of at least four letters that the passage has used before."""
+    documents = []
+    for context, last in Passages(texts, "cloze").draw(words, 1, tries=200 * samples):
+        letters = re.findall(r"[^\W\d_]+", last)
+        if len(letters) == 1 and len(letters[0]) >= 4 and letters[0] in re.findall(r"[^\W\d_]+", context):
+            documents.append({"context": context, "word": last[: last.index(letters[0]) + len(letters[0])]})
+        if len(documents) == samples:
+            break
+    return _test(documents)
+
+
+def continuation(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
+    """Choose how a passage goes on; the other endings are taken from elsewhere in the same texts."""
+    passages = Passages(texts, "continuation")
+    documents = []
+    for context, ending in passages.draw(words // 2, words // 4, tries=4 * samples):
+        others = [other for _, other in passages.draw(1, words // 4, tries=4 * CHOICES) if other != ending]
+        if len(others) < CHOICES - 1:
+            continue
+        endings = [ending, *others[: CHOICES - 1]]
+        passages.random.shuffle(endings)
+        documents.append({"context": context, "endings": endings, "answer": endings.index(ending)})
+        if len(documents) == samples:
+            break
+    return _test(documents)
+
+
+def order(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
+    """Tell the end of a passage from the same words in another order.
+
+    Only words behind a single space change places, and they take the space along: tokenizers then see the same tokens in another
+    order, and a model that knows nothing is right half of the time.
+    """
+    passages = Passages(texts, "order")
+    documents = []
+    for context, ending in passages.draw(words // 2, words // 4, tries=4 * samples):
+        parts = re.split(r"((?<=\S) \S+)", ending)
+        moved = parts[1::2]
+        passages.random.shuffle(moved)
+        if moved == parts[1::2]:
+            continue
+        parts[1::2] = moved
+        endings = [ending, "".join(parts)]
+        passages.random.shuffle(endings)
+        documents.append({"context": context, "endings": endings, "answer": endings.index(ending)})
+        if len(documents) == samples:
+            break
+    return _test(documents)
+
+
+def rolling(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
+    """Disjoint passages whose whole text is scored, evenly spread over the texts."""
+    passages = []
+    for text, spans in Passages(texts, "rolling").documents:
+        for at in range(0, len(spans), 4 * words):
+            part = spans[at : at + 4 * words]
+            passages.append({"text": text[part[0][0] : part[-1][1]]})
+    count = min(samples, len(passages))
+    return _test([passages[index * len(passages) // count] for index in range(count)])
+
+
+def _test(documents: list[dict[str, Any]]) -> dict[str, Dataset]:
+    if not documents:
+        raise ValueError("the text is too short or too plain for this task")
+    return {"test": Dataset.from_list(documents)}

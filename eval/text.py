@@ -1,0 +1,100 @@
+"""Windows of held-out text: which tokens an analysis sees, and how it says so."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eval.subject import Subject
+from models import ModelError
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Token windows of one length.
+
+    Attributes:
+        tokens: int64 [N, T], the first column a beginning-of-document token where `protocol["bos"]`.
+        bytes: UTF-8 bytes of the text behind the tokens, beginning-of-document tokens excluded.
+        protocol: how the windows were cut, for the result file.
+    """
+
+    tokens: Tensor
+    bytes: int
+    protocol: dict[str, Any]
+
+    def bits_per_byte(self, loss: float) -> float:
+        """A loss in nats per token of these windows in bits per byte of their text."""
+        text_tokens = self.tokens.numel() - len(self.tokens) * self.protocol["bos"]
+        return loss * text_tokens / math.log(2) / self.bytes
+
+
+def cut(
+    subject: Subject, length: int, count: int, *, bos: bool = True, overlap: bool = False, least: int | None = None
+) -> Windows:
+    """Cut up to `count` windows of `length` tokens from the held-out text, evenly spread.
+
+    Windows lie inside single documents where the documents have room for them; otherwise the documents are joined, with a
+    beginning-of-document token between them. Where the text has no more, fewer windows come back. The protocol says
+    which it was.
+
+    Args:
+        subject: whose text and tokenizer to use.
+        length: tokens of a window, the beginning-of-document token included.
+        count: windows wanted.
+        bos: begin each window with a beginning-of-document token, where the model has one.
+        overlap: let windows overlap where the text has less than `count` disjoint ones.
+        least: disjoint windows inside documents with which to be content, by default `count`.
+
+    Raises:
+        ModelError: the text has not one window.
+    """
+    prefix = [subject.bos] if bos and subject.bos is not None else []
+    body = length - len(prefix)
+    if body < 1 or count < 1:
+        raise ModelError(f"need at least one window of two tokens, got {count} of {length}")
+    documents = subject.token_documents
+    joined = [_join(documents, subject.bos)]
+    attempts = [(documents, body, least or count), (joined, body, 1)]
+    if overlap:
+        attempts = [(documents, body, count), (documents, 1, count), (joined, 1, 1)]
+    for streams, stride, enough in attempts:
+        slots = [(stream, start) for stream in streams for start in range(0, len(stream) - body + 1, stride)]
+        if len(slots) >= enough:
+            break
+    else:
+        raise ModelError(
+            f"the held-out text of {subject.name} has {len(joined[0])} tokens, too few for one window of {length}"
+        )
+    count = min(count, len(slots))
+    chosen = [slots[index * len(slots) // count] for index in range(count)]
+    texts = [stream[start : start + body] for stream, start in chosen]
+    return Windows(
+        torch.tensor([prefix + text for text in texts]),
+        sum(len(subject.decode([id for id in text if id != subject.bos]).encode()) for text in texts),
+        {
+            "length": length,
+            "windows": count,
+            "tokens": count * length,
+            "bos": bool(prefix),
+            "documents_joined": streams is joined,
+            "overlapping": stride < body,
+        },
+    )
+
+
+def obstacle(subject: Subject, length: int) -> str | None:
+    """Why the network cannot be run on `length` positions; None if it can."""
+    if subject.max_length is not None and length > subject.max_length:
+        return f"the model is limited to {subject.max_length} positions"
+    return None
+
+
+def _join(documents: list[list[int]], separator: int | None) -> list[int]:
+    between = [] if separator is None else [separator]
+    stream: list[int] = []
+    for document in documents:
+        stream += (between if stream else []) + document
+    return stream
