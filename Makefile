@@ -1,0 +1,39 @@
+# `make demo` and `make test` need Python 3.11 or newer and make, nothing else: they build .venv from the lock file.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := softmax softpick lssar swat gaussian
+
+.PHONY: help demo test lint bench lock clean
+
+help: ## Show what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 8
+
+.venv/installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; run make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+demo: .venv/installed ## Train five mechanisms, evaluate them, write runs/demo/report.html
+	@for name in $(DEMO); do $(BIN)/python train.py configs/demo/$$name.yaml --resume || exit $$?; done
+	@$(BIN)/python -m eval all $(DEMO:%=runs/demo/%) --out runs/demo/report.html
+
+test: .venv/installed ## Run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: .venv/installed ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed ## Time and memory of every mechanism and kernel
+	$(BIN)/python -m benchmarks.attention
+
+lock: ## Pin what pyproject.toml resolves to
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet 'torch==2.13.0' '.[eval,data,dev]'
+	.venv-lock/bin/python -m pip freeze --exclude attention-zoo | sed 's/+cpu$$//' > requirements.lock
+	rm -rf .venv-lock build attention_zoo.egg-info
+
+clean: ## Remove the environment and the demo's runs
+	rm -rf .venv runs/demo
