@@ -41,8 +41,8 @@ class PackageCorpus(Corpus):
             raise DataError(f"corpus {config.corpus!r} needs a package: pip install {wanted}") from None
         if self.installed.version != self.version:
             warnings.warn(
-                f"{self.distribution} {self.installed.version} is installed, not {self.version}: its text may "
-                f"not be the one that results are quoted for",
+                f"{self.distribution} {self.installed.version} is installed, not {self.version}: it may "
+                f"not hold the text that results are quoted for",
                 stacklevel=2,
             )
 

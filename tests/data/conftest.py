@@ -12,23 +12,7 @@ from data import DataConfig, Prepared, TokenizerConfig, prepare
 # The datasets library reads this when it is first imported: no test may wait for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-WORDS = [
-    "attention",
-    "is",
-    "a",
-    "weighted",
-    "mean",
-    "of",
-    "values",
-    "and",
-    "the",
-    "weights",
-    "need",
-    "not",
-    "sum",
-    "to",
-    "one",
-]
+SENTENCE = "attention is a weighted mean of values and the weights need not sum to one"
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +33,7 @@ def sotu(cache: Path) -> Prepared:
 @pytest.fixture
 def texts() -> list[str]:
     """Twenty different texts."""
-    return [" ".join(WORDS[number % 7 :] + [str(number)]) + "\n" for number in range(20)]
+    return [f"{SENTENCE[number % 7 :]} {number}\n" for number in range(20)]
 
 
 @pytest.fixture

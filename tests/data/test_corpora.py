@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -16,11 +17,11 @@ from data import DataConfig, DataError
 from data.corpora import documents, open_corpus
 
 
-def read(**options: object) -> list[str]:
+def read(**options: Any) -> list[str]:
     return [document.text for document in documents(open_corpus(DataConfig(**options)))]
 
 
-def refused(message: str, **options: object) -> None:
+def refused(message: str, **options: Any) -> None:
     """Opening and reading the corpus ends in one line that holds `message`."""
     with pytest.raises(DataError, match=re.escape(message)) as caught:
         read(**options)

@@ -101,7 +101,7 @@ def test_rows_survive_a_worker_process_without_the_tokens(iambic: Prepared) -> N
 
 def test_rows_end_where_they_should(iambic: Prepared) -> None:
     dataset = PackedDataset(iambic.valid, 4096)
-    assert len(list(dataset)) == len(dataset)
+    assert len(rows(dataset)) == len(dataset)
     for index in (-1, len(dataset)):
         with pytest.raises(IndexError):
             dataset[index]

