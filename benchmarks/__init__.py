@@ -1,0 +1,1 @@
+"""Time and memory of mechanisms and kernels; each module runs as `python -m benchmarks.NAME`."""
