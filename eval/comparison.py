@@ -1,0 +1,362 @@
+"""Runs side by side: the columns of the comparison and the best value of each.
+
+Everything is read from result files and training logs. A number that was not measured stays missing, with the reason.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from eval import analysis
+
+EPSILON = "0.3"
+"""Threshold of the sink rate that the comparison shows; the result files hold others."""
+
+DEAD = "0.01"
+"""Threshold below which the output of a head counts as dead."""
+
+SHOWN = {"sinks", "activations", "quantize", "lengths", "harness", "heatmaps"}
+"""Analyses that have columns or a section of their own."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known about a run.
+
+    Attributes:
+        name: unique among the runs compared.
+        label: what attends, e.g. "softmax*1,swat*3".
+        path: of the run.
+        step: of the checkpoint, None where the run has no steps.
+        checkpoint: sha256 of the weights.
+        train_length: tokens per training sequence.
+        parameters: how many numbers were trained, shared ones counted once.
+        results: result files by analysis, all measured on this checkpoint.
+        missing: why there is no result, by analysis; "training" stands for the training log.
+        metrics: records of the training log up to `step`.
+        config, record: config.yaml and run.json; None for a model that others trained.
+    """
+
+    name: str
+    label: str
+    path: str
+    step: int | None
+    checkpoint: str
+    train_length: int
+    parameters: int
+    results: Mapping[str, Mapping[str, Any]]
+    missing: Mapping[str, str]
+    metrics: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Any] | None = None
+    record: Mapping[str, Any] | None = None
+
+    def get(self, name: str, *keys: str) -> Any:
+        """An entry of a result file; None where the file or the entry is missing."""
+        found: Any = self.results.get(name, {}).get("results")
+        for key in keys:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found
+
+    def logged(self, key: str) -> list[tuple[int, float]]:
+        """(step, value) of each line of the training log that has `key`."""
+        return [(record["step"], record[key]) for record in self.metrics if record.get(key) is not None]
+
+    def last(self, key: str) -> float | None:
+        """The newest value of `key` in the training log."""
+        return next((value for _, value in reversed(self.logged(key))), None)
+
+    def at_length(self, times: int) -> Mapping[str, Any]:
+        """What the length analysis found at `times` the training length; empty if it was not measured."""
+        entries = (self.get("lengths", "lengths") or {}).values()
+        return next((entry for entry in entries if entry.get("multiple") == times), {})
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of each run.
+
+    Attributes:
+        key: unique, for the data file.
+        group: the table it stands in.
+        title, unit: its header.
+        better: "lower", "higher", or None for a number that describes and does not rank.
+        source: the analysis it comes from, or "training" or "model".
+        show: how it is written.
+        of: how it is found.
+        error: how its standard error is found, where it has one.
+    """
+
+    key: str
+    group: str
+    title: str
+    unit: str
+    better: str | None
+    source: str
+    show: Callable[[float], str]
+    of: Callable[[Measured], float | None]
+    error: Callable[[Measured], float | None] = lambda run: None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A column's number of one run: as a number, as text, and if it is missing, why."""
+
+    value: float | None
+    text: str
+    best: bool = False
+    missing: str | None = None
+
+
+def columns(runs: Sequence[Measured]) -> list[Column]:
+    """The columns of these runs, in the order of reading."""
+    return [
+        *_quality(),
+        *_attention(sink_length(runs)),
+        *_robustness(),
+        *_harness(runs),
+        *_others(runs),
+    ]
+
+
+def cells(column: Column, runs: Sequence[Measured]) -> list[Cell]:
+    """The column's number of each run.
+
+    The best are marked if the column ranks, the runs were measured alike, and not all of them show the same.
+    """
+    values = [_finite(column.of(run)) for run in runs]
+    texts = ["–" if value is None else column.show(value) for value in values]
+    known = [value for value in values if value is not None]
+    best = None
+    if (
+        column.better
+        and len({column.show(value) for value in known}) > 1
+        and not disagreements(column.source, runs)
+    ):
+        best = column.show(min(known) if column.better == "lower" else max(known))
+    return [
+        _absent(column, run)
+        if value is None
+        else Cell(value, text + _plus_minus(column, run), best=text == best)
+        for run, value, text in zip(runs, values, texts, strict=True)
+    ]
+
+
+def known(column: Column, runs: Sequence[Measured]) -> list[tuple[Measured, float]]:
+    """The runs that have a number, and their numbers, the smallest first."""
+    found = [(run, value) for run in runs if (value := _finite(column.of(run))) is not None]
+    return sorted(found, key=lambda entry: entry[1])
+
+
+def disagreements(source: str, runs: Sequence[Measured]) -> list[str]:
+    """What differs between the ways in which the runs got their numbers, so that these do not compare.
+
+    Args:
+        source: an analysis, or "training".
+        runs: those without numbers from there do not matter.
+    """
+    if source == "training":
+        protocols = [{**(run.record or {}), "length": run.train_length} for run in runs if run.metrics]
+        names: tuple[str, ...] = ("data", "length")
+    else:
+        protocols = [dict(run.results[source]["protocol"]) for run in runs if source in run.results]
+        names = ("settings", "text", "tokenizer", "dtype", "code")
+    return [name for name in names if any(a.get(name) != b.get(name) for a, b in pairwise(protocols))]
+
+
+def sink_length(runs: Sequence[Measured]) -> str | None:
+    """The window length at which row statistics are compared.
+
+    The training length if all runs share one and were measured at it, otherwise the longest that all were measured at.
+    """
+    measured = [set(run.get("sinks", "lengths") or {}) for run in runs if "sinks" in run.results]
+    shared = set.intersection(*measured) if measured else set()
+    trained = {str(run.train_length) for run in runs}
+    return trained.pop() if len(trained) == 1 and trained <= shared else max(shared, key=int, default=None)
+
+
+def _absent(column: Column, run: Measured) -> Cell:
+    return Cell(
+        None, "–", missing=run.missing.get(column.source, f"not in the {column.source} data of this run")
+    )
+
+
+def _plus_minus(column: Column, run: Measured) -> str:
+    error = _finite(column.error(run))
+    return "" if error is None else f" ± {error:.2g}"
+
+
+def _quality() -> list[Column]:
+    def speed(run: Measured) -> float | None:
+        rates = [rate for _, rate in run.logged("tokens_per_second")]
+        return statistics.median(rates) if rates else None
+
+    column = partial(Column, group="Quality and cost")
+    return [
+        column(
+            key="parameters", title="parameters", unit="", better=None, source="model", show=_count,
+            of=lambda run: run.parameters,
+        ),
+        column(
+            key="tokens", title="trained on", unit="tokens", better=None, source="training", show=_count,
+            of=lambda run: run.last("tokens"),
+        ),
+        column(
+            key="bits_per_byte", title="validation", unit="bits/byte", better="lower", source="training", show=_four,
+            of=lambda run: run.last("bits_per_byte"),
+        ),
+        column(
+            key="speed", title="speed", unit="tokens/s", better="higher", source="training", show=_whole, of=speed,
+        ),
+    ]  # fmt: skip
+
+
+def _attention(length: str | None) -> list[Column]:
+    def rows(*keys: str) -> Callable[[Measured], float | None]:
+        return lambda run: run.get("sinks", "lengths", str(length), *keys)
+
+    def largest(run: Measured) -> float | None:
+        ends = run.get("activations", "range") or {}
+        return max((abs(ends[end]) for end in ("min", "max") if ends.get(end) is not None), default=None)
+
+    group = "What attention does" if length is None else f"What attention does (windows of {length} tokens)"
+    sinks = partial(Column, group=group, source="sinks")
+    activations = partial(Column, group=group, source="activations", better="lower", show=_three)
+    return [
+        sinks(
+            key="sink_raw", title="sink rate, raw", unit=f"ε = {EPSILON}", better="lower", show=_percent,
+            of=rows("sink_rate", "raw", EPSILON),
+        ),
+        sinks(
+            key="sink_renormalised", title="sink rate, renormalised", unit=f"ε = {EPSILON}", better="lower",
+            show=_percent, of=rows("sink_rate", "renormalised", EPSILON),
+        ),
+        activations(
+            key="kurtosis", title="kurtosis", unit="all blocks",
+            of=lambda run: run.get("activations", "kurtosis", "pooled"),
+        ),
+        activations(key="largest", title="max |activation|", unit="all blocks", of=largest),
+        sinks(
+            key="zeros", title="exact zeros", unit="of weights", better=None, show=_percent,
+            of=rows("sparsity", "zeros"),
+        ),
+        sinks(key="entropy", title="entropy", unit="nats", better=None, show=_three, of=rows("entropy", "nats")),
+        sinks(key="mass", title="mass", unit="Σ of a row", better=None, show=_three, of=rows("mass", "mean")),
+        sinks(
+            key="dead", title="dead heads", unit=f"|out| < {DEAD}", better="lower", show=_percent,
+            of=rows("dead_heads", DEAD),
+        ),
+    ]  # fmt: skip
+
+
+def _robustness() -> list[Column]:
+    def ratio(run: Measured, bits: int) -> float | None:
+        return run.get("quantize", "bits", str(bits), "perplexity_ratio")
+
+    def loss(run: Measured, times: int) -> float | None:
+        return run.at_length(times).get("bits_per_byte")
+
+    column = partial(Column, group="Robustness", better="lower")
+    rounded = [
+        column(
+            key=f"ratio_{bits}", title=f"{bits} bit weights", unit="× perplexity", source="quantize", show=_three,
+            of=partial(ratio, bits=bits),
+        )
+        for bits in (4, 3, 2)
+    ]  # fmt: skip
+    longer = [
+        column(
+            key=f"bits_{times}x", title=f"at {times}× length", unit="bits/byte", source="lengths", show=_four,
+            of=partial(loss, times=times),
+        )
+        for times in (1, 4, 16)
+    ]  # fmt: skip
+    return rounded + longer
+
+
+def _harness(runs: Sequence[Measured]) -> list[Column]:
+    def score(run: Measured, task: str, metric: str, entry: str) -> float | None:
+        return run.get("harness", "tasks", task, "metrics", metric, entry)
+
+    found: dict[tuple[str, str], Column] = {}
+    for run in runs:
+        for task, metric in (run.get("harness", "headline") or {}).items():
+            higher = run.get("harness", "tasks", task, "metrics", metric, "higher_is_better")
+            chance = run.get("harness", "tasks", task, "chance")
+            found[task, metric] = Column(
+                key=f"{task}_{metric}",
+                group="Harness tasks",
+                title=task,
+                unit=metric.replace("_", " ") + ("" if chance is None else f", chance {chance:g}"),
+                better=None if higher is None else "higher" if higher else "lower",
+                source="harness",
+                show=_three,
+                of=partial(score, task=task, metric=metric, entry="value"),
+                error=partial(score, task=task, metric=metric, entry="stderr"),
+            )
+    return list(found.values())
+
+
+def _others(runs: Sequence[Measured]) -> list[Column]:
+    """Numbers of analyses that this module does not know: the cells of their own table rows."""
+
+    def number(run: Measured, name: str, title: str) -> float | None:
+        value = (
+            analysis.get(name).row(run.results[name]["results"]).get(title) if name in run.results else None
+        )
+        return float(value) if isinstance(value, int | float) else None
+
+    names = {name for run in runs for name in run.results} - SHOWN
+    titles = [
+        (name, title)
+        for name in sorted(names)
+        for title in dict.fromkeys(
+            title
+            for run in runs
+            if name in run.results
+            for title in analysis.get(name).row(run.results[name]["results"])
+        )
+    ]
+    return [
+        Column(
+            key=f"{name}_{title}",
+            group="Other analyses",
+            title=title,
+            unit=name,
+            better=None,
+            source=name,
+            show=_three,
+            of=partial(number, name=name, title=title),
+        )
+        for name, title in titles
+    ]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _count(value: float) -> str:
+    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.0f}"
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _three(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def _four(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"

@@ -1,0 +1,213 @@
+"""The curves and head grids of the report, drawn from what the runs have left."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from eval import figures
+from eval.comparison import EPSILON, Measured, sink_length
+from eval.figures import Curve
+
+POINTS = 400
+"""Points that a training curve keeps; longer logs are thinned evenly."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page, over its full width if `wide`; `svg` is None where no run has its data."""
+
+    title: str
+    caption: str
+    svg: Markup | None
+    wide: bool = False
+
+
+def training(runs: Sequence[Measured]) -> list[Drawing]:
+    """Loss over steps."""
+    faint = [
+        line for place, run in enumerate(runs) for line in _log(None, place, run.logged("loss"), faint=True)
+    ]
+    held_out = [
+        line
+        for place, run in enumerate(runs)
+        for line in _log(run.name, place, run.logged("validation_loss"))
+    ]
+    bits = [
+        line
+        for place, run in enumerate(runs)
+        for line in _log(
+            run.name, place, [(step, value) for step, value in run.logged("bits_per_byte") if step > 0]
+        )
+    ]
+    return [
+        _draw(
+            "Loss",
+            "Nats per token. Pale: training, as logged, each on its own batch. With markers: held-out text.",
+            faint + held_out, runs, "training", x="step", y="nats per token",
+        ),
+        _draw(
+            "Bits per byte on held-out text",
+            "The loss in bits, divided by the bytes of the text: independent of the tokenizer. "
+            "The untrained model (step 0) is left out.",
+            bits, runs, "training", x="step", y="bits per byte",
+        ),
+    ]  # fmt: skip
+
+
+def attention(runs: Sequence[Measured]) -> list[Drawing]:
+    """Sinks, kurtosis, activations and mass, by layer or position, and the sink rate of each head."""
+    length = sink_length(runs)
+    heads = ("sinks", "lengths", str(length), "heads", "sink_rate")
+    raw = _by_layer(runs, lambda run: _means(run.get(*heads, "raw", EPSILON)))
+    scaled = _by_layer(runs, lambda run: _means(run.get(*heads, "renormalised", EPSILON)), dashed=True)
+    kurtosis = _by_layer(runs, lambda run: run.get("activations", "kurtosis", "layers"))
+    tops = _by_layer(runs, lambda run: [top[0] for top in run.get("activations", "massive", "top") or []])
+    mass = [
+        Curve(run.name, place, entry["positions"], entry["mean_at"], band=(entry["p5_at"], entry["p95_at"]))
+        for place, run in enumerate(runs)
+        if (entry := run.get("sinks", "lengths", str(length), "mass"))
+    ]
+    share = f"Share of (sequence, head) whose first token gets more than {EPSILON} of the weight on average"
+    drawings = [
+        _draw(
+            "Sink rate by layer",
+            f"{share}; windows of {length} tokens. Solid: raw weights. Dashed: rows renormalised to sum to one.",
+            raw + scaled, runs, "sinks", x="layer", y="sink rate", ticks=_layer_ticks(raw),
+        ),
+        _draw(
+            "Kurtosis by layer",
+            "Of the residual stream after each block; 3 for a Gaussian, large where few dimensions stand out.",
+            kurtosis, runs, "activations", x="layer", y="kurtosis", log_y=True, ticks=_layer_ticks(kurtosis),
+        ),
+        _draw(
+            "Largest activation by layer",
+            "Largest |x| of the residual stream after each block, averaged over sequences.",
+            tops, runs, "activations", x="layer", y="max |x|", log_y=True, ticks=_layer_ticks(tops),
+        ),
+        _draw(
+            "Mass by position",
+            "Sum of a row's weights: mean over heads and sequences, and the 5th to 95th percentile. "
+            "Where rows may sum to less than one, a head can attend to nothing without a sink.",
+            mass, runs, "sinks", x="position", y="sum of weights", log_x=2,
+        ),
+    ]  # fmt: skip
+    grids = [(run.name, grid) for run in runs if (grid := run.get(*heads, "renormalised", EPSILON))]
+    caption = (
+        f"{share}, by layer and head; rows renormalised, windows of {length} tokens, one scale for all runs."
+    )
+    if grids:
+        figure = figures.head_grids(grids, f"sink rate (renormalised, ε = {EPSILON})")
+        drawings.append(
+            Drawing(
+                "Sink rate of each head",
+                caption,
+                Markup(figures.svg(figure, "head-grids", "Sink rate of each head")),
+                wide=True,
+            )
+        )
+    return drawings
+
+
+def quantisation(runs: Sequence[Measured]) -> list[Drawing]:
+    """Perplexity after rounding the weights."""
+    widths = sorted({int(bits) for run in runs for bits in run.get("quantize", "bits") or {}}, reverse=True)
+    ratios, errors = [], []
+    for place, run in enumerate(runs):
+        entries = run.get("quantize", "bits") or {}
+        points = [(widths.index(bits), entries[str(bits)]) for bits in widths if str(bits) in entries]
+        if points:
+            x = [x for x, _ in points]
+            ratios.append(Curve(run.name, place, x, [entry["perplexity_ratio"] for _, entry in points]))
+            errors.append(Curve(run.name, place, x, [entry["weight_error"] for _, entry in points]))
+    ticks = [(place, str(bits)) for place, bits in enumerate(widths)]
+    return [
+        _draw(
+            "Perplexity after rounding",
+            "Perplexity with rounded weights, divided by the run's own at full precision: 1 is no harm.",
+            ratios, runs, "quantize", x="bits per weight", y="perplexity ratio", log_y=True, ticks=ticks,
+        ),
+        _draw(
+            "Error of the rounded weights",
+            "Relative norm of what rounding changed. A run that loses more at the same error is more fragile.",
+            errors, runs, "quantize", x="bits per weight", y="‖change‖ / ‖weights‖", log_y=True, ticks=ticks,
+        ),
+    ]  # fmt: skip
+
+
+def lengths(runs: Sequence[Measured]) -> list[Drawing]:
+    """Loss by length of the context, and by position at the longest length."""
+    by_length, by_position = [], []
+    for place, run in enumerate(runs):
+        entries = sorted((run.get("lengths", "lengths") or {}).items(), key=lambda entry: int(entry[0]))
+        if entries:
+            x = [int(length) for length, _ in entries]
+            by_length.append(Curve(run.name, place, x, [entry["bits_per_byte"] for _, entry in entries]))
+            curve = entries[-1][1]["curve"]
+            middle = [
+                math.sqrt(first * last) for first, last in zip(curve["start"], curve["end"], strict=True)
+            ]
+            by_position.append(Curve(run.name, place, middle, curve["loss"]))
+    trained = {run.train_length for run in runs}
+    mark = (float(trained.pop()), "training length") if len(trained) == 1 else None
+    ticks = [(x, f"{x:,}") for x in sorted({x for line in by_length for x in line.x})]
+    return [
+        _draw(
+            "Loss by length of the context",
+            "The same held-out tokens at every length; only how much context they have differs. "
+            "Positions are not rescaled.",
+            by_length, runs, "lengths", x="context, tokens", y="bits per byte", log_x=2, ticks=ticks, mark=mark,
+        ),
+        _draw(
+            "Loss by position",
+            "In windows of the longest length measured, in bins that double. Where a curve rises beyond the training "
+            "length, the model cannot use the longer context.",
+            by_position, runs, "lengths", x="position", y="nats per token", log_x=2, mark=mark,
+        ),
+    ]  # fmt: skip
+
+
+def _draw(
+    title: str, caption: str, lines: Sequence[Curve], runs: Sequence[Measured], source: str, **axes: Any
+) -> Drawing:
+    absent = [f"{run.name}: {run.missing[source]}" for run in runs if source in run.missing]
+    if absent:
+        caption = f"{caption} Missing: {'; '.join(absent)}."
+    name = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
+    return Drawing(
+        title, caption, Markup(figures.svg(figures.curves(lines, **axes), name, title)) if lines else None
+    )
+
+
+def _log(
+    label: str | None, place: int, points: Sequence[tuple[int, float]], faint: bool = False
+) -> list[Curve]:
+    """The curve of a training log, thinned; none if nothing was logged."""
+    every = max(1, -(-len(points) // POINTS))
+    kept = [*points[:-1:every], *points[-1:]]
+    return [Curve(label, place, [x for x, _ in kept], [y for _, y in kept], faint=faint)] if kept else []
+
+
+def _by_layer(
+    runs: Sequence[Measured], of: Callable[[Measured], Sequence[float | None] | None], dashed: bool = False
+) -> list[Curve]:
+    """A curve over the layers of each run that has values; a dashed one stands without a legend."""
+    found = ((place, run, of(run)) for place, run in enumerate(runs))
+    return [
+        Curve(None if dashed else run.name, place, range(len(values)), values, dashed=dashed)
+        for place, run, values in found
+        if values
+    ]
+
+
+def _layer_ticks(lines: Sequence[Curve]) -> list[tuple[float, str]] | None:
+    depth = max((len(line.x) for line in lines), default=0)
+    return [(layer, str(layer)) for layer in range(0, depth, max(1, -(-depth // 12)))] or None
+
+
+def _means(layers: Iterable[Sequence[float | None]] | None) -> list[float | None]:
+    """Mean over the heads of each layer, leaving out heads without a number."""
+    known = [[value for value in layer if value is not None] for layer in layers or []]
+    return [sum(values) / len(values) if values else None for values in known]

@@ -1,0 +1,218 @@
+"""One self-contained HTML page that puts runs side by side, and the same data as JSON.
+
+The page shows what the other analyses left in `<run>/eval/*.json` and what training left in `<run>/metrics.jsonl`.
+Nothing is computed anew. A result that belongs to another checkpoint than the one the run opens with counts as missing.
+The page loads nothing from anywhere: styles, script, curves and attention weights are inside.
+
+The data file, next to the page:
+
+    {
+      "title": ...,
+      "runs": [{"name": ..., "label": ..., "path": ..., "step": ..., "checkpoint": ..., "train_length": ...,
+                "parameters": ..., "results": {<analysis>: <result file>}, "missing": {<analysis>: "<reason>"},
+                "metrics": [...], "config": {...}, "record": {...}}],
+      "columns": [{"key": ..., "group": ..., "title": ..., "unit": ..., "better": ..., "source": ...,
+                   "cells": [{"value": 1.4, "text": "1.4000", "best": true, "missing": null}]}],
+      "findings": ["..."],
+      "checks": [{"holds": true, "claim": ..., "detail": ...}],
+      "environment": {...}                                      what made the report
+    }
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from eval import analysis, comparison
+from eval.comparison import Measured
+from eval.findings import checks, findings
+from eval.subject import Subject
+from models import ModelError
+
+PACKAGES = ("torch", "lm_eval", "transformers", "matplotlib", "jinja2")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the report goes, and what it is called."""
+
+    out: str | None = field(
+        default=None, metadata={"help": "HTML file; default: report.html next to the first run"}
+    )
+    title: str = field(default="Attention mechanisms side by side", metadata={"help": "of the page"})
+
+
+def before(settings: Settings) -> None:
+    """Refuse what can be refused before a model is opened.
+
+    Raises:
+        ModelError: matplotlib or jinja2 is not installed, or the file is not to be an HTML file.
+    """
+    missing = [package for package in ("matplotlib", "jinja2") if find_spec(package) is None]
+    if missing:
+        raise ModelError(
+            f"the report needs the packages {' and '.join(missing)}: pip install 'attention-zoo[eval]'"
+        )
+    if settings.out is not None and Path(settings.out).suffix != ".html":
+        raise ModelError(f"--out of a report must end in .html, got {settings.out}")
+
+
+def run_all(subjects: Sequence[Subject], settings: Settings) -> dict[str, object]:
+    """Write the report of some runs.
+
+    Raises:
+        ModelError: the files cannot be written, or what a run has left cannot be read.
+    """
+    before(settings)
+    # Imported late: matplotlib and jinja2 are optional, and only the page needs them.
+    from eval.page import render
+
+    out = subjects[0].path.parent / "report.html" if settings.out is None else Path(settings.out)
+    data = collect(subjects, settings.title)
+    page = render(data)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+        out.with_suffix(".json").write_text(data.json(), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"cannot write {out}: {error.strerror}") from error
+    return {"report": str(out), "runs": len(subjects), "megabytes": round(len(page.encode()) / 1e6, 2)}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a report shows.
+
+    Attributes:
+        title: of the page.
+        runs: in the order of the page, which also decides their colours.
+        environment: the machine and versions that made the report.
+    """
+
+    title: str
+    runs: list[Measured]
+    environment: dict[str, str]
+
+    def json(self) -> str:
+        """The data file."""
+        columns = [
+            {name: getattr(column, name) for name in ("key", "group", "title", "unit", "better", "source")}
+            | {"cells": [asdict(cell) for cell in comparison.cells(column, self.runs)]}
+            for column in comparison.columns(self.runs)
+        ]
+        data = {
+            "title": self.title,
+            "runs": [asdict(run) for run in self.runs],
+            "columns": columns,
+            "findings": findings(self.runs),
+            "checks": [asdict(check) for check in checks(self.runs)],
+            "environment": self.environment,
+        }
+        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+
+def collect(subjects: Sequence[Subject], title: str) -> Report:
+    """Everything the runs have left on disk; runs of one name are told apart by their path."""
+    names = [subject.name for subject in subjects]
+    runs = [
+        measured(subject, subject.name if names.count(subject.name) == 1 else str(subject.path))
+        for subject in subjects
+    ]
+    return Report(title, runs, environment())
+
+
+def measured(subject: Subject, name: str) -> Measured:
+    """What one run has left on disk.
+
+    Args:
+        subject: the run.
+        name: to call it by.
+
+    Raises:
+        ModelError: its config or record cannot be read.
+    """
+    results, missing = {}, {}
+    for kind in set(analysis.analyses()) - {"report"}:
+        result = analysis.read(subject.results / f"{kind}.json")
+        if result is None:
+            missing[kind] = "not measured"
+        elif result["subject"].get("checkpoint") != subject.checkpoint:
+            missing[kind] = f"measured on another checkpoint (step {result['subject'].get('step')})"
+        else:
+            results[kind] = result
+    metrics = _log(subject.path / "metrics.jsonl", subject.step)
+    if not metrics:
+        missing["training"] = "no training log"
+    return Measured(
+        name=name,
+        label=subject.label,
+        path=str(subject.path),
+        step=subject.step,
+        checkpoint=subject.checkpoint,
+        train_length=subject.train_length,
+        parameters=sum(parameter.numel() for parameter in subject.network.parameters()),
+        results=dict(sorted(results.items())),
+        missing=dict(sorted(missing.items())),
+        metrics=metrics,
+        config=_read(subject.path / "config.yaml"),
+        record=_read(subject.path / "run.json"),
+    )
+
+
+def environment() -> dict[str, str]:
+    """The machine and versions that made the report; the commit where the sources are a git checkout."""
+    found = {
+        "platform": platform.platform(),
+        "processor": f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",
+        "python": platform.python_version(),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found | {"commit": _commit()}
+
+
+def _log(path: Path, step: int | None) -> list[dict[str, Any]]:
+    """The lines of a training log up to a step; a line that a crash cut short is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return [record for record in records if step is None or record["step"] <= step]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A YAML or JSON file (which is YAML), None if there is none."""
+    if not path.is_file():
+        return None
+    try:
+        return dict(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
+    except Exception as error:  # YAML, encoding, permission and interpolation errors have no common ancestor
+        raise ModelError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()
