@@ -1,0 +1,145 @@
+"""Configs: files that extend files, overrides, and mistakes that are named."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from models import ModelError
+from tests.training.conftest import ROOT, MakeConfig
+from training import Config, load
+from training.config import as_dict, describe_keys, differences, fingerprint, resolve_precision
+
+SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def write(path: Path, **values: object) -> Path:
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_a_file_wins_over_what_it_extends_and_an_override_over_both(tmp_path: Path) -> None:
+    write(tmp_path / "far.yaml", model={"preset": "nano", "n_layer": 1}, train={"steps": 500, "clip": 2.0})
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub" / "near.yaml", extends="../far.yaml", model={"n_layer": 2}, train={"length": 64})
+    mine = write(tmp_path / "mine.yaml", extends="sub/near.yaml", seed=3)
+    config = load(mine, ["train.length=32", "train.clip=null"])
+    assert (config.model.preset, config.model.n_layer, config.seed) == ("nano", 2, 3)
+    assert (config.train.steps, config.train.length, config.train.clip) == (500, 32, None)
+    assert config.name == "mine"
+
+
+def test_options_of_mechanisms_pass_through(tmp_path: Path) -> None:
+    base = write(tmp_path / "a.yaml", model={"preset": "nano", "attention": "swat"})
+    config = load(base, ["model.attention_options.swat.window=17"])
+    assert config.model.attention_options == {"swat": {"window": 17}}
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("model.n_layr=4", "unknown key 'model.n_layr'; did you mean 'model.n_layer'"),
+        ("n_layer=4", "unknown key 'n_layer'; did you mean 'model.n_layer'"),
+        ("train.zzzz=4", "unknown key 'train.zzzz'; train.py --keys lists all keys"),
+        ("train.steps=many", "train.steps: Value 'many' of type 'str' could not be converted to Integer"),
+        ("train.steps=2.5", "could not be converted to Integer"),
+        ("train.steps=null", "train.steps"),
+        (
+            "train.schedule=linear",
+            "train.schedule: Invalid value 'linear', expected one of ['cosine', 'constant']",
+        ),
+        ("train=3", "'train' is a section; set one of its keys, like train.steps=..."),
+        ("data.tokenizer=bpe", "'data.tokenizer' is a section"),
+        ("train.steps", "must read key=value"),
+        ("=3", "must read key=value"),
+        ("train.steps=[1", "override 'train.steps=[1'"),
+        ("train.steps=${nothing}", "nothing"),
+        ("train.steps=0", "train.steps must be at least 1, got 0"),
+        ("train.warmup_steps=1001", "train.warmup_steps must be in [0, steps=1000], got 1001"),
+        ("train.learning_rate=-1", "train.learning_rate must be positive"),
+        ("train.length=100000", "train.length must be at most model.max_length=8192"),
+        ("name=../elsewhere", "must be a plain folder name"),
+        ("model.attention=softpik", "softpick"),
+        ("model.n_head=3", "d_model 128 must be a multiple of n_head 3"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(tmp_path: Path, override: str, complaint: str) -> None:
+    path = write(tmp_path / "a.yaml", model={"preset": "nano"}, train={"steps": 1000})
+    with pytest.raises(ValueError, match=re.escape(complaint)) as caught:
+        load(path, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_file_with_the_mistake_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", train={"stepz": 3})
+    with pytest.raises(
+        ModelError, match=r"base\.yaml: unknown key 'train.stepz'; did you mean 'train.steps'"
+    ):
+        load(write(tmp_path / "a.yaml", extends="base.yaml"))
+
+
+def test_circles_missing_files_and_broken_yaml_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", extends="b.yaml")
+    write(tmp_path / "b.yaml", extends="a.yaml")
+    with pytest.raises(ModelError, match=r"circle: a\.yaml -> b\.yaml -> a\.yaml"):
+        load(tmp_path / "a.yaml")
+    with pytest.raises(ModelError, match=r"no config file .*aa\.yaml; did you mean .*a\.yaml"):
+        load(tmp_path / "aa.yaml")
+    (tmp_path / "broken.yaml").write_text("train: [1\n")
+    with pytest.raises(ModelError, match="is not YAML"):
+        load(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ModelError, match=r"must hold keys and values"):
+        load(tmp_path / "list.yaml")
+    with pytest.raises(ModelError, match="no config file"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[str(path.relative_to(ROOT)) for path in SHIPPED])
+def test_shipped_configs_load(path: Path) -> None:
+    assert isinstance(load(path), Config)
+
+
+def test_every_shipped_value_says_something_new() -> None:
+    """No file repeats a value that it inherits."""
+    for path in SHIPPED:
+        values = yaml.safe_load(path.read_text())
+        if "extends" in values:
+            parent = as_dict(load(path.parent / values["extends"]))
+            assert not list(_repeated(values, parent)), path
+
+
+def _repeated(values: dict[str, object], parent: dict[str, object]) -> list[str]:
+    found = []
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(parent.get(key), dict):
+            found += _repeated(value, parent[key])  # type: ignore[arg-type]
+        elif key in parent and parent[key] == value:
+            found.append(key)
+    return found
+
+
+def test_differences_and_fingerprint_leave_out_what_a_resumed_run_may_change(make: MakeConfig) -> None:
+    saved, same, other = (
+        make(),
+        make("train.log_every=9", "train.keep_checkpoints=5"),
+        make("train.learning_rate=1"),
+    )
+    assert differences(as_dict(saved), same) == []
+    assert fingerprint(saved) == fingerprint(same) != fingerprint(other)
+    assert differences(as_dict(saved), other) == ["train.learning_rate: 0.003 -> 1.0"]
+
+
+def test_precision_is_decided_by_the_device() -> None:
+    with pytest.raises(ModelError, match="fp16 needs a GPU"):
+        resolve_precision("fp16", torch.device("cpu"))
+    assert resolve_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
+    assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+
+
+def test_all_keys_can_be_listed() -> None:
+    listed = describe_keys().splitlines()
+    assert "train.steps: int = 1000" in listed
+    assert any(line.startswith("data.tokenizer.vocab_size: int") for line in listed)

@@ -1,0 +1,45 @@
+"""The schedule as a function of the step, and what decays."""
+
+import math
+
+import pytest
+import torch
+
+from attention import names
+from models import GPT, ModelConfig
+from training.config import TrainConfig
+from training.optimizer import build_optimizer, learning_rate, parameter_groups
+
+
+def test_warm_up_reaches_the_peak_and_the_cosine_its_end() -> None:
+    train = TrainConfig(steps=100, warmup_steps=10, learning_rate=2.0, min_learning_rate=0.1)
+    rates = [learning_rate(step, train) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
+    assert max(rates) == rates[9] == 2.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[54] == pytest.approx(0.2 + 0.9 * 2.0 * (1 + math.cos(math.pi * 45 / 90)) / 2)
+    assert rates[99] == pytest.approx(0.2)
+
+
+def test_a_constant_schedule_stays_and_no_warm_up_starts_at_the_peak() -> None:
+    train = TrainConfig(steps=9, warmup_steps=0, schedule="constant", learning_rate=0.5)
+    assert {learning_rate(step, train) for step in range(9)} == {0.5}
+    assert learning_rate(0, TrainConfig(steps=1, warmup_steps=1, learning_rate=0.5)) == 0.5
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("mechanism", names())
+def test_matrices_decay_and_nothing_else(mechanism: str, tied: bool) -> None:
+    model = GPT(ModelConfig(preset="nano", n_layer=2, attention=mechanism, qk_norm=True, tie_embeddings=tied))
+    groups = parameter_groups(model, 0.1)
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    grouped = [(name_of[id(p)], group["weight_decay"]) for group in groups for p in group["params"]]
+    assert sorted(name for name, _ in grouped) == sorted(name_of.values())
+    for name, decay in grouped:
+        assert (decay == 0) == ("norm" in name or "learned" in name), name
+
+
+def test_the_optimiser_is_the_configured_one() -> None:
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), TrainConfig(beta1=0.8, beta2=0.7, adam_epsilon=1e-15))
+    for group in optimizer.param_groups:
+        assert (group["betas"], group["eps"], group["fused"]) == ((0.8, 0.7), 1e-15, True)

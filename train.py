@@ -1,0 +1,69 @@
+"""Train a model: `python train.py configs/micro-softpick.yaml`."""
+
+import argparse
+import os
+import sys
+import time
+
+from command import guarded
+
+EPILOG = """
+examples:
+  python train.py configs/micro-softpick.yaml
+  python train.py configs/micro-softmax.yaml model.attention=swat train.steps=500 name=micro-swat-short
+  python train.py configs/micro-hybrid.yaml 'model.attention=softmax*1,lssar*3' model.n_layer=8
+  python train.py configs/micro-softpick.yaml --resume            continue after Ctrl-C, SIGTERM or a crash
+  ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 train.py configs/micro-softpick.yaml
+  accelerate launch --multi_gpu --num_processes 8 train.py configs/340m-softpick.yaml
+
+mechanisms:   python -m attention          config keys:   python train.py --keys
+a run leaves  runs/NAME/: config.yaml, metrics.jsonl, tensorboard/, checkpoints/
+"""
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(
+        description="Train a language model whose attention is chosen by name.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", nargs="?", help="a YAML file of configs/")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to it, like train.steps=500"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run if it exists, start it if not"
+    )
+    parser.add_argument(
+        "--keys", action="store_true", help="list all config keys with their defaults, and leave"
+    )
+    arguments = parser.parse_intermixed_args()
+    if arguments.keys:
+        from training.config import describe_keys
+
+        print(describe_keys())
+    elif arguments.config is None:
+        parser.error("a config is needed, like configs/micro-softpick.yaml (see --help)")
+    else:
+        from training import load, train
+
+        train(load(arguments.config, arguments.overrides), resume=arguments.resume)
+
+
+def main_process_speaks() -> None:
+    """Run `main`; of several processes that meet the same error, only the first says so.
+
+    The others wait a moment: a launcher ends all processes as soon as one has failed.
+    """
+    try:
+        main()
+    except ValueError:
+        if int(os.environ.get("RANK", 0)) == 0:
+            raise
+        time.sleep(3)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    guarded(main_process_speaks)

@@ -1,0 +1,349 @@
+"""The config of a run: typed dataclasses, filled from YAML files that extend one another and from dotted overrides.
+
+    config = load("configs/micro-softpick.yaml", ["model.n_layer=4", "train.steps=200"])
+
+A key that no dataclass has, a value of the wrong type and a combination that cannot be trained are refused with one
+line that says where it was written and what would be right.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from data import DataConfig
+from models import ModelConfig, ModelError
+from models.config import resolve
+
+
+@dataclass
+class TrainConfig:
+    """How a model is trained.
+
+    Attributes:
+        steps: optimiser steps of the whole run; the schedule spans them.
+        batch_size: sequences per optimiser step, over all processes and micro-batches.
+        micro_batch_size: sequences per process in one forward pass; None: the process's whole share.
+        length: tokens per sequence.
+        learning_rate: the peak.
+        min_learning_rate: where the cosine ends, as a fraction of the peak.
+        warmup_steps: steps of linear warm-up to the peak.
+        schedule: "cosine" or "constant", after the warm-up.
+        weight_decay: AdamW's, on the weights of linear layers and embeddings only.
+        beta1, beta2, adam_epsilon: AdamW's.
+        clip: largest norm of the whole gradient; None: no clipping.
+        precision: "fp32", "bf16" or "fp16"; "auto": bf16 where the device multiplies it natively, else fp32.
+        float32_matmul: how float32 matrices are multiplied: "highest", "high" (TF32 on GPU) or "medium".
+        compile: run the model through torch.compile.
+        validate_every: steps between validations; one is made before the first step and one after the last.
+        validation_sequences: held-out sequences per validation, evenly spaced; None: all of them.
+        checkpoint_every: steps between checkpoints; one is made after the last step.
+        keep_checkpoints: how many of the newest stay on disk.
+        log_every: steps between lines of metrics.jsonl.
+        tracker: "tensorboard", "wandb" or "none".
+        processes: the number of processes this run must have; None: any.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    micro_batch_size: int | None = None
+    length: int = 256
+    learning_rate: float = 1e-3
+    min_learning_rate: float = 0.1
+    warmup_steps: int = 100
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    adam_epsilon: float = 1e-8
+    clip: float | None = 1.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    float32_matmul: Literal["highest", "high", "medium"] = "highest"
+    compile: bool = False
+    validate_every: int = 250
+    validation_sequences: int | None = 256
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    processes: int | None = None
+
+
+@dataclass
+class Config:
+    """Everything that defines a run.
+
+    Attributes:
+        name: the run's folder inside `out`; None: the stem of the config file.
+        out: where runs are kept.
+        seed: of the initial weights and of the data order.
+    """
+
+    name: str | None = None
+    out: str = "runs"
+    seed: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return Path(self.out) / str(self.name)
+
+
+FREE_ON_RESUME = {
+    "name",
+    "out",
+    "train.micro_batch_size",
+    "train.validate_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "train.tracker",
+    "train.processes",
+}
+"""Keys a resumed run may change: they say where and how often to write, or how to cut a step into parts."""
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a YAML file, the files it extends and the overrides `key.subkey=value`, checked.
+
+    Raises:
+        ModelError, DataError, AttentionError: anything wrong, as one line.
+    """
+    config = OmegaConf.structured(Config)
+    for source, values in [*_chain(Path(path)), *map(_override, overrides)]:
+        _check_keys(config, values, source)
+        try:
+            config = OmegaConf.merge(config, values)
+        except OmegaConfBaseException as error:
+            raise ModelError(f"{source}: {_one_line(error)}") from error
+    try:
+        loaded = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ModelError(f"{path}: {_one_line(error)}") from error
+    assert isinstance(loaded, Config)
+    loaded.name = loaded.name or Path(path).stem
+    check(loaded)
+    return loaded
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot be trained, before anything is read or written.
+
+    Raises:
+        ModelError, AttentionError: the first mistake found.
+    """
+    train = config.train
+    if not re.fullmatch(r"[\w][\w.-]*", str(config.name)):
+        raise ModelError(
+            f"name {config.name!r} must be a plain folder name: letters, digits, '.', '-' and '_'"
+        )
+    for name in (
+        "steps",
+        "batch_size",
+        "length",
+        "validate_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "log_every",
+    ):
+        _require(getattr(train, name) >= 1, f"train.{name}", "at least 1", getattr(train, name))
+    for name in ("micro_batch_size", "validation_sequences", "processes"):
+        value = getattr(train, name)
+        _require(value is None or value >= 1, f"train.{name}", "at least 1, or null", value)
+    for name in ("learning_rate", "adam_epsilon"):
+        _require(getattr(train, name) > 0, f"train.{name}", "positive", getattr(train, name))
+    for name in ("beta1", "beta2"):
+        _require(0 <= getattr(train, name) < 1, f"train.{name}", "in [0, 1)", getattr(train, name))
+    _require(
+        0 <= train.min_learning_rate <= 1, "train.min_learning_rate", "in [0, 1]", train.min_learning_rate
+    )
+    _require(train.weight_decay >= 0, "train.weight_decay", "0 or positive", train.weight_decay)
+    _require(train.clip is None or train.clip > 0, "train.clip", "positive, or null", train.clip)
+    _require(
+        0 <= train.warmup_steps <= train.steps,
+        "train.warmup_steps",
+        f"in [0, steps={train.steps}]",
+        train.warmup_steps,
+    )
+    model = resolve(replace(config.model, vocab_size=config.model.vocab_size or 1))
+    _require(
+        train.length <= model.max_length,
+        "train.length",
+        f"at most model.max_length={model.max_length}",
+        train.length,
+    )
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """What `precision` means on a device: "auto" becomes "bf16" where it is multiplied natively, else "fp32".
+
+    Raises:
+        ModelError: fp16 on a CPU, which is hundreds of times slower than float32.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ModelError("train.precision=fp16 needs a GPU; on a CPU use 'bf16' or 'fp32'")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    capable = torch.cpu.get_capabilities()
+    return (
+        "bf16" if device.type == "cpu" and (capable.get("avx512_bf16") or capable.get("amx_bf16")) else "fp32"
+    )
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The config as nested plain values."""
+    return asdict(config)
+
+
+def differences(saved: Mapping[str, Any], config: Config) -> list[str]:
+    """The keys whose values differ, as "key: saved -> now", without those in `FREE_ON_RESUME`."""
+    before, now = dict(_flat(saved)), dict(_flat(as_dict(config)))
+    return [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if key not in FREE_ON_RESUME and before.get(key) != now.get(key)
+    ]
+
+
+def fingerprint(config: Config) -> str:
+    """sha256 of all keys that a resumed run must share."""
+    kept = {key: value for key, value in _flat(as_dict(config)) if key not in FREE_ON_RESUME}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def describe_keys() -> str:
+    """Every key with its type and default, one per line: what `train.py --keys` prints."""
+    return "\n".join(
+        f"{name}: {kind.__name__ if isinstance(kind, type) else kind} = {default!r}".replace("typing.", "")
+        for name, kind, default in _fields(Config)
+    )
+
+
+def _chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The files from the outermost ancestor to `path`, each with its values."""
+    chain: list[tuple[str, dict[str, Any]]] = []
+    seen: list[Path] = []
+    while True:
+        if path.resolve() in seen:
+            raise ModelError(
+                f"configs extend each other in a circle: {' -> '.join(p.name for p in [*seen, path])}"
+            )
+        seen.append(path.resolve())
+        values = _read(path)
+        parent = values.pop("extends", None)
+        chain.insert(0, (str(path), values))
+        if parent is None:
+            return chain
+        path = path.parent / str(parent)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        siblings = [str(p) for p in sorted(path.parent.rglob("*.yaml"))] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(str(path), siblings, n=3, cutoff=0.5)
+        raise ModelError(f"no config file {path}" + _did_you_mean(near))
+    try:
+        # OmegaConf's reader, unlike plain YAML 1.1, takes 1e-15 for a number.
+        loaded = OmegaConf.load(path)
+        values = OmegaConf.to_container(loaded)
+    except yaml.YAMLError as error:
+        raise ModelError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except (OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise ModelError(f"{path}: {_one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} must hold keys and values, like 'train: {{steps: 100}}'")
+    return values  # type: ignore[return-value]
+
+
+def _override(text: str) -> tuple[str, dict[str, Any]]:
+    if "=" not in text.lstrip("="):
+        raise ModelError(f"override {text!r} must read key=value, like train.steps=100")
+    try:
+        values = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ModelError(f"override {text!r}: {_one_line(error)}") from error
+    return f"override {text!r}", values  # type: ignore[return-value]
+
+
+def _check_keys(schema: DictConfig, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in schema:
+            raise ModelError(f"{source}: unknown key {name!r}{_neighbours(name)}")
+        if is_dataclass(OmegaConf.get_type(schema, key)):
+            if not isinstance(value, Mapping):
+                raise ModelError(
+                    f"{source}: {name!r} is a section; set one of its keys, like {_example(name)}"
+                )
+            _check_keys(schema[key], value, source, f"{name}.")
+
+
+def _neighbours(name: str) -> str:
+    """The known keys whose last part is like that of `name`, those of the same section first."""
+    section, _, last = name.rpartition(".")
+    known = [key for key, _, _ in _fields(Config)]
+    known += list({key.rpartition(".")[0]: None for key in known if "." in key})
+    leaves = [key.rpartition(".")[2] for key in known]
+    alike = difflib.get_close_matches(last, leaves, n=3)
+    near = sorted(
+        (key for key in known if key.rpartition(".")[2] in alike),
+        key=lambda key: _distance(key, section, last),
+    )
+    return _did_you_mean(near[:3]) or "; train.py --keys lists all keys"
+
+
+def _distance(key: str, section: str, last: str) -> tuple[bool, float]:
+    home, _, leaf = key.rpartition(".")
+    return home != section, -difflib.SequenceMatcher(None, leaf, last).ratio()
+
+
+def _did_you_mean(names: Sequence[str]) -> str:
+    return f"; did you mean {' or '.join(map(repr, names))}?" if names else ""
+
+
+def _example(section: str) -> str:
+    return next(key for key, _, _ in _fields(Config) if key.startswith(f"{section}.")) + "=..."
+
+
+def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted name, type and default of every leaf of a config dataclass."""
+    instance = cls()
+    for item in fields(cls):
+        value = getattr(instance, item.name)
+        if is_dataclass(value):
+            yield from _fields(type(value), f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", item.type, value
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _one_line(error: Exception) -> str:
+    key = getattr(error, "full_key", None)
+    message = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{key}: {message}" if key else message
+
+
+def _require(holds: bool, key: str, what: str, value: Any) -> None:
+    if not holds:
+        raise ModelError(f"{key} must be {what}, got {value}")

@@ -1,0 +1,70 @@
+"""Naming the cause of a loss or gradient that is not finite."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from attention import row_stats
+from models import GPT, AttentionCall, trace
+from training.batches import Batch
+
+
+@torch.no_grad()
+def find_cause(model: GPT, batches: Sequence[Batch], autocast: AbstractContextManager[None]) -> str:
+    """Where the first non-finite value of a step comes from: parameters, a layer of the forward pass, or a gradient.
+
+    Args:
+        model: plain, with the gradients of the step.
+        batches: what the step was computed from.
+        autocast: the precision of training.
+
+    Returns:
+        One phrase, like "layer 3: softpick's output has 12 non-finite values (largest |score| 2.1e+38)".
+    """
+    for name, parameter in model.named_parameters():
+        if not _finite(parameter):
+            return f"parameter {name} holds {_count(parameter)}"
+    with autocast:
+        for batch in batches:
+            if cause := _forward_cause(model, batch):
+                return cause
+    # The backward pass runs from the last layer to the first, so the last parameter is nearest to the cause.
+    for name, parameter in reversed(list(model.named_parameters())):
+        if parameter.grad is not None and not _finite(parameter.grad):
+            return f"the gradient of {name} has {_count(parameter.grad)}; the forward pass is finite"
+    return "the sum over processes and micro-batches; each part is finite"
+
+
+def _forward_cause(model: GPT, batch: Batch) -> str | None:
+    causes: list[str] = []
+
+    def attention(call: AttentionCall) -> None:
+        if not causes and not _finite(call.output):
+            largest = row_stats(call.query, call.key, call.mechanism, **call.arguments).max_score.max().item()
+            name = call.mechanism.name
+            causes.append(
+                f"layer {call.layer}: {name}'s output has {_count(call.output)} (largest |score| {largest:.2g})"
+            )
+
+    def hidden(layer: int, residual: Tensor) -> None:
+        if not causes and not _finite(residual):
+            where = "the embeddings have" if layer < 0 else f"layer {layer}: the residual stream has"
+            causes.append(f"{where} {_count(residual)}")
+
+    with trace(model, attention=attention, hidden=hidden):
+        losses = model(batch["tokens"], targets=batch["targets"], documents=batch["documents"])
+    if not causes and not _finite(losses):
+        causes.append(
+            f"the loss of {int((~torch.isfinite(losses)).sum())} tokens is not finite; all layers are"
+        )
+    return causes[0] if causes else None
+
+
+def _finite(value: Tensor) -> bool:
+    return bool(torch.isfinite(value).all())
+
+
+def _count(value: Tensor) -> str:
+    return f"{int((~torch.isfinite(value)).sum())} non-finite values"

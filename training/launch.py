@@ -1,0 +1,84 @@
+"""Starting a process of a run: devices, threads, and the launches that would silently be something else."""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env
+
+from models import ModelError
+
+T = TypeVar("T")
+
+_ONE_PROCESS = (
+    "the launcher was asked for several processes and started one (accelerate launch --cpu does); use "
+    "`ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 train.py ...` or "
+    "`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
+    "--dynamo_backend no train.py ...`"
+)
+
+
+def choose_device() -> torch.device:
+    """The kind of device to train on; to be called before anything asks accelerate for its state.
+
+    Without a GPU the processes must be told so, or a distributed launch fails looking for one; and torchrun gives each
+    of them a single thread, whatever the number of cores.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is not None and not parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return found
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if local_processes > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(max(1, _cores() // local_processes))
+    return torch.device("cpu")
+
+
+def check_launch(accelerator: Accelerator, processes: int | None) -> None:
+    """Refuse a process group that is not the one asked for.
+
+    Raises:
+        ModelError: another number of processes than `processes`, a launcher that started one process where several
+            were asked for, or FSDP or DeepSpeed requested and not in use.
+    """
+    # Only accelerate's launcher for a single process sets the port and the precision but no rank.
+    launched_alone = {
+        "MASTER_PORT",
+        "ACCELERATE_MIXED_PRECISION",
+    } <= os.environ.keys() and "RANK" not in os.environ
+    if accelerator.num_processes == 1 and launched_alone:
+        raise ModelError(_ONE_PROCESS)
+    if processes is not None and accelerator.num_processes != processes:
+        raise ModelError(f"train.processes={processes}, but {accelerator.num_processes} are running")
+    for variable, kind in (
+        ("ACCELERATE_USE_FSDP", DistributedType.FSDP),
+        ("ACCELERATE_USE_DEEPSPEED", DistributedType.DEEPSPEED),
+    ):
+        if os.environ.get(variable, "false").lower() == "true" and accelerator.distributed_type != kind:
+            raise ModelError(
+                f"{kind.value} was asked for and accelerate runs {accelerator.distributed_type.value} instead; "
+                f"{kind.value} needs more than one GPU"
+            )
+
+
+def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
+    """What `decide` returns or raises on the main process, in every process: one look at the disk, one verdict."""
+    outcome: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [decide()]
+        except ValueError as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], ValueError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _cores() -> int:
+    """Physical cores this process may use."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(psutil.cpu_count(logical=False) or available, available)

@@ -1,0 +1,89 @@
+"""Whether a run starts, continues, or is refused: nothing that exists is ever overwritten."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from data import Prepared
+from models import ModelError, create_run
+from models.run import CONFIG, RECORD
+from training.checkpoint import newest_checkpoint
+from training.config import Config, as_dict, differences
+from training.metrics import truncate
+
+
+def check_free(config: Config, resume: bool) -> None:
+    """Refuse a run directory that cannot be used, before any work is done.
+
+    Raises:
+        ModelError: it holds something else than a run, or a run that was not asked to be resumed.
+    """
+    path = config.path
+    if not _occupied(path):
+        return
+    if not (path / CONFIG).is_file() or not (path / RECORD).is_file():
+        raise ModelError(f"{path} exists and is not a run of this project; choose another name= or out=")
+    if not resume:
+        raise ModelError(f"run {path} exists; add --resume to continue it, or choose another name=")
+
+
+def open_run(config: Config, prepared: Prepared) -> int | None:
+    """Make the run directory, or check that the one there is this run's.
+
+    Args:
+        config: with the model resolved.
+        prepared: the data; its fingerprint must be that of the run.
+
+    Returns:
+        The step to continue from, None for the beginning.
+
+    Raises:
+        ModelError: the config or data differ from the run's, or its newest checkpoint is damaged.
+    """
+    path = config.path
+    if not _occupied(path):
+        _create(config, prepared)
+        return None
+    saved, record = _read(path)
+    if changed := differences(saved, config):
+        raise ModelError(
+            f"run {path} was started with another config ({'; '.join(changed)}); choose another name="
+        )
+    if record.get("data") != prepared.fingerprint:
+        raise ModelError(
+            f"run {path} was started on other data: the corpus or the tokenizer has changed since"
+        )
+    step = newest_checkpoint(path)
+    truncate(path, step or -1)
+    return step
+
+
+def _create(config: Config, prepared: Prepared) -> None:
+    path = config.path
+    try:
+        if path.is_dir():
+            path.rmdir()
+        create_run(
+            path,
+            config=as_dict(config),
+            tokenizer=prepared.tokenizer,
+            train_length=config.train.length,
+            data=prepared.fingerprint,
+        )
+    except OSError as error:
+        raise ModelError(f"cannot create the run directory {path}: {error.strerror}") from error
+
+
+def _occupied(path: Path) -> bool:
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path / CONFIG))
+        record = json.loads((path / RECORD).read_text())
+        return dict(config), dict(record)  # type: ignore[arg-type]
+    except Exception as error:
+        raise ModelError(f"cannot read {CONFIG} and {RECORD} of run {path}: {error}") from error

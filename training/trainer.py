@@ -1,0 +1,358 @@
+"""The training loop.
+
+accelerate places the model, casts, shards and reduces. What it would get wrong is done here: the order of the data
+(`batches`), the mean over the tokens of a whole step (`_accumulate`), and checkpoints that are whole or absent.
+"""
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from tqdm import tqdm
+
+from data import PackedDataset, Prepared, prepare
+from models import GPT, ModelError, resolve
+from training import metrics
+from training.batches import Batch, TrainingBatches, count_targets, validation_batches
+from training.checkpoint import Checkpointer, TrainerState
+from training.config import Config, as_dict, fingerprint, resolve_precision
+from training.diagnosis import find_cause
+from training.launch import check_launch, choose_device, from_main
+from training.optimizer import build_optimizer, learning_rate
+from training.rundir import check_free, open_run
+from training.stopping import StopRequest
+from training.telemetry import Throughput, attention_statistics, matmul_rate
+
+PATIENCE = 10
+"""Steps in a row that may be skipped for non-finite values before the run is stopped."""
+
+
+def train(config: Config, *, resume: bool = False) -> Path:
+    """Train a model as the config says, or continue where its run stopped.
+
+    SIGTERM and Ctrl-C end it early with a checkpoint of the step in progress.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        ModelError: a run directory, checkpoint, launch or config that cannot be used, or ten non-finite steps in a row.
+        DataError, AttentionError: as their packages say.
+    """
+    accelerator = _accelerator(config, choose_device())
+    check_launch(accelerator, config.train.processes)
+    from_main(accelerator, lambda: check_free(config, resume))
+    with accelerator.main_process_first():
+        prepared = prepare(config.data)
+    _resolve(config, prepared)
+    start = from_main(accelerator, lambda: open_run(config, prepared))
+    if start == config.train.steps:
+        accelerator.print(f"{config.path} is already complete: {start} of {config.train.steps} steps")
+        return config.path
+    Trainer(config, accelerator, prepared).run(start)
+    return config.path
+
+
+@dataclass
+class StepResult:
+    """One optimiser step: mean loss in nats per target token, norm of the gradient, and why it was skipped if so."""
+
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    skipped: str | None = None
+
+
+class Trainer:
+    """A model in training, with its data, optimiser and records."""
+
+    def __init__(self, config: Config, accelerator: Accelerator, prepared: Prepared) -> None:
+        """Build everything that `run` needs.
+
+        Args:
+            config: resolved.
+            accelerator: set up for it.
+            prepared: the corpus as tokens.
+        """
+        self.config = config
+        self.accelerator = accelerator
+        train = config.train
+        torch.set_float32_matmul_precision(train.float32_matmul)
+        set_seed(config.seed)
+        self.network = GPT(config.model)
+        self.batches = TrainingBatches(
+            PackedDataset(prepared.train, train.length),
+            seed=config.seed,
+            batch_size=train.batch_size,
+            micro_batch_size=train.micro_batch_size,
+            rank=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
+        self.held_out = PackedDataset(prepared.valid, train.length)
+        if len(self.held_out) == 0:
+            raise ModelError(
+                "the held-out text is shorter than one sequence; raise data.held_out or lower train.length"
+            )
+        self.bytes_per_token = prepared.bytes_per_token("valid")
+        accelerator.gradient_accumulation_steps = self.batches.micro_batches
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            accelerator.state.deepspeed_plugin.deepspeed_config.update(
+                train_micro_batch_size_per_gpu=self.batches.micro_batch_size,
+                gradient_accumulation_steps=self.batches.micro_batches,
+                gradient_clipping=train.clip or 0.0,
+            )
+        model = torch.compile(self.network) if train.compile else self.network
+        self.model, self.optimizer = accelerator.prepare(model, build_optimizer(self.network, train))
+        self.checkpointer = Checkpointer(
+            config.path, accelerator, self.model, self.network, train.keep_checkpoints
+        )
+        self.state = TrainerState(fingerprint(config), prepared.fingerprint, accelerator.num_processes)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[train.precision]
+        self.peak = matmul_rate(accelerator.device, dtype) * accelerator.num_processes
+        self.throughput = Throughput()
+
+    def run(self, start: int | None) -> None:
+        """Train from the beginning (None) or from the checkpoint of step `start` to the last step or a stop signal."""
+        if start is not None:
+            self.state = self.checkpointer.load(start)
+        self._start_tracker()
+        self.bar = tqdm(
+            total=self.config.train.steps,
+            initial=self.state.step,
+            desc=self.config.name,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+            mininterval=0.5 if sys.stderr.isatty() else 15,
+            dynamic_ncols=True,
+        )
+        began = time.perf_counter() - self.state.seconds
+        with StopRequest() as stop, self.bar:
+            self._say(self._headline())
+            if start is None:
+                self._validate()
+            while self.state.step < self.config.train.steps:
+                result = self._step()
+                self.state.seconds = time.perf_counter() - began
+                self._report(result)
+                stopping = self._sum(float(stop.requested)) > 0
+                with self.throughput.paused():
+                    if self._due(self.config.train.validate_every):
+                        self._validate()
+                    if stopping or self._due(self.config.train.checkpoint_every):
+                        self.checkpointer.save(self.state)
+                if stopping:
+                    self._say(
+                        f"stopped after step {self.state.step}; the same command with --resume continues"
+                    )
+                    break
+        self.accelerator.end_training()
+
+    def _step(self) -> StepResult:
+        batches = [self._to_device(batch) for batch in self.batches.at(self.state.step)]
+        targets = int(self._sum(count_targets(batches)))
+        rate = learning_rate(self.state.step, self.config.train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        nats = self._accumulate(batches, targets)
+        norm = self._gradient_norm()
+        result = StepResult(nats / targets, norm, rate)
+        if math.isfinite(nats) and math.isfinite(norm):
+            self._clip(norm)
+            self.optimizer.step()
+            self.state.skipped_in_a_row = 0
+            self.state.tokens += targets
+        else:
+            result.skipped = self._skip(batches)
+        self.optimizer.zero_grad()
+        self.state.step += 1
+        self.throughput.tokens += targets
+        return result
+
+    def _accumulate(self, batches: list[Batch], targets: int) -> float:
+        """Gradient of the mean over all target tokens of the step, whatever micro-batch or process they are in.
+
+        accelerate divides by the number of micro-batches and averages over processes; both are undone here.
+
+        Returns:
+            The summed loss of the step over all processes, in nats.
+        """
+        scale = self.batches.micro_batches * self.accelerator.num_processes / targets
+        nats = torch.zeros((), device=self.accelerator.device, dtype=torch.float64)
+        for batch in batches:
+            with self.accelerator.accumulate(self.model):
+                loss = self.model(
+                    batch["tokens"], targets=batch["targets"], documents=batch["documents"]
+                ).sum()
+                self.accelerator.backward(loss * scale)
+                nats += loss.detach()
+        return self._sum(nats)
+
+    def _gradient_norm(self) -> float:
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            return float(self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf))
+        self.accelerator.unscale_gradients()
+        norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def _clip(self, norm: float) -> None:
+        if (
+            self.config.train.clip is not None
+            and self.accelerator.distributed_type != DistributedType.DEEPSPEED
+        ):
+            clip_grads_with_norm_(self.network.parameters(), self.config.train.clip, torch.tensor(norm))
+
+    def _skip(self, batches: list[Batch]) -> str:
+        """Leave the weights as they are and say why; ten times in a row end the run."""
+        cause = find_cause(self.network, batches, self.accelerator.autocast())
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            raise ModelError(
+                f"step {self.state.step + 1} is not finite and DeepSpeed has taken it already: {cause}"
+            )
+        if self.accelerator.scaler is not None:
+            self.optimizer.step()  # takes no step on non-finite gradients, and lowers the loss scale
+        self.state.skipped += 1
+        self.state.skipped_in_a_row += 1
+        if self.state.skipped_in_a_row >= PATIENCE:
+            raise ModelError(
+                f"{PATIENCE} steps in a row were not finite, the last one step {self.state.step + 1}: {cause}; "
+                "the last checkpoint is good; try a lower train.learning_rate, a train.clip or another precision"
+            )
+        return cause
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Loss on held-out text, and what each layer's attention does on one of its sequences."""
+        self.network.eval()
+        nats, targets = torch.zeros((), device=self.accelerator.device, dtype=torch.float64), 0
+        first: Batch | None = None
+        for batch in validation_batches(
+            self.held_out,
+            sequences=self.config.train.validation_sequences,
+            micro_batch_size=self.batches.micro_batch_size,
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        ):
+            batch = self._to_device(batch)
+            first = first or batch
+            with self.accelerator.autocast():
+                nats += self.network(
+                    batch["tokens"], targets=batch["targets"], documents=batch["documents"]
+                ).sum()
+            targets += count_targets([batch])
+        assert first is not None
+        with self.accelerator.autocast():
+            statistics = attention_statistics(
+                self.network, {name: value[:1] for name, value in first.items()}
+            )
+        self.network.train()
+        total = int(self._sum(targets))
+        loss = self._sum(nats) / total
+        bits_per_byte = loss / math.log(2) / self.bytes_per_token
+        self._say(
+            f"step {self.state.step}: validation loss {loss:.4f} nats/token, {bits_per_byte:.4f} bits/byte"
+        )
+        self._record(
+            {"validation_loss": loss, "bits_per_byte": bits_per_byte, "validation_tokens": total} | statistics
+        )
+
+    def _report(self, result: StepResult) -> None:
+        self.bar.update()
+        if result.skipped is not None:
+            self._say(f"step {self.state.step} skipped: {result.skipped}")
+            self._record({"skipped": result.skipped})
+        elif self._due(self.config.train.log_every):
+            rate = self.throughput.rate()
+            utilisation = rate * self.network.flops_per_token(self.config.train.length) / self.peak
+            self.bar.set_postfix_str(f"loss {result.loss:.4f}, {rate:,.0f} tokens/s", refresh=False)
+            self._record(
+                {
+                    "loss": result.loss,
+                    "gradient_norm": result.gradient_norm,
+                    "learning_rate": result.learning_rate,
+                    "tokens": self.state.tokens,
+                    "tokens_per_second": rate,
+                    "mfu": utilisation,
+                    "seconds": self.state.seconds,
+                }
+            )
+
+    def _due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.state.step == self.config.train.steps
+
+    def _record(self, values: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            metrics.append(self.config.path, {"step": self.state.step} | values)
+        self.accelerator.log(
+            {k: v for k, v in values.items() if not isinstance(v, str)}, step=self.state.step
+        )
+
+    def _say(self, line: str) -> None:
+        if self.accelerator.is_main_process:
+            self.bar.write(line)
+
+    def _headline(self) -> str:
+        train, accelerator = self.config.train, self.accelerator
+        return (
+            f"{self.config.path}: {self.config.model.attention}, {self.network.parameter_count():,} parameters, "
+            f"{len(self.batches.dataset):,} sequences of {train.length}, batch {train.batch_size} "
+            f"({accelerator.num_processes} process(es) x {self.batches.micro_batches} x "
+            f"{self.batches.micro_batch_size}), {accelerator.device.type}, {train.precision}"
+        )
+
+    def _start_tracker(self) -> None:
+        tracker, name = self.config.train.tracker, self.config.name
+        settings: dict[str, Any] = {
+            # Entries after the resumed step were written by a sitting that is being repeated.
+            "tensorboard": {"purge_step": self.state.step + 1 if self.state.step else None},
+            "wandb": {
+                "name": name,
+                "dir": str(self.config.path),
+                "id": f"{name}-{self.state.config[:8]}",
+                "resume": "allow",
+            },
+        }
+        if tracker != "none":
+            project = "tensorboard" if tracker == "tensorboard" else "attention-zoo"
+            hyperparameters = as_dict(self.config) if tracker == "wandb" else None
+            self.accelerator.init_trackers(project, hyperparameters, init_kwargs=settings)
+
+    def _to_device(self, batch: Batch) -> Batch:
+        return {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+
+    def _sum(self, value: float | Tensor) -> float:
+        """Sum over the processes."""
+        total = torch.as_tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(total, "sum"))
+
+
+def _accelerator(config: Config, device: torch.device) -> Accelerator:
+    tracker = config.train.tracker
+    if tracker != "none" and find_spec(tracker) is None:
+        raise ModelError(
+            f"train.tracker={tracker} needs the package: pip install {tracker}, or train.tracker=none"
+        )
+    config.train.precision = resolve_precision(config.train.precision, device)  # type: ignore[assignment]
+    return Accelerator(
+        mixed_precision="no" if config.train.precision == "fp32" else config.train.precision,
+        log_with=None if tracker == "none" else tracker,
+        project_config=ProjectConfiguration(project_dir=str(config.path), logging_dir=str(config.path)),
+    )
+
+
+def _resolve(config: Config, prepared: Prepared) -> None:
+    """Fill what depends on the data: the model's vocabulary is the tokenizer's unless given."""
+    size = prepared.tokenizer.vocab_size
+    if config.model.vocab_size is None:
+        config.model.vocab_size = size
+    if config.model.vocab_size < size:
+        raise ModelError(f"model.vocab_size={config.model.vocab_size} is below the tokenizer's {size}")
+    config.model = resolve(config.model)
