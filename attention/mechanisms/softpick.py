@@ -51,13 +51,13 @@ class Softpick(Ratio):
 
     def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
         """The positive part and the magnitude of e^{s-m} - e^{-m} = sign(s) e^{max(s,0)-m} (1 - e^{-|s|})."""
-        magnitude = (score.clamp(min=0) - pivot).exp_().mul_(score.abs().neg_().expm1_().neg_())
-        return magnitude.masked_fill(score <= 0, 0), magnitude
+        magnitude = (score.relu() - pivot).exp_().mul_(score.abs().neg_().expm1_().neg_())
+        return magnitude.copysign(score).relu_(), magnitude
 
     def derivatives(self, score: Tensor, pivot: Tensor, numerator: Tensor) -> tuple[Tensor, Tensor]:
         """1[s>0] e^{s-m} and sign(s) e^{s-m}; zero at s = 0 for both, as autograd has it."""
-        exponential = (score - pivot).exp_()
-        return exponential.masked_fill(score <= 0, 0), exponential.copysign(score).masked_fill_(score == 0, 0)
+        signed = (score - pivot).exp_().mul_(score.sign())
+        return signed.relu(), signed
 
     def offset(self, pivot: Tensor) -> float:
         """Epsilon."""
