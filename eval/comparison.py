@@ -186,7 +186,7 @@ def _absent(column: Column, run: Measured) -> Cell:
 
 def _plus_minus(column: Column, run: Measured) -> str:
     error = _finite(column.error(run))
-    return "" if error is None else f" ± {error:.2g}"
+    return "" if error is None else f" ± {column.show(error)}"
 
 
 def _quality() -> list[Column]:
@@ -262,7 +262,7 @@ def _robustness() -> list[Column]:
     column = partial(Column, group="Robustness", better="lower")
     rounded = [
         column(
-            key=f"ratio_{bits}", title=f"{bits} bit weights", unit="× perplexity", source="quantize", show=_three,
+            key=f"ratio_{bits}", title=f"{bits} bit weights", unit="× perplexity", source="quantize", show=_thousandths,
             of=partial(ratio, bits=bits),
         )
         for bits in (4, 3, 2)
@@ -293,7 +293,7 @@ def _harness(runs: Sequence[Measured]) -> list[Column]:
                 unit=metric.replace("_", " ") + ("" if chance is None else f", chance {chance:g}"),
                 better=None if higher is None else "higher" if higher else "lower",
                 source="harness",
-                show=_three,
+                show=_thousandths,
                 of=partial(score, task=task, metric=metric, entry="value"),
                 error=partial(score, task=task, metric=metric, entry="stderr"),
             )
@@ -352,6 +352,10 @@ def _whole(value: float) -> str:
 
 def _three(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def _thousandths(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
 
 
 def _four(value: float) -> str:

@@ -1,7 +1,7 @@
 """The curves and head grids of the report, drawn from what the runs have left."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ from eval.figures import Curve
 
 POINTS = 400
 """Points that a training curve keeps; longer logs are thinned evenly."""
+
+FEW = 100
+"""Tokens below which a bin of positions is too noisy to draw."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +148,7 @@ def lengths(runs: Sequence[Measured]) -> list[Drawing]:
         if entries:
             x = [int(length) for length, _ in entries]
             by_length.append(Curve(run.name, place, x, [entry["bits_per_byte"] for _, entry in entries]))
-            curve = entries[-1][1]["curve"]
-            middle = [
-                math.sqrt(first * last) for first, last in zip(curve["start"], curve["end"], strict=True)
-            ]
-            by_position.append(Curve(run.name, place, middle, curve["loss"]))
+            by_position += _positions(run.name, place, entries[-1][1]["curve"])
     trained = {run.train_length for run in runs}
     mark = (float(trained.pop()), "training length") if len(trained) == 1 else None
     ticks = [(x, f"{x:,}") for x in sorted({x for line in by_length for x in line.x})]
@@ -162,8 +161,9 @@ def lengths(runs: Sequence[Measured]) -> list[Drawing]:
         ),
         _draw(
             "Loss by position",
-            "In windows of the longest length measured, in bins that double. Where a curve rises beyond the training "
-            "length, the model cannot use the longer context.",
+            "In windows of the longest length measured, in bins that double; bins of fewer than "
+            f"{FEW} tokens are left out. Where a curve rises beyond the training length, the model cannot use "
+            "the longer context.",
             by_position, runs, "lengths", x="position", y="nats per token", log_x=2, mark=mark,
         ),
     ]  # fmt: skip
@@ -188,6 +188,13 @@ def _log(
     every = max(1, -(-len(points) // POINTS))
     kept = [*points[:-1:every], *points[-1:]]
     return [Curve(label, place, [x for x, _ in kept], [y for _, y in kept], faint=faint)] if kept else []
+
+
+def _positions(label: str, place: int, curve: Mapping[str, Any]) -> list[Curve]:
+    """The curve over positions, each bin at its geometric middle; none if every bin is too small."""
+    bins = zip(curve["start"], curve["end"], curve["loss"], curve["tokens"], strict=True)
+    points = [(math.sqrt(first * last), loss) for first, last, loss, tokens in bins if tokens >= FEW]
+    return [Curve(label, place, [x for x, _ in points], [y for _, y in points])] if points else []
 
 
 def _by_layer(

@@ -130,7 +130,7 @@ def curves(
         lines: what to draw.
         x, y: axis labels.
         log_x: base of a logarithmic x axis.
-        log_y: logarithmic y axis.
+        log_y: logarithmic y axis, where the numbers span more than a factor of five.
         ticks: places and labels of the x axis.
         mark: a vertical line with a label.
     """
@@ -142,7 +142,7 @@ def curves(
             axes.set_xscale("log", base=log_x)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
             axes.xaxis.set_minor_locator(NullLocator())
-        if log_y:
+        if log_y and _spans(lines) > 5:
             axes.set_yscale("log")
             _plain_ticks(axes)
         if ticks is not None:
@@ -373,6 +373,12 @@ def _draw(axes: Axes, line: Curve) -> None:
         few = len(line.x) <= 40
         marker = MARKERS[line.run % len(MARKERS)] if few and not line.dashed else None
         axes.plot(line.x, y, color=paint, linestyle=style, marker=marker, label=label)
+
+
+def _spans(lines: Sequence[Curve]) -> float:
+    """The ratio of the largest to the smallest number; 0 where a logarithm does not exist."""
+    numbers = [value for line in lines for value in line.y if value is not None]
+    return max(numbers) / min(numbers) if numbers and min(numbers) > 0 else 0.0
 
 
 def _plain_ticks(axes: Axes) -> None:

@@ -89,15 +89,15 @@ def _sinks(by_key: Mapping[str, Column], runs: Sequence[Measured]) -> Iterator[s
     first = max(raw, key=lambda name: raw[name])
     others = {name: value for name, value in raw.items() if name != first}
     yield (
-        f"In {first} the first token receives more than {EPSILON} of the attention in {raw[first]:.1%} of heads"
-        + (f", in {_list(others)}" if others else "")
-        + f" (sink rate, raw weights, windows of {sink_length(runs)} tokens)."
+        f"The first token gets a mean weight above {EPSILON} (it is a sink) in {raw[first]:.1%} of heads of {first}"
+        + (f"; {_list(others)}" if others else "")
+        + f" (raw weights, windows of {sink_length(runs)} tokens)."
     )
     apart = {name: scaled[name] for name in raw if name in scaled and abs(scaled[name] - raw[name]) >= APART}
     if apart:
         yield (
-            f"With rows renormalised to sum to one, the sink rate is another: {_list(apart)}. "
-            "A raw rate says little about a mechanism whose rows do not sum to one."
+            f"With rows renormalised to sum to one the sink rate is another: {_list(apart)}. "
+            "The raw rate says little about a mechanism whose rows do not sum to one."
         )
 
 

@@ -92,8 +92,7 @@ class Panel:
     @property
     def caption(self) -> str:
         """What is printed on the panel: how well its weights explain the output, and the share of exact zeros."""
-        residual = f"{self.residual:.1e}" if self.residual else "0"
-        return f"residual {residual} · exact zeros {self.zeros:.0%}"
+        return f"residual {short(self.residual)} · exact zeros {self.zeros:.0%}"
 
     def matrix(self) -> np.ndarray:
         """[T, T], nan where invisible."""
@@ -309,6 +308,11 @@ def relative(found: Tensor, wanted: Tensor) -> float:
     """||found - wanted|| / ||wanted||; a wanted zero must be met exactly, otherwise infinite."""
     difference, norm = (found - wanted).norm().item(), wanted.norm().item()
     return difference / norm if norm > 0 else (0.0 if difference == 0 else float("inf"))
+
+
+def short(residual: float) -> str:
+    """A residual in two digits; 0 means equal bit for bit."""
+    return f"{residual:.1e}" if residual else "0"
 
 
 def _rows(matrix: Tensor, visible: Tensor) -> list[list[float | None]]:

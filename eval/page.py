@@ -70,8 +70,8 @@ class Maps:
     mosaics: dict[int, Markup]
     rows: list[list[Map]]
     pieces: dict[int, list[str]]
-    worst: float
-    limit: float
+    worst: str
+    limit: str
 
 
 def _tables(runs: Sequence[Measured]) -> dict[str, list[tuple[Column, list[Cell], list[str]]]]:
@@ -104,8 +104,10 @@ def _maps(runs: Sequence[Measured]) -> Maps | None:
             [_map(place, panel, scale) for place, panel in zip(records, row, strict=True)] for row in panels
         ],
         pieces={place: record["results"]["pieces"] for place, record in records.items()},
-        worst=max(panel.residual for layers in every.values() for layer in layers for panel in layer),
-        limit=max(record["protocol"]["residual_limit"] for record in records.values()),
+        worst=heatmaps.short(
+            max(panel.residual for layers in every.values() for layer in layers for panel in layer)
+        ),
+        limit=heatmaps.short(max(record["protocol"]["residual_limit"] for record in records.values())),
     )
 
 
