@@ -43,8 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def overview() -> str:
     """The text of `--help`."""
-    lines = [f"usage: {USAGE}", "", "RUN is a run directory, or a directory with a Hugging Face causal language model.", ""]
-    entries = {name: analysis.summary for name, analysis in analyses().items()} | {"all": "Every analysis above."}
+    runs = "RUN is a run directory, or a directory with a Hugging Face causal language model."
+    lines = [f"usage: {USAGE}", "", runs, ""]
+    entries = {name: analysis.summary for name, analysis in analyses().items()} | {
+        "all": "Every analysis above."
+    }
     width = max(map(len, entries))
     lines += [f"  {name.ljust(width)}  {summary}" for name, summary in entries.items()]
     return "\n".join([*lines, "", "python -m eval <analysis> --help shows the options of one."])
@@ -57,7 +60,11 @@ def _rows(analysis: Analysis, settings: Any, subjects: list[Subject], fresh: boo
     for subject in subjects:
         result, reused = evaluate(analysis, subject, settings, fresh=fresh)
         path = subject.results / f"{analysis.name}.json"
-        how = "reused, same checkpoint and protocol (--fresh computes again)" if reused else f"{result['seconds']:.1f} s"
+        how = (
+            "reused: same checkpoint and protocol; --fresh computes again"
+            if reused
+            else f"{result['seconds']} s"
+        )
         print(f"  {subject.name}: {path} ({how})", flush=True)
         rows.append({"run": subject.name, "mechanism": subject.label, **analysis.row(result["results"])})
     return rows
@@ -78,22 +85,32 @@ def _open(options: argparse.Namespace) -> list[Subject]:
     ]
     folders = [subject.results.resolve() for subject in subjects]
     if len(set(folders)) < len(folders):
-        raise ModelError("two runs would write their results to the same folder; give each run once, under its own name")
+        raise ModelError(
+            "two runs would write their results to one folder; give each run once, under its own name"
+        )
     return subjects
 
 
 def _parser(name: str, chosen: list[Analysis]) -> argparse.ArgumentParser:
     summary = "Every analysis, each with its default options." if name == "all" else chosen[0].summary
     parser = Parser(prog=f"python -m eval {name}", description=summary)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory, or directory of a Hugging Face model")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run directory, or directory of a Hugging Face model"
+    )
     if name != "all":
         add_options(parser.add_argument_group("options of this analysis"), chosen[0].settings)
     common = parser.add_argument_group("options of every analysis")
     common.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the latest)")
     common.add_argument("--device", default="cpu", metavar="TEXT", help="where to compute (default: cpu)")
-    common.add_argument("--dtype", default="float32", metavar="TEXT", help=f"{', '.join(DTYPES)} (default: float32)")
-    common.add_argument("--text", metavar="TEXT", help="corpus, .txt or .jsonl (default: the run's held-out documents)")
-    common.add_argument("--batch-tokens", type=int, default=8192, metavar="N", help="tokens at once (default: 8192)")
+    common.add_argument(
+        "--dtype", default="float32", metavar="TEXT", help=f"{', '.join(DTYPES)} (default: float32)"
+    )
+    common.add_argument(
+        "--text", metavar="TEXT", help="corpus, .txt or .jsonl (default: the run's held-out documents)"
+    )
+    common.add_argument(
+        "--batch-tokens", type=int, default=8192, metavar="N", help="tokens at once (default: 8192)"
+    )
     common.add_argument("--results", metavar="DIR", help="folder for results (default: RUN/eval)")
     common.add_argument("--fresh", action="store_true", help="compute again what is there already")
     return parser

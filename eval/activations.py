@@ -1,8 +1,9 @@
 """Kurtosis of the residual stream and massive activations, layer by layer.
 
-Kurtosis is Pearson's, `n sum (x - mean)^4 / (sum (x - mean)^2)^2`, 3 for a Gaussian, over the entries of the residual stream after each
-block, accumulated in float64. An activation is massive (Sun et al., arXiv 2402.17762) when `|x| > 100` and `|x|` is at least 1000 times
-the median magnitude of the hidden state (one sequence at one layer) it belongs to.
+Kurtosis is Pearson's, `n sum (x - mean)^4 / (sum (x - mean)^2)^2`, 3 for a Gaussian, over the entries of the residual
+stream after each block, accumulated in float64. An activation is massive (Sun et al., arXiv 2402.17762) when
+`|x| > 100` and `|x|` is at least 1000 times the median magnitude of the hidden state (one sequence at one layer) it
+belongs to.
 
 Results (`[L]` is a list with one number per block, the first block first):
 
@@ -14,7 +15,7 @@ Results (`[L]` is a list with one number per block, the first block first):
         "layers": [L],
         "embeddings": 3.1,                 the residual stream before the first block
         "per_token": [L],                  mean over tokens of the kurtosis over the dimensions of one token
-        "first_token": [L]                 the same for the first token of the window only, where massive activations live
+        "first_token": [L]                 the same for the first token only, where massive activations live
       },
       "massive": {
         "top": [L][3],                     largest three |x|, averaged over sequences
@@ -46,13 +47,15 @@ MASSIVE, TIMES_MEDIAN = 100.0, 1000.0
 class Settings:
     """Options of the analysis."""
 
-    length: int | None = field(default=None, metadata={"help": "tokens per window, by default the training length"})
+    length: int | None = field(
+        default=None, metadata={"help": "tokens per window, by default the training length"}
+    )
     longest: int = field(default=1024, metadata={"help": "but by default no more than this"})
     sequences: int = field(default=64, metadata={"help": "windows"})
     bos: bool = field(default=True, metadata={"help": "begin windows with the beginning-of-document token"})
 
     def __post_init__(self) -> None:
-        if self.length is not None and self.length < 2 or self.sequences < 1:
+        if (self.length is not None and self.length < 2) or self.sequences < 1:
             raise ModelError("activations needs windows of at least 2 tokens, and at least one of them")
 
 

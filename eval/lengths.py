@@ -1,8 +1,8 @@
 """Loss at 1 to 16 times the training length on the same tokens, and by position.
 
-The held-out text is cut into segments of the longest length; for a length T each segment is cut again into windows of T tokens, each
-behind its own beginning-of-sequence token, so that every length scores exactly the same tokens and only the context differs. No rescaling
-of positions is applied.
+The held-out text is cut into segments of the longest length; for a length T each segment is cut again into windows
+of T tokens, each behind its own beginning-of-document token, so that every length scores exactly the same tokens
+and only the context differs. No rescaling of positions is applied.
 
 Results (loss in nats per token):
 
@@ -17,8 +17,8 @@ Results (loss in nats per token):
       "skipped": [{"length": 4096, "multiple": 16, "reason": "..."}]
     }
 
-A bin of the curve covers the predicted positions start..end of a window, both included, counted from 1; the bins double, and
-position 1 is predicted from the beginning-of-sequence token alone.
+A bin of the curve covers the predicted positions start..end of a window, both included, counted from 1; the bins
+double, and position 1 is predicted from the beginning-of-document token alone.
 """
 
 import math
@@ -42,7 +42,9 @@ LEAST_SEGMENTS = 4
 class Settings:
     """Options of the analysis."""
 
-    multiples: tuple[int, ...] = field(default=(1, 2, 4, 8, 16), metadata={"help": "lengths in training lengths"})
+    multiples: tuple[int, ...] = field(
+        default=(1, 2, 4, 8, 16), metadata={"help": "lengths in training lengths"}
+    )
     train_length: int | None = field(default=None, metadata={"help": "by default the run's own"})
     longest: int = field(default=16_384, metadata={"help": "skip lengths beyond this"})
     tokens: int = field(default=32_768, metadata={"help": "tokens scored at every length, at most"})
@@ -74,7 +76,9 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     # A segment must split evenly into windows of every length.
     segment = math.lcm(*lengths)
     if segment > max(settings.tokens, lengths[-1]):
-        raise ModelError(f"multiples {settings.multiples} have no common segment within --tokens {settings.tokens}")
+        raise ModelError(
+            f"multiples {settings.multiples} have no common segment within --tokens {settings.tokens}"
+        )
     segments = cut(subject, segment, max(1, settings.tokens // segment), bos=False, least=LEAST_SEGMENTS)
     measured = {}
     for length in lengths:
@@ -96,7 +100,10 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         "bos": subject.bos is not None,
         "positions": "as trained, not rescaled",
     }
-    return {"protocol": protocol, "results": {"train_length": train_length, "lengths": measured, "skipped": skipped}}
+    return {
+        "protocol": protocol,
+        "results": {"train_length": train_length, "lengths": measured, "skipped": skipped},
+    }
 
 
 def row(results: Mapping[str, Any]) -> dict[str, object]:
@@ -119,7 +126,10 @@ def curve(nats: Tensor) -> dict[str, list[Any]]:
 
 
 def _losses(subject: Subject, windows: Tensor, what: str) -> Tensor:
-    """Float64 losses of every token of windows [N, T], each behind a beginning-of-document token; without one, [N, T-1]."""
+    """Float64 losses [N, T] of windows [N, T], each behind a beginning-of-document token.
+
+    [N, T - 1] for a model that has no such token: nothing predicts the first token of a window then.
+    """
     if subject.bos is not None:
         windows = torch.cat([torch.full_like(windows[:, :1], subject.bos), windows], 1)
     batches = windows.split(subject.batch(windows.shape[1]))

@@ -1,20 +1,21 @@
 """Loss after rounding the weights to 8, 4, 3 and 2 bits, against the model's own full precision.
 
-Round-to-nearest, asymmetric, in groups of consecutive inputs of one output row (the last group of a row may be shorter). With `b` bits,
-`step = (max - min) / (2^b - 1)` and `zero = round(-min / step)`, min and max taken over the group and 0, a weight becomes
-`(clamp(round(w / step) + zero, 0, 2^b - 1) - zero) * step`. Every `nn.Linear` inside the blocks is rounded; embeddings, norms and the
-output head are not. The network is restored bit for bit afterwards. Compare the deltas, not the losses: a model that starts worse ends worse.
+Round-to-nearest, asymmetric, in groups of consecutive inputs of one output row (the last group of a row may be
+shorter). With `b` bits, `step = (max - min) / (2^b - 1)` and `zero = round(-min / step)`, min and max taken over the
+group and 0, a weight becomes `(clamp(round(w / step) + zero, 0, 2^b - 1) - zero) * step`. Every `nn.Linear` inside the
+blocks is rounded; embeddings, norms and the output head are not. The network is restored bit for bit afterwards.
+Compare the deltas, not the losses: a model that starts worse ends worse.
 
 Results:
 
     {
-      "full_precision": {"loss": 1.83, "bits_per_byte": 1.21, "perplexity": 6.2},               loss in nats per token
+      "full_precision": {"loss": 1.83, "bits_per_byte": 1.21, "perplexity": 6.2},         loss in nats per token
       "bits": {
         "4": {"loss": ..., "bits_per_byte": ..., "perplexity": ...,
-              "delta_loss": 0.02, "perplexity_ratio": 1.02,                                     against full_precision
-              "weight_error": 0.08}                                                             ||W_q - W|| / ||W||, all rounded weights
+              "delta_loss": 0.02, "perplexity_ratio": 1.02,                               against full_precision
+              "weight_error": 0.08}                               ||W_q - W|| / ||W|| over all rounded weights
       },
-      "rounded": {"matrices": 24, "parameters": 786432, "share": 0.75}                          share of all parameters
+      "rounded": {"matrices": 24, "parameters": 786432, "share": 0.75}                    share of all parameters
     }
 """
 
@@ -39,14 +40,16 @@ class Settings:
 
     bits: tuple[int, ...] = field(default=(8, 4, 3, 2), metadata={"help": "bits per weight"})
     group: int = field(default=64, metadata={"help": "consecutive weights of a row that share step and zero"})
-    length: int | None = field(default=None, metadata={"help": "tokens per window, by default the training length"})
+    length: int | None = field(
+        default=None, metadata={"help": "tokens per window, by default the training length"}
+    )
     longest: int = field(default=1024, metadata={"help": "but by default no more than this"})
     sequences: int = field(default=128, metadata={"help": "windows"})
 
     def __post_init__(self) -> None:
         if self.group < 1 or any(not 1 <= bits <= 16 for bits in self.bits):
             raise ModelError("quantize needs a group of at least one weight and 1 to 16 bits")
-        if self.length is not None and self.length < 2 or self.sequences < 1:
+        if (self.length is not None and self.length < 2) or self.sequences < 1:
             raise ModelError("quantize needs windows of at least 2 tokens, and at least one of them")
 
 
@@ -75,7 +78,11 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
 def row(results: Mapping[str, Any]) -> dict[str, object]:
     """One line of the comparison table."""
     deltas = {f"{bits} bit: +loss": score["delta_loss"] for bits, score in results["bits"].items()}
-    return {"loss": results["full_precision"]["loss"], "bpb": results["full_precision"]["bits_per_byte"], **deltas}
+    return {
+        "loss": results["full_precision"]["loss"],
+        "bpb": results["full_precision"]["bits_per_byte"],
+        **deltas,
+    }
 
 
 def weight_matrices(blocks: nn.Module) -> dict[str, Tensor]:

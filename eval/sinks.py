@@ -1,9 +1,10 @@
 """Attention sinks, mass, entropy, sparsity and dead heads, from streamed row statistics.
 
-With W the attention weights of one head over a window of T tokens, the importance of key k is the mean weight it gets from the
-rows that can see it, `alpha_k = sum_i W_ik / #{i : i sees k}` (Gu et al., arXiv 2410.10781; k = 1 is the first token). The sink rate is
-the share of (sequence, layer, head) with `alpha_k > epsilon`. Both versions are reported: *raw* weights, and *renormalised* rows
-`W_ij / (sum_j W_ij + 1e-8)`, without which a mechanism whose rows do not sum to one (softpick, SWAT) has no sinks by definition.
+With W the attention weights of one head over a window of T tokens, the importance of key k is the mean weight it
+gets from the rows that can see it, `alpha_k = sum_i W_ik / #{i : i sees k}` (Gu et al., arXiv 2410.10781; k = 1 is
+the first token). The sink rate is the share of (sequence, layer, head) with `alpha_k > epsilon`. Both versions are
+reported: *raw* weights, and *renormalised* rows `W_ij / (sum_j W_ij + 1e-8)`, without which a mechanism whose rows
+do not sum to one (softpick, SWAT) has few sinks or many by its scale alone.
 
 All numbers come from `attention.row_stats`; no T x T matrix is formed. They do not depend on the batch size.
 
@@ -13,29 +14,31 @@ Results (shares are in [0, 1], `[L][H]` is a list per layer of a list per head, 
       "lengths": {
         "64": {                                                  one entry per T that could be measured
           "sequences": 128, "tokens": 8192,
-          "sink_rate":        {"raw": {"0.2": 0.41, "0.3": 0.33}, "renormalised": {"0.2": ..., "0.3": ...}},        key 1
-          "sink_rate_by_key": {"raw": {"0.2": [10 shares], "0.3": [...]}, "renormalised": {...}},                   keys 1..10
-          "mass":     {"mean": 0.98, "positions": [1, 2, 4, ..., 64], "mean_at": [...], "p5_at": [...], "p95_at": [...]},
+          "sink_rate":        {"raw": {"0.2": 0.41, "0.3": 0.33}, "renormalised": {...}},                    key 1
+          "sink_rate_by_key": {"raw": {"0.2": [10 shares], "0.3": [...]}, "renormalised": {...}},      keys 1..10
+          "mass":     {"mean": 0.98, "positions": [1, 2, 4, ..., 64], "mean_at": [...], "p5_at": [...],
+                       "p95_at": [...]},                                          over sequences, layers and heads
           "entropy":  {"nats": 2.1, "normalised": 0.61, "support": 9.3, "skipped_rows": 0.0},
           "sparsity": {"zeros": 0.0, "small": 0.02, "empty_rows": 0.0},
           "dead_heads": {"1e-06": 0.0, "0.01": 0.02},
           "heads": {
-            "sink_rate":  {"raw": {"0.2": [L][H], "0.3": [L][H]}, "renormalised": {...}},                           key 1
-            "importance": {"raw": [L][H], "renormalised": [L][H]},                                   mean alpha_1
+            "sink_rate":  {"raw": {"0.2": [L][H], "0.3": [L][H]}, "renormalised": {...}},                    key 1
+            "importance": {"raw": [L][H], "renormalised": [L][H]},                                      mean alpha_1
             "mass": [L][H], "entropy": [L][H], "entropy_normalised": [L][H], "support": [L][H],
             "zeros": [L][H], "small": [L][H], "empty_rows": [L][H], "max_score": [L][H],
-            "dead_tokens": {"1e-06": [L][H], "0.01": [L][H]}           share of tokens with max |head output| < epsilon
+            "dead_tokens": {"1e-06": [L][H], "0.01": [L][H]}       share of tokens with max |head output| < epsilon
           }
         }
       },
       "skipped": [{"length": 512, "reason": "..."}]
     }
 
-`entropy.nats` is the mean of `-sum p ln p` with `p = W / sum W` over rows with mass of at least 1e-8 (`skipped_rows` is the share of the
-others); `normalised` divides by the log of the number of visible keys, over rows that see more than one; `support` is
-the mean of `exp(entropy)`. `zeros` and `small` are shares of the visible (query, key) pairs that are exactly zero, or at most 1e-5 in
-magnitude. A row is empty when its mass is 0. A head is dead at epsilon when at least 95 % of its tokens have `max |output| < epsilon`.
-An entry of `heads` is `null` where it has no row to average.
+`entropy.nats` is the mean of `-sum p ln p` with `p = W / sum W` over rows with mass of at least 1e-8
+(`skipped_rows` is the share of the others); `normalised` divides by the log of the number of visible keys, over
+rows that see more than one; `support` is the mean of `exp(entropy)`. `zeros` and `small` are shares of the visible
+(query, key) pairs that are exactly zero, or at most 1e-5 in magnitude. A row is empty when its mass is 0.
+`max_score` is the largest |score| met. A head is dead at epsilon when at least 95 % of its tokens have `max
+|output| < epsilon`. An entry of `heads` is `null` where it has no row to average.
 """
 
 from collections import defaultdict
@@ -66,7 +69,9 @@ class Settings:
     sequences: int = field(default=128, metadata={"help": "windows per length"})
     thresholds: tuple[float, ...] = field(default=(0.2, 0.3), metadata={"help": "epsilon of the sink rate"})
     keys: int = field(default=10, metadata={"help": "first keys to report the sink rate of"})
-    dead: tuple[float, ...] = field(default=(1e-6, 1e-2), metadata={"help": "a head's output below this is dead"})
+    dead: tuple[float, ...] = field(
+        default=(1e-6, 1e-2), metadata={"help": "a head's output below this is dead"}
+    )
     bos: bool = field(default=True, metadata={"help": "begin windows with the beginning-of-document token"})
 
     def __post_init__(self) -> None:
@@ -96,7 +101,12 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         windows_of[str(length)] = windows.protocol
     if not measured:
         raise ModelError(f"sinks cannot be measured for {subject.name}: {skipped[0]['reason']}")
-    protocol = {"windows": windows_of, "least_mass": LEAST_MASS, "small_weight": 1e-5, "dead_tokens": DEAD_TOKENS}
+    protocol = {
+        "windows": windows_of,
+        "least_mass": LEAST_MASS,
+        "small_weight": 1e-5,
+        "dead_tokens": DEAD_TOKENS,
+    }
     return {"protocol": protocol, "results": {"lengths": measured, "skipped": skipped}}
 
 
@@ -172,6 +182,8 @@ def _measure(subject: Subject, settings: Settings, windows: Windows) -> dict[str
     with subject.trace(attention=lambda call: layers[call.layer].add(call)):
         for batch in progress(batches, f"sinks {subject.name} T={length}"):
             subject.observe(batch)
+    if not layers:
+        raise ModelError(f"{subject.name} reports no attention to measure")
     ordered = [layers[index] for index in sorted(layers)]
     return {"sequences": count, "tokens": count * length, **_summary(ordered, settings, positions)}
 
@@ -179,7 +191,8 @@ def _measure(subject: Subject, settings: Settings, windows: Windows) -> dict[str
 def _summary(layers: list[_Layer], settings: Settings, positions: Tensor) -> dict[str, Any]:
     # [L, N, H, K]: the importance of the first keys in every layer, sequence and head.
     importance = {
-        kind: torch.stack([torch.cat(layer.importance[kind]) for layer in layers]) for kind in ("raw", "renormalised")
+        kind: torch.stack([torch.cat(layer.importance[kind]) for layer in layers])
+        for kind in ("raw", "renormalised")
     }
     above = {
         kind: {str(threshold): (alpha > threshold).double() for threshold in settings.thresholds}
@@ -194,7 +207,9 @@ def _summary(layers: list[_Layer], settings: Settings, positions: Tensor) -> dic
         return float(sum(torch.as_tensor(layer.sums[name]).sum() for layer in layers))
 
     def rates(reduce: Any) -> dict[str, dict[str, Any]]:
-        return {kind: {threshold: reduce(hit) for threshold, hit in hits.items()} for kind, hits in above.items()}
+        return {
+            kind: {threshold: reduce(hit) for threshold, hit in hits.items()} for kind, hits in above.items()
+        }
 
     dead_tokens = {str(threshold): by_head(f"dead {threshold}", "rows") for threshold in settings.dead}
     return {
@@ -218,7 +233,9 @@ def _summary(layers: list[_Layer], settings: Settings, positions: Tensor) -> dic
             "small": total("small") / total("visible"),
             "empty_rows": total("empty_rows") / total("rows"),
         },
-        "dead_heads": {name: float((share >= DEAD_TOKENS).double().mean()) for name, share in dead_tokens.items()},
+        "dead_heads": {
+            name: float((share >= DEAD_TOKENS).double().mean()) for name, share in dead_tokens.items()
+        },
         "heads": {
             "sink_rate": rates(lambda hit: hit[..., 0].mean(1)),
             "importance": {kind: alpha[..., 0].mean(1) for kind, alpha in importance.items()},
@@ -229,7 +246,7 @@ def _summary(layers: list[_Layer], settings: Settings, positions: Tensor) -> dic
             "zeros": by_head("zeros", "visible"),
             "small": by_head("small", "visible"),
             "empty_rows": by_head("empty_rows", "rows"),
-            "max_score": torch.stack([layer.max_score for layer in layers]),
+            "max_score": torch.stack([torch.as_tensor(layer.max_score) for layer in layers]),
             "dead_tokens": dead_tokens,
         },
     }

@@ -1,7 +1,7 @@
 """What an analysis may ask of a model, whoever trained it.
 
-    subject = open_subject("runs/micro-softpick")         # a run of this project
-    subject = open_subject("models/SmolLM2-135M")         # a directory with a Hugging Face causal language model
+subject = open_subject("runs/micro-softpick")         # a run of this project
+subject = open_subject("models/SmolLM2-135M")         # a directory with a Hugging Face causal language model
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional
 
-from data import DataConfig, prepare
+from data import DataConfig, Prepared, prepare
 from models import AttentionCall, ModelError, load_run
 from models import trace as trace_model
 
@@ -118,7 +118,9 @@ class Subject(ABC):
             raise ModelError(f"{self.name} cannot keep packed documents apart; pass one document per row")
         logits = self.logits(tokens[:, :-1])
         targets = tokens[:, 1:].to(self.device)
-        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
+            targets
+        )
 
     def batch(self, length: int) -> int:
         """Sequences of `length` tokens to run at once, so that neither tokens nor logits get out of hand."""
@@ -228,7 +230,15 @@ class RunSubject(Subject):
     def _own_text(self) -> tuple[str, list[str]]:
         if "data" not in self._run.config:
             raise ModelError(f"the config of run {self.path} has no data section; name a text with --text")
-        return _held_out_text(self._run.config["data"])
+        # The run's own tokenizer decides the fingerprint, not one that is trained again by another library version.
+        tokenizer = {"path": str(self.path / "tokenizer.model")}
+        source, prepared = corpus({**self._run.config["data"], "tokenizer": tokenizer})
+        if prepared.fingerprint != json.loads((self.path / "run.json").read_text())["data"]:
+            raise ModelError(
+                f"the corpus of run {self.path} is not what it was at training time, so what is held out now may have "
+                "been trained on; name a text with --text"
+            )
+        return source, prepared.valid_documents()
 
 
 def open_subject(
@@ -289,12 +299,17 @@ def _device(name: str) -> torch.device:
         raise ModelError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def _held_out_text(section: dict[str, Any]) -> tuple[str, list[str]]:
+def corpus(section: dict[str, Any]) -> tuple[str, Prepared]:
+    """Name and content of the corpus that a data section describes.
+
+    Raises:
+        DataError: it cannot be had.
+    """
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), section))
     assert isinstance(config, DataConfig)
     what = config.path or config.dataset or config.subset
     source = f"{config.corpus}{f' ({what})' if what else ''}, held-out documents"
-    return source, prepare(config).valid_documents()
+    return source, prepare(config)
 
 
 def _read_text(text: str) -> tuple[str, list[str]]:
@@ -302,11 +317,16 @@ def _read_text(text: str) -> tuple[str, list[str]]:
     if not path.is_file():
         if path.suffix or len(path.parts) > 1:
             raise ModelError(f"text file {text} does not exist")
-        return _held_out_text({"corpus": text})
+        source, prepared = corpus({"corpus": text})
+        return source, prepared.valid_documents()
     try:
         content = path.read_text(encoding="utf-8")
         if path.suffix != ".jsonl":
             return f"file {path.name}", [content]
-        return f"file {path.name}", [json.loads(line)["text"] for line in content.splitlines() if line.strip()]
+        return f"file {path.name}", [
+            json.loads(line)["text"] for line in content.splitlines() if line.strip()
+        ]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"cannot read {text}: it must be UTF-8 text, or .jsonl with a field 'text' per line") from error
+        raise ModelError(
+            f"cannot read {text}: it must be UTF-8 text, or .jsonl with a field 'text' per line"
+        ) from error

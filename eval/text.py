@@ -32,12 +32,18 @@ class Windows:
 
 
 def cut(
-    subject: Subject, length: int, count: int, *, bos: bool = True, overlap: bool = False, least: int | None = None
+    subject: Subject,
+    length: int,
+    count: int,
+    *,
+    bos: bool = True,
+    overlap: bool = False,
+    least: int | None = None,
 ) -> Windows:
     """Cut up to `count` windows of `length` tokens from the held-out text, evenly spread.
 
-    Windows lie inside single documents where the documents have room for them; otherwise the documents are joined, with a
-    beginning-of-document token between them. Where the text has no more, fewer windows come back. The protocol says
+    Windows lie inside single documents where the documents have room for them; otherwise the documents are joined, with
+    a beginning-of-document token between them. Where the text has no more, fewer windows come back. The protocol says
     which it was.
 
     Args:

@@ -1,7 +1,8 @@
 """Tasks from any text: lm-eval calls these functions for the documents of the YAML files beside this one.
 
-Every function gets the path of a JSON file with a list of texts, the number of samples wanted and the number of words of a context, and
-draws passages with a fixed seed of its own, so that the same text always gives the same task.
+Every function gets the path of a JSON file with a list of texts, the number of samples wanted and the number of
+words of a context, and draws passages with a fixed seed of its own, so that the same text always gives the same
+task.
 """
 
 import json
@@ -26,8 +27,10 @@ class Passages:
         self.random = random.Random(seed)
 
     def cut(self, *sizes: int) -> tuple[str, ...] | None:
-        """Consecutive parts of so many words each, from one random document; every part but the first begins with the
-        whitespace before it. None where the document is too short."""
+        """Consecutive parts of so many words each, from one random document; None where it is too short.
+
+        Every part but the first begins with the whitespace before it.
+        """
         lengths = [len(words) for _, words in self.documents]
         text, words = self.random.choices(self.documents, weights=lengths)[0]
         if len(words) < sum(sizes):
@@ -81,8 +84,8 @@ def continuation(texts: str, samples: int, words: int, **_: Any) -> dict[str, Da
 def order(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
     """Tell the end of a passage from the same words in another order.
 
-    Only words behind a single space change places, and they take the space along: tokenizers then see the same tokens in another
-    order, and a model that knows nothing is right half of the time.
+    Only words behind a single space change places, and they take the space along: tokenizers then see the same
+    tokens in another order, and a model that knows nothing is right half of the time.
     """
     passages = Passages(texts, "order")
     documents = []

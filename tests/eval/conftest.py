@@ -1,0 +1,160 @@
+"""Small untrained runs and Hugging Face models, and a subject whose attention a test writes down itself."""
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from data import DataConfig, TokenizerConfig, prepare
+from eval.subject import AttentionReport, HiddenReport, Subject
+from models import (
+    GPT,
+    AttentionCall,
+    ModelConfig,
+    checkpoint_path,
+    create_run,
+    partial_path,
+    publish,
+    resolve,
+    write_checksums,
+)
+
+VOCABULARY = """the queen king speaks of night and gentle morning where shadow takes every crown from
+Verona to Rome"""
+WORDS = VOCABULARY.split()
+TRAIN_LENGTH = 32
+
+
+def prose(seed: int, words: int) -> str:
+    """Random text with repetition, lines and punctuation."""
+    chosen = random.Random(seed)
+    lines = []
+    while words > 0:
+        size = chosen.randint(4, 9)
+        lines.append(" ".join(chosen.choice(WORDS) for _ in range(size)) + chosen.choice(".,;?"))
+        words -= size
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    for index in range(16):
+        (folder / f"{index:02}.txt").write_text(prose(index, 260), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTENTION_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_DATASETS_OFFLINE", "1")
+        yield
+
+
+RunMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> RunMaker:
+    """A function that writes a run of an untrained model, given its name and the fields of its config."""
+    data = DataConfig(
+        corpus="text", path=str(corpus), held_out=0.4, tokenizer=TokenizerConfig(vocab_size=320)
+    )
+
+    def make(name: str, *, folder: Path | None = None, init_std: float = 0.1, **model: Any) -> Path:
+        prepared = prepare(data)
+        shape = {"vocab_size": 320, "n_layer": 2, "n_head": 2, "d_model": 32, "d_ff": 48, "max_length": 128}
+        config = resolve(ModelConfig(**{**shape, "init_std": init_std, **model}))
+        torch.manual_seed(0)
+        path = create_run(
+            (folder or tmp_path_factory.mktemp("runs")) / name,
+            config={"name": name, "model": dataclasses.asdict(config), "data": dataclasses.asdict(data)},
+            tokenizer=prepared.tokenizer,
+            train_length=TRAIN_LENGTH,
+            data=prepared.fingerprint,
+        )
+        add_checkpoint(path, 10, GPT(config))
+        return path
+
+    return make
+
+
+def add_checkpoint(path: Path, step: int, model: nn.Module) -> None:
+    partial = partial_path(path, step)
+    partial.mkdir(parents=True)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        partial / "model.safetensors",
+    )
+    write_checksums(partial)
+    publish(partial, checkpoint_path(path, step))
+
+
+@pytest.fixture(scope="session")
+def run_path(make_run: RunMaker) -> Path:
+    return make_run("plain")
+
+
+class Scripted(Subject):
+    """A subject that reports the attention and residuals it was given, and knows 40 tokens of 8 letters."""
+
+    def __init__(self, calls: Sequence[AttentionCall] = (), residuals: Sequence[Tensor] = ()) -> None:
+        self.name, self.label, self.path, self.step = "scripted", "scripted", Path("scripted"), None
+        self.checkpoint, self.train_length, self.max_length = "0" * 64, 8, None
+        self.vocab_size, self.bos, self.eos, self.tokenizer_fingerprint = 40, 0, 0, "letters"
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.batch_tokens, self.results, self.text = 8192, Path("results"), None
+        self.calls, self.residuals = calls, residuals
+        self._attention: AttentionReport | None = None
+        self._hidden: HiddenReport | None = None
+        self.seen = 0
+
+    def encode(self, text: str) -> list[int]:
+        return [1 + ord(letter) % 39 for letter in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "x" * len(ids)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return ["x"] * len(ids)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        return torch.zeros(*tokens.shape, self.vocab_size)
+
+    def generate(self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0) -> list[int]:
+        return []
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return nn.ModuleList()
+
+    def observe(self, tokens: Tensor) -> None:
+        """Report the rows of the script that belong to this batch."""
+        rows = slice(self.seen, self.seen + len(tokens))
+        self.seen += len(tokens)
+        for call in self.calls:
+            if self._attention is not None:
+                parts = {name: getattr(call, name)[rows] for name in ("query", "key", "value", "output")}
+                self._attention(dataclasses.replace(call, **parts))
+        for layer, residual in enumerate(self.residuals, start=-1):
+            if self._hidden is not None:
+                self._hidden(layer, residual[rows])
+
+    @contextmanager
+    def trace(
+        self, *, attention: AttentionReport | None = None, hidden: HiddenReport | None = None
+    ) -> Iterator[None]:
+        self._attention, self._hidden, self.seen = attention, hidden, 0
+        yield
+
+    def _own_text(self) -> tuple[str, list[str]]:
+        return "letters", ["abcdefghij" * 100]

@@ -1,0 +1,98 @@
+"""Kurtosis and massive activations against formulas worked out here."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from eval import activations
+from eval.activations import Moments, Settings
+from eval.analysis import _plain
+from eval.subject import open_subject
+from eval.text import cut
+from tests.eval.conftest import Scripted
+
+SETTINGS = Settings(length=8, sequences=4)
+
+
+def test_a_gaussian_has_kurtosis_three() -> None:
+    noise = torch.randn(400_000, generator=torch.Generator().manual_seed(0))
+    assert Moments.of(noise).kurtosis == pytest.approx(3, abs=0.05)
+
+
+def test_one_outlier_by_the_formula() -> None:
+    sample = torch.zeros(1000)
+    sample[7] = 50.0
+    # A two-point distribution with probability p of the rare point has kurtosis (1 - 3 p q) / (p q).
+    p, q = 1e-3, 1 - 1e-3
+    assert Moments.of(sample).kurtosis == pytest.approx((1 - 3 * p * q) / (p * q), rel=1e-9)
+
+
+def test_moments_of_parts_are_moments_of_the_whole() -> None:
+    sample = 1e4 + torch.randn(997, generator=torch.Generator().manual_seed(1), dtype=torch.float64) ** 3
+    parts = sum((Moments.of(part) for part in sample.split([1, 300, 6, 690])), Moments())
+    assert parts.kurtosis == pytest.approx(Moments.of(sample).kurtosis, rel=1e-9)
+    assert parts.mean == pytest.approx(sample.mean().item(), rel=1e-12)
+    assert Moments().kurtosis is None
+    assert Moments.of(torch.ones(5)).kurtosis is None
+
+
+def test_massive_activations_need_both_conditions() -> None:
+    residual = torch.full((4, 8, 16), 0.05)
+    residual[0, 0, 3] = 200.0  # massive
+    residual[1, 2, 5] = -150.0  # massive
+    residual[2] = 1.0
+    residual[2, 0, 0] = 500.0  # large, but only 500 times its median
+    residual[3, 0, 0] = 90.0  # 1800 times its median, but not above 100
+    got = _plain(
+        activations.run(Scripted(residuals=[residual, residual, residual * 0 + 1]), SETTINGS)["results"]
+    )
+    assert got["massive"]["count"] == 2
+    assert got["massive"]["count_by_layer"] == [2, 0]
+    assert got["massive"]["top"][0][0] == pytest.approx((200 + 150 + 500 + 90) / 4)
+    assert got["massive"]["top"][0][1] == pytest.approx((0.05 + 0.05 + 1 + 0.05) / 4)
+    assert got["massive"]["median"] == pytest.approx([(0.05 * 3 + 1) / 4, 1])
+    assert got["range"] == {
+        "min": -150.0,
+        "max": 500.0,
+        "min_by_layer": [-150.0, 1.0],
+        "max_by_layer": [500.0, 1.0],
+    }
+    assert got["kurtosis"]["layers"][1] is None
+    assert activations.row(got)["massive"] == 2
+
+
+def test_a_run_is_measured_as_its_residual_stream_says(run_path: Path) -> None:
+    subject = open_subject(run_path)
+    settings = Settings(sequences=9)
+    got = _plain(activations.run(subject, settings)["results"])
+    streams: dict[int, torch.Tensor] = {}
+    with subject.trace(hidden=lambda layer, residual: streams.update({layer: residual.double()})):
+        subject.observe(cut(subject, 32, 9).tokens)
+
+    def kurtosis(x: torch.Tensor) -> float:
+        x = x.flatten() - x.mean()
+        return (x.numel() * x.pow(4).sum() / x.pow(2).sum() ** 2).item()
+
+    assert (got["sequences"], got["tokens"]) == (9, 9 * 32)
+    assert got["kurtosis"]["layers"] == pytest.approx([kurtosis(streams[0]), kurtosis(streams[1])])
+    assert got["kurtosis"]["embeddings"] == pytest.approx(kurtosis(streams[-1]))
+    assert got["kurtosis"]["pooled"] == pytest.approx(kurtosis(torch.stack([streams[0], streams[1]])))
+    assert got["kurtosis"]["without_last"] == pytest.approx(kurtosis(streams[0]))
+    first = sum(kurtosis(token) for token in streams[1][:, 0]) / 9
+    assert got["kurtosis"]["first_token"][1] == pytest.approx(first)
+
+
+def test_batches_of_any_size_agree(run_path: Path) -> None:
+    one, many = (
+        _plain(activations.run(open_subject(run_path, batch_tokens=size), Settings(sequences=9))["results"])
+        for size in (1, 100_000)
+    )
+    for group in ("kurtosis", "massive", "range"):
+        for name, value in one[group].items():
+            torch.testing.assert_close(
+                torch.tensor(many[group][name], dtype=torch.float64),
+                torch.tensor(value, dtype=torch.float64),
+                rtol=1e-5,
+                atol=0,
+            )

@@ -1,0 +1,233 @@
+"""The harness: likelihoods against direct computation, truncation, the offline tasks, and its errors."""
+
+import builtins
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+lm_eval = pytest.importorskip("lm_eval")
+
+from lm_eval.api.instance import Instance  # noqa: E402
+
+from eval import harness  # noqa: E402
+from eval.harness import Settings  # noqa: E402
+from eval.language_model import HarnessModel  # noqa: E402
+from eval.subject import Subject, open_subject  # noqa: E402
+from eval.tasks import build  # noqa: E402
+from models import ModelError  # noqa: E402
+
+
+@pytest.fixture
+def subject(run_path: Path) -> Subject:
+    return open_subject(run_path)
+
+
+def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
+    return [Instance(kind, {}, each, index) for index, each in enumerate(arguments)]
+
+
+def likelihood(subject: Subject, tokens: list[int], scored: int) -> float:
+    return -subject.losses(torch.tensor([tokens]))[0, -scored:].double().sum().item()
+
+
+def test_likelihoods_equal_direct_computation(subject: Subject) -> None:
+    pairs = [
+        ("the queen", " speaks"),
+        ("", "night and morning"),
+        ("of night,\nand", " gentle Rome to the king"),
+    ]
+    got = HarnessModel(subject, 64, bos=True).loglikelihood(
+        requests("loglikelihood", pairs), disable_tqdm=True
+    )
+    for (context, target), (value, _) in zip(pairs, got, strict=True):
+        whole = [subject.bos, *subject.encode(context + target)]
+        scored = len(whole) - 1 - len(subject.encode(context))
+        assert value == pytest.approx(likelihood(subject, whole, scored), abs=1e-4)
+
+
+def test_without_bos_the_context_stands_alone(subject: Subject) -> None:
+    ((value, _),) = HarnessModel(subject, 64, bos=False).loglikelihood(
+        requests("loglikelihood", [("the queen", " speaks")]), disable_tqdm=True
+    )
+    whole = subject.encode("the queen speaks")
+    assert value == pytest.approx(
+        likelihood(subject, whole, len(whole) - len(subject.encode("the queen"))), abs=1e-4
+    )
+
+
+def test_greedy_is_what_greedy_decoding_gives(subject: Subject) -> None:
+    prompt = [subject.bos, *subject.encode("the queen")]
+    best = subject.generate(prompt, 2)
+    other = [token + 1 for token in best]
+    encoded = [(("", ""), prompt, target) for target in (best, other)]
+    greedy = [flag for _, flag in HarnessModel(subject, 64, bos=True)._loglikelihood_tokens(encoded)]
+    assert greedy == [True, False]
+
+
+def test_a_long_context_loses_its_beginning_but_not_bos(subject: Subject) -> None:
+    context, target = (
+        subject.encode("the queen speaks of night and gentle morning " * 5),
+        subject.encode("crown"),
+    )
+    got = HarnessModel(subject, 16, bos=True)._loglikelihood_tokens(
+        [(("", ""), [subject.bos, *context], target)]
+    )
+    kept = [subject.bos, *context[-(16 - len(target)) :], *target]
+    assert len(kept) == 17
+    assert got[0][0] == pytest.approx(likelihood(subject, kept, len(target)), abs=1e-4)
+    with pytest.raises(ModelError, match="cannot be scored within 16 positions"):
+        HarnessModel(subject, 16, bos=True)._loglikelihood_tokens([(("", ""), [subject.bos], context)])
+
+
+def test_batches_of_any_size_agree(run_path: Path) -> None:
+    text = "the queen speaks of night and gentle morning where shadow takes every crown"
+    pairs = [(text[:cut], text[cut:]) for cut in range(3, len(text) - 1, 5)]
+    random.Random(0).shuffle(pairs)
+    one, many = (
+        HarnessModel(open_subject(run_path, batch_tokens=size), 64, bos=True).loglikelihood(
+            requests("loglikelihood", pairs), disable_tqdm=True
+        )
+        for size in (1, 4096)
+    )
+    assert [value for value, _ in one] == pytest.approx([value for value, _ in many], abs=1e-3)
+
+
+def test_rolling_likelihood_covers_every_token_once(subject: Subject) -> None:
+    text = subject.held_out()[0][:300]
+    ids = subject.encode(text)
+    (got,) = HarnessModel(subject, 32, bos=True).loglikelihood_rolling(
+        requests("loglikelihood_rolling", [(text,)])
+    )
+    windows = list(
+        map(
+            lm_eval.utils.make_disjoint_window,
+            lm_eval.utils.get_rolling_token_windows(ids, subject.bos, 32, 1),
+        )
+    )
+    assert sum(len(target) for _, target in windows) == len(ids)
+    exact = sum(likelihood(subject, context + target, len(target)) for context, target in windows)
+    assert got == pytest.approx(exact, abs=1e-3)
+
+
+def test_generation_stops_where_it_is_told(subject: Subject) -> None:
+    model = HarnessModel(subject, 64, bos=True)
+    free = model.generate_until(
+        requests("generate_until", [("the queen", {"until": [], "max_gen_toks": 12})])
+    )[0]
+    expected = subject.decode(subject.generate([subject.bos, *subject.encode("the queen")], 12))
+    assert free == expected
+    middle = free[len(free) // 2]
+    stopped = model.generate_until(
+        requests("generate_until", [("the queen", {"until": [middle], "max_gen_toks": 12})])
+    )
+    assert stopped == [free.split(middle)[0]]
+    with pytest.raises(ModelError, match="leave no context"):
+        model.generate_until(requests("generate_until", [("the", {"max_gen_toks": 64})]))
+
+
+def test_the_offline_tasks_run(subject: Subject) -> None:
+    settings = Settings(samples=12, words=16)
+    first, second = (harness.run(subject, settings) for _ in range(2))
+    assert first == second
+    tasks = first["results"]["tasks"]
+    assert list(tasks) == list(harness.OFFLINE)
+    assert {name: tasks[name]["samples"] for name in ("cloze", "continuation", "order")} == {
+        "cloze": 12,
+        "continuation": 12,
+        "order": 12,
+    }
+    for name, metric in first["results"]["headline"].items():
+        assert metric in tasks[name]["metrics"]
+    assert 0 <= tasks["continuation"]["metrics"]["acc_norm"]["value"] <= 1
+    assert tasks["cloze"]["metrics"]["perplexity"]["higher_is_better"] is False
+    assert first["protocol"]["positions"] == subject.train_length
+    assert first["protocol"]["bos"] is True
+    assert set(harness.row(first["results"])) == {
+        "cloze acc",
+        "continuation acc_norm",
+        "order acc",
+        "rolling bits_per_byte",
+    }
+
+
+def test_rolling_bits_per_byte_equal_direct_computation(subject: Subject, tmp_path: Path) -> None:
+    settings = Settings(tasks=("rolling",), samples=5, words=8)
+    got = harness.run(subject, settings)["results"]["tasks"]["rolling"]["metrics"]["bits_per_byte"]["value"]
+    texts = tmp_path / "texts.json"
+    texts.write_text(json.dumps(subject.held_out()))
+    passages = build.rolling(str(texts), 5, 8)["test"]["text"]
+    model = HarnessModel(subject, subject.train_length, bos=True)
+    nats = -sum(
+        model.loglikelihood_rolling(requests("loglikelihood_rolling", [(text,) for text in passages]))
+    )
+    total = sum(len(text.encode()) for text in passages)
+    assert got == pytest.approx(nats / torch.tensor(2.0).log().item() / total, rel=1e-5)
+
+
+@pytest.fixture
+def texts(tmp_path: Path, subject: Subject) -> str:
+    path = tmp_path / "texts.json"
+    path.write_text(json.dumps(subject.held_out()))
+    return str(path)
+
+
+def test_cloze_asks_for_a_word_of_the_context(texts: str) -> None:
+    for sample in build.cloze(texts, 30, 16)["test"]:
+        assert len(sample["word"].strip()) >= 4
+        assert sample["word"][0].isspace()
+        assert sample["word"].strip() in sample["context"]
+
+
+def test_continuations_hide_the_true_one_among_others(texts: str, subject: Subject) -> None:
+    samples = build.continuation(texts, 30, 16)["test"]
+    for sample in samples:
+        assert len(set(sample["endings"])) == 4
+        assert any(
+            sample["context"] + sample["endings"][sample["answer"]] in text for text in subject.held_out()
+        )
+    assert len(set(samples["answer"])) == 4
+
+
+def test_word_order_pairs_have_the_same_words_and_tokens(texts: str, subject: Subject) -> None:
+    for sample in build.order(texts, 30, 32)["test"]:
+        right, wrong = sample["endings"][sample["answer"]], sample["endings"][1 - sample["answer"]]
+        assert right != wrong
+        assert sorted(right.split()) == sorted(wrong.split())
+        tokens = [subject.encode(sample["context"] + ending) for ending in (right, wrong)]
+        assert sorted(tokens[0]) == sorted(tokens[1])
+        assert any(sample["context"] + right in text for text in subject.held_out())
+
+
+def test_tasks_refuse_a_text_that_is_too_short(run_path: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("the queen speaks")
+    with pytest.raises(ModelError, match="too short or too plain"):
+        harness.run(open_subject(run_path, text=str(short)), Settings(tasks=("cloze",)))
+
+
+def test_mistakes(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="exceeds the 128 positions"):
+        harness.run(subject, Settings(max_length=129))
+    real = builtins.__import__
+
+    def without_lm_eval(name: str, *arguments: Any, **options: Any) -> Any:
+        if name.startswith("lm_eval"):
+            raise ImportError("No module named 'lm_eval'")
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_lm_eval)
+    with pytest.raises(ModelError, match="pip install"):
+        harness.run(subject, Settings())
+
+
+def test_only_stock_tasks_need_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    harness.before(Settings(tasks=("cloze", "piqa")))
+    assert "HF_HUB_OFFLINE" not in harness.os.environ
+    harness.before(Settings())
+    assert harness.os.environ["HF_HUB_OFFLINE"] == "1"

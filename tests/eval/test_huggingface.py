@@ -1,0 +1,205 @@
+"""Hugging Face models: the traced attention is the model's own, and what it cannot be is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attention import weights
+from eval import activations, lengths, quantize, sinks
+from eval.quantize import weight_matrices
+from eval.subject import Subject, open_subject
+from models import AttentionCall, ModelError
+
+transformers = pytest.importorskip("transformers")
+
+SHAPE = {
+    "vocab_size": 384,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+GPT2 = {
+    "vocab_size": 384,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "initializer_range": 0.3,
+}
+
+
+def config_of(kind: str) -> Any:
+    match kind:
+        case "llama":
+            return transformers.LlamaConfig(**SHAPE)
+        case "gpt2":
+            return transformers.GPT2Config(**GPT2, bos_token_id=0, eos_token_id=0)
+        case "qwen3":
+            return transformers.Qwen3Config(**SHAPE, head_dim=8)
+        case "mistral":
+            return transformers.MistralConfig(**SHAPE, sliding_window=7)
+        case "gemma2":
+            return transformers.Gemma2Config(**SHAPE, head_dim=8)
+        case "gpt_oss":
+            return transformers.GptOssConfig(**SHAPE, head_dim=8, num_local_experts=2, num_experts_per_tok=1)
+    raise AssertionError(kind)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus: Path) -> Any:
+    from tokenizers import ByteLevelBPETokenizer
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([path.read_text() for path in corpus.iterdir()], 384, special_tokens=["<s>"])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, bos_token="<s>", eos_token="<s>"
+    )
+
+
+@pytest.fixture(scope="session")
+def folders(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    found = {}
+    for kind in ("llama", "gpt2", "qwen3", "mistral", "gemma2", "gpt_oss"):
+        torch.manual_seed(0)
+        found[kind] = tmp_path_factory.mktemp("hub") / f"tiny-{kind}"
+        transformers.AutoModelForCausalLM.from_config(config_of(kind)).save_pretrained(found[kind])
+        tokenizer.save_pretrained(found[kind])
+    return found
+
+
+@pytest.fixture
+def prose_file(corpus: Path) -> str:
+    return str(corpus / "00.txt")
+
+
+def opened(folders: dict[str, Path], kind: str, text: str, tmp_path: Path) -> Subject:
+    return open_subject(folders[kind], text=text, results=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3", "mistral"])
+def test_traced_logits_are_those_of_eager(
+    folders: dict[str, Path], kind: str, prose_file: str, tmp_path: Path
+) -> None:
+    subject = opened(folders, kind, prose_file, tmp_path)
+    tokens = torch.tensor([subject.token_documents[0][:24], subject.token_documents[0][24:48]])
+    eager = transformers.AutoModelForCausalLM.from_pretrained(folders[kind], attn_implementation="eager")
+    with torch.no_grad():
+        answer = eager(tokens, output_attentions=True)
+    calls: list[AttentionCall] = []
+    with subject.trace(attention=calls.append):
+        traced = subject.logits(tokens)
+    torch.testing.assert_close(traced, answer.logits, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(subject.logits(tokens), answer.logits, atol=1e-4, rtol=1e-3)
+    assert [call.layer for call in calls] == [0, 1]
+    for call, attention in zip(calls, answer.attentions, strict=True):
+        weight = weights(call.query, call.key, call.mechanism, **call.arguments)
+        torch.testing.assert_close(weight, attention, atol=1e-5, rtol=1e-3)
+    assert {call.arguments["window"] for call in calls} == ({7} if kind == "mistral" else {None})
+
+
+def test_the_usual_attention_comes_back(folders: dict[str, Path], prose_file: str, tmp_path: Path) -> None:
+    subject = opened(folders, "llama", prose_file, tmp_path)
+    usual = subject.network.config._attn_implementation
+    with subject.trace(attention=lambda call: None):
+        assert subject.network.config._attn_implementation == "attention_zoo"
+    assert subject.network.config._attn_implementation == usual
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_hidden_states_are_the_residual_stream(
+    folders: dict[str, Path], kind: str, prose_file: str, tmp_path: Path
+) -> None:
+    subject = opened(folders, kind, prose_file, tmp_path)
+    tokens = torch.tensor([subject.token_documents[0][:24]])
+    streams: dict[int, torch.Tensor] = {}
+    with subject.trace(hidden=streams.__setitem__):
+        subject.observe(tokens)
+    with torch.no_grad():
+        expected = subject.network(tokens, output_hidden_states=True).hidden_states
+    assert list(streams) == [-1, 0, 1]
+    # transformers normalises the last entry; the residual stream itself is what a trace reports.
+    torch.testing.assert_close(streams[-1], expected[0])
+    torch.testing.assert_close(streams[0], expected[1])
+    norm = subject.network.transformer.ln_f if kind == "gpt2" else subject.network.model.norm
+    torch.testing.assert_close(norm(streams[1]), expected[2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("gemma2", "caps its scores"), ("gpt_oss", "has learned sinks")]
+)
+def test_what_softmax_cannot_serve_is_refused(
+    folders: dict[str, Path], kind: str, reason: str, prose_file: str, tmp_path: Path
+) -> None:
+    subject = opened(folders, kind, prose_file, tmp_path)
+    tokens = torch.tensor([subject.token_documents[0][:24]])
+    subject.logits(tokens)
+    with subject.trace(attention=lambda call: None), pytest.raises(ModelError, match=reason):
+        subject.observe(tokens)
+
+
+def test_masks_and_dropout_that_would_be_lost_are_refused(
+    folders: dict[str, Path], prose_file: str, tmp_path: Path
+) -> None:
+    subject = opened(folders, "llama", prose_file, tmp_path)
+    tokens = torch.tensor([subject.token_documents[0][:8]] * 2)
+    padding = torch.ones_like(tokens)
+    padding[0, :3] = 0
+    with subject.trace(attention=lambda call: None):
+        with pytest.raises(ModelError, match="mask other than causal"), torch.no_grad():
+            subject.network(tokens, attention_mask=padding)
+        block = subject.network.model.layers[0].self_attn
+        block.is_causal = False
+        with pytest.raises(ModelError, match="not causal"):
+            subject.observe(tokens)
+        block.is_causal = True
+        block.attention_dropout = 0.1
+        block.train()
+        with pytest.raises(ModelError, match="dropout"):
+            subject.observe(tokens)
+
+
+def test_limits_follow_the_kind_of_positions(
+    folders: dict[str, Path], prose_file: str, tmp_path: Path
+) -> None:
+    llama, gpt2 = (opened(folders, kind, prose_file, tmp_path) for kind in ("llama", "gpt2"))
+    assert (llama.train_length, llama.max_length) == (64, None)
+    assert (gpt2.train_length, gpt2.max_length) == (64, 64)
+    assert llama.bos == 0
+    assert llama.decode(llama.encode("the queen\nspeaks")) == "the queen\nspeaks"
+
+
+def test_the_analyses_take_them(folders: dict[str, Path], prose_file: str, tmp_path: Path) -> None:
+    for kind in ("llama", "gpt2"):
+        subject = opened(folders, kind, prose_file, tmp_path)
+        results = sinks.run(subject, sinks.Settings(lengths=(16,), sequences=4))["results"]
+        assert results["lengths"]["16"]["mass"]["mean"] == pytest.approx(1)
+        assert (
+            activations.run(subject, activations.Settings(length=16, sequences=4))["results"]["tokens"] == 64
+        )
+        assert len(weight_matrices(subject.blocks)) == {"llama": 14, "gpt2": 8}[kind]
+        scores = quantize.run(subject, quantize.Settings(length=16, sequences=4, bits=(8, 2)))["results"][
+            "bits"
+        ]
+        assert scores["2"]["weight_error"] > scores["8"]["weight_error"] > 0
+        measured = lengths.run(subject, lengths.Settings(tokens=256))["results"]
+        assert list(measured["lengths"]) == {"llama": ["64", "128", "256"], "gpt2": ["64"]}[kind]
+
+
+def test_what_is_not_a_causal_language_model_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="no weights"):
+        open_subject(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(ModelError, match="cannot be opened as a causal language model"):
+        open_subject(tmp_path)
+    with pytest.raises(ModelError, match="has no steps"):
+        open_subject(folders["llama"], step=3)

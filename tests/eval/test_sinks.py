@@ -1,0 +1,177 @@
+"""Sinks, mass, entropy, sparsity and dead heads against dense weights and against cases with a known answer."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attention import attend, get, names, weights
+from eval import sinks
+from eval.analysis import _plain
+from eval.sinks import Settings
+from eval.subject import open_subject
+from eval.text import cut
+from models import AttentionCall, ModelError
+from tests.eval.conftest import RunMaker, Scripted
+
+SMALL = Settings(lengths=(16,), sequences=6, thresholds=(0.1, 0.3), keys=4, dead=(1e-6, 1e-2))
+
+
+def call(query: Tensor, key: Tensor, mechanism: str, window: int | None = None) -> AttentionCall:
+    value = torch.ones_like(key)
+    arguments = {"causal": True, "window": window, "documents": None, "scale": 1.0, "params": None}
+    chosen = get(mechanism)
+    return AttentionCall(
+        0, query, key, value, attend(query, key, value, chosen, **arguments), chosen, arguments
+    )
+
+
+def measured(subject: Scripted, settings: Settings = SMALL, length: int = 16) -> dict[str, Any]:
+    return _plain(sinks.run(subject, settings)["results"])["lengths"][str(length)]
+
+
+@pytest.mark.parametrize("mechanism", names())
+def test_everything_equals_the_dense_computation(make_run: RunMaker, mechanism: str) -> None:
+    options = {"swat": {"window": 10}} if mechanism == "swat" else {}
+    subject = open_subject(make_run("dense", attention=mechanism, attention_options=options, init_std=0.5))
+    settings = Settings(lengths=(24,), train_length=False, sequences=5, thresholds=(0.1, 0.3), keys=4)
+    got = _plain(sinks.run(subject, settings)["results"])["lengths"]["24"]
+
+    calls: list[AttentionCall] = []
+    with subject.trace(attention=calls.append):
+        subject.observe(cut(subject, 24, 5).tokens)
+    dense = torch.stack(
+        [weights(c.query, c.key, c.mechanism, kernel="dense", **c.arguments) for c in calls]
+    ).double()
+    window = 10 if mechanism == "swat" else 24
+    row, key = torch.arange(24)[:, None], torch.arange(24)[None]
+    visible = (row >= key) & (row - key < window)
+    mass = dense.sum(-1)
+    renormalised = dense / (mass[..., None] + 1e-8)
+    for kind, matrix in (("raw", dense), ("renormalised", renormalised)):
+        alpha = (matrix.sum(-2) / visible.sum(0))[..., :4]
+        for threshold in ("0.1", "0.3"):
+            hit = (alpha > float(threshold)).double()
+            assert got["sink_rate"][kind][threshold] == pytest.approx(hit[..., 0].mean().item())
+            assert got["sink_rate_by_key"][kind][threshold] == pytest.approx(hit.mean((0, 1, 2)).tolist())
+            torch.testing.assert_close(
+                torch.tensor(got["heads"]["sink_rate"][kind][threshold]).double(),
+                hit[..., 0].mean(1),
+                atol=1e-6,
+                rtol=0,
+            )
+        torch.testing.assert_close(
+            torch.tensor(got["heads"]["importance"][kind]).double(),
+            alpha[..., 0].mean(1),
+            atol=1e-5,
+            rtol=1e-4,
+        )
+    full = mass >= 1e-8
+    entropy = torch.special.entr(renormalised).sum(-1)
+    assert got["mass"]["mean"] == pytest.approx(mass.mean().item(), rel=1e-4)
+    assert got["mass"]["p95_at"][-1] == pytest.approx(mass[..., -1].quantile(0.95).item(), rel=1e-4, abs=1e-6)
+    assert got["entropy"]["nats"] == pytest.approx(entropy[full].mean().item(), rel=1e-4, abs=1e-6)
+    several = full & (visible.sum(-1) > 1)
+    normalised = (entropy / visible.sum(-1).clamp(min=2).log())[several].mean().item()
+    assert got["entropy"]["normalised"] == pytest.approx(normalised, rel=1e-4, abs=1e-6)
+    assert got["entropy"]["skipped_rows"] == pytest.approx(1 - full.double().mean().item(), abs=1e-9)
+    assert got["sparsity"]["zeros"] == pytest.approx(
+        (dense[..., visible] == 0).double().mean().item(), abs=1e-9
+    )
+    assert got["sparsity"]["small"] == pytest.approx(
+        (dense[..., visible] <= 1e-5).double().mean().item(), abs=1e-3
+    )
+    assert got["sparsity"]["empty_rows"] == pytest.approx((mass == 0).double().mean().item(), abs=1e-9)
+
+
+def test_batches_of_any_size_agree(run_path: Path) -> None:
+    one, many = (
+        _plain(sinks.run(open_subject(run_path, batch_tokens=size), Settings(sequences=7))["results"])[
+            "lengths"
+        ]
+        for size in (1, 100_000)
+    )
+    assert one.keys() == many.keys() == {"32", "64"} | ({"512"} & one.keys())
+    for length in one:
+        for group in ("mass", "entropy", "sparsity", "dead_heads"):
+            for name, value in one[length][group].items():
+                assert many[length][group][name] == pytest.approx(value, rel=1e-5, abs=1e-9), (
+                    length,
+                    group,
+                    name,
+                )
+        assert many[length]["sink_rate"] == one[length]["sink_rate"]
+
+
+def test_uniform_attention_spreads_itself() -> None:
+    zero = torch.zeros(6, 16, 2, 4)
+    got = measured(Scripted([call(zero, zero, "softmax")]))
+    harmonic = sum(1 / n for n in range(1, 17)) / 16
+    assert got["heads"]["importance"]["raw"] == [[pytest.approx(harmonic)] * 2]
+    assert got["sink_rate"]["raw"] == {"0.1": 1.0, "0.3": 0.0}
+    assert got["entropy"]["nats"] == pytest.approx(sum(math.log(n) for n in range(1, 17)) / 16, rel=1e-5)
+    assert got["entropy"]["normalised"] == pytest.approx(1)
+    assert got["entropy"]["support"] == pytest.approx(8.5, rel=1e-5)
+    assert got["mass"]["mean"] == pytest.approx(1)
+
+
+def test_a_head_that_attends_to_the_first_token_only() -> None:
+    query, key = torch.zeros(6, 16, 2, 4), torch.zeros(6, 16, 2, 4)
+    query[:, :, 0, 0], key[:, 0, 0, 0] = 10.0, 10.0
+    got = measured(Scripted([call(query, key, "softmax")]))
+    assert got["heads"]["sink_rate"]["raw"]["0.3"] == [[1.0, 0.0]]
+    assert got["heads"]["importance"]["raw"][0][0] == pytest.approx(1, abs=1e-6)
+    assert got["sink_rate_by_key"]["raw"]["0.3"] == [0.5, 0.0, 0.0, 0.0]
+    assert got["heads"]["entropy"][0][0] == pytest.approx(0, abs=1e-6)
+    assert got["heads"]["max_score"] == [[pytest.approx(100), 0.0]]
+
+
+def test_renormalising_shows_the_sink_that_small_rows_hide() -> None:
+    query, key = torch.zeros(6, 16, 2, 1), torch.zeros(6, 16, 2, 1)
+    query[..., 0] = 1.0
+    key[..., 0] = -30.0
+    key[:, 0] = -3.0
+    got = measured(Scripted([call(query, key, "swat", window=16)]))
+    # Half of SWAT's heads have a slope that favours old tokens; the other half decays and is the case in point.
+    decaying = [raw == 0 for raw in got["heads"]["sink_rate"]["raw"]["0.3"][0]]
+    assert sorted(decaying) == [False, True]
+    assert got["heads"]["sink_rate"]["renormalised"]["0.3"][0][decaying.index(True)] == 1.0
+
+
+def test_a_dead_softpick_head_has_empty_rows_and_no_entropy() -> None:
+    query, key = torch.ones(6, 16, 2, 4), torch.ones(6, 16, 2, 4)
+    key[:, :, 0] = -1.0
+    got = measured(Scripted([call(query, key, "softpick")]))
+    assert got["heads"]["empty_rows"] == [[1.0, 0.0]]
+    assert got["heads"]["zeros"] == [[1.0, 0.0]]
+    assert got["heads"]["entropy"][0][0] is None
+    assert got["heads"]["dead_tokens"]["1e-06"] == [[1.0, 0.0]]
+    assert got["dead_heads"] == {"1e-06": 0.5, "0.01": 0.5}
+    assert got["entropy"]["skipped_rows"] == 0.5
+
+
+def test_a_window_changes_how_many_rows_see_the_first_key() -> None:
+    zero = torch.zeros(6, 16, 1, 4)
+    got = measured(Scripted([call(zero, zero, "softmax", window=4)]))
+    assert got["heads"]["importance"]["raw"] == [[pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)]]
+
+
+def test_lengths_that_cannot_be_had_are_skipped_with_a_reason(run_path: Path) -> None:
+    settings = Settings(lengths=(16, 200, 90_000), longest=50_000, train_length=False, sequences=2)
+    results = sinks.run(open_subject(run_path), settings)["results"]
+    assert list(results["lengths"]) == ["16"]
+    reasons = {entry["length"]: entry["reason"] for entry in results["skipped"]}
+    assert reasons[200] == "the model is limited to 128 positions"
+    assert reasons[90_000] == "longer than --longest 50000"
+    with pytest.raises(ModelError, match=r"sinks cannot be measured for plain: .*limited to 128"):
+        sinks.run(open_subject(run_path), Settings(lengths=(200,), train_length=False))
+
+
+def test_short_text_gives_overlapping_windows_and_says_so(run_path: Path) -> None:
+    result = sinks.run(open_subject(run_path), Settings(lengths=(100,), train_length=False, sequences=128))
+    assert result["results"]["lengths"]["100"]["sequences"] == 128
+    assert result["protocol"]["windows"]["100"]["overlapping"] is True
+    assert result["protocol"]["windows"]["100"]["bos"] is True
