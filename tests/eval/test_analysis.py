@@ -222,7 +222,7 @@ def test_help(capsys: Any) -> None:
         (["sinks", "RUN", "--epsilon", "0.1"], "unrecognized arguments: --epsilon"),
         (["quantize", "RUN", "--bits", "0"], "1 to 16 bits"),
         (["lengths", "RUN", "--multiples", "0"], "multiples"),
-        (["harness", "RUN", "--tasks", "cloz"], "did you mean cloze),
+        (["harness", "RUN", "--tasks", "cloz"], "did you mean cloze"),
         (["activations", "RUN", "RUN"], "give each run once"),
         (["activations", "nowhere"], "no run at nowhere"),
         (["activations", "RUN", "--dtype", "int8"], "unknown dtype 'int8'"),
