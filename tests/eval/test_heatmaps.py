@@ -136,15 +136,32 @@ def test_a_zero_output_must_be_met_exactly():
 
 
 def test_one_colour_scale_for_all_runs(subjects):
-    panels = heatmaps.choose([record(subject) for subject in subjects])
-    weights = np.concatenate([panel.matrix().ravel() for row in panels for panel in row])
-    for kind in heatmaps.SCALES:
-        scale = figures.Scale.shared(panels, kind)
-        assert scale.high == np.nanmax(weights)
-        assert kind in scale.words
-    assert scale.low == 0
-    same = np.array([[0.25]])
-    assert (scale.colours(same) == scale.colours(same.copy())).all()
+    (first, *_), *_ = heatmaps.choose([record(subject) for subject in subjects])
+    small = replace(first, weights=[[0.01], [0.0, 0.02]])
+    large = replace(first, weights=[[2.5], [None, 0.2]])
+    for panels in ([[small, large]], [[small], [large]]):
+        log, linear = (figures.Scale.shared(panels, kind) for kind in heatmaps.SCALES)
+        assert (log.low, log.high) == pytest.approx((2.5e-4, 2.5))
+        assert (linear.low, linear.high) == (0, 2.5)
+    assert "log scale, 0.00025 or less to 2.5" in log.words
+    assert "linear scale, 0 to 2.5" in linear.words
+    assert figures.Scale.shared([[replace(first, weights=[[0.0]])]], "log").high == 1
+
+
+def test_the_window_of_the_mechanism_holds_where_the_call_names_none(subjects, monkeypatch):
+    real = subjects[2].trace
+
+    @contextmanager
+    def unnamed(*, attention=None, hidden=None) -> Iterator[None]:
+        with real(
+            attention=lambda call: attention(replace(call, arguments={**call.arguments, "window": None}))
+        ):
+            yield
+
+    monkeypatch.setattr(subjects[2], "trace", unnamed)
+    layer = heatmaps.run(subjects[2], Recording("To be, or not to be", (0,)))["results"]["layers"][0]
+    assert layer["window"] == 8
+    assert layer["heads"][0]["weights"][9].count(None) == 2
 
 
 def test_zeros_and_invisible_keys_look_different_from_small_weights():

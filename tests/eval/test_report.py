@@ -126,13 +126,23 @@ def without(measured: Measured, name: str) -> Measured:
     return replace(measured, results=kept, missing={name: "not measured"})
 
 
-@pytest.fixture
-def runs() -> list[Measured]:
+def three_runs() -> list[Measured]:
     return [
         run("base", "softmax", 1.5),
         run("pick", "softpick", 1.4567, sink=0.04),
         run("long", "softmax*1,swat*3", 1.61, sink=0.2),
     ]
+
+
+@pytest.fixture
+def runs() -> list[Measured]:
+    return three_runs()
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    """The page of `runs`."""
+    return page_of(three_runs())
 
 
 def page_of(runs: list[Measured], title: str = "A report") -> str:
@@ -179,8 +189,7 @@ class Reader(HTMLParser):
         return [found for name, found in self.tags if name == tag and wanted.items() <= found.items()]
 
 
-def test_the_page_needs_nothing_but_itself(runs):
-    page = page_of(runs)
+def test_the_page_needs_nothing_but_itself(page):
     reader = Reader(page)
     assert not reader.all("link")
     assert not [tag for tag in reader.all("script") if "src" in tag]
@@ -191,17 +200,16 @@ def test_the_page_needs_nothing_but_itself(runs):
     assert len(page.encode()) < 4e6
 
 
-def test_ids_are_unique_and_every_reference_has_its_target(runs):
-    page = page_of(runs)
+def test_ids_are_unique_and_every_reference_has_its_target(page):
     names = [attributes["id"] for _, attributes in Reader(page).tags if "id" in attributes]
     assert len(set(names)) == len(names)
     wanted = set(re.findall(r"url\(#([^)]+)\)", page)) | set(re.findall(r'href="#([^"]+)"', page))
     assert wanted <= set(names)
 
 
-def test_every_table_has_a_row_for_each_run_with_the_numbers_of_the_data_file(runs):
+def test_every_table_has_a_row_for_each_run_with_the_numbers_of_the_data_file(runs, page):
     data = json.loads(Report("A report", runs, {}).json())
-    reader = Reader(page_of(runs))
+    reader = Reader(page)
     for place, measured in enumerate(runs):
         mine = [row for row in reader.rows if row and row[0].strip() == measured.name]
         groups = list(dict.fromkeys(column["group"] for column in data["columns"]))
@@ -224,8 +232,8 @@ def test_the_data_file_holds_the_result_files(runs):
     assert data["findings"] == findings(runs)
 
 
-def test_columns_can_be_sorted(runs):
-    reader = Reader(page_of(runs))
+def test_columns_can_be_sorted(runs, page):
+    reader = Reader(page)
     heads = [tag for tag in reader.all("th") if "aria-sort" in tag]
     assert len(heads) == len(columns(runs)) + 4 + 1
     values = [tag["data-sort"] for tag in reader.all("td", class_="number")]
@@ -309,21 +317,21 @@ def test_text_from_runs_is_escaped(runs):
     assert "$\\frac{1}…</text>" in page
 
 
-def test_the_same_input_gives_the_same_page(runs):
-    assert page_of(runs) == page_of(copy.deepcopy(runs))
+def test_the_same_input_gives_the_same_page(runs, page):
+    assert page_of(runs) == page
     assert Report("a", runs, {}).json() == Report("a", copy.deepcopy(runs), {}).json()
 
 
-def test_a_run_has_one_colour_in_all_figures(runs):
-    page = page_of(runs)
+def test_a_run_has_one_colour_in_all_figures(page):
     for colour in ("#0072b2", "#d55e00", "#009e73"):
         assert page.count(f"background:{colour}") > 3
         assert page.count(f"stroke: {colour}") > 8
     assert "#cc79a7" not in page
+    assert "#010203" not in page
+    assert page.count("currentColor") > 100
 
 
-def test_heatmaps_carry_their_residual_tokens_and_weights(runs):
-    page = page_of(runs)
+def test_heatmaps_carry_their_residual_tokens_and_weights(runs, page):
     assert page.count("residual 1.5e-07 · exact zeros 25%") == 4
     assert page.count("[[1.0], [0.25, 0.75], [0.0, null, 0.04]]") == 4
     assert len(Reader(page).all("figure", class_="map", data_run="1")) == 4
