@@ -78,7 +78,7 @@ def attention(runs: Sequence[Measured]) -> list[Drawing]:
         _draw(
             "Sink rate by layer",
             f"{share}; windows of {length} tokens. Solid: raw weights. Dashed: rows renormalised to sum to one.",
-            raw + scaled, runs, "sinks", x="layer", y="sink rate", ticks=_layer_ticks(raw),
+            raw + scaled, runs, "sinks", x="layer", y="sink rate", from_zero=True, ticks=_layer_ticks(raw),
         ),
         _draw(
             "Kurtosis by layer",
@@ -94,7 +94,7 @@ def attention(runs: Sequence[Measured]) -> list[Drawing]:
             "Mass by position",
             "Sum of a row's weights: mean over heads and sequences, and the 5th to 95th percentile. "
             "Where rows may sum to less than one, a head can attend to nothing without a sink.",
-            mass, runs, "sinks", x="position", y="sum of weights", log_x=2,
+            mass, runs, "sinks", x="position", y="sum of weights", log_x=2, from_zero=True,
         ),
     ]  # fmt: skip
     grids = [(run.name, grid) for run in runs if (grid := run.get(*heads, "renormalised", EPSILON))]

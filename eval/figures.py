@@ -45,6 +45,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.formatter.useoffset": False,
     "grid.color": INK,
     "grid.alpha": 0.12,
     "grid.linewidth": 0.6,
@@ -121,6 +122,7 @@ def curves(
     y: str,
     log_x: int | None = None,
     log_y: bool = False,
+    from_zero: bool = False,
     ticks: Sequence[tuple[float, str]] | None = None,
     mark: tuple[float, str] | None = None,
 ) -> Figure:
@@ -131,6 +133,7 @@ def curves(
         x, y: axis labels.
         log_x: base of a logarithmic x axis.
         log_y: logarithmic y axis, where the numbers span more than a factor of five.
+        from_zero: the y axis begins at 0.
         ticks: places and labels of the x axis.
         mark: a vertical line with a label.
     """
@@ -145,6 +148,8 @@ def curves(
         if log_y and _spans(lines) > 5:
             axes.set_yscale("log")
             _plain_ticks(axes)
+        if from_zero:
+            axes.set_ylim(0, 1.05 * axes.dataLim.ymax or 1)
         if ticks is not None:
             axes.xaxis.set_major_locator(FixedLocator([place for place, _ in ticks]))
             axes.xaxis.set_minor_locator(NullLocator())

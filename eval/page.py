@@ -59,7 +59,7 @@ class Maps:
     Attributes:
         prompts: what the runs were given; more than one if they do not compare.
         bar: the colour scale.
-        mosaics: all heads of each run that has heatmaps, by place of the run.
+        mosaics: all heads of each run that has heatmaps, by place of the run: how many there are, and their picture.
         rows: heatmaps of one layer and head each, side by side.
         pieces: the tokens of the prompt, by place of the run.
         worst, limit: largest residual of all heads, and the largest that is accepted.
@@ -67,7 +67,7 @@ class Maps:
 
     prompts: list[str]
     bar: Markup
-    mosaics: dict[int, Markup]
+    mosaics: dict[int, tuple[int, Markup]]
     rows: list[list[Map]]
     pieces: dict[int, list[str]]
     worst: str
@@ -95,8 +95,9 @@ def _maps(runs: Sequence[Measured]) -> Maps | None:
         prompts=list(dict.fromkeys(record["results"]["prompt"] for record in records.values())),
         bar=Markup(figures.svg(figures.colour_bar(scale), "map-scale", "colour scale")),
         mosaics={
-            place: Markup(
-                figures.svg(figures.head_mosaic(layers, scale), f"mosaic-{place}", "attention of every head")
+            place: (
+                len(layers[0]),
+                Markup(figures.svg(figures.head_mosaic(layers, scale), f"mosaic-{place}", "all heads")),
             )
             for place, layers in every.items()
         },
@@ -107,7 +108,7 @@ def _maps(runs: Sequence[Measured]) -> Maps | None:
         worst=heatmaps.short(
             max(panel.residual for layers in every.values() for layer in layers for panel in layer)
         ),
-        limit=heatmaps.short(max(record["protocol"]["residual_limit"] for record in records.values())),
+        limit=f"{max(record['protocol']['residual_limit'] for record in records.values()):g}",
     )
 
 

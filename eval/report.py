@@ -152,7 +152,7 @@ def measured(subject: Subject, name: str) -> Measured:
             results[kind] = result
     metrics = _log(subject.path / "metrics.jsonl", subject.step)
     if not metrics:
-        missing["training"] = "no training log"
+        missing["training"] = "not logged"
     return Measured(
         name=name,
         label=subject.label,

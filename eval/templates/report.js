@@ -55,4 +55,4 @@ function quote(token) {
 }
 
 // Paper has nothing to unfold.
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((details) => (details.open = true)));
+addEventListener("beforeprint", () => document.querySelectorAll("section > details").forEach((details) => (details.open = true)));

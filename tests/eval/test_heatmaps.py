@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -7,16 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from attention import attend
-from data import TokenizerConfig
-from data.tokenizer import train
 from eval import analysis, figures, heatmaps
 from eval.heatmaps import Recording, Settings
 from eval.subject import Subject, open_subject
-from models import GPT, ModelConfig, ModelError, create_run
-from models.checkpoint import checkpoint_path, write_checksums
+from models import ModelError
 
 TEXT = (
     "To be, or not to be: that is the question.\nWhether 'tis nobler in the mind to suffer\nThe slings\n" * 3
@@ -24,39 +20,16 @@ TEXT = (
 MECHANISMS = ("softmax", "softpick", "swat")
 
 
-def make_run(path: Path, attention: str) -> Path:
-    """A run of a tiny untrained model whose attention is far from uniform; SWAT gets a window of 8."""
-    tokenizer = train([TEXT], TokenizerConfig(vocab_size=300))
-    torch.manual_seed(1)
-    options = {"swat": {"window": 8}} if attention == "swat" else {}
-    shape = {
-        "vocab_size": tokenizer.vocab_size,
-        "n_layer": 3,
-        "n_head": 4,
-        "n_kv_head": 2,
-        "d_model": 32,
-        "d_ff": 48,
-    }
-    model = GPT(
-        ModelConfig(**shape, max_length=128, init_std=0.5, attention=attention, attention_options=options)
-    )
-    config = {"name": path.name, "seed": 1, "model": vars(model.config)}
-    create_run(path, config=config, tokenizer=tokenizer, train_length=32, data="d" * 64)
-    checkpoint = checkpoint_path(path, 10)
-    checkpoint.mkdir(parents=True)
-    save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items()},
-        checkpoint / "model.safetensors",
-    )
-    write_checksums(checkpoint)
-    return path
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def runs(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Untrained runs whose attention is far from uniform, with grouped heads; SWAT gets a window of 8."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "text.txt").write_text(TEXT)
-    return [make_run(folder / name, name) for name in MECHANISMS]
+    shape = {"n_layer": 3, "n_head": 4, "n_kv_head": 2, "init_std": 0.5}
+    options = {"swat": {"attention_options": {"swat": {"window": 8}}}}
+    return [
+        make_run(name, folder=folder, attention=name, **shape, **options.get(name, {})) for name in MECHANISMS
+    ]
 
 
 @pytest.fixture
