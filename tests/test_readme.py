@@ -1,0 +1,28 @@
+"""What the README says, against what the project does."""
+
+import re
+from pathlib import Path
+
+import attention
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_mechanisms_is_that_of_the_registry():
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", README, re.MULTILINE))
+    assert rows == {entry.name: entry.formula for entry in attention.capabilities()}
+
+
+def test_every_linked_file_exists():
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README) + re.findall(r'src="([^"]+)"', README)
+    assert links
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing
+
+
+def test_every_folder_of_the_map_exists():
+    tree = re.search(r"```\n(attention/.*?)```", README, re.DOTALL)[1]
+    for line in tree.splitlines():
+        name = line.split()[0]
+        assert (ROOT / name).exists(), name
