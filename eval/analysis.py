@@ -10,6 +10,7 @@ Adding an analysis is adding one file to this package. A module is an analysis w
                         writes its own files, and the dict it returns is printed as a table row.
     row                 optional: `row(results) -> dict[str, object]`, a row of the table printed after the analysis.
     before              optional: `before(settings)`, called before the first subject is opened.
+    SOURCES             optional: paths of further files that decide the numbers; the protocol hashes them, too.
 
 The first line of the module's docstring is its line in `python -m eval --help`.
 
@@ -91,13 +92,15 @@ class Analysis:
         return self.module.row(results) if hasattr(self.module, "row") else {}
 
     def code(self) -> str:
-        """Short hash of the module and of the modules of this package that it takes names from."""
+        """Short hash of the module, of the modules of this package that it takes names from, and of its `SOURCES`."""
         names = {self.module.__name__} | {
             getattr(value, "__module__", "") for value in vars(self.module).values()
         }
         digest = hashlib.sha256()
         for name in sorted(name for name in names if name and name.startswith(f"{package.__name__}.")):
             digest.update(inspect.getsource(sys.modules[name]).encode())
+        for path in getattr(self.module, "SOURCES", ()):
+            digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
 
 

@@ -38,6 +38,7 @@ from eval.subject import Subject
 from models import ModelError
 
 FOLDER = Path(__file__).parent / "tasks"
+SOURCES = [Path(__file__).parent / "language_model.py", *sorted(FOLDER.glob("*.yaml")), FOLDER / "build.py"]
 OFFLINE = {"cloze": "acc", "continuation": "acc_norm", "order": "acc", "rolling": "bits_per_byte"}
 CHANCE = {"continuation": 0.25, "order": 0.5}
 

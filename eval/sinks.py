@@ -13,7 +13,7 @@ Results (shares are in [0, 1], `[L][H]` is a list per layer of a list per head, 
     {
       "lengths": {
         "64": {                                                  one entry per T that could be measured
-          "sequences": 128, "tokens": 8192,
+          "sequences": 100, "tokens": 6400,
           "sink_rate":        {"raw": {"0.2": 0.41, "0.3": 0.33}, "renormalised": {...}},                    key 1
           "sink_rate_by_key": {"raw": {"0.2": [10 shares], "0.3": [...]}, "renormalised": {...}},      keys 1..10
           "mass":     {"mean": 0.98, "positions": [1, 2, 4, ..., 64], "mean_at": [...], "p5_at": [...],
@@ -66,7 +66,7 @@ class Settings:
     lengths: tuple[int, ...] = field(default=(64, 512), metadata={"help": "tokens per window"})
     train_length: bool = field(default=True, metadata={"help": "measure at the training length, too"})
     longest: int = field(default=4096, metadata={"help": "skip lengths beyond this"})
-    sequences: int = field(default=128, metadata={"help": "windows per length"})
+    sequences: int = field(default=100, metadata={"help": "windows per length"})
     thresholds: tuple[float, ...] = field(default=(0.2, 0.3), metadata={"help": "epsilon of the sink rate"})
     keys: int = field(default=10, metadata={"help": "first keys to report the sink rate of"})
     dead: tuple[float, ...] = field(

@@ -82,20 +82,21 @@ def continuation(texts: str, samples: int, words: int, **_: Any) -> dict[str, Da
 
 
 def order(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
-    """Tell the end of a passage from the same words in another order.
+    """Tell the end of a passage from the same with two neighbouring words exchanged.
 
-    Only words behind a single space change places, and they take the space along: tokenizers then see the same
-    tokens in another order, and a model that knows nothing is right half of the time.
+    Only words behind a single space change places, and they take the space along: tokenizers then see the same tokens
+    in another order, and a model that knows nothing is right half of the time.
     """
     passages = Passages(texts, "order")
     documents = []
     for context, ending in passages.draw(words // 2, words // 4, tries=4 * samples):
+        # Odd parts are such words; an empty part between two of them makes them neighbours.
         parts = re.split(r"((?<=\S) \S+)", ending)
-        moved = parts[1::2]
-        passages.random.shuffle(moved)
-        if moved == parts[1::2]:
+        pairs = [at for at in range(1, len(parts) - 2, 2) if not parts[at + 1] and parts[at] != parts[at + 2]]
+        if not pairs:
             continue
-        parts[1::2] = moved
+        at = passages.random.choice(pairs)
+        parts[at], parts[at + 2] = parts[at + 2], parts[at]
         endings = [ending, "".join(parts)]
         passages.random.shuffle(endings)
         documents.append({"context": context, "endings": endings, "answer": endings.index(ending)})

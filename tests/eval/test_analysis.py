@@ -169,6 +169,7 @@ def test_the_code_of_an_analysis_includes_what_it_builds_on() -> None:
     alone = Analysis("x", module()).code()
     assert Analysis("x", module(add_options=add_options)).code() != alone
     assert Analysis("x", module(path=Path)).code() == alone
+    assert Analysis("x", module(SOURCES=[Path(__file__)])).code() != alone
 
 
 def test_numbers_that_json_lacks(tmp_path: Path) -> None:
