@@ -44,6 +44,7 @@ class HuggingFaceSubject(Subject):
 
     def __init__(self, path: Path, device: torch.device, dtype: torch.dtype) -> None:
         weights = _weights(path)
+        transformers.utils.logging.disable_progress_bar()
         options: dict[str, Any] = {"local_files_only": True}
         if weights[0].suffix == ".gguf":
             options["gguf_file"] = weights[0].name

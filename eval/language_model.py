@@ -50,25 +50,28 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[Encoded], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        # Neighbours in length share a batch, so that little is padding; under causality padding on the right is
-        # harmless.
         sequences = [self._fit(context, target) for _, context, target in requests]
-        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]), reverse=True)
         scores: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        bar = progress(range(len(order)), f"loglikelihood {self.subject.name}")
-        position = 0
-        steps = iter(bar)
-        while position < len(order):
-            size = self.subject.batch(len(sequences[order[position]]))
-            batch = order[position : position + size]
-            position += size
+        for batch in progress(self._batches(sequences), f"loglikelihood {self.subject.name}"):
             targets = [len(requests[index][2]) for index in batch]
-            for index, score in zip(
-                batch, self._score([sequences[index] for index in batch], targets), strict=True
-            ):
+            answers = self._score([sequences[index] for index in batch], targets)
+            for index, score in zip(batch, answers, strict=True):
                 scores[index] = score
-                next(steps)
         return scores
+
+    def _batches(self, sequences: list[list[int]]) -> list[list[int]]:
+        """Indices of sequences to score together, the longest first.
+
+        Neighbours in length share a batch, so that little is padding; under causality, padding on the right does no
+        harm.
+        """
+        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]), reverse=True)
+        batches = []
+        while order:
+            size = self.subject.batch(len(sequences[order[0]]))
+            batches.append(order[:size])
+            order = order[size:]
+        return batches
 
     def _fit(self, context: list[int], target: list[int]) -> list[int]:
         """Context and target in at most `max_length` + 1 tokens, the last of which is predicted only."""
@@ -81,8 +84,7 @@ class HarnessModel(TemplateLM):
         if excess <= 0:
             return sequence
         kept = sequence[excess:]
-        first_of_target = self.max_length + 1 - len(target)
-        if context[:1] == self.begin and self.begin and first_of_target > 0:
+        if self.begin and context[:1] == self.begin:
             kept[0] = self.begin[0]
         return kept
 

@@ -175,11 +175,17 @@ def texts(tmp_path: Path, subject: Subject) -> str:
     return str(path)
 
 
-def test_cloze_asks_for_a_word_of_the_context(texts: str) -> None:
-    for sample in build.cloze(texts, 30, 16)["test"]:
-        assert len(sample["word"].strip()) >= 4
-        assert sample["word"][0].isspace()
-        assert sample["word"].strip() in sample["context"]
+def test_cloze_asks_for_a_word_of_the_context(tmp_path: Path) -> None:
+    letters = "abcdefghij"
+    words = [f"{a}{b}{c}x" for a in letters for b in letters for c in letters]
+    words[::7] = ["again"] * len(words[::7])
+    words[::9] = ["cat"] * len(words[::9])
+    texts = tmp_path / "texts.json"
+    texts.write_text(json.dumps([" ".join(words) + "."]))
+    samples = build.cloze(str(texts), 30, 16)["test"]
+    assert set(samples["word"]) == {" again"}
+    assert len(set(samples["context"])) == 30
+    assert all("again" in context and context + " again" in " ".join(words) for context in samples["context"])
 
 
 def test_continuations_hide_the_true_one_among_others(texts: str, subject: Subject) -> None:
