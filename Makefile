@@ -16,7 +16,7 @@ help: ## Show what can be made
 
 demo: .venv/installed ## Train five mechanisms, evaluate them, write runs/demo/report.html
 	@for name in $(DEMO); do $(BIN)/python train.py configs/demo/$$name.yaml --resume || exit $$?; done
-	@$(BIN)/python -m eval all $(DEMO:%=runs/demo/%) --out runs/demo/report.html
+	@$(BIN)/python -m eval all $(DEMO:%=runs/demo/%)
 
 test: .venv/installed ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
