@@ -11,8 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TINY = "model.n_layer=2 model.d_model=32 model.n_head=2 train.length=32 train.steps=4 train.warmup_steps=1".split()
-QUICK = "train.batch_size=4 train.validation_sequences=8 train.tracker=none".split()
+TINY = [
+    "model.n_layer=2",
+    "model.d_model=32",
+    "model.n_head=2",
+    "train.length=32",
+    "train.steps=4",
+    "train.warmup_steps=1",
+    "train.batch_size=4",
+    "train.validation_sequences=8",
+    "train.tracker=none",
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +52,14 @@ def test_it_is_listed(project):
 
 
 def test_the_conformance_suite_picks_it_up(project):
-    printed = _run(project, "-m", "pytest", "tests/attention/test_conformance.py", "-k", "Softsign", "-p", "no:xdist")
+    printed = _run(
+        project, "-m", "pytest", "tests/attention/test_conformance.py", "-k", "Softsign", "-p", "no:xdist"
+    )
     assert int(re.search(r"(\d+) passed", printed)[1]) > 20
 
 
 def test_it_trains_and_is_evaluated(project):
-    _run(project, "train.py", "configs/micro-softmax.yaml", "name=new", "model.attention=softsign", *TINY, *QUICK)
+    _run(project, "train.py", "configs/micro-softmax.yaml", "name=new", "model.attention=softsign", *TINY)
     _run(project, "-m", "eval", "sinks", "runs/new", "--sequences", "4", "--lengths", "16")
     results = json.loads((project / "runs/new/eval/sinks.json").read_text())
     assert results["protocol"]

@@ -10,8 +10,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_table_of_mechanisms_is_that_of_the_registry():
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", README, re.MULTILINE))
-    assert rows == {entry.name: entry.formula for entry in attention.capabilities()}
+    lines = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", README, re.MULTILINE)
+    rows = {name: (formula.replace("\\|", "|"), paper) for name, formula, paper in lines}
+    assert rows == {entry.name: (entry.formula, entry.paper) for entry in attention.capabilities()}
 
 
 def test_every_linked_file_exists():

@@ -1,6 +1,5 @@
 """The harness: likelihoods against direct computation, truncation, the offline tasks, and its errors."""
 
-import builtins
 import json
 import random
 from pathlib import Path
@@ -218,16 +217,9 @@ def test_tasks_refuse_a_text_that_is_too_short(run_path: Path, tmp_path: Path) -
 def test_mistakes(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="exceeds the 128 positions"):
         harness.run(subject, Settings(max_length=129))
-    real = builtins.__import__
-
-    def without_lm_eval(name: str, *arguments: Any, **options: Any) -> Any:
-        if name.startswith("lm_eval"):
-            raise ImportError("No module named 'lm_eval'")
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without_lm_eval)
+    monkeypatch.setattr(harness, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install"):
-        harness.run(subject, Settings())
+        harness.before(Settings())
 
 
 def test_only_stock_tasks_need_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
