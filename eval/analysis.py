@@ -151,7 +151,7 @@ def read_options(settings: type, arguments: argparse.Namespace) -> Any:
     """The settings that `add_options` put into the parsed arguments."""
     values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(settings)}
     return settings(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        **{name: _several(value) if isinstance(value, list) else value for name, value in values.items()}
     )
 
 
@@ -255,6 +255,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
+
+
+def _several(values: list[Any]) -> tuple[Any, ...]:
+    """Values as given, or words that commas separate, as lm-eval takes its tasks."""
+    parts = [value.split(",") if isinstance(value, str) else [value] for value in values]
+    return tuple(part for some in parts for part in some if part != "")
 
 
 def _shown(default: object) -> str:

@@ -31,6 +31,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,13 @@ class Settings:
 
 
 def before(settings: Settings) -> None:
-    """Keep lm-eval and what it imports from looking for a network that no task needs."""
+    """Keep lm-eval and what it imports from looking for a network that no task needs.
+
+    Raises:
+        ModelError: lm-eval is not installed.
+    """
+    if find_spec("lm_eval") is None:
+        raise ModelError("the harness needs the package lm-eval: pip install 'attention-zoo[eval]'")
     if not settings.stock:
         for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
             os.environ.setdefault(variable, "1")
@@ -83,12 +90,11 @@ def before(settings: Settings) -> None:
 def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     """Measure one subject; the layout of the results is in the module's docstring."""
     before(settings)
-    try:
-        from lm_eval import simple_evaluate
+    # Imported late: they take seconds, are optional, and read the variables that `before` sets.
+    from lm_eval import simple_evaluate
 
-        from eval.language_model import HarnessModel
-    except ImportError as error:
-        raise ModelError(f"the harness needs lm-eval ({error}): pip install lm-eval") from error
+    from eval.language_model import HarnessModel
+
     max_length = settings.max_length or subject.train_length
     if subject.max_length is not None and max_length > subject.max_length:
         raise ModelError(

@@ -13,7 +13,7 @@ import torch
 
 import eval as package
 from command import guarded
-from eval import activations, analysis
+from eval import activations, analysis, harness
 from eval.__main__ import main, overview
 from eval.analysis import (
     Analysis,
@@ -57,6 +57,11 @@ def test_options_come_from_the_fields() -> None:
     )
     assert read_options(Options, given) == Options((3, 4), 0.25, 7, False, "b")
     assert "several (default: 1 2)" in parser.format_help()
+    tasks = argparse.ArgumentParser()
+    add_options(tasks, harness.Settings)
+    assert read_options(harness.Settings, tasks.parse_args(["--tasks", "cloze,order", "piqa"])).stock == [
+        "piqa"
+    ]
 
 
 def test_the_analyses_of_this_package() -> None:
