@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
@@ -104,7 +105,8 @@ class Trainer:
             )
         self.bytes_per_token = prepared.bytes_per_token("valid")
         accelerator.gradient_accumulation_steps = self.batches.micro_batches
-        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if self._deepspeed:
+            # DeepSpeed clips, and takes the step, inside the backward pass of the last micro-batch.
             accelerator.state.deepspeed_plugin.deepspeed_config.update(
                 train_micro_batch_size_per_gpu=self.batches.micro_batch_size,
                 gradient_accumulation_steps=self.batches.micro_batches,
@@ -118,7 +120,6 @@ class Trainer:
         self.state = TrainerState(fingerprint(config), prepared.fingerprint, accelerator.num_processes)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[train.precision]
         self.peak = matmul_rate(accelerator.device, dtype) * accelerator.num_processes
-        self.throughput = Throughput()
 
     def run(self, start: int | None) -> None:
         """Train from the beginning (None) or from the checkpoint of step `start` to the last step or a stop signal."""
@@ -139,6 +140,7 @@ class Trainer:
             self._say(self._headline())
             if start is None:
                 self._validate()
+            self.throughput = Throughput()
             while self.state.step < self.config.train.steps:
                 result = self._step()
                 self.state.seconds = time.perf_counter() - began
@@ -164,9 +166,10 @@ class Trainer:
             group["lr"] = rate
         nats = self._accumulate(batches, targets)
         norm = self._gradient_norm()
-        result = StepResult(nats / targets, norm, rate)
-        if math.isfinite(nats) and math.isfinite(norm):
-            self._clip(norm)
+        result = StepResult(nats / targets, _number(norm), rate)
+        if math.isfinite(nats) and math.isfinite(result.gradient_norm):
+            if self.config.train.clip is not None and not self._deepspeed:
+                clip_grads_with_norm_(self.network.parameters(), self.config.train.clip, norm)
             self.optimizer.step()
             self.state.skipped_in_a_row = 0
             self.state.tokens += targets
@@ -196,24 +199,17 @@ class Trainer:
                 nats += loss.detach()
         return self._sum(nats)
 
-    def _gradient_norm(self) -> float:
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            return float(self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf))
+    def _gradient_norm(self) -> Tensor:
+        """Norm of the whole gradient, before clipping: by a non-finite norm, clipping would damage every part."""
+        if self._deepspeed:
+            return torch.as_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf))
         self.accelerator.unscale_gradients()
-        norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-
-    def _clip(self, norm: float) -> None:
-        if (
-            self.config.train.clip is not None
-            and self.accelerator.distributed_type != DistributedType.DEEPSPEED
-        ):
-            clip_grads_with_norm_(self.network.parameters(), self.config.train.clip, torch.tensor(norm))
+        return get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
 
     def _skip(self, batches: list[Batch]) -> str:
         """Leave the weights as they are and say why; ten times in a row end the run."""
         cause = find_cause(self.network, batches, self.accelerator.autocast())
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if self._deepspeed:
             raise ModelError(
                 f"step {self.state.step + 1} is not finite and DeepSpeed has taken it already: {cause}"
             )
@@ -285,6 +281,10 @@ class Trainer:
                 }
             )
 
+    @property
+    def _deepspeed(self) -> bool:
+        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
+
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.config.train.steps
 
@@ -332,6 +332,11 @@ class Trainer:
         """Sum over the processes."""
         total = torch.as_tensor(value, dtype=torch.float64, device=self.accelerator.device)
         return float(self.accelerator.reduce(total, "sum"))
+
+
+def _number(value: Tensor) -> float:
+    """A scalar tensor as a number, gathered where it is sharded."""
+    return float(value.full_tensor() if isinstance(value, DTensor) else value)
 
 
 def _accelerator(config: Config, device: torch.device) -> Accelerator:
