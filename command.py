@@ -1,7 +1,12 @@
 """The guard of every command line: a user's mistake is one clear line and exit code 2, never a traceback."""
 
+import os
 import sys
 from collections.abc import Callable
+
+# OpenMP threads that wait for one another spin, by default so long that a second busy program on the machine makes
+# training ten times slower. GNU's OpenMP reads this once, when torch loads it.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 from attention import AttentionError
 from data import DataError

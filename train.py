@@ -5,10 +5,6 @@ import os
 import sys
 import time
 
-# OpenMP threads that wait for one another spin, by default so long that a second busy program on the machine makes
-# training ten times slower. GNU's OpenMP reads this once, when torch loads it.
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-
 from command import guarded
 
 EPILOG = """

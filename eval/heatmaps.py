@@ -1,9 +1,9 @@
 """Attention weights of chosen layers and heads on one prompt, runs side by side, checked against the model's output.
 
 The model runs the prompt once. For each chosen layer the weights W are then recomputed from the query and key that the
-layer saw, and multiplied with its values: `residual = ||W v - o|| / ||o||`, with o the head's output in that forward
-pass, is stored, printed on each panel, and must stay below the limit of the dtype. What a panel shows is therefore what
-the model did.
+layer saw, by the mechanism's formula (the dense kernel, whatever the model used), and multiplied with its values:
+`residual = ||W v - o|| / ||o||`, with o the head's output in that forward pass, is stored, printed on each panel, and
+must stay below the limit of the dtype. What a panel shows is therefore what the model did.
 
 Every run gets the same prompt, and all panels of a figure share one colour scale. A weight that is exactly zero has a
 colour of its own, a key that the query cannot see is blank.
@@ -275,7 +275,7 @@ def _panel(record: Mapping[str, Any], layer: Mapping[str, Any], head: int) -> Pa
 
 
 def _layer(call: AttentionCall) -> dict[str, Any]:
-    recomputed = weights(call.query, call.key, call.mechanism, **call.arguments)[0].float()
+    recomputed = weights(call.query, call.key, call.mechanism, kernel="dense", **call.arguments)[0].float()
     value = call.value[0].float().repeat_interleave(call.query.shape[2] // call.value.shape[2], 1)
     mixed = torch.einsum("hts,shd->htd", recomputed, value)
     output = call.output[0].float().transpose(0, 1)
