@@ -1,30 +1,19 @@
 """What a figure was measured on, printed with every table."""
 
-import os
 import platform
-import subprocess
-from pathlib import Path
 
 import torch
+
+from models.machine import machine
 
 
 def describe() -> str:
     """One line: processor, cores, device, versions, commit."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
-    return f"{device}, {threads}, Python {platform.python_version()}, torch {torch.__version__}, commit {_commit()}"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return git.stdout.strip() or "unknown"
+    facts = machine()
+    threads = f"{torch.get_num_threads()} threads of {facts['cores']} cores"
+    device = facts.get("gpu", facts["processor"])
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{device}, {threads}, {versions}, commit {facts['commit']}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

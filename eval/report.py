@@ -21,16 +21,13 @@ The data file, next to the page:
 
 import importlib.metadata
 import json
-import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 
 from eval import analysis, comparison
@@ -38,6 +35,7 @@ from eval.comparison import Measured
 from eval.findings import checks, findings
 from eval.subject import Subject
 from models import ModelError
+from models.machine import machine
 
 PACKAGES = ("torch", "lm_eval", "transformers", "matplotlib", "jinja2")
 
@@ -86,6 +84,7 @@ def run_all(subjects: Sequence[Subject], settings: Settings) -> dict[str, object
         out.with_suffix(".json").write_text(data.json(), encoding="utf-8")
     except OSError as error:
         raise ModelError(f"cannot write {out}: {error.strerror}") from error
+    print(f"\n{data.text()}\n")
     return {"report": str(out), "runs": len(subjects), "megabytes": round(len(page.encode()) / 1e6, 2)}
 
 
@@ -119,6 +118,18 @@ class Report:
             "environment": self.environment,
         }
         return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+    def text(self) -> str:
+        """The comparison as plain text, a table per topic; the best value of a column is starred."""
+        columns = comparison.columns(self.runs)
+        tables = []
+        for group in dict.fromkeys(column.group for column in columns):
+            rows: list[dict[str, object]] = [{"run": run.name} for run in self.runs]
+            for column in (column for column in columns if column.group == group):
+                for row, cell in zip(rows, comparison.cells(column, self.runs), strict=True):
+                    row[f"{column.title} {column.unit}".strip()] = cell.text + ("*" if cell.best else "")
+            tables.append(f"{group}\n{analysis.table(rows)}")
+        return "\n\n".join(tables)
 
 
 def collect(subjects: Sequence[Subject], title: str) -> Report:
@@ -170,20 +181,14 @@ def measured(subject: Subject, name: str) -> Measured:
 
 
 def environment() -> dict[str, str]:
-    """The machine and versions that made the report; the commit where the sources are a git checkout."""
-    found = {
-        "platform": platform.platform(),
-        "processor": f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",
-        "python": platform.python_version(),
-    }
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
+    """The machine and versions that made the report."""
+    found = machine() | {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
-    return found | {"commit": _commit()}
+    return found
 
 
 def _log(path: Path, step: int | None) -> list[dict[str, Any]]:
@@ -207,12 +212,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return dict(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
     except Exception as error:  # YAML, encoding, permission and interpolation errors have no common ancestor
         raise ModelError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return found.stdout.strip()

@@ -2,7 +2,7 @@
 
 runs/NAME/
   config.yaml       the resolved config
-  run.json          versions, fingerprints, training length, command
+  run.json          versions, machine, fingerprints, training length, command
   tokenizer.model
   checkpoints/step-00000100/{model.safetensors, checksums.json, ...}
 """
@@ -28,6 +28,7 @@ from models.checkpoint import checkpoint_path, checkpoints, publish, verify
 from models.config import from_dict
 from models.errors import ModelError
 from models.gpt import GPT
+from models.machine import machine
 
 CONFIG, RECORD, TOKENIZER, WEIGHTS = "config.yaml", "run.json", "tokenizer.model", "model.safetensors"
 
@@ -86,6 +87,7 @@ def create_run(
         "data": data,
         "command": sys.argv,
         "versions": _versions(),
+        "machine": machine(),
     }
     (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     publish(partial, path)

@@ -81,6 +81,13 @@ def test_a_second_call_computes_nothing_again(runs):
     assert "already complete" in printed
 
 
+def test_the_comparison_is_printed_too(runs):
+    printed = run(["-m", "eval", "report", *(str(runs / name) for name in MECHANISMS)])
+    for column in json.loads((runs / "report.json").read_text())["columns"]:
+        assert column["title"] in printed
+        assert all(cell["text"] in printed for cell in column["cells"])
+
+
 def test_the_trained_model_speaks(runs):
     command = ["-m", "models.generate", str(runs / "softmax"), "--prompt", "HAMLET", "--max-new-tokens", "8"]
     first, second = (run([*command, "--seed", "3"]) for _ in range(2))

@@ -27,3 +27,10 @@ def test_every_folder_of_the_map_exists():
     for line in tree.splitlines():
         name = line.split()[0]
         assert (ROOT / name).exists(), name
+
+
+def test_the_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict = {}
+    exec(example, names)
+    assert names["out"].shape == names["query"].shape

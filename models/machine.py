@@ -1,0 +1,37 @@
+"""What a number was measured on: the processor, its cores, the GPU, the operating system, the commit."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+
+def machine() -> dict[str, str]:
+    """Readable facts by name; a GPU only where there is one."""
+    found = {
+        "processor": _processor(),
+        "cores": f"{os.cpu_count()}, {torch.backends.cpu.get_cpu_capability()}",
+        "platform": platform.platform(),
+        "commit": _commit(),
+    }
+    return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    for line in facts.read_text().splitlines() if facts.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The commit of these sources, "+" where they were changed since; "unknown" outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return described.stdout.strip() or "unknown"
