@@ -9,6 +9,7 @@ from command import guarded
 from eval.analysis import Analysis, add_options, analyses, evaluate, get, read_options, table
 from eval.subject import DTYPES, Subject, open_subject
 from models import ModelError
+from models.machine import default_device
 
 USAGE = "python -m eval <analysis> RUN [RUN ...] [options]"
 
@@ -101,7 +102,10 @@ def _parser(name: str, chosen: list[Analysis]) -> argparse.ArgumentParser:
         add_options(parser.add_argument_group("options of this analysis"), chosen[0].settings)
     common = parser.add_argument_group("options of every analysis")
     common.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the latest)")
-    common.add_argument("--device", default="cpu", metavar="TEXT", help="where to compute (default: cpu)")
+    device = str(default_device())
+    common.add_argument(
+        "--device", default=device, metavar="TEXT", help=f"where to compute (default here: {device})"
+    )
     common.add_argument(
         "--dtype", default="float32", metavar="TEXT", help=f"{', '.join(DTYPES)} (default: float32)"
     )

@@ -223,9 +223,7 @@ def heatmaps(panels: Sequence[Sequence[Panel]], scale: Scale, prompt: str) -> Fi
         for i, line in enumerate(panels):
             for j, panel in enumerate(line):
                 _heatmap(grid[i][j], panel, scale, size)
-                grid[i][j].set_title(
-                    f"{_short(panel.run, 40)} ({panel.mechanism}), {panel.place}\n{panel.caption}", loc="left"
-                )
+                grid[i][j].set_title(f"{_short(panel.title, 50)}, {panel.place}\n{panel.caption}", loc="left")
         figure.suptitle(f"Prompt: {_short(' '.join(prompt.split()), 34 * columns + 30)}", fontsize=8)
         _legend(figure, list(grid.flat), scale)
         return figure

@@ -59,7 +59,8 @@ class Settings:
     heads: str | None = field(default=None, metadata={"help": "like 0,1; default: two, spread"})
     scale: str = field(default="log", metadata={"help": "colour scale, log or linear"})
     out: str | None = field(
-        default=None, metadata={"help": "figure, without suffix; default: heatmaps next to the first run"}
+        default=None,
+        metadata={"help": "figure, written as .png and .svg; default: heatmaps next to the first run"},
     )
 
 
@@ -83,6 +84,11 @@ class Panel:
     zeros: float
     pieces: list[str]
     weights: list[list[float | None]]
+
+    @property
+    def title(self) -> str:
+        """The run, and its mechanism where the name does not say it."""
+        return self.run if self.run == self.mechanism else f"{self.run} ({self.mechanism})"
 
     @property
     def place(self) -> str:
@@ -137,6 +143,7 @@ def run_all(subjects: Sequence[Subject], settings: Settings) -> dict[str, object
         records.append(analysis.evaluate(this, subject, recording)[0])
     panels = choose(records, heads)
     stem = subjects[0].path.parent / "heatmaps" if settings.out is None else Path(settings.out)
+    stem = stem.with_suffix("") if stem.suffix in (".png", ".svg") else stem
     files = figures.save(figures.heatmaps(panels, figures.Scale.shared(panels, settings.scale), prompt), stem)
     return {
         "figure": " ".join(map(str, files)),

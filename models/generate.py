@@ -8,6 +8,7 @@ import argparse
 import torch
 
 from command import guarded
+from models.machine import default_device
 from models.run import load_run
 from models.sampling import readable, stream
 
@@ -15,7 +16,7 @@ from models.sampling import readable, stream
 def main() -> None:
     """Parse the command line, then print prompt and continuation as the tokens are drawn."""
     arguments = _parser().parse_args()
-    device = arguments.device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    device = arguments.device or default_device()
     run = load_run(arguments.run, arguments.step, device)
     prompt = run.tokenizer.encode(arguments.prompt, bos=True)
     steps = stream(

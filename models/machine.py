@@ -19,6 +19,11 @@ def machine() -> dict[str, str]:
     return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def _processor() -> str:
     facts = Path("/proc/cpuinfo")
     for line in facts.read_text().splitlines() if facts.exists() else ():

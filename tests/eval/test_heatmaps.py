@@ -162,12 +162,18 @@ def test_the_figure_has_a_panel_for_each_layer_head_and_run(subjects, tmp_path):
     ]
 
 
+def test_a_title_names_the_mechanism_where_the_run_does_not(subjects):
+    panel = heatmaps.choose([record(subjects[0])], (1,))[0][0]
+    assert replace(panel, run="softmax", mechanism="softmax").title == "softmax"
+    assert replace(panel, run="mine", mechanism="softmax").title == "mine (softmax)"
+
+
 def test_the_figure_prints_run_mechanism_residual_scale_and_tokens(subjects):
     panels = heatmaps.choose([record(subject) for subject in subjects], (1,))
     scale = figures.Scale.shared(panels, "log")
     text = figures.svg(figures.heatmaps(panels, scale, "To be"), "maps", "maps")
     for panel in panels[0]:
-        assert f"{panel.run} ({panel.mechanism}), layer 0, head 1" in text
+        assert f"{panel.title}, layer 0, head 1" in text
         assert panel.caption in text
     assert scale.words in text
     assert "exactly 0" in text
