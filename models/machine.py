@@ -11,8 +11,8 @@ import torch
 def machine() -> dict[str, str]:
     """Readable facts by name; a GPU only where there is one."""
     found = {
-        "processor": _processor(),
-        "cores": f"{os.cpu_count()}, {torch.backends.cpu.get_cpu_capability()}",
+        "processor": f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})",
+        "cores": str(os.cpu_count()),
         "platform": platform.platform(),
         "commit": _commit(),
     }
