@@ -10,7 +10,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_table_of_mechanisms_is_that_of_the_registry():
-    lines = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", README, re.MULTILINE)
+    section = README.partition("## The mechanisms")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", section, re.MULTILINE)
     rows = {name: (formula.replace("\\|", "|"), paper) for name, formula, paper in lines}
     assert rows == {entry.name: (entry.formula, entry.paper) for entry in attention.capabilities()}
 

@@ -19,6 +19,7 @@ def every_mechanism() -> list[attention.Mechanism]:
     return [
         *made,
         attention.get("lssar", power=3),
+        attention.get("lssar", power=1),
         attention.get("gaussian", norm="row"),
         attention.get("gaussian", normalise=False, norm="row"),
         attention.get("gaussian", normalise=False),
