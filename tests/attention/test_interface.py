@@ -99,3 +99,14 @@ def test_autocast_does_not_reach_into_the_kernel():
     plain = attend(query, query, query, "softmax")
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(attend(query, query, query, "softmax"), plain)
+
+
+@pytest.mark.parametrize("kernel", ["dense", "tiled"])
+def test_compiled_code_may_contain_it(kernel):
+    def loss(query):
+        return attend(query * 2, query, query, "softpick", kernel=kernel).square().sum()
+
+    query = torch.randn(1, 8, 2, 8, requires_grad=True)
+    (expected,) = torch.autograd.grad(loss(query), query)
+    (found,) = torch.autograd.grad(torch.compile(loss, backend="aot_eager")(query), query)
+    assert torch.allclose(found, expected, atol=1e-6)
