@@ -37,9 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if hasattr(analysis.module, "before"):
             analysis.module.before(setting)
     subjects = _open(options)
+    refused = []
     for analysis, setting in zip(chosen, settings, strict=True):
         print(f"\n{analysis.name}: {analysis.summary}")
-        print(table(_rows(analysis, setting, subjects, options.fresh)), flush=True)
+        try:
+            print(table(_rows(analysis, setting, subjects, options.fresh)), flush=True)
+        except ModelError as mistake:
+            if name != "all":
+                raise
+            print(f"  not done: {mistake}", flush=True)
+            refused.append(f"{analysis.name} ({mistake})")
+    if refused:
+        raise ModelError(f"all but these were done: {'; '.join(refused)}")
 
 
 def overview() -> str:
