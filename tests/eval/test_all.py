@@ -29,5 +29,5 @@ def test_a_single_analysis_refuses_at_once(monkeypatch):
 
     monkeypatch.setattr(command, "_open", lambda options: [])
     monkeypatch.setattr(command, "_rows", rows)
-    with pytest.raises(ModelError, match="^the texts are too long$"):
+    with pytest.raises(ModelError, match=r"^the texts are too long$"):
         command.main(["harness", "somewhere"])
