@@ -1,7 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and make, nothing else: they build .venv from the lock file.
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := softmax softpick lssar swat gaussian
+# The baseline, then every other mechanism that has a config for the demo.
+DEMO := softmax $(filter-out base softmax,$(basename $(notdir $(wildcard configs/demo/*.yaml))))
 
 .PHONY: help demo test lint bench lock clean
 
