@@ -34,7 +34,7 @@ from eval import analysis, comparison
 from eval.comparison import Measured
 from eval.findings import checks, findings
 from eval.subject import Subject
-from models import ModelError
+from models import ModelError, metrics
 from models.machine import machine
 
 PACKAGES = ("torch", "lm_eval", "transformers", "matplotlib", "jinja2")
@@ -161,8 +161,10 @@ def measured(subject: Subject, name: str) -> Measured:
             missing[kind] = f"measured on another checkpoint (step {result['subject'].get('step')})"
         else:
             results[kind] = result
-    metrics = _log(subject.path / "metrics.jsonl", subject.step)
-    if not metrics:
+    logged = metrics.read(subject.path)
+    if subject.step is not None:
+        logged = [record for record in logged if record["step"] <= subject.step]
+    if not logged:
         missing["training"] = "not logged"
     return Measured(
         name=name,
@@ -174,7 +176,7 @@ def measured(subject: Subject, name: str) -> Measured:
         parameters=sum(parameter.numel() for parameter in subject.network.parameters()),
         results=dict(sorted(results.items())),
         missing=dict(sorted(missing.items())),
-        metrics=metrics,
+        metrics=logged,
         config=_read(subject.path / "config.yaml"),
         record=_read(subject.path / "run.json"),
     )
@@ -189,19 +191,6 @@ def environment() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def _log(path: Path, step: int | None) -> list[dict[str, Any]]:
-    """The lines of a training log up to a step; a line that a crash cut short is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return [record for record in records if step is None or record["step"] <= step]
 
 
 def _read(path: Path) -> dict[str, Any] | None:

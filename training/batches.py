@@ -7,11 +7,10 @@ from torch import Tensor
 
 from data import BatchOrder, PackedDataset
 from models import ModelError
+from models.loss import IGNORED
 
 Batch = dict[str, Tensor]
 """tokens, targets and documents, each int64 [sequences, length]."""
-
-IGNORED = -100
 
 
 class TrainingBatches:

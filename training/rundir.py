@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 
 from data import Prepared
 from models import ModelError, create_run
+from models.metrics import truncate
 from models.run import CONFIG, RECORD
 from training.checkpoint import newest_checkpoint
 from training.config import Config, as_dict, differences
-from training.metrics import truncate
 
 
 def check_free(config: Config, resume: bool) -> None:

@@ -21,8 +21,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
 from data import PackedDataset, Prepared, prepare
-from models import GPT, ModelError, resolve
-from training import metrics
+from models import GPT, ModelError, metrics, resolve
 from training.batches import Batch, TrainingBatches, count_targets, validation_batches
 from training.checkpoint import Checkpointer, TrainerState
 from training.config import Config, as_dict, fingerprint, resolve_precision

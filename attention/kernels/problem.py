@@ -81,7 +81,9 @@ def pose(
     for name in given:
         if name not in initial:
             raise AttentionError(f"{mechanism.name} has no parameter {name!r}{nearest(name, initial)}")
-    complete = {name: given.get(name, value.to(query.device)) for name, value in initial.items()}
+    complete = {
+        name: given[name] if name in given else value.to(query.device) for name, value in initial.items()
+    }
     scores = mechanism.scores(query, key, count=visible.count, scale=scale, params=complete)
     return Problem(mechanism, scores, value, visible)
 

@@ -28,6 +28,7 @@ from torch.nn.functional import softplus
 
 from attention.errors import AttentionError, nearest
 from attention.mechanism import Mechanism, Pointwise, Ratio, Scores
+from attention.mechanisms.softmax import Exponential
 from attention.registry import register
 
 NORMS = ("none", "row")
@@ -35,7 +36,7 @@ NORMS = ("none", "row")
 
 @register
 @dataclass(frozen=True)
-class Gaussian(Pointwise, Ratio):
+class Gaussian(Pointwise, Exponential):
     """exp(-beta |q - k|^2 / (2 sqrt(d))), as it is or divided by its row sum.
 
     Args:
@@ -93,15 +94,6 @@ class Gaussian(Pointwise, Ratio):
     def weight_derivative(self, score: Tensor, weight: Tensor) -> Tensor:
         """The exponential is its own derivative."""
         return weight
-
-    def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
-        """e^{s-m}, for both."""
-        exponential = (score - pivot).exp_()
-        return exponential, exponential
-
-    def derivatives(self, score: Tensor, pivot: Tensor, numerator: Tensor) -> tuple[Tensor, Tensor]:
-        """The exponential is its own derivative."""
-        return numerator, numerator
 
 
 def _unit_mean_square(vectors: Tensor) -> Tensor:

@@ -17,18 +17,8 @@ from attention.mechanism import Ratio
 from attention.registry import register
 
 
-@register
-@dataclass(frozen=True)
-class Softmax(Ratio):
-    """exp(s) / sum exp(s)."""
-
-    name: ClassVar[str] = "softmax"
-    formula: ClassVar[str] = "exp(s) / Σ exp(s)"
-    paper: ClassVar[str] = "Vaswani et al. 2017, arXiv 1706.03762"
-
-    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
-        """Row softmax over the visible keys."""
-        return score.masked_fill(~visible, -torch.inf).softmax(-1)
+class Exponential(Ratio):
+    """Numerator and denominator e^{s-m}: softmax, of whatever scores."""
 
     def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
         """e^{s-m}, for both."""
@@ -38,3 +28,17 @@ class Softmax(Ratio):
     def derivatives(self, score: Tensor, pivot: Tensor, numerator: Tensor) -> tuple[Tensor, Tensor]:
         """The exponential is its own derivative."""
         return numerator, numerator
+
+
+@register
+@dataclass(frozen=True)
+class Softmax(Exponential):
+    """exp(s) / sum exp(s)."""
+
+    name: ClassVar[str] = "softmax"
+    formula: ClassVar[str] = "exp(s) / Σ exp(s)"
+    paper: ClassVar[str] = "Vaswani et al. 2017, arXiv 1706.03762"
+
+    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
+        """Row softmax over the visible keys."""
+        return score.masked_fill(~visible, -torch.inf).softmax(-1)

@@ -62,7 +62,7 @@ class Swat(Pointwise):
         bias = None
         if self.bias:
             bias = torch.full(query.shape[:3], self.bias, device=query.device, dtype=torch.float32)
-        slope = None if self.slopes == "none" else head_slopes(n_head, self.slopes).to(query.device)
+        slope = None if self.slopes == "none" else head_slopes(n_head, self.slopes, query.device)
         return replace(scores, slope=slope, query_bias=bias)
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Swat(Pointwise):
         return weight * (1 - weight)
 
 
-def head_slopes(n_head: int, kind: str) -> Tensor:
+def head_slopes(n_head: int, kind: str, device: torch.device | None = None) -> Tensor:
     """Slopes per head, float32 [H].
 
     Raises:
@@ -87,7 +87,7 @@ def head_slopes(n_head: int, kind: str) -> Tensor:
     if kind == "balanced":
         if n_head % 2:
             raise AttentionError(f"balanced slopes need an even number of heads, got {n_head}")
-        half = 2.0 ** -torch.arange(1, n_head // 2 + 1, dtype=torch.float32)
+        half = 2.0 ** -torch.arange(1, n_head // 2 + 1, dtype=torch.float32, device=device)
         return torch.cat([-half, half])
-    alibi = 2.0 ** (-8 * torch.arange(1, n_head + 1, dtype=torch.float32) / n_head)
+    alibi = 2.0 ** (-8 * torch.arange(1, n_head + 1, dtype=torch.float32, device=device) / n_head)
     return -alibi if kind == "decay" else alibi

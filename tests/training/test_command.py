@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import checkpoints, load_run
+from models import checkpoints, load_run, metrics
 from tests.training.conftest import ROOT, MakeConfig, clean_environment, run, train_command
 from tests.training.test_trainer import logged, optimizer_state
-from training import metrics, train
+from training import train
 from training.checkpoint import newest_checkpoint
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from models import ModelError, checkpoint_path, checkpoints
+from models import ModelError, checkpoint_path, checkpoints, metrics
 from tests.training.conftest import MakeConfig
-from training import metrics, train
+from training import train
 
 
 def test_a_run_is_not_overwritten(make: MakeConfig) -> None:

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from attention import names
 from data import PackedDataset, prepare
-from models import ModelError, checkpoint_path, checkpoints, load_run
+from models import ModelError, checkpoint_path, checkpoints, load_run, metrics
 from models.block import Mixer
 from tests.training.conftest import MakeConfig
-from training import metrics, train
+from training import train
 from training.batches import TrainingBatches, count_targets
 
 TIMINGS = ("seconds", "tokens_per_second", "mfu")
