@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass, fields
 
+import torch
+
 from attention.kernels.dispatch import KERNELS
+from attention.kernels.problem import example
+from attention.mechanism import Mechanism
 from attention.registry import get, names
 
 
@@ -20,8 +24,14 @@ class Capability:
     kernels: tuple[str, ...]
 
 
+def kernels(mechanism: Mechanism) -> list[str]:
+    """The kernels that serve a mechanism on this machine, fastest first."""
+    problem = example(mechanism, device="cuda" if torch.cuda.is_available() else "cpu")
+    return [kernel.name for kernel in KERNELS.values() if kernel.refuses(problem) is None]
+
+
 def capabilities() -> list[Capability]:
-    """One entry per mechanism, at its default options."""
+    """One entry per mechanism, at its default options, with the kernels that serve it on this machine."""
     return [_capability(name) for name in names()]
 
 
@@ -35,5 +45,5 @@ def _capability(name: str) -> Capability:
         mechanism.window,
         {field.name: getattr(mechanism, field.name) for field in fields(mechanism)},  # type: ignore[arg-type]
         tuple(mechanism.parameters(2)),
-        tuple(kernel for kernel, runs in KERNELS.items() if runs.refuses(mechanism) is None),
+        tuple(kernels(mechanism)),
     )

@@ -52,7 +52,6 @@ def attend(
         AttentionError: the call cannot be served; the message says what would be.
     """
     mechanism = get(mechanism)
-    chosen = dispatch.choose(kernel, mechanism)
     with torch.autocast(query.device.type, enabled=False):
         problem = pose(
             query,
@@ -65,7 +64,7 @@ def attend(
             scale=scale,
             params=params,
         )
-        return chosen.attend(problem)
+        return dispatch.choose(kernel, problem).attend(problem)
 
 
 def weights(
@@ -101,7 +100,7 @@ def weights(
     problem = _posed(query, key, mechanism, causal, window, documents, scale, params)
     wanted_rows = _indices(rows, query.shape[1], "row", query.device)
     wanted_heads = _indices(heads, query.shape[2], "head", query.device)
-    if dispatch.choose(kernel, mechanism) is dispatch.KERNELS["dense"]:
+    if dispatch.choose(kernel, problem) is dispatch.KERNELS["dense"]:
         with torch.no_grad():
             return dense.weights(problem)[:, wanted_heads][:, :, wanted_rows]
     wide = torch.promote_types(query.dtype, torch.float32)

@@ -64,12 +64,17 @@ class Visibility:
         first, last: int64 [B or 1, T]; equal where a query sees nothing (padding).
         position: int64 [T], the place of each query among the keys, for distances i - j.
         keys: number of keys S.
+        causal, window: how the intervals came about, for kernels that are told so.
+        documents: int [B, S] as given, or None.
     """
 
     first: Tensor
     last: Tensor
     position: Tensor
     keys: int
+    causal: bool = True
+    window: int | None = None
+    documents: Tensor | None = None
 
     @property
     def count(self) -> Tensor:
@@ -83,10 +88,10 @@ class Visibility:
 
     def split(self, size: int, parts: int) -> list["Visibility"]:
         """The masks of `size` sequences at a time; a mask that all sequences share stays whole."""
-        if self.first.shape[0] == 1:
+        if self.documents is None:
             return [self] * parts
-        pairs = zip(self.first.split(size), self.last.split(size), strict=True)
-        return [replace(self, first=first, last=last) for first, last in pairs]
+        pieces = zip(*(x.split(size) for x in (self.first, self.last, self.documents)), strict=True)
+        return [replace(self, first=first, last=last, documents=ids) for first, last, ids in pieces]
 
     def tiles(self, height: int) -> Iterator[Tile]:
         """The query rows in blocks of `height`, each with the smallest key range that serves it."""
@@ -155,7 +160,7 @@ def visibility(
     if documents is not None:
         padding = documents[:, keys - queries :] < 0
         first, last = first.masked_fill(padding, 0), last.masked_fill(padding, 0)
-    return Visibility(first, last, position, keys)
+    return Visibility(first, last, position, keys, causal, window, documents)
 
 
 def _document_edges(documents: Tensor, keys: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import attention
 from attention import Mechanism, nearest
+from attention.capabilities import kernels as capable_kernels
 from models import patterns
 from models.errors import ModelError
 
@@ -112,8 +113,7 @@ class Architecture(ModelConfig):
                 f"{options['window']} from attention_options[{name!r}]; give one"
             )
         mechanism = attention.get(name, **options)
-        kernels = ["auto", *next(row.kernels for row in attention.capabilities() if row.name == name)]
-        if self.kernel not in kernels:
+        if self.kernel != "auto" and self.kernel not in (kernels := ["auto", *capable_kernels(mechanism)]):
             raise ModelError(f"no kernel {self.kernel!r} runs {name}{nearest(self.kernel, kernels)}")
         return LayerPlan(mechanism, mechanism.window if window is None else window)
 

@@ -7,6 +7,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 
 
@@ -45,3 +46,8 @@ def score_matrix(problem: Problem) -> Tensor:
 
 def _per_query_head(shared: Tensor, n_head: int) -> Tensor:
     return repeat(shared, "b s k d -> b (k g) s d", g=n_head // shared.shape[2])
+
+
+KERNEL = Kernel(
+    "dense", attend, lambda problem: None, "the formula on the whole row matrix, gradients by autograd"
+)

@@ -1,57 +1,28 @@
 """Which kernel runs what. Kernels differ in rounding, speed and memory, never in mathematics."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from torch import Tensor
-
 from attention.errors import AttentionError, nearest
 from attention.kernels import dense, tiled
+from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
-from attention.kernels.rows import FORMS
-from attention.mechanism import Mechanism
 
-
-@dataclass(frozen=True)
-class Kernel:
-    """A way to run mechanisms.
-
-    Attributes:
-        attend: the outputs of a problem.
-        refuses: why it cannot run a mechanism, None if it can.
-        summary: one line for the capability table.
-    """
-
-    attend: Callable[[Problem], Tensor]
-    refuses: Callable[[Mechanism], str | None]
-    summary: str
-
-
-def _tiled_refuses(mechanism: Mechanism) -> str | None:
-    return None if mechanism.form in FORMS else f"it has no row functions for form {mechanism.form.__name__}"
-
-
-KERNELS: dict[str, Kernel] = {
-    "tiled": Kernel(tiled.attend, _tiled_refuses, "blocks of rows, memory linear in length"),
-    "dense": Kernel(dense.attend, lambda mechanism: None, "the formula on the whole row matrix, by autograd"),
-}
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (tiled.KERNEL, dense.KERNEL)}
 """Fastest first: the order in which "auto" tries them."""
 
 
-def choose(name: str, mechanism: Mechanism) -> Kernel:
+def choose(name: str, problem: Problem) -> Kernel:
     """The kernel by name, or the fastest capable one for "auto".
 
     Raises:
-        AttentionError: unknown kernel, or one that cannot run the mechanism; those that can are named.
+        AttentionError: unknown kernel, or one that cannot serve the problem; those that can are named.
     """
-    capable = {known: kernel for known, kernel in KERNELS.items() if kernel.refuses(mechanism) is None}
     if name == "auto":
-        return next(iter(capable.values()))
+        return next(kernel for kernel in KERNELS.values() if kernel.refuses(problem) is None)
     if name not in KERNELS:
         raise AttentionError(f"unknown kernel {name!r}{nearest(name, [*KERNELS, 'auto'])}")
-    reason = KERNELS[name].refuses(mechanism)
+    reason = KERNELS[name].refuses(problem)
     if reason:
+        capable = [kernel.name for kernel in KERNELS.values() if kernel.refuses(problem) is None]
         raise AttentionError(
-            f"kernel {name!r} cannot run {mechanism.name}: {reason}; use {', '.join(capable)}"
+            f"kernel {name!r} cannot run {problem.mechanism.name} here: {reason}; use {', '.join(capable)}"
         )
     return KERNELS[name]

@@ -88,6 +88,30 @@ def pose(
     return Problem(mechanism, scores, value, visible)
 
 
+def example(
+    mechanism: Mechanism,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    head_dim: int = 64,
+    n_head: int = 2,
+) -> Problem:
+    """A call of two positions, to ask kernels whether they would serve its like."""
+    with torch.device(device):
+        tensor = torch.zeros(1, 2, n_head, head_dim, dtype=dtype)
+        return pose(
+            tensor,
+            tensor,
+            tensor,
+            mechanism,
+            causal=True,
+            window=None,
+            documents=None,
+            scale=None,
+            params=None,
+        )
+
+
 def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
     for name, tensor in {"query": query, "key": key, "value": value}.items():
         if tensor.dim() != 4:

@@ -13,8 +13,9 @@ from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
-from attention.kernels.rows import rows_of
+from attention.kernels.rows import FORMS, rows_of
 from attention.masks import Tile, Visibility
 
 BUDGET = 1 << 21
@@ -183,3 +184,12 @@ def _zeros_like(tensor: Tensor | None) -> Tensor | None:
 
 def _heads_first(tensor: Tensor, key_heads: int) -> Tensor:
     return rearrange(tensor, "b t (k g) d -> b k g t d", k=key_heads).contiguous()
+
+
+def refuses(problem: Problem) -> str | None:
+    """Forms without row functions."""
+    form = problem.mechanism.form
+    return None if form in FORMS else f"it has no row functions for form {form.__name__}"
+
+
+KERNEL = Kernel("tiled", attend, refuses, "PyTorch, blocks of rows, memory linear in length, any device")
