@@ -13,7 +13,7 @@ forms of pointwise functions exist: `Pointwise`, `Ratio` and `TwoStage`. A kerne
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -48,6 +48,7 @@ class Mechanism(ABC):
         name: the registry's name.
         formula: one line, as in the paper.
         paper: citation with the version that was followed.
+        variants: option sets that differ in more than numbers: each is tested and listed beside the defaults.
         window: default sliding window, None for all keys.
         form: the class of pointwise functions (Pointwise, Ratio or TwoStage) that kernels shall use.
     """
@@ -55,6 +56,7 @@ class Mechanism(ABC):
     name: ClassVar[str]
     formula: ClassVar[str]
     paper: ClassVar[str]
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ()
     window: int | None = None
     form: "type[Mechanism]"
 

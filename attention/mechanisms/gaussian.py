@@ -20,7 +20,7 @@ normalisation of the head's output.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +47,11 @@ class Gaussian(Pointwise, Exponential):
     name: ClassVar[str] = "gaussian"
     formula: ClassVar[str] = "exp(−β |q − k|² / 2√d)  [/ Σ, norm = row]"
     paper: ClassVar[str] = "Lu et al. 2021, arXiv 2110.11945 (kernel only; causal adaptation)"
+    variants: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"norm": "row"},
+        {"normalise": False},
+        {"norm": "row", "normalise": False},
+    )
 
     norm: str = "none"
     normalise: bool = True
@@ -76,7 +81,9 @@ class Gaussian(Pointwise, Exponential):
             wide_query, wide_key = (_unit_mean_square(x) for x in (wide_query, wide_key))
         beta = softplus(params["sharpness"].to(wide))
         group = query.shape[2] // key.shape[2]
-        query_bias = -0.5 * scale * beta * wide_query.square().sum(-1)
+        query_bias = None
+        if self.norm == "none":  # it cancels in a row sum
+            query_bias = -0.5 * scale * beta * wide_query.square().sum(-1)
         key_bias = -0.5 * scale * beta * wide_key.square().sum(-1).repeat_interleave(group, -1)
         sharp_query = wide_query * beta[:, None]
         return Scores(sharp_query.to(query.dtype), wide_key.to(key.dtype), scale, query_bias, key_bias)

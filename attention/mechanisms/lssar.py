@@ -15,7 +15,7 @@ keys has nothing above its mean and is dead from n = 4 on, so never zero-initial
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class Lssar(LengthScaledCosine, TwoStage):
     name: ClassVar[str] = "lssar"
     formula: ClassVar[str] = "relu(n·A − 1)^p / Σ relu(n·A − 1)^p,  A = LSSA"
     paper: ClassVar[str] = "Gao & Spratling 2025, arXiv 2501.13428"
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"power": 3}, {"power": 1})
 
     power: float = 15.0
     epsilon: float = 1e-8

@@ -16,7 +16,7 @@ of heads differ in size by orders of magnitude. `bias` (for instance -ln window)
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class Swat(Pointwise):
     name: ClassVar[str] = "swat"
     formula: ClassVar[str] = "sigmoid(s + slope·(i − j)),  i − j < window"
     paper: ClassVar[str] = "Fu et al. 2025, arXiv 2502.18845"
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"window": None, "slopes": "decay", "bias": -1.0},)
 
     window: int | None = 512
     slopes: str = "balanced"

@@ -1,0 +1,98 @@
+"""Running: nothing overflows, twice is the same, memory's past does not matter, one compiled graph."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from attention.conformance.inputs import Inputs, RefusedError, make, run
+from attention.conformance.verdict import ConformanceError, compare, dtypes, equal
+from attention.functional import attend
+from attention.mechanism import Mechanism
+
+EXTREMES = (-1000.0, -300.0, -100.0, -1e-6, 0.0, 80.0, 88.0, 1000.0)
+
+
+def extreme_scores(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
+    """Scores far beyond what e^s can hold, alone and side by side, in every dtype that the kernel takes."""
+    rows = [(score,) * len(EXTREMES) for score in EXTREMES] + [EXTREMES, EXTREMES[::-1]]
+    key = torch.zeros(len(rows), len(EXTREMES), 1, 16)
+    key[..., 0, 0] = torch.tensor(rows)
+    query = torch.zeros(len(rows), len(EXTREMES), 2, 16)
+    query[..., 0] = 4
+    inputs = Inputs(query, key, torch.ones_like(key), torch.ones_like(query))
+    for dtype in dtypes(mechanism, kernel, device):
+        for causal in (True, False):
+            for name, tensor in run(inputs.to(dtype, device), mechanism, kernel, causal=causal).items():
+                if not torch.isfinite(tensor).all():
+                    raise ConformanceError(f"extreme scores, {dtype}, {name}: not finite")
+
+
+def determinism(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
+    """The same call twice gives the same outputs and gradients, bit for bit."""
+    for dtype in dtypes(mechanism, kernel, device):
+        inputs = make(batch=2, queries=150, heads=4, key_heads=2, head_dim=16).to(dtype, device)
+        equal(run(inputs, mechanism, kernel), run(inputs, mechanism, kernel), f"twice, {dtype}")
+
+
+def poisoned_memory(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
+    """NaN in all memory that is newly allocated, and in what was freed before, reaches nothing."""
+    dtype = dtypes(mechanism, kernel, device)[0]
+    inputs = make(batch=2, queries=75, heads=4, key_heads=2, head_dim=24).to(dtype, device)
+    ids = torch.tensor([[-1] * 9 + [0] * 60 + [1] * 6, [2] * 30 + [3] * 25 + [-1] * 20], device=device)
+    with _poison(device):
+        compare(inputs, mechanism, kernel, dtype, "poisoned memory", documents=ids)
+        compare(inputs, mechanism, kernel, dtype, "poisoned memory, window 20", window=20)
+
+
+@contextmanager
+def _poison(device: torch.device | str) -> Iterator[None]:
+    """Fill new tensors with NaN, as PyTorch does where it may use deterministic algorithms only."""
+    before = torch.are_deterministic_algorithms_enabled()
+    before_warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    before_fill = torch.utils.deterministic.fill_uninitialized_memory
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = True
+            freed = [torch.full((4 << power,), torch.nan, device=device) for power in range(18)]
+            del freed
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=before_warn)
+            torch.utils.deterministic.fill_uninitialized_memory = before_fill
+
+
+def compiled(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
+    """One graph, forward and backward, under torch.compile."""
+    dtype = dtypes(mechanism, kernel, device)[0]
+    inputs = make(batch=1, queries=21, heads=2, key_heads=1, head_dim=16).to(dtype, device)
+
+    def through(fullgraph: bool) -> None:
+        torch._dynamo.reset()
+
+        @torch.compile(backend="aot_eager", fullgraph=fullgraph)
+        def call(query: Tensor, key: Tensor, value: Tensor, params: dict[str, Tensor]) -> Tensor:
+            return attend(query, key, value, mechanism, kernel=kernel, params=params)
+
+        compare(
+            inputs,
+            mechanism,
+            kernel,
+            dtype,
+            "compiled",
+            call=lambda query, key, value, mechanism, kernel, params: call(query, key, value, params),
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            through(fullgraph=True)
+        except torch._dynamo.exc.Unsupported:
+            through(fullgraph=False)
+            raise RefusedError("graph break; the graphs around it compile") from None
+        finally:
+            torch._dynamo.reset()

@@ -1,0 +1,128 @@
+"""What passes: an error of at most twice that of the formula, run as it is in the same precision."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from attention.conformance.inputs import Inputs, RefusedError, run
+from attention.functional import attend
+from attention.kernels.dispatch import KERNELS
+from attention.kernels.problem import DTYPES, example
+from attention.mechanism import Mechanism
+
+SLACK = {torch.float64: 1e-8, torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+"""Root mean square error, of values of size one, that is rounding and not a wrong mask, shape or stride."""
+
+
+class ConformanceError(AssertionError):
+    """A kernel breaks the contract; one line says where and by how much."""
+
+
+def dtypes(mechanism: Mechanism, kernel: str, device: torch.device | str) -> list[torch.dtype]:
+    """The dtypes that a kernel takes, the most precise first.
+
+    Raises:
+        RefusedError: it takes none, for the reason that it gives in float32.
+    """
+    reasons = {
+        dtype: KERNELS[kernel].refuses(example(mechanism, dtype=dtype, device=device)) for dtype in DTYPES
+    }
+    taken = [dtype for dtype, reason in reasons.items() if reason is None]
+    if not taken:
+        raise RefusedError(reasons[torch.float32])
+    return taken
+
+
+Part = TypeVar("Part")
+
+
+def each(parts: Iterable[Part], attempt: Callable[[Part], None]) -> None:
+    """Attempt every part, so that a refused one hides no failure of the others.
+
+    Raises:
+        RefusedError: the first one, after all parts.
+    """
+    refusal = None
+    for part in parts:
+        try:
+            attempt(part)
+        except RefusedError as error:
+            refusal = refusal or error
+    if refusal:
+        raise refusal
+
+
+def compare(
+    inputs: Inputs,
+    mechanism: Mechanism,
+    kernel: str,
+    dtype: torch.dtype,
+    what: str,
+    *,
+    floor: float = 0.0,
+    call: Callable[..., Tensor] = attend,
+    **masks: Any,
+) -> None:
+    """Run a call by a kernel and by the formula.
+
+    Args:
+        inputs: in float64; rounded to dtype first.
+        what: names the call in the message.
+        floor: as for `judge`.
+        call: how the kernel is called, as for `run`.
+        masks: as for `attend`.
+    """
+    rounded = inputs.to(dtype)
+    result = run(rounded, mechanism, kernel, call=call, **masks)
+    truth = run(rounded.to(torch.float64), mechanism, "dense", **masks)
+    eager = run(rounded, mechanism, "dense", **masks)
+    judge(result, truth, eager, what, SLACK[dtype], floor)
+
+
+def judge(
+    result: dict[str, Tensor],
+    truth: dict[str, Tensor],
+    eager: dict[str, Tensor],
+    what: str,
+    slack: float = 0.0,
+    floor: float = 0.0,
+) -> None:
+    """Fail unless each root mean square error is at most twice that of `eager` plus twice that of rounding.
+
+    Args:
+        result: output and gradients that are judged, in the precision that the truth is rounded to.
+        truth: in float64; eager: the formula in the precision of the result.
+        slack: allowed on top, relative to the truth's root mean square or `floor`, whichever is larger.
+        floor: 1 where gradients cancel, so that nothing but rounding is left of them.
+    """
+    for name, expected in truth.items():
+        actual, place = result[name], f"{what}, {name}"
+        if actual.shape != expected.shape:
+            raise ConformanceError(f"{place}: shape {list(actual.shape)}, expected {list(expected.shape)}")
+        if not torch.isfinite(actual).all():
+            raise ConformanceError(f"{place}: not finite")
+        error = root_mean_square(actual - expected)
+        eager_error = root_mean_square(eager[name] - expected)
+        rounding = root_mean_square(expected.to(actual.dtype) - expected)
+        size = max(floor, root_mean_square(expected))
+        allowed = 2 * eager_error + 2 * rounding + slack * size + 1e-12
+        if not error <= allowed:
+            raise ConformanceError(
+                f"{place}: error {error:.3g}, at most {allowed:.3g} is allowed "
+                f"(the formula in this precision: {eager_error:.3g}, rounding: {rounding:.3g})"
+            )
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor], what: str) -> None:
+    """Fail unless all tensors are the same, bit for bit."""
+    for name, tensor in first.items():
+        if not torch.equal(tensor, second[name]):
+            difference = float((tensor - second[name]).abs().max())
+            raise ConformanceError(f"{what}, {name}: not bit for bit the same, off by up to {difference:.3g}")
+
+
+def root_mean_square(values: Tensor) -> float:
+    """Over all entries; infinite where any is not finite."""
+    return float(values.double().nan_to_num(torch.inf).square().mean().sqrt())
