@@ -1,0 +1,126 @@
+"""Softmax kernels that others wrote: PyTorch's scaled_dot_product_attention and the flash-attn package.
+
+Both serve every mechanism whose traced program is that of softmax and whose scores have no biases. `sdpa` is exercised
+by the tests on whatever device they run. `flash` needs a GPU and has never been run by this project: only the arguments
+of its calls are tested.
+"""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from attention.kernels.kernel import Kernel
+from attention.kernels.problem import Problem
+from attention.kernels.program import Function, Step, UntraceableError, program_of
+
+SOFTMAX = (
+    Function("terms", ("score", "pivot"), (Step("sub", (0, 1)), Step("exp", (2,))), (3, 3)),
+    Function("derivatives", ("score", "pivot", "numerator"), (), (2, 2)),
+    Function("offset", ("pivot",), (), (0.0,)),
+)
+"""The program of softmax: e^{score - pivot} for both terms, its own derivative, nothing added to the denominator."""
+
+FLASH_DTYPES = (torch.float16, torch.bfloat16)
+FLASH_HEAD_DIM = 256
+
+
+def sdpa_attend(problem: Problem) -> Tensor:
+    """Outputs [B, T, H, Dv] by torch's fastest softmax kernel for the device."""
+    scores, visible = problem.scores, problem.visible
+    queries = scores.query.shape[1]
+    unlimited = visible.window is None and visible.documents is None
+    sees_all = unlimited and (not visible.causal or queries == 1)
+    triangular = unlimited and not sees_all and queries == visible.keys
+    mask = None
+    if not (sees_all or triangular):
+        # A row that sees nothing would be 0/0 in some of torch's kernels: it looks at everything and is zeroed below.
+        mask = (visible.mask() | (visible.count == 0)[..., None])[:, None]
+    out = scaled_dot_product_attention(
+        scores.query.transpose(1, 2),
+        scores.key.transpose(1, 2),
+        problem.value.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=triangular,
+        scale=scores.scale,
+        enable_gqa=scores.key.shape[2] != scores.query.shape[2],
+    ).transpose(1, 2)
+    if visible.documents is not None:
+        out = out.masked_fill((visible.count == 0)[..., None, None], 0)
+    return out
+
+
+def flash_attend(problem: Problem) -> Tensor:
+    """Outputs [B, T, H, Dv] by flash-attn; packed documents go through its kernel for sequences of varying length."""
+    from flash_attn import flash_attn_func, flash_attn_varlen_func
+
+    scores, visible = problem.scores, problem.visible
+    left = -1 if visible.window is None else visible.window - 1
+    masks = {"causal": visible.causal, "window_size": (left, 0 if visible.causal else left)}
+    if visible.documents is None:
+        return flash_attn_func(scores.query, scores.key, problem.value, softmax_scale=scores.scale, **masks)
+    edges, longest = document_edges(visible.documents)
+    out = flash_attn_varlen_func(
+        scores.query.flatten(0, 1),
+        scores.key.flatten(0, 1),
+        problem.value.flatten(0, 1),
+        cu_seqlens_q=edges,
+        cu_seqlens_k=edges,
+        max_seqlen_q=longest,
+        max_seqlen_k=longest,
+        softmax_scale=scores.scale,
+        **masks,
+    )
+    return out.view_as(scores.query).masked_fill((visible.documents < 0)[..., None, None], 0)
+
+
+def document_edges(documents: Tensor) -> tuple[Tensor, int]:
+    """Where runs of equal ids begin in the flattened [B, S], then its length, int32; and the longest run."""
+    starts = torch.ones_like(documents, dtype=torch.bool)
+    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    edges = pad(starts.flatten().nonzero()[:, 0], (0, 1), value=documents.numel())
+    return edges.int(), int(edges.diff().max())
+
+
+def sdpa_refuses(problem: Problem) -> str | None:
+    """Whatever is not softmax of plain scores."""
+    try:
+        program = program_of(problem.mechanism)
+    except UntraceableError as error:
+        return str(error)
+    scores = problem.scores
+    if program.functions != SOFTMAX:
+        return "it computes softmax only"
+    if not (scores.query_bias is None and scores.key_bias is None and scores.slope is None):
+        return "it takes no biases of scores"
+    return None
+
+
+def flash_refuses(problem: Problem) -> str | None:
+    """Also whatever flash-attn has no kernel for, and a machine without it."""
+    query, visible = problem.scores.query, problem.visible
+    reason = sdpa_refuses(problem)
+    if reason is not None:
+        return reason
+    if query.device.type != "cuda":
+        return f"it runs on CUDA, not on {query.device.type}"
+    if query.dtype not in FLASH_DTYPES:
+        return f"it takes float16 and bfloat16, not {str(query.dtype).removeprefix('torch.')}"
+    if max(query.shape[-1], problem.value.shape[-1]) > FLASH_HEAD_DIM:
+        return f"it takes head dimensions up to {FLASH_HEAD_DIM}"
+    if query.shape[-1] != problem.value.shape[-1]:
+        return "it takes values as wide as keys only"
+    if visible.documents is not None and query.shape[1] != visible.keys:
+        return "it takes documents without a cache only"
+    if find_spec("flash_attn") is None:
+        return "flash-attn is not installed: pip install 'attention-zoo[flash]'"
+    return None
+
+
+SDPA = Kernel(
+    "sdpa", sdpa_attend, sdpa_refuses, "torch's softmax; a window or documents cost a mask of T x S booleans"
+)
+FLASH = Kernel(
+    "flash", flash_attend, flash_refuses, "flash-attn's softmax on CUDA in half precision; never run here"
+)
