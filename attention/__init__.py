@@ -9,7 +9,9 @@ from attention.capabilities import capabilities
 from attention.errors import AttentionError, nearest
 from attention.functional import RowStats, attend, row_stats, weights
 from attention.mechanism import Mechanism, Pointwise, Ratio, Scores, TwoStage
-from attention.registry import get, names, register
+from attention.registry import discover, get, names, register
+
+discover()
 
 __all__ = [
     "AttentionError",

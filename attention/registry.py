@@ -2,7 +2,6 @@
 
 import pkgutil
 from dataclasses import fields
-from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -27,15 +26,14 @@ def register(mechanism: M) -> M:
     return mechanism
 
 
-@cache
-def _discover() -> None:
+def discover() -> None:
+    """Import every module of `attention/mechanisms/`, which registers what is in it."""
     for module in pkgutil.iter_modules(mechanisms.__path__, mechanisms.__name__ + "."):
         import_module(module.name)
 
 
 def names() -> list[str]:
     """The names of all mechanisms, sorted."""
-    _discover()
     return sorted(_registered)
 
 
@@ -51,12 +49,11 @@ def get(name: str | Mechanism, **options: Any) -> Mechanism:
                 f"options {sorted(options)} were given with a mechanism that is already made"
             )
         return name
-    _discover()
     if name not in _registered:
         raise AttentionError(f"unknown mechanism {name!r}{nearest(name, _registered)}")
     cls = _registered[name]
-    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for option in options:
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         if option not in known:
             raise AttentionError(f"mechanism {name!r} has no option {option!r}{nearest(option, known)}")
     return cls(**options)

@@ -1,11 +1,11 @@
 """Which kernel runs what. Kernels differ in rounding, speed and memory, never in mathematics."""
 
 from attention.errors import AttentionError, nearest
-from attention.kernels import dense, tiled
+from attention.kernels import cpu, dense, tiled
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (tiled.KERNEL, dense.KERNEL)}
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (cpu.KERNEL, tiled.KERNEL, dense.KERNEL)}
 """Fastest first: the order in which "auto" tries them."""
 
 

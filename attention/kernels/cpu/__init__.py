@@ -1,0 +1,81 @@
+"""C++ kernels: forward, backward and decode for every form, compiled at first use.
+
+`engine.cpp` holds matrix products, blocks and threads, `rows.h` the row functions of each form; a mechanism's own
+functions are printed from its PyTorch methods (`printer.py`) and compiled apart, in about a second.
+"""
+
+import warnings
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from attention.kernels.cpu.build import BuildError
+from attention.kernels.cpu.ops import load_mechanism, unsupported
+from attention.kernels.kernel import Kernel
+from attention.kernels.problem import Problem
+from attention.kernels.program import UntraceableError, program_of
+from attention.mechanism import Mechanism
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def attend(problem: Problem) -> Tensor:
+    """Outputs [B, T, H, Dv]."""
+    scores, visible = problem.scores, problem.visible
+    out, _ = torch.ops.attention_zoo_cpu.forward(
+        scores.query,
+        scores.key,
+        problem.value,
+        scores.query_bias,
+        scores.key_bias,
+        scores.slope,
+        visible.first,
+        visible.last,
+        visible.position,
+        scores.scale,
+        _key(problem.mechanism),
+    )
+    return out
+
+
+def refuses(problem: Problem) -> str | None:
+    """Other devices and dtypes, functions that cannot be traced, machines that cannot compile."""
+    device, dtype = problem.value.device.type, problem.value.dtype
+    if device != "cpu":
+        return f"the tensors are on {device}"
+    if dtype not in DTYPES:
+        return f"it computes in float32 and bfloat16, not in {dtype}".replace("torch.", "")
+    return _refuses(problem.mechanism, dtype)
+
+
+@torch.compiler.assume_constant_result
+def _key(mechanism: Mechanism) -> str:
+    return program_of(mechanism).key
+
+
+@torch.compiler.assume_constant_result
+def _refuses(mechanism: Mechanism, dtype: torch.dtype) -> str | None:
+    try:
+        program = program_of(mechanism)
+    except UntraceableError as error:
+        return str(error)
+    missing = _missing()
+    if missing:
+        return missing
+    load_mechanism(program)
+    return unsupported(dtype)
+
+
+@cache
+def _missing() -> str | None:
+    """Why the engine cannot be had; said once as a warning, since what serves instead is slower."""
+    try:
+        unsupported(torch.float32)
+    except BuildError as error:
+        warnings.warn(f"the fused CPU kernels are off, kernel 'tiled' serves: {error}", stacklevel=2)
+        return str(error)
+    return None
+
+
+KERNEL = Kernel("cpu", attend, refuses, "C++, fused forward and backward, float32 and bfloat16")

@@ -1,0 +1,108 @@
+"""The compiled engine as PyTorch operators, with shapes for tracing and gradients."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attention.kernels.cpu.build import HERE, BuildError, build, torch_flags
+from attention.kernels.cpu.printer import source
+from attention.kernels.program import Program
+
+NOTICE = "attention: compiling the CPU kernels, once for this machine (about 20 seconds) ..."
+
+
+@cache
+def load_engine() -> None:
+    """Compile if needed, load and register the operators.
+
+    Raises:
+        BuildError: it cannot be compiled.
+    """
+    library = build("engine", (HERE / "engine.cpp").read_text(), flags=torch_flags(), notice=NOTICE)
+    torch.ops.load_library(library)
+    torch.library.register_fake("attention_zoo_cpu::forward", _fake_forward)
+    torch.library.register_fake("attention_zoo_cpu::backward", _fake_backward)
+    torch.library.register_autograd("attention_zoo_cpu::forward", _backward, setup_context=_keep)
+
+
+@cache
+def load_mechanism(program: Program) -> None:
+    """Compile if needed and load the functions of a mechanism.
+
+    Raises:
+        BuildError: they cannot be compiled.
+    """
+    load_engine()
+    torch.ops.attention_zoo_cpu.load(program.key, str(build(program.key, source(program))))
+
+
+@cache
+def unsupported(dtype: torch.dtype) -> str | None:
+    """Why this processor has no matrix product for a dtype, None if it has."""
+    try:
+        load_engine()
+        torch.ops.attention_zoo_cpu.probe(dtype)
+    except BuildError:
+        raise
+    except RuntimeError as error:
+        return f"this processor has no fast {dtype} matrix product ({str(error).splitlines()[0]})"
+    return None
+
+
+def _fake_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_bias: Tensor | None,
+    key_bias: Tensor | None,
+    slope: Tensor | None,
+    first: Tensor,
+    last: Tensor,
+    position: Tensor,
+    scale: float,
+    mechanism: str,
+) -> tuple[Tensor, Tensor]:
+    batch, queries, heads, _ = query.shape
+    out = query.new_empty(batch, queries, heads, value.shape[-1])
+    return out, query.new_empty(4, batch, heads, queries, dtype=torch.float32)
+
+
+def _fake_backward(
+    grad_out: Tensor,
+    out: Tensor,
+    statistics: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_bias: Tensor | None,
+    key_bias: Tensor | None,
+    *others: Any,
+) -> tuple[Tensor, ...]:
+    biases = [
+        query.new_empty(0, dtype=torch.float32) if bias is None else bias.new_empty(bias.shape)
+        for bias in (query_bias, key_bias)
+    ]
+    return (*(x.new_empty(x.shape) for x in (query, key, value)), *biases)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.scale, ctx.mechanism = inputs
+    ctx.save_for_backward(*output, *tensors)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_out: Tensor | None, grad_statistics: None) -> tuple[Tensor | None, ...]:
+    if grad_out is None:
+        return (None,) * 11
+    out, statistics, *tensors = ctx.saved_tensors
+    gradients = torch.ops.attention_zoo_cpu.backward(
+        grad_out, out, statistics, *tensors, ctx.scale, ctx.mechanism
+    )
+    wanted = [
+        gradient if tensor is not None else None
+        for gradient, tensor in zip(gradients, tensors[:5], strict=True)
+    ]
+    return (*wanted, *(None,) * 6)

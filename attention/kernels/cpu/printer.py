@@ -1,0 +1,97 @@
+"""A mechanism's traced functions as C++, for `rows.h`."""
+
+from attention.kernels.program import Function, Operand, Program, Step
+
+PER_ROW = {"pivot", "largest", "count"}
+"""Arguments that are the same for a whole row: what depends on nothing else is computed once per row."""
+
+INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+INFIX |= {"eq": "==", "ne": "!=", "logical_and": "&", "logical_or": "|"}
+PREFIX = {"neg": "-", "logical_not": "~"}
+
+
+def source(program: Program) -> str:
+    """A translation unit that exports the table of row functions of one mechanism."""
+    functions = "\n".join(_function(function) for function in program.functions)
+    return f"""#include "rows.h"
+
+// Unnamed, since libraries of other mechanisms hold functions of the same names.
+namespace {{
+
+struct Pair {{
+  vec first, second;
+}};
+
+struct Functions {{
+{_constants(program)}
+{functions}
+}};
+
+}}  // namespace
+
+extern "C" const Mechanism* mechanism() {{ return Compiled<{program.form}<Functions>>::table(); }}
+"""
+
+
+def _constants(program: Program) -> str:
+    constants = {"epsilon": f"constexpr float epsilon = {_number(program.epsilon)}"}
+    if program.form == "Ratio":
+        floor = program.pivot_floor
+        derivatives = program["derivatives"].results
+        constants["pivoted"] = f"constexpr bool pivoted = {str(floor is not None).lower()}"
+        constants["floor"] = f"constexpr float pivot_floor = {_number(0.0 if floor is None else floor)}"
+        one = derivatives[0] == derivatives[1]
+        constants["one"] = f"constexpr bool one_derivative = {str(one).lower()}"
+    return "\n".join(f"  static {constant};" for constant in constants.values())
+
+
+def _function(function: Function) -> str:
+    arguments = ", ".join(f"vec {name}" for name in function.arguments)
+    names: list[str] = list(function.arguments)
+    per_row = [name in PER_ROW for name in function.arguments]
+    lines = []
+    for step in function.steps:
+        name = f"x{len(names)}"
+        kind = "ivec" if function.is_mask(len(names)) else "vec"
+        lines.append(f"    {kind} {name} = {_expression(step, names, per_row)};")
+        per_row.append(all(isinstance(x, float) or per_row[x] for x in step.operands))
+        names.append(name)
+    results = [_vector(result, names) for result in function.results]
+    body = "\n".join(lines)
+    value = results[0] if len(results) == 1 else f"{{{', '.join(results)}}}"
+    returned = "vec" if len(results) == 1 else "Pair"
+    return f"  static inline {returned} {function.name}({arguments}) {{\n{body}\n    return {value};\n  }}"
+
+
+def _expression(step: Step, names: list[str], per_row: list[bool]) -> str:
+    operation, operands = step.operation, step.operands
+    if operation == "power":
+        return _power(_vector(operands[0], names), float(operands[1]))
+    if operation == "div" and isinstance(operands[1], int) and per_row[operands[1]]:
+        # One division per row.
+        return f"{_vector(operands[0], names)} * (1.f / {names[operands[1]]})"
+    vectors = [_vector(x, names) for x in operands]
+    if operation in INFIX:
+        return f"{vectors[0]} {INFIX[operation]} {vectors[1]}"
+    if operation in PREFIX:
+        return f"{PREFIX[operation]}{vectors[0]}"
+    return f"{operation}({', '.join(vectors)})"
+
+
+def _power(base: str, exponent: float) -> str:
+    if exponent.is_integer() and 1 <= abs(exponent) <= 64:
+        whole = f"whole_power<{int(abs(exponent))}>({base})"
+        return whole if exponent > 0 else f"1.f / {whole}"
+    return f"power({base}, {_number(exponent)})"
+
+
+def _vector(operand: Operand, names: list[str]) -> str:
+    return names[operand] if isinstance(operand, int) else f"broadcast({_number(operand)})"
+
+
+def _number(value: float) -> str:
+    if value != value:
+        return "NAN"
+    if value in (float("inf"), float("-inf")):
+        return "INFINITY" if value > 0 else "-INFINITY"
+    return f"{value!r}f" if "." in repr(value) or "e" in repr(value) else f"{value!r}.f"

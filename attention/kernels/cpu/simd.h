@@ -1,0 +1,180 @@
+// Sixteen floats at a time, in the compiler's vector extension: one source for every instruction set.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+constexpr int LANES = 16;
+typedef float vec __attribute__((vector_size(64)));
+typedef int32_t ivec __attribute__((vector_size(64)));
+typedef float unaligned_vec __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t unaligned_ivec __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t half_vec __attribute__((vector_size(32), aligned(2), may_alias));
+
+inline vec broadcast(float x) { return vec{} + x; }
+inline vec load(const float* from) { return *reinterpret_cast<const unaligned_vec*>(from); }
+inline void store(float* to, vec x) { *reinterpret_cast<unaligned_vec*>(to) = x; }
+inline ivec bits(vec x) { return reinterpret_cast<ivec>(x); }
+inline vec from_bits(ivec x) { return reinterpret_cast<vec>(x); }
+inline ivec lanes() { return ivec{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
+
+inline ivec load(const int32_t* from) { return *reinterpret_cast<const unaligned_ivec*>(from); }
+
+// bfloat16: the upper half of a float, rounded to nearest even.
+#ifdef __AVX512BF16__
+inline void store(uint16_t* to, vec x) {
+  *reinterpret_cast<half_vec*>(to) = (half_vec)_mm512_cvtneps_pbh((__m512)x);
+}
+#else
+inline ivec upper_half(vec x) { return ((bits(x) + 0x7fff + ((bits(x) >> 16) & 1)) >> 16) & 0xffff; }
+inline void store(uint16_t* to, vec x) {
+  *reinterpret_cast<half_vec*>(to) = __builtin_convertvector(upper_half(x), half_vec);
+}
+#endif
+// Element by element side by side: even[0], odd[0], even[1], odd[1], ...
+inline void store_pairs(uint16_t* to, vec even, vec odd) {
+#ifdef __AVX512BF16__
+  __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+  const __m512i interleave = (__m512i)((lanes() + 16) << 16 | lanes());
+  _mm512_storeu_si512(to, _mm512_permutexvar_epi16(interleave, both));
+#else
+  *reinterpret_cast<unaligned_ivec*>(to) = upper_half(odd) << 16 | upper_half(even);
+#endif
+}
+inline vec load(const uint16_t* from) {
+  return from_bits(__builtin_convertvector(*reinterpret_cast<const half_vec*>(from), ivec) << 16);
+}
+
+inline vec where(ivec mask, vec a, vec b) { return mask ? a : b; }
+// A NaN in the first operand survives, as in PyTorch.
+#ifdef __AVX512F__
+inline vec maximum(vec a, vec b) { return (vec)_mm512_max_ps((__m512)b, (__m512)a); }
+inline vec minimum(vec a, vec b) { return (vec)_mm512_min_ps((__m512)b, (__m512)a); }
+inline vec nearest_integer(vec x) { return (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
+inline vec times_power_of_two(vec x, vec n) { return (vec)_mm512_scalef_ps((__m512)x, (__m512)n); }
+inline vec sqrt(vec x) { return (vec)_mm512_sqrt_ps((__m512)x); }
+inline float sum(vec x) { return _mm512_reduce_add_ps((__m512)x); }
+inline float largest(vec x) { return _mm512_reduce_max_ps((__m512)x); }
+// One Newton step on the 14-bit estimate; x must be finite and not subnormal.
+inline vec reciprocal(vec x) {
+  vec estimate = (vec)_mm512_rcp14_ps((__m512)x);
+  return estimate * (2.f - x * estimate);
+}
+#else
+inline vec maximum(vec a, vec b) { return a < b ? b : a; }
+inline vec minimum(vec a, vec b) { return a > b ? b : a; }
+inline vec nearest_integer(vec x) { return (x + 12582912.f) - 12582912.f; }
+inline vec power_of_two(ivec n) { return from_bits((n + 127) << 23); }
+inline vec times_power_of_two(vec x, vec n) {
+  ivec whole = __builtin_convertvector(n, ivec), half = whole >> 1;
+  return x * power_of_two(half) * power_of_two(whole - half);
+}
+inline vec sqrt(vec x) {
+  for (int lane = 0; lane < LANES; lane++) x[lane] = std::sqrt(x[lane]);
+  return x;
+}
+inline float sum(vec x) {
+  float total = 0;
+  for (int lane = 0; lane < LANES; lane++) total += x[lane];
+  return total;
+}
+inline float largest(vec x) {
+  float most = x[0];
+  for (int lane = 1; lane < LANES; lane++) most = x[lane] > most ? x[lane] : most;
+  return most;
+}
+inline vec reciprocal(vec x) { return 1.f / x; }
+#endif
+
+inline vec neg(vec x) { return -x; }
+inline vec abs(vec x) { return from_bits(bits(x) & 0x7fffffff); }
+inline vec copysign(vec x, vec sign) {
+  return from_bits((bits(x) & 0x7fffffff) | (bits(sign) & static_cast<int32_t>(0x80000000)));
+}
+
+// e^x - 1 = 2^n (e^r - 1) + (2^n - 1) with |r| <= ln(2)/2; the polynomial is e^r - 1 - r over r^2.
+struct Reduced {
+  vec power, remainder, polynomial;
+};
+inline Reduced reduce(vec x) {
+  vec power = nearest_integer(x * 1.44269504088896341f);
+  vec r = x - power * 0.693359375f;
+  r = r - power * -2.12194440e-4f;
+  vec p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return {power, r, p * (r * r) + r};
+}
+inline vec clamped(vec x) { return minimum(maximum(x, broadcast(-104.f)), broadcast(89.f)); }
+inline vec exp(vec x) {
+  Reduced e = reduce(clamped(x));
+  return times_power_of_two(e.polynomial + 1.f, e.power);
+}
+inline vec expm1(vec x) {
+  Reduced e = reduce(clamped(x));
+  // Half of 2^n, since 2^128 alone does not fit.
+  vec half = times_power_of_two(broadcast(0.5f), e.power);
+  return (half * e.polynomial + (half - 0.5f)) * 2.f;
+}
+inline vec log(vec x) {
+  ivec offset = bits(x) - 0x3f3504f3;
+  vec exponent = __builtin_convertvector(offset >> 23, vec);
+  vec m = from_bits((offset & 0x007fffff) + 0x3f3504f3) - 1.f;
+  vec p = 7.0376836292e-2f * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  vec square = m * m;
+  vec value = m * square * p + exponent * -2.12194440e-4f - 0.5f * square + m + exponent * 0.693359375f;
+  value = x == 0.f ? broadcast(-INFINITY) : value;
+  value = x < 0.f ? broadcast(NAN) : value;
+  return (x == INFINITY) | (x != x) ? x : value;
+}
+// ln(1 + y) for 0 <= y <= 1.
+inline vec log1p_unit(vec y) {
+  vec p = 5.253457929939032e-3f * y - 2.958850748836994e-2f;
+  p = p * y + 7.836166769266129e-2f;
+  p = p * y - 1.3674770295619965e-1f;
+  p = p * y + 1.9111430644989014e-1f;
+  p = p * y - 2.4844369292259216e-1f;
+  p = p * y + 3.3319270610809326e-1f;
+  p = p * y - 4.9999502301216125e-1f;
+  return p * (y * y) + y;
+}
+// The rounding of 1 + x is undone to first order.
+inline vec log1p(vec x) {
+  vec u = x + 1.f;
+  vec correction = (x - (u - 1.f)) / u;
+  return (u == INFINITY) ? x : log(u) + correction;
+}
+inline vec softplus(vec x) { return maximum(x, broadcast(0.f)) + log1p_unit(exp(-abs(x))); }
+inline vec sigmoid(vec x) {
+  vec e = exp(-abs(x)), other = e * reciprocal(1.f + e);
+  return x < 0.f ? other : 1.f - other;
+}
+inline vec tanh(vec x) {
+  vec e = expm1(-2.f * abs(x));
+  return copysign(-e / (e + 2.f), x);
+}
+template <int exponent>
+inline vec whole_power(vec x) {
+  if constexpr (exponent == 1) {
+    return x;
+  } else {
+    vec root = whole_power<exponent / 2>(x);
+    return exponent % 2 ? root * root * x : root * root;
+  }
+}
+inline vec power(vec x, float exponent) {
+  vec value = exp(log(x) * exponent);
+  return x == 0.f ? broadcast(exponent > 0 ? 0.f : INFINITY) : value;
+}

@@ -1,0 +1,57 @@
+// What the engine knows of a mechanism: functions on blocks of rows and on tiles, compiled from its formulas.
+#pragma once
+#include <cstdint>
+
+constexpr int MAXIMUM_STATISTICS = 4;
+
+// Query rows against consecutive keys, each row with all the keys it sees. On entry `score` holds query . key.
+struct RowBlock {
+  float* score;  // [rows, stride]
+  int64_t stride;
+  int rows, columns;        // columns: a multiple of 16
+  const int32_t* first;     // visible columns [first, last) of each row
+  const int32_t* last;
+  float scale;
+  const float* query_bias;  // [rows]; null, as key_bias, where scores have no bias at all
+  const float* key_bias;    // [columns]
+  float slope;
+  const float* position;    // [rows], query position minus that of column 0
+  float* statistics;        // [MAXIMUM_STATISTICS, statistics_stride], a column per row
+  int64_t statistics_stride;
+};
+
+// One key per row, one query per column. On entry `score` holds key . query and `grad_weight` value . grad_out.
+struct Tile {
+  float* score;  // [keys, queries]
+  float* grad_weight;
+  int keys, queries;     // queries: a multiple of 16
+  bool partly_hidden;
+  int first_key;         // of the tile, counted as `first`, `last` and `position` count
+  const int32_t* first;  // [queries], the keys [first, last) each query sees
+  const int32_t* last;
+  float scale;
+  const float* query_bias;
+  const float* key_bias;
+  float slope;
+  const float* position;
+  const float* count;    // [queries], number of visible keys
+  const float* delta;    // [queries], sum of weight times its gradient
+  const float* statistics;
+  int64_t statistics_stride;
+  float* grad_query_bias;  // [queries], added to; null, as grad_key_bias, where no bias has a gradient
+  float* grad_key_bias;    // [keys], added to
+};
+
+struct Mechanism {
+  // Whether gradients need a row statistic that depends on the gradient of the weights, from a sweep of their own.
+  bool prepares;
+  // Unnormalised weights of whole rows, zero where hidden and up to `columns`, and each row's normalisation.
+  void (*weights)(const RowBlock&, float* weight, float* row_scale);
+  void (*weights_bfloat16)(const RowBlock&, uint16_t* weight, int64_t stride, float* row_scale);
+  // That statistic, from the gradient of the weights [rows, stride] and delta [rows].
+  void (*prepare)(const RowBlock&, const float* grad_weight, const float* delta);
+  // Weights and scaled score gradients of a tile: in place, or as bfloat16 with the gradients also in pairs of keys
+  // [keys / 2, queries, 2].
+  void (*gradients)(const Tile&);
+  void (*gradients_bfloat16)(const Tile&, uint16_t* weight, uint16_t* grad_score, uint16_t* grad_score_pairs);
+};
