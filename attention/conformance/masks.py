@@ -36,11 +36,12 @@ def documents(mechanism: Mechanism, kernel: str, device: torch.device | str) -> 
 
     def attempt(masks: dict[str, Any]) -> None:
         result = run(inputs, mechanism, kernel, documents=packed, **masks)
-        expected = [_alone(inputs.to(kind), mechanism, packed, masks) for kind in (torch.float64, dtype)]
+        truth, eager = (_alone(inputs.to(kind), mechanism, packed, masks) for kind in (torch.float64, dtype))
         name = ", ".join(f"{key} {value}" for key, value in masks.items()) or "causal"
-        judge(result, *expected, f"packed documents, {name}", SLACK[dtype])
+        judge(result, truth, eager, f"packed documents, {name}", SLACK[dtype])
 
-    each(({}, {"window": 7}, {"causal": False}), attempt)
+    masks: list[dict[str, Any]] = [{}, {"window": 7}, {"causal": False}]
+    each(masks, attempt)
 
 
 def _alone(inputs: Inputs, mechanism: Mechanism, packed: Tensor, masks: dict[str, Any]) -> dict[str, Tensor]:
@@ -85,7 +86,13 @@ def one_key(mechanism: Mechanism, kernel: str, device: torch.device | str) -> No
         compare(inputs, mechanism, kernel, dtype, "one visible key", floor=1.0, **masks)
 
     ids = torch.arange(40, device=device).expand(2, -1)
-    each(((1, {}), (1, {"causal": False}), (40, {"window": 1}), (40, {"documents": ids})), attempt)
+    calls: list[tuple[int, dict[str, Any]]] = [
+        (1, {}),
+        (1, {"causal": False}),
+        (40, {"window": 1}),
+        (40, {"documents": ids}),
+    ]
+    each(calls, attempt)
 
 
 def empty_rows(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
@@ -124,7 +131,9 @@ def decode(mechanism: Mechanism, kernel: str, device: torch.device | str) -> Non
             )
             with torch.no_grad():
                 ask(cached, mechanism, kernel, window=width)
-                pieces.append(attend(*cached.all[:3], mechanism, window=width, kernel=kernel))
+                pieces.append(
+                    attend(cached.query, cached.key, cached.value, mechanism, window=width, kernel=kernel)
+                )
             start = stop
         truth, eager = (
             run(inputs.to(kind), mechanism, "dense", window=width)["out"] for kind in (torch.float64, dtype)
@@ -150,10 +159,13 @@ def causality(mechanism: Mechanism, kernel: str, device: torch.device | str) -> 
     for tensor in inputs.all[:3]:
         tensor.data[:, cut:] += 100
     after = run(inputs, mechanism, kernel)
-    past = [{name: x[:, :cut] for name, x in result.items() if x.dim() == 4} for result in (before, after)]
-    equal(*past, "after a change of the future")
+    equal(_past(before, cut), _past(after, cut), "after a change of the future")
     if torch.equal(before["out"][:, cut:], after["out"][:, cut:]):
         raise ConformanceError("a change of values leaves their own outputs as they were")
     for name in ("query", "key", "value"):
         if before[name][:, cut:].any():
             raise ConformanceError(f"{name}: gradient from outputs that came before")
+
+
+def _past(result: dict[str, Tensor], cut: int) -> dict[str, Tensor]:
+    return {name: result[name][:, :cut] for name in ("out", "query", "key", "value")}

@@ -12,6 +12,7 @@ from attention.mechanism import Mechanism
 
 ACTIVATIONS = Path(__file__).parent / "activations.pt"
 LONG = "long"
+SEEDS = 4
 
 
 def float64(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
@@ -35,10 +36,12 @@ def float16(mechanism: Mechanism, kernel: str, device: torch.device | str) -> No
 
 
 def _precise(mechanism: Mechanism, kernel: str, dtype: torch.dtype, device: torch.device | str) -> None:
+    slack = 1e-8 if dtype == torch.float64 else 0.0
+
     def attempt(name: str) -> None:
-        inputs, truth, eager = _expected(mechanism, name, dtype, str(device))
-        slack = 1e-10 if dtype == torch.float64 else 0.0
-        judge(run(inputs, mechanism, kernel), truth, eager, f"{name} inputs", slack, floor=1.0)
+        problems, truth, eager = _expected(mechanism, name, dtype, str(device))
+        result = _stack([run(inputs, mechanism, kernel) for inputs in problems])
+        judge(result, truth, eager, f"{name} inputs", slack, floor=1.0)
 
     each([*HOSTILE, LONG], attempt)
 
@@ -46,40 +49,55 @@ def _precise(mechanism: Mechanism, kernel: str, dtype: torch.dtype, device: torc
 @lru_cache(maxsize=64)
 def _expected(
     mechanism: Mechanism, name: str, dtype: torch.dtype, device: str
-) -> tuple[Inputs, dict[str, Tensor], dict[str, Tensor]]:
-    """Inputs with their truth and what the formula makes of them, kept for the other kernels.
+) -> tuple[list[Inputs], dict[str, Tensor], dict[str, Tensor]]:
+    """Inputs of a few seeds, their truth, and what the formula makes of them; kept for the other kernels.
 
-    Four sequences stand for as many seeds; "long" is a length at which sums over blocks in a half type show.
+    "long" is a length at which sums that are rounded block by block show in a half type.
     """
-    heads = {"heads": 2, "key_heads": 1}
+    heads = {"batch": 1, "heads": 2, "key_heads": 1}
     if name == LONG:
-        inputs = make(batch=1, queries=600, head_dim=8, **heads)
+        drawn = [make(queries=600, head_dim=8, **heads)]
     else:
-        inputs = hostile(name, batch=4, queries=67, head_dim=16, **heads)
-    inputs = inputs.to(dtype, device)
-    return inputs, run(inputs.to(torch.float64), mechanism, "dense"), run(inputs, mechanism, "dense")
+        drawn = [hostile(name, queries=67, head_dim=16, seed=seed, **heads) for seed in range(SEEDS)]
+    return _with_expected([inputs.to(dtype, device) for inputs in drawn], mechanism)
+
+
+def _with_expected(
+    problems: list[Inputs], mechanism: Mechanism
+) -> tuple[list[Inputs], dict[str, Tensor], dict[str, Tensor]]:
+    truth = _stack([run(inputs.to(torch.float64), mechanism, "dense") for inputs in problems])
+    return problems, truth, _stack([run(inputs, mechanism, "dense") for inputs in problems])
+
+
+def _stack(results: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([result[name] for result in results]) for name in results[0]}
 
 
 def trained_activations(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
     """Queries, keys and values of several layers of a trained model, in float32 and below."""
     for dtype in dtypes(mechanism, kernel, device):
-        if dtype != torch.float64:
-            for layer, inputs in activations().items():
-                rounded = inputs.to(dtype, device)
-                truth = run(rounded.to(torch.float64), mechanism, "dense")
-                eager = run(rounded, mechanism, "dense")
-                judge(run(rounded, mechanism, kernel), truth, eager, f"{layer}, {dtype}")
+        if dtype == torch.float64:
+            continue
+        for layer in _layers():
+            problems, truth, eager = _trained(mechanism, layer, dtype, str(device))
+            result = _stack([run(inputs, mechanism, kernel) for inputs in problems])
+            judge(result, truth, eager, f"{layer}, {dtype}")
+
+
+@lru_cache(maxsize=64)
+def _trained(
+    mechanism: Mechanism, layer: str, dtype: torch.dtype, device: str
+) -> tuple[list[Inputs], dict[str, Tensor], dict[str, Tensor]]:
+    query, key, value = (x.double() for x in _layers()[layer])
+    problems = []
+    for seed in range(SEEDS):
+        generator = torch.Generator().manual_seed(seed)
+        grad_out = torch.randn(query.shape, generator=generator, dtype=torch.float64)
+        problems.append(Inputs(query, key, value, grad_out).to(dtype, device))
+    return _with_expected(problems, mechanism)
 
 
 @cache
-def activations() -> dict[str, Inputs]:
-    """What the layers of a trained model gave to their attention, by layer, in float64."""
-    layers = torch.load(ACTIVATIONS, weights_only=True)
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: Inputs(
-            *(x.double().requires_grad_() for x in tensors),
-            torch.randn(tensors[0].shape, generator=generator, dtype=torch.float64),
-        )
-        for name, tensors in layers.items()
-    }
+def _layers() -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """What the layers of a trained model gave to their attention."""
+    return torch.load(ACTIVATIONS, weights_only=True)

@@ -44,8 +44,8 @@ def grouped_heads(mechanism: Mechanism, kernel: str, device: torch.device | str)
         n_head, key_heads = heads
         inputs = make(queries=19, heads=n_head, key_heads=key_heads, head_dim=16).to(dtype, device)
         result = run(inputs, mechanism, kernel)
-        expected = [_repeated(inputs.to(precision), mechanism) for precision in (torch.float64, dtype)]
-        judge(result, *expected, f"{n_head} query heads, {key_heads} key heads", SLACK[dtype])
+        truth, eager = (_repeated(inputs.to(precision), mechanism) for precision in (torch.float64, dtype))
+        judge(result, truth, eager, f"{n_head} query heads, {key_heads} key heads", SLACK[dtype])
 
     each(GROUPS, attempt)
 
@@ -76,7 +76,7 @@ def non_contiguous(mechanism: Mechanism, kernel: str, device: torch.device | str
     """Heads before positions, slices of one fused projection, and the gradient of a sum, which has no strides."""
     dtype = dtypes(mechanism, kernel, device)[0]
     plain = make(queries=37, heads=2, key_heads=2, head_dim=16).to(dtype, device)
-    expected = [run(plain.to(precision), mechanism, "dense") for precision in (torch.float64, dtype)]
+    truth, eager = (run(plain.to(precision), mechanism, "dense") for precision in (torch.float64, dtype))
 
     def attempt(layout: str) -> None:
         if layout == "heads first":
@@ -85,7 +85,7 @@ def non_contiguous(mechanism: Mechanism, kernel: str, device: torch.device | str
             fused = torch.stack(plain.all, 2)
             tensors = list(fused.unbind(2))
         inputs = Inputs(*(x.detach().requires_grad_(x is not tensors[-1]) for x in tensors))
-        judge(run(inputs, mechanism, kernel), *expected, layout, SLACK[dtype])
+        judge(run(inputs, mechanism, kernel), truth, eager, layout, SLACK[dtype])
 
     each(("heads first", "fused projection"), attempt)
     summed = plain.to(dtype)
