@@ -1,0 +1,97 @@
+"""`python -m attention.conformance`: try every mechanism on every kernel; write the capability table."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from attention.conformance.checks import CHECKS, cases, outcome
+from attention.conformance.table import Outcomes, read, title, write
+from attention.errors import AttentionError, nearest
+from attention.kernels.dispatch import KERNELS
+from attention.registry import names
+
+
+def main() -> int:
+    """Run the checks.
+
+    Returns:
+        The exit status: 0, 1 where a check fails, 2 for a caller's mistake.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m attention.conformance",
+        description="Try every mechanism and variant on every kernel; exit status 1 if any check fails.",
+    )
+    parser.add_argument("--mechanism", nargs="+", metavar="NAME", help="only these, with their variants")
+    parser.add_argument("--kernel", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--device", default="cpu", help="where to run (default: cpu)")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="write the table; rows that were not tried stay as they are",
+    )
+    options = parser.parse_args()
+    try:
+        mechanisms = _chosen("mechanism", options.mechanism, names())
+        kernels = _chosen("kernel", options.kernel, list(KERNELS))
+        _check_device(options.device)
+        known = {} if options.write is None else _known(options.write, options.device)
+    except AttentionError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    wanted = [mechanism for mechanism in cases() if mechanism.name in mechanisms]
+    width = max(len(title(mechanism)) for mechanism in wanted)
+    for mechanism in wanted:
+        for kernel in kernels:
+            found = {check: outcome(mechanism, kernel, check, options.device) for check in CHECKS}
+            known[title(mechanism), kernel] = found
+            print(f"{title(mechanism):{width}}  {kernel:6}  {_summary(found)}", flush=True)
+    if options.write is not None:
+        order = {(title(mechanism), kernel): None for mechanism in cases() for kernel in KERNELS}
+        write(options.write, {pair: known[pair] for pair in order if pair in known}, options.device)
+    tried = [known[title(mechanism), kernel] for mechanism in wanted for kernel in kernels]
+    return int(any(result.startswith("FAILS") for found in tried for result in found.values()))
+
+
+def _chosen(what: str, wanted: list[str] | None, known: list[str]) -> list[str]:
+    for name in wanted or []:
+        if name not in known:
+            raise AttentionError(f"unknown {what} {name!r}{nearest(name, known)}")
+    return wanted or known
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise AttentionError(f"cannot run on device {device!r}: {str(error).splitlines()[0]}") from error
+
+
+def _known(path: Path, device: str) -> Outcomes:
+    """The rows of an existing table."""
+    if not path.parent.is_dir():
+        raise AttentionError(f"cannot write {path}: there is no folder {path.parent}")
+    if not path.exists():
+        return {}
+    outcomes, made_on = read(path)
+    if made_on != device:
+        raise AttentionError(f"{path} was made on {made_on}, not on {device}; write to another file")
+    return {pair: found for pair, found in outcomes.items() if set(found) == set(CHECKS)}
+
+
+def _summary(found: dict[str, str]) -> str:
+    failed = [f"{check} {result}" for check, result in found.items() if result.startswith("FAILS")]
+    refusals = {result for result in found.values() if result.startswith("no")}
+    if len(refusals) == 1 and set(found.values()) == refusals:
+        return refusals.pop()
+    counts = {
+        "yes": sum(result == "yes" for result in found.values()),
+        "no": sum(result.startswith("no") for result in found.values()),
+    }
+    return "; ".join([", ".join(f"{count} {word}" for word, count in counts.items() if count), *failed])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The capability table: what the checks found, as a page to read and as data to compare with."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+
+from attention.conformance.checks import CHECKS
+from attention.errors import AttentionError
+from attention.kernels.dispatch import KERNELS
+from attention.mechanism import Mechanism
+from attention.registry import get
+
+COMMAND = "python -m attention.conformance --write docs/capabilities.md"
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "trained": ("trained activations",),
+    "shapes": ("head dims", "value dims", "grouped heads", "ragged lengths", "non-contiguous"),
+    "masks": ("window", "documents", "not causal", "one key", "empty rows", "causality"),
+    "sound": ("extreme scores", "determinism", "poisoned memory"),
+    "one graph": ("torch.compile",),
+}
+"""Checks that share a column; each other check has its own."""
+
+Outcomes = dict[tuple[str, str], dict[str, str]]
+"""What each check found, by the mechanism's title and the kernel's name."""
+
+INTRODUCTION = """\
+# What runs what
+
+Written by `{command}` on device `{device}`, never by hand;
+`tests/attention/test_conformance.py` compares it with what the checks find.
+
+Every mechanism at its defaults and in its variants, on every kernel. **yes**: the checks of a column pass, gradients
+included, measured against the dense formula in float64. **no**: the kernel says that it does not serve such calls, for
+the reason in the note. **FAILS**: it serves them and breaks the contract.
+
+| column | checks |
+| --- | --- |
+{legend}
+"""
+
+
+def title(mechanism: Mechanism) -> str:
+    """The registry's name, with the options that are not at their defaults."""
+    plain = get(mechanism.name)
+    options = [
+        f"{field.name}={getattr(mechanism, field.name)!r}"
+        for field in fields(mechanism)  # type: ignore[arg-type]
+        if getattr(mechanism, field.name) != getattr(plain, field.name)
+    ]
+    return f"{mechanism.name}({', '.join(options)})" if options else mechanism.name
+
+
+def columns() -> dict[str, tuple[str, ...]]:
+    """The checks of each column."""
+    of_check = {check: column for column, checks in COLUMNS.items() for check in checks}
+    names = dict.fromkeys(of_check.get(check, check) for check in CHECKS)
+    return {name: COLUMNS.get(name, (name,)) for name in names}
+
+
+def write(path: str | Path, outcomes: Outcomes, device: str) -> None:
+    """Write the page."""
+    Path(path).write_text(page(outcomes, device))
+
+
+def page(outcomes: Outcomes, device: str) -> str:
+    """The page as Markdown: a section per kernel, then the kernels that refuse everything, then the notes."""
+    notes: dict[str, int] = {}
+    legend = "\n".join(f"| {column} | {', '.join(checks)} |" for column, checks in columns().items())
+    parts = [INTRODUCTION.format(command=COMMAND, device=device, legend=legend)]
+    absent = []
+    for kernel in KERNELS:
+        rows = {mechanism: found for (mechanism, name), found in outcomes.items() if name == kernel}
+        if all(_verdict(found.values(), notes={}) == "no [1]" for found in rows.values()):
+            absent += _refusals(kernel, rows, notes) if rows else []
+            continue
+        header = ["mechanism", *columns()]
+        cells = [[f"`{mechanism}`", *_cells(found, notes)] for mechanism, found in rows.items()]
+        parts.append(
+            f"## {kernel}\n\n{KERNELS[kernel].summary}.\n\n{_rows([header, ['---'] * len(header), *cells])}\n"
+        )
+    if absent:
+        parts.append(
+            f"## Not run\n\nThese kernels refuse everything on `{device}`, so nothing here says that they work.\n\n"
+            + _rows([["kernel", "refusal", "mechanisms"], ["---"] * 3, *absent])
+            + "\n"
+        )
+    if notes:
+        parts.append("## Notes\n\n" + "".join(f"{number}. {note}\n" for note, number in notes.items()))
+    return "\n".join(parts)
+
+
+def _rows(rows: Iterable[Iterable[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def _cells(found: dict[str, str], notes: dict[str, int]) -> list[str]:
+    cells = []
+    for checks in columns().values():
+        results = [found[check] for check in checks]
+        if len(set(results)) == 1:
+            cells.append(_verdict(results, notes))
+            continue
+        exceptions = ", ".join(
+            f"{check} {_verdict([found[check]], notes)}" for check in checks if found[check] != "yes"
+        )
+        cells.append(f"yes; {exceptions}")
+    return cells
+
+
+def _verdict(results: Iterable[str], notes: dict[str, int]) -> str:
+    """The one thing that all results say, its reason as a number."""
+    distinct = set(results)
+    if len(distinct) > 1:
+        return "mixed"
+    (result,) = distinct
+    if result == "yes":
+        return result
+    return f"{result.partition(':')[0]} [{notes.setdefault(result, len(notes) + 1)}]"
+
+
+def _refusals(kernel: str, rows: dict[str, dict[str, str]], notes: dict[str, int]) -> list[list[str]]:
+    by_reason: dict[str, list[str]] = {}
+    for mechanism, found in rows.items():
+        by_reason.setdefault(_verdict(found.values(), notes), []).append(f"`{mechanism}`")
+    return [[kernel, reason, "; ".join(mechanisms)] for reason, mechanisms in by_reason.items()]
+
+
+def read(path: str | Path) -> tuple[Outcomes, str]:
+    """What a page says, and the device that it was made on.
+
+    Raises:
+        AttentionError: no such file, or not such a page.
+    """
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise AttentionError(f"cannot read {path}: {error.strerror}; make it with `{COMMAND}`") from error
+    device = re.search(r"on device `(\S+)`", text)
+    if device is None:
+        raise AttentionError(f"{path} is not a capability table; make one with `{COMMAND}`")
+    notes = dict(re.findall(r"^(\d+)\. (.*)$", text, re.MULTILINE))
+    outcomes: Outcomes = {}
+    for section in text.split("\n## ")[1:]:
+        kernel, _, body = section.partition("\n")
+        rows = [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("|")][2:]
+        for row in rows:
+            if kernel == "Not run":
+                for mechanism in row[2].split("; "):
+                    outcomes[mechanism.strip("`"), row[0]] = dict.fromkeys(CHECKS, _outcome(row[1], notes))
+            else:
+                outcomes[row[0].strip("`"), kernel] = _found(row[1:], notes)
+    return outcomes, device[1]
+
+
+def _found(cells: list[str], notes: dict[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for checks, cell in zip(columns().values(), cells, strict=False):
+        usual, _, exceptions = cell.partition("; ")
+        found |= dict.fromkeys(checks, _outcome(usual, notes))
+        for exception in filter(None, exceptions.split(", ")):
+            check, verdict, number = exception.rsplit(" ", 2)
+            found[check] = _outcome(f"{verdict} {number}", notes)
+    return found
+
+
+def _outcome(verdict: str, notes: dict[str, str]) -> str:
+    number = re.search(r"\[(\d+)\]$", verdict)
+    return notes.get(number[1], "a note that is missing") if number else verdict
