@@ -1,0 +1,190 @@
+"""FlexAttention's formulas on a CPU, where its dense form stands in for the GPU kernel that PyTorch would generate."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import flex_attention as torch_flex
+
+import attention
+from attention import AttentionError, conformance
+from attention.conformance.inputs import HOSTILE, Inputs, hostile, make, run
+from attention.conformance.verdict import MIXED, judge
+from attention.kernels import dispatch, flex
+from attention.kernels.problem import example
+from attention.masks import visibility
+from attention.mechanism import Mechanism, Pointwise, TwoStage
+
+SERVED = [mechanism for mechanism in conformance.cases() if mechanism.form is not TwoStage]
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+mechanisms = pytest.mark.parametrize("mechanism", SERVED, ids=repr)
+
+MASKS = {
+    "causal": {},
+    "bidirectional": {"causal": False},
+    "window": {"window": 4},
+    "documents": {"documents": torch.tensor([[0] * 9 + [1] * 14, [-1] * 6 + [2] * 10 + [3] * 4 + [-1] * 3])},
+    "nothing visible": {"documents": torch.full((2, 23), -1)},
+}
+
+
+@pytest.fixture(autouse=True)
+def on_cpu(monkeypatch):
+    """FlexAttention without the two checks that keep gradients and row maxima from CPUs."""
+    options = torch_flex._apply_kernel_options
+    monkeypatch.setattr(torch_flex, "_validate_device", lambda *tensors: None)
+    monkeypatch.setattr(torch_flex, "_apply_kernel_options", lambda *given: options(*given[:5]))
+    monkeypatch.setattr(flex, "fused", lambda: torch_flex.flex_attention)
+    monkeypatch.setitem(dispatch.KERNELS, "flex", replace(flex.KERNEL, refuses=lambda problem: None))
+
+
+@mechanisms
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+def test_every_mask_equals_the_formula(mechanism, mask):
+    inputs = make(queries=20, keys=23, heads=4, key_heads=2, head_dim=16, value_dim=24)
+    truth = run(inputs, mechanism, "dense", **mask)
+    for name, tensor in run(inputs, mechanism, "flex", **mask).items():
+        assert torch.allclose(tensor, truth[name], rtol=1e-9, atol=1e-11), name
+    for dtype in (torch.float32, torch.bfloat16):
+        assert_exact(mechanism, inputs.to(dtype), **mask)
+
+
+@mechanisms
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_inputs(mechanism, name):
+    inputs = hostile(name, batch=1, queries=40, heads=2, key_heads=1, head_dim=16)
+    truth = run(inputs, mechanism, "dense")
+    for name, tensor in run(inputs, mechanism, "flex").items():
+        size = truth[name].abs().max().clamp(min=1.0)
+        assert torch.allclose(tensor / size, truth[name] / size, rtol=1e-8, atol=1e-9), name
+    assert_exact(mechanism, inputs.to(torch.float32))
+
+
+def assert_exact(mechanism: Mechanism, inputs: Inputs, **mask) -> None:
+    """At most twice the formula's error in the same dtype, plus what FlexAttention's e^{log f - total} rounds off.
+
+    That is a relative error of epsilon times |log f|, which grows like the scores. What is learned sums the error of
+    whole rows, whose share of the gradient FlexAttention takes from outputs already rounded to the dtype.
+    """
+    truth = run(inputs.to(torch.float64), mechanism, "dense", **mask)
+    eager = run(inputs, mechanism, "dense", **mask)
+    scores = attention.row_stats(inputs.query, inputs.key, mechanism, **mask).max_score
+    rounding = 2 * torch.finfo(torch.float32).eps * (10 + float(scores.max()))
+    for name, tensor in run(inputs, mechanism, "flex", **mask).items():
+        slack = rounding if name in MIXED else rounding + torch.finfo(inputs.query.dtype).eps
+        judge({name: tensor}, {name: truth[name]}, eager, "flex", slack, floor=1.0)
+
+
+def test_gradients_of_zero_weights_are_zero():
+    """Softpick of scores that are all negative: no weight, no gradient, and no NaN from the logarithm of nothing."""
+    inputs = make(batch=1, queries=20, heads=2, key_heads=2, head_dim=16)
+    inputs.query.data.abs_()
+    inputs.key.data.abs_().neg_()
+    for tensor in run(inputs.to(torch.float32), attention.get("softpick"), "flex").values():
+        assert torch.equal(tensor, torch.zeros_like(tensor))
+
+
+def test_epsilon_counts_in_the_frame_of_the_row_maximum():
+    """At an epsilon that matters, on scores whose maximum differs from row to row."""
+    inputs = make(queries=20, keys=20, head_dim=16)
+    inputs.query.data *= torch.linspace(0.1, 8, 20, dtype=torch.float64)[:, None, None]
+    mechanism = attention.get("softpick", epsilon=0.5)
+    truth = run(inputs, mechanism, "dense")
+    for name, tensor in run(inputs, mechanism, "flex").items():
+        assert torch.allclose(tensor, truth[name], rtol=1e-9, atol=1e-11), name
+
+
+@dataclass(frozen=True)
+class Powers(Pointwise):
+    """A mechanism that this package does not know: operations with constants, a power, a weight that can vanish."""
+
+    name: ClassVar[str] = "powers"
+
+    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
+        return self.weight(score)
+
+    def weight(self, score: Tensor) -> Tensor:
+        return (0.25 + score.clamp(min=-0.5, max=2.0)).relu() ** 2.5
+
+    def weight_derivative(self, score: Tensor, weight: Tensor) -> Tensor:
+        return 2.5 * (0.25 + score.clamp(min=-0.5, max=2.0)).relu() ** 1.5 * (score > -0.25) * (score < 2)
+
+
+def test_a_new_mechanism_works_by_existing():
+    inputs = make(queries=20, keys=23, head_dim=16)
+    truth = run(inputs, Powers(), "dense")
+    for name, tensor in run(inputs, Powers(), "flex").items():
+        assert torch.allclose(tensor, truth[name], rtol=1e-9, atol=1e-11), name
+
+
+class Signed(Powers):
+    name = "signed"
+
+    def weight(self, score: Tensor) -> Tensor:
+        return score.tanh()
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "reason"),
+    [
+        (attention.get("lssar"), "it runs the forms Pointwise and Ratio, not TwoStage"),
+        (Signed(), "it needs weights that are nowhere negative"),
+        (attention.get("softpick"), "it runs on CUDA, not on cpu, where FlexAttention has no backward pass"),
+    ],
+    ids=["two stages", "negative weights", "CPU"],
+)
+def test_refusals_say_why(mechanism, reason):
+    assert flex.KERNEL.refuses(example(mechanism)) == reason
+
+
+def test_a_kernel_that_computes_something_else_is_refused_at_first_use(monkeypatch):
+    def wrong(*arguments, **options):
+        mean, extra = torch_flex.flex_attention(*arguments, **options)
+        return mean * 1.5, extra
+
+    monkeypatch.setattr(flex, "fused", lambda: wrong)
+    inputs = make(head_dim=16).to(torch.float32)
+    mechanism = attention.get("swat", window=3)
+    with pytest.raises(
+        AttentionError, match=r"does not compute swat on cpu .* in output; use another kernel"
+    ):
+        attention.attend(*inputs.all[:3], mechanism, kernel="flex")
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {},
+        {"causal": False},
+        {"window": 200},
+        {"window": 100, "causal": False},
+        {"documents": torch.arange(700)[None] // 150},
+        {"documents": torch.stack([torch.arange(700) // 300 - 1, torch.full((700,), -1)])},
+    ],
+    ids=["causal", "bidirectional", "window", "window on both sides", "documents", "padding"],
+)
+@pytest.mark.parametrize("queries", [1, 300, 700])
+def test_blocks_cover_the_mask_and_whole_ones_are_wholly_visible(mask, queries):
+    visible = visibility(queries, 700, **mask)
+    blocks = flex.block_mask(visible, lambda *indices: None)
+    rows, columns = -queries % flex.BLOCK, -700 % flex.BLOCK
+    seen = torch.nn.functional.pad(visible.mask().float(), (0, columns, 0, rows))
+    seen = seen.unflatten(2, (-1, flex.BLOCK)).unflatten(1, (-1, flex.BLOCK))
+    some, every = seen.amax((2, 4)).bool(), seen.amin((2, 4)).bool()
+    whole = listed(blocks.full_kv_num_blocks, blocks.full_kv_indices)
+    partial = listed(blocks.kv_num_blocks, blocks.kv_indices)
+    assert not (whole & partial).any()
+    assert not (some & ~(whole | partial)).any()
+    padded = torch.zeros_like(whole)
+    padded[:, -1] = rows > 0  # rows that do not exist may count as seeing everything
+    assert not (whole & ~every & ~padded).any()
+    if mask == {} and queries == 700:
+        assert (int(whole.sum()), int(partial.sum())) == (15, 6)
+
+
+def listed(counts: Tensor, indices: Tensor) -> Tensor:
+    """The blocks [B, rows, columns] that a block mask lists."""
+    place = torch.arange(indices.shape[-1]) < counts[..., None]
+    return torch.zeros_like(place).scatter(-1, indices.long(), place)[:, 0]
