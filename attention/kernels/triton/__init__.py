@@ -1,0 +1,105 @@
+"""The GPU kernels: one Triton template per pass and form, for every mechanism whose functions can be traced.
+
+Only this file is imported where Triton is missing.
+"""
+
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from attention.errors import AttentionError
+from attention.kernels.kernel import Kernel
+from attention.kernels.problem import Problem
+from attention.kernels.program import UntraceableError, program_of
+from attention.mechanism import Mechanism
+
+WIDEST_HEAD = 256
+OLDEST_CAPABILITY = (8, 0)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def attend(problem: Problem) -> Tensor:
+    """Outputs [B, T, H, Dv]."""
+    return attend_with_statistics(problem)[0]
+
+
+def attend_with_statistics(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Outputs and what the backward pass knows of the rows, float32 [0 or 3, B, T, H].
+
+    Ratio: pivot, one over the sum of denominators, unused. TwoStage: n / (epsilon + sum of first), one over the sum
+    of second, largest u. Pointwise: nothing.
+    """
+    program = _printed(problem.mechanism)
+    scores, visible = problem.scores, problem.visible
+    learned = (scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in learned)
+    out, statistics, _ = torch.ops.attention_zoo.triton_forward(
+        *learned,
+        scores.slope,
+        visible.first,
+        visible.last,
+        visible.position,
+        scores.scale,
+        program,
+        keep,
+    )
+    return out, statistics
+
+
+def refuses(problem: Problem) -> str | None:
+    """Anything but half or single precision on a GPU of at least Ampere's generation."""
+    query = problem.scores.query
+    return (
+        _refuses_machine(query.device)
+        or _refuses_tensors(query.dtype, max(query.shape[3], problem.value.shape[3]))
+        or _refuses_mechanism(problem.mechanism)
+    )
+
+
+def _refuses_tensors(dtype: torch.dtype, width: int) -> str | None:
+    if dtype not in DTYPES:
+        return f"the tensors are {str(dtype).removeprefix('torch.')}; it takes float32, bfloat16 and float16"
+    if width > WIDEST_HEAD:
+        return f"head_dim {width} is above {WIDEST_HEAD}"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def _refuses_machine(device: torch.device) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if interpreted():
+        return None
+    if device.type != "cuda":
+        return f"the tensors are on {device.type}; it needs a GPU"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        return "the GPU is older than compute capability 8.0"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def _refuses_mechanism(mechanism: Mechanism) -> str | None:
+    try:
+        program_of(mechanism)
+    except UntraceableError as error:
+        return str(error)
+    return None
+
+
+def interpreted() -> bool:
+    """Whether TRITON_INTERPRET=1: kernels run on the CPU, slowly, to be checked."""
+    import triton
+
+    return triton.knobs.runtime.interpret
+
+
+@torch.compiler.assume_constant_result
+def _printed(mechanism: Mechanism) -> str:
+    """The mechanism's printed module; the operators exist from then on."""
+    from attention.kernels.triton import operators, printer  # noqa: F401
+
+    return printer.module_name(program_of(mechanism))
+
+
+KERNEL = Kernel("triton", attend, refuses, "fused, on NVIDIA GPUs from Ampere on and on AMD CDNA 3")

@@ -1,0 +1,238 @@
+"""Gradients: statistics of the rows, then two sweeps that recompute the scores.
+
+`grad_queries` has a program per block of rows, `grad_keys` one per block of keys; every result has one writer.
+"""
+# mypy: disallow-untyped-defs=False
+
+import triton
+import triton.language as tl
+
+from attention.kernels.triton.forms import Statistics, grad_times_relative, gradients
+from attention.kernels.triton.forward import locate, store_rows
+from attention.kernels.triton.operands import (
+    accumulate,
+    key_vectors,
+    narrow,
+    packed_rows,
+    placed_vectors,
+    product,
+    row_values,
+    row_vectors,
+    rows_of_head,
+    scores,
+    store_vectors,
+)
+
+
+@triton.jit
+def statistics_of(statistics, places, rows, form: tl.constexpr):
+    """What the forward pass left of the rows."""
+    if form == "Pointwise":
+        return Statistics(None, None, None)
+    else:
+        frame = row_values(statistics, rows)
+        inverse = row_values(statistics + places.to(tl.int64), rows)
+        return Statistics(frame, inverse, row_values(statistics + 2 * places.to(tl.int64), rows))
+
+
+@triton.jit
+def row_sums(sums, places, rows, form: tl.constexpr):
+    """delta and mean, as `sum_rows` wrote them."""
+    if form == "Pointwise":
+        return None, None
+    else:
+        return row_values(sums, rows), row_values(sums + places.to(tl.int64), rows)
+
+
+@triton.jit
+def sum_rows(
+    operands,
+    functions,
+    statistics,
+    out,
+    residual,
+    grad_out,
+    sums,
+    places,
+    form: tl.constexpr,
+    group: tl.constexpr,
+    head_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    value_dim: tl.constexpr,
+    value_block: tl.constexpr,
+    block_rows: tl.constexpr,
+    block_keys: tl.constexpr,
+    precision: tl.constexpr,
+):
+    """delta_i = dO_i . out_i and, for TwoStage, mean_i = sum_k dU_ik u_ik / n_i, to `sums` [2, B, T, H].
+
+    Outputs are taken as they were before rounding: an error of delta adds to all scores of a row alike, where
+    gradients of biases, whose exact sums cancel, would show it.
+    """
+    batch, key_head, block = locate(operands, group, block_rows)
+    rows = packed_rows(operands, batch, key_head, block, block_rows, group)
+    grad = placed_vectors(grad_out, rows, value_dim, value_block)
+    mixed = placed_vectors(out, rows, value_dim, value_block).to(tl.float32)
+    if residual is not None:
+        mixed += placed_vectors(residual, rows, value_dim, value_block).to(tl.float32)
+    delta = tl.sum(grad.to(tl.float32) * mixed, 1, keep_dims=True)
+    store_rows(sums, rows, delta)
+    if form == "TwoStage":
+        row = statistics_of(statistics, places, rows, form)
+        query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
+        total = tl.zeros([block_rows, 1], tl.float32)
+        for start in range(rows.low, rows.high, block_keys):
+            column = start + tl.arange(0, block_keys)
+            key = key_vectors(
+                operands.key,
+                operands.key_strides,
+                batch,
+                key_head,
+                column,
+                operands.keys,
+                head_dim,
+                head_block,
+            )
+            value = key_vectors(
+                operands.value,
+                operands.value_strides,
+                batch,
+                key_head,
+                column,
+                operands.keys,
+                value_dim,
+                value_block,
+            )
+            dot_product = product(query, tl.trans(key), precision)
+            score, visible = scores(dot_product, operands, batch, rows, column)
+            grad_weight = product(grad, tl.trans(value), precision)
+            terms = grad_times_relative(score, visible, grad_weight, row, rows.count, delta, functions)
+            total += tl.sum(terms, 1, keep_dims=True)
+        store_rows(sums + places.to(tl.int64), rows, total / tl.maximum(rows.count, 1.0))
+
+
+@triton.jit
+def grad_queries(
+    operands,
+    functions,
+    statistics,
+    sums,
+    grad_out,
+    grad_query,
+    grad_query_bias,
+    places,
+    form: tl.constexpr,
+    group: tl.constexpr,
+    head_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    value_dim: tl.constexpr,
+    value_block: tl.constexpr,
+    block_rows: tl.constexpr,
+    block_keys: tl.constexpr,
+    precision: tl.constexpr,
+):
+    """dQ = scale dS K, and the row sums of dS for the query bias."""
+    batch, key_head, block = locate(operands, group, block_rows)
+    rows = packed_rows(operands, batch, key_head, block, block_rows, group)
+    row = statistics_of(statistics, places, rows, form)
+    delta, mean = row_sums(sums, places, rows, form)
+    query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
+    grad = placed_vectors(grad_out, rows, value_dim, value_block)
+    total = tl.zeros([block_rows, head_block], tl.float32)
+    bias_total = tl.zeros([block_rows, 1], tl.float32)
+    for start in range(rows.low, rows.high, block_keys):
+        column = start + tl.arange(0, block_keys)
+        key = key_vectors(
+            operands.key, operands.key_strides, batch, key_head, column, operands.keys, head_dim, head_block
+        )
+        value = key_vectors(
+            operands.value,
+            operands.value_strides,
+            batch,
+            key_head,
+            column,
+            operands.keys,
+            value_dim,
+            value_block,
+        )
+        dot_product = product(query, tl.trans(key), precision)
+        score, visible = scores(dot_product, operands, batch, rows, column)
+        grad_weight = product(grad, tl.trans(value), precision)
+        _, grad_score = gradients(score, visible, grad_weight, row, rows.count, delta, mean, functions, form)
+        if grad_query_bias is not None:
+            bias_total += tl.sum(grad_score, 1, keep_dims=True)
+        total = accumulate(narrow(grad_score, key.dtype), key, total, precision)
+    store_vectors(grad_query, rows.place, rows.valid, total * operands.scale, head_dim, head_block)
+    if grad_query_bias is not None:
+        store_rows(grad_query_bias, rows, bias_total)
+
+
+@triton.jit
+def grad_keys(
+    operands,
+    functions,
+    statistics,
+    sums,
+    grad_out,
+    ranges,
+    ranges_stride,
+    grad_key,
+    grad_value,
+    grad_key_bias,
+    places,
+    form: tl.constexpr,
+    group: tl.constexpr,
+    head_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    value_dim: tl.constexpr,
+    value_block: tl.constexpr,
+    block_rows: tl.constexpr,
+    block_keys: tl.constexpr,
+    precision: tl.constexpr,
+):
+    """dK = scale dS^T Q and dV = W^T dO, summed over the query heads of the key head; column sums of dS per head.
+
+    `ranges` [B or 1, blocks of keys, 2] bounds the blocks of rows that see a block of keys.
+    """
+    blocks = tl.cdiv(operands.keys, block_keys)
+    key_heads = operands.heads // group
+    pair = tl.program_id(0) // blocks
+    block = tl.program_id(0) % blocks
+    batch = pair // key_heads
+    key_head = pair % key_heads
+    column = block * block_keys + tl.arange(0, block_keys)
+    key = key_vectors(
+        operands.key, operands.key_strides, batch, key_head, column, operands.keys, head_dim, head_block
+    )
+    value = key_vectors(
+        operands.value, operands.value_strides, batch, key_head, column, operands.keys, value_dim, value_block
+    )
+    key_total = tl.zeros([block_keys, head_block], tl.float32)
+    value_total = tl.zeros([block_keys, value_block], tl.float32)
+    bounds = ranges + batch * ranges_stride + block * 2
+    start, stop = tl.load(bounds), tl.load(bounds + 1)
+    for member in range(group):
+        head = key_head * group + member
+        bias_total = tl.zeros([block_keys], tl.float32)
+        for row_block in range(start, stop):
+            rows = rows_of_head(operands, batch, head, row_block, block_rows)
+            row = statistics_of(statistics, places, rows, form)
+            delta, mean = row_sums(sums, places, rows, form)
+            query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
+            grad = placed_vectors(grad_out, rows, value_dim, value_block)
+            dot_product = product(query, tl.trans(key), precision)
+            score, visible = scores(dot_product, operands, batch, rows, column)
+            grad_weight = product(grad, tl.trans(value), precision)
+            weight, grad_score = gradients(
+                score, visible, grad_weight, row, rows.count, delta, mean, functions, form
+            )
+            if grad_key_bias is not None:
+                bias_total += tl.sum(grad_score, 0)
+            value_total = accumulate(tl.trans(narrow(weight, grad.dtype)), grad, value_total, precision)
+            key_total = accumulate(tl.trans(narrow(grad_score, query.dtype)), query, key_total, precision)
+        if grad_key_bias is not None:
+            place = (batch.to(tl.int64) * operands.keys + column) * operands.heads + head
+            tl.store(grad_key_bias + place, bias_total, mask=column < operands.keys)
+    place = (batch.to(tl.int64) * operands.keys + column) * key_heads + key_head
+    store_vectors(grad_key, place, column < operands.keys, key_total * operands.scale, head_dim, head_block)
+    store_vectors(grad_value, place, column < operands.keys, value_total, value_dim, value_block)

@@ -1,0 +1,262 @@
+"""Outputs: one sweep over the keys, or two for TwoStage, in as many parts of the keys as there are splits.
+
+A program takes a block of rows and a split of the keys that these rows see. With one split it writes outputs; with
+more it writes partial sums, which `merge` adds in a fixed order.
+"""
+# mypy: disallow-untyped-defs=False
+
+import triton
+import triton.language as tl
+
+from attention.kernels.triton.forms import Statistics, terms
+from attention.kernels.triton.maths import maximum
+from attention.kernels.triton.operands import (
+    accumulate,
+    key_vectors,
+    narrow,
+    packed_rows,
+    product,
+    row_values,
+    row_vectors,
+    scores,
+    store_vectors,
+)
+
+
+@triton.jit
+def locate(operands, group: tl.constexpr, block_rows: tl.constexpr):
+    """Sequence, key head and block of rows of this program; late rows, which see most under a causal mask, first."""
+    blocks = tl.cdiv(operands.queries * group, block_rows)
+    key_heads = operands.heads // group
+    pair = tl.program_id(0) // blocks
+    return pair // key_heads, pair % key_heads, blocks - 1 - tl.program_id(0) % blocks
+
+
+@triton.jit
+def share(rows, splits: tl.constexpr, block_keys: tl.constexpr):
+    """The keys of this program: a split of those that the rows see."""
+    tiles = tl.cdiv(tl.maximum(rows.high - rows.low, 0), block_keys)
+    length = tl.cdiv(tiles, splits) * block_keys
+    low = rows.low + tl.program_id(1) * length
+    return low, tl.minimum(low + length, rows.high)
+
+
+@triton.jit
+def store_rows(pointer, rows, values):
+    """Write [rows, 1] to [B, T, H]."""
+    tl.store(pointer + rows.place, tl.reshape(values, rows.place.shape), mask=rows.valid)
+
+
+@triton.jit
+def store_outputs(out, residual, place, valid, mixed, width: tl.constexpr, padded: tl.constexpr):
+    """Write outputs and, where the backward pass will want it, what rounding took from them."""
+    store_vectors(out, place, valid, mixed, width, padded)
+    if residual is not None:
+        rounded = narrow(mixed, out.dtype.element_ty).to(tl.float32)
+        store_vectors(residual, place, valid, mixed - rounded, width, padded)
+
+
+@triton.jit
+def pivot_of(running):
+    """The pivot of a row whose largest visible score so far is `running`: 0 where there is none."""
+    return tl.where(running == float("-inf"), 0.0, running)
+
+
+@triton.jit
+def first_stage(
+    operands,
+    functions,
+    sums,
+    places,
+    group: tl.constexpr,
+    head_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    block_rows: tl.constexpr,
+    block_keys: tl.constexpr,
+    splits: tl.constexpr,
+    precision: tl.constexpr,
+):
+    """TwoStage: sum and largest of first(s) in every row, to `sums` [2, splits, B, T, H]."""
+    batch, key_head, block = locate(operands, group, block_rows)
+    rows = packed_rows(operands, batch, key_head, block, block_rows, group)
+    low, high = share(rows, splits, block_keys)
+    query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
+    total = tl.zeros([block_rows, 1], tl.float32)
+    largest = tl.zeros([block_rows, 1], tl.float32)
+    for start in range(low, high, block_keys):
+        column = start + tl.arange(0, block_keys)
+        key = key_vectors(
+            operands.key, operands.key_strides, batch, key_head, column, operands.keys, head_dim, head_block
+        )
+        dot_product = product(query, tl.trans(key), precision)
+        score, visible = scores(dot_product, operands, batch, rows, column)
+        first = tl.where(visible, functions[0](score), 0.0)
+        total += tl.sum(first, 1, keep_dims=True)
+        largest = tl.maximum(largest, tl.max(first, 1, keep_dims=True))
+    target = sums + tl.program_id(1).to(tl.int64) * places
+    store_rows(target, rows, total)
+    store_rows(target + splits * places.to(tl.int64), rows, largest)
+
+
+@triton.jit
+def mix(
+    operands,
+    functions,
+    sums,
+    out,
+    residual,
+    statistics,
+    partial,
+    partial_sums,
+    places,
+    form: tl.constexpr,
+    pivot_floor: tl.constexpr,
+    epsilon: tl.constexpr,
+    group: tl.constexpr,
+    head_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    value_dim: tl.constexpr,
+    value_block: tl.constexpr,
+    block_rows: tl.constexpr,
+    block_keys: tl.constexpr,
+    splits: tl.constexpr,
+    precision: tl.constexpr,
+):
+    """Outputs and statistics [3, B, T, H], or partial outputs [splits, B, T, H, Dv] and sums [2, splits, B, T, H]."""
+    batch, key_head, block = locate(operands, group, block_rows)
+    rows = packed_rows(operands, batch, key_head, block, block_rows, group)
+    low, high = share(rows, splits, block_keys)
+    query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
+    total = tl.zeros([block_rows, 1], tl.float32)
+    mixed = tl.zeros([block_rows, value_block], tl.float32)
+    frame = tl.zeros([block_rows, 1], tl.float32)
+    largest = tl.zeros([block_rows, 1], tl.float32)
+    if form == "TwoStage":
+        for split in range(splits):
+            part = sums + split * places.to(tl.int64)
+            frame += row_values(part, rows)
+            largest = tl.maximum(largest, row_values(part + splits * places.to(tl.int64), rows))
+        frame = rows.count / (frame + epsilon)
+        largest = largest * frame
+    if pivot_floor is not None:
+        running = tl.full([block_rows, 1], pivot_floor, tl.float32)
+    else:
+        running = tl.zeros([block_rows, 1], tl.float32)
+    for start in range(low, high, block_keys):
+        column = start + tl.arange(0, block_keys)
+        key = key_vectors(
+            operands.key, operands.key_strides, batch, key_head, column, operands.keys, head_dim, head_block
+        )
+        dot_product = product(query, tl.trans(key), precision)
+        score, visible = scores(dot_product, operands, batch, rows, column)
+        if pivot_floor is not None:
+            highest = tl.max(tl.where(visible, score, float("-inf")), 1, keep_dims=True)
+            raised = tl.maximum(running, highest)
+            frame = pivot_of(raised)
+            rescale = tl.where(running == float("-inf"), 0.0, tl.exp(running - frame))
+            total *= rescale
+            mixed *= rescale
+            running = raised
+        numerator, denominator = terms(
+            score, visible, Statistics(frame, None, largest), rows.count, functions, form
+        )
+        total += tl.sum(denominator, 1, keep_dims=True)
+        value = key_vectors(
+            operands.value,
+            operands.value_strides,
+            batch,
+            key_head,
+            column,
+            operands.keys,
+            value_dim,
+            value_block,
+        )
+        mixed = accumulate(narrow(numerator, value.dtype), value, mixed, precision)
+    if splits == 1:
+        if form == "Ratio":
+            frame = pivot_of(running)
+        mixed, inverse = normalise(mixed, total, frame, functions, form)
+        store_outputs(out, residual, rows.place, rows.valid, mixed, value_dim, value_block)
+        if form != "Pointwise":
+            store_rows(statistics, rows, frame)
+            store_rows(statistics + places.to(tl.int64), rows, inverse)
+            store_rows(statistics + 2 * places.to(tl.int64), rows, largest)
+    else:
+        split = tl.program_id(1).to(tl.int64) * places
+        store_vectors(partial, split + rows.place, rows.valid, mixed, value_dim, value_block)
+        if form != "Pointwise":
+            store_rows(partial_sums + split, rows, total)
+            store_rows(partial_sums + splits * places.to(tl.int64) + split, rows, running)
+        if form == "TwoStage":
+            store_rows(statistics, rows, frame)
+            store_rows(statistics + 2 * places.to(tl.int64), rows, largest)
+
+
+@triton.jit
+def merge(
+    functions,
+    out,
+    residual,
+    statistics,
+    partial,
+    partial_sums,
+    places,
+    form: tl.constexpr,
+    pivot_floor: tl.constexpr,
+    value_dim: tl.constexpr,
+    value_block: tl.constexpr,
+    block_rows: tl.constexpr,
+    splits: tl.constexpr,
+):
+    """Outputs and statistics from the parts of `mix`, added in the order of the keys."""
+    place = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
+    valid = place < places
+    channel = tl.arange(0, value_block)
+    inside = valid[:, None] & (channel < value_dim)[None, :]
+    total = tl.zeros([block_rows, 1], tl.float32)
+    mixed = tl.zeros([block_rows, value_block], tl.float32)
+    frame = tl.zeros([block_rows, 1], tl.float32)
+    totals = partial_sums
+    highest = partial_sums
+    if form != "Pointwise":
+        highest = partial_sums + splits * places.to(tl.int64)
+    if pivot_floor is not None:
+        running = tl.full([block_rows, 1], pivot_floor, tl.float32)
+        for split in range(splits):
+            running = tl.maximum(running, _part(highest, split, places, place, valid))
+        frame = pivot_of(running)
+    for split in range(splits):
+        source = partial + ((split * places.to(tl.int64) + place) * value_dim)[:, None] + channel[None, :]
+        part = tl.load(source, mask=inside, other=0.0)
+        if form != "Pointwise":
+            part_total = _part(totals, split, places, place, valid)
+            if pivot_floor is not None:
+                reached = _part(highest, split, places, place, valid)
+                rescale = tl.where(reached == float("-inf"), 0.0, tl.exp(reached - frame))
+                part *= rescale
+                part_total *= rescale
+            total += part_total
+        mixed += part
+    mixed, inverse = normalise(mixed, total, frame, functions, form)
+    store_outputs(out, residual, place, valid, mixed, value_dim, value_block)
+    if form == "Ratio":
+        tl.store(statistics + place, tl.reshape(frame, place.shape), mask=valid)
+    if form != "Pointwise":
+        tl.store(statistics + places + place, tl.reshape(inverse, place.shape), mask=valid)
+
+
+@triton.jit
+def _part(pointer, split, places, place, valid):
+    return tl.load(pointer + split * places.to(tl.int64) + place, mask=valid, other=0.0)[:, None]
+
+
+@triton.jit
+def normalise(mixed, total, frame, functions, form: tl.constexpr):
+    """Divide by the sum of the denominators; where that is 0 so is the output."""
+    if form == "Pointwise":
+        return mixed, total
+    else:
+        if form == "Ratio":
+            total = total + functions[2](frame)
+        inverse = 1.0 / tl.where(total == 0.0, 1.0, total)
+        return mixed * inverse, inverse

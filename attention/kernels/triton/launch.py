@@ -1,0 +1,289 @@
+"""Which kernels a call takes: grids, arguments and outputs, ready to run or to compile for another machine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from attention.kernels.triton import backward, forward
+from attention.kernels.triton.operands import INTERPRETED, Operands
+from attention.kernels.triton.printer import load
+from attention.kernels.triton.tiles import INTERPRETER, Tiles, tiles_for
+
+STATISTICS = {"Pointwise": 0, "Ratio": 3, "TwoStage": 3}
+"""Statistics per row that the forward pass leaves."""
+
+MERGE_ROWS = 16
+FEW_ROWS = 16
+MOST_SPLITS = 64
+TILES_PER_SPLIT = 4
+
+
+@dataclass(frozen=True)
+class Call:
+    """A problem's tensors as kernels take them; the biases and the slope are contiguous.
+
+    Attributes:
+        program: the name of the printed module.
+        architecture: what is compiled for, "interpreter", "sm_90", "gfx942", ...
+        processors: multiprocessors that few rows shall be spread over.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    query_bias: Tensor | None
+    key_bias: Tensor | None
+    slope: Tensor | None
+    first: Tensor
+    last: Tensor
+    position: Tensor
+    scale: float
+    program: str
+    architecture: str
+    processors: int
+
+    @property
+    def places(self) -> int:
+        """Rows of the output, B T H."""
+        batch, queries, heads, _ = self.query.shape
+        return batch * queries * heads
+
+    @property
+    def group(self) -> int:
+        """Query heads per key head."""
+        return self.query.shape[2] // self.key.shape[2]
+
+    @property
+    def form(self) -> str:
+        """The form's class name."""
+        return load(self.program).FORM
+
+    def tiles(self, sweep: str) -> Tiles:
+        """The tiles of a sweep."""
+        width = max(padded(self.query.shape[3]), padded(self.value.shape[3]))
+        return tiles_for(self.architecture, sweep, width, self.query.element_size())
+
+    def row_programs(self, tiles: Tiles) -> int:
+        """Programs that share the rows."""
+        batch, queries, _, _ = self.query.shape
+        return batch * self.key.shape[2] * triton.cdiv(queries * self.group, tiles.rows)
+
+    def operands(self) -> Operands:
+        """What every kernel reads."""
+        return Operands(
+            self.query,
+            self.key,
+            self.value,
+            self.query.stride(),
+            self.key.stride(),
+            self.value.stride(),
+            self.query_bias,
+            self.key_bias,
+            self.slope,
+            self.first,
+            self.last,
+            self.position,
+            self.first.shape[1] if self.first.shape[0] > 1 else 0,
+            self.scale,
+            self.query.shape[1],
+            self.key.shape[1],
+            self.query.shape[2],
+        )
+
+    def sizes(self, tiles: Tiles) -> dict[str, Any]:
+        """Compile-time sizes of a sweep over queries and keys."""
+        return {
+            "group": self.group,
+            "head_dim": self.query.shape[3],
+            "head_block": padded(self.query.shape[3]),
+            "block_rows": tiles.rows,
+            "block_keys": tiles.keys,
+            "precision": precision(self.architecture),
+        }
+
+    def value_sizes(self) -> dict[str, int]:
+        """Compile-time sizes of the values."""
+        return {"value_dim": self.value.shape[3], "value_block": padded(self.value.shape[3])}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with its grid and arguments."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    tiles: Tiles
+
+    def run(self) -> None:
+        """Launch it on the current device."""
+        if self.grid[0]:
+            self.kernel[self.grid](**self.arguments, num_warps=self.tiles.warps, num_stages=self.tiles.stages)
+
+
+def padded(width: int) -> int:
+    """The power of two, at least 16, that holds `width` channels."""
+    return max(16, triton.next_power_of_2(width))
+
+
+def precision(architecture: str) -> str:
+    """How float32 operands are multiplied.
+
+    NVIDIA's tensor cores take three TF32 products per float32 product, which keeps float32's accuracy; AMD's
+    matrix cores multiply float32 as it is.
+    """
+    return "tf32x3" if architecture.startswith("sm_") else "ieee"
+
+
+@cache
+def architecture_of(device: torch.device) -> tuple[str, int]:
+    """Name and multiprocessors of a device."""
+    if INTERPRETED.value:
+        return INTERPRETER, 1
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return properties.gcnArchName.split(":")[0], properties.multi_processor_count
+    return f"sm_{properties.major}{properties.minor}", properties.multi_processor_count
+
+
+def splits_of(call: Call, tiles: Tiles) -> int:
+    """Parts of the keys: more than one where few rows meet many keys, as in decoding."""
+    wanted = call.processors // max(1, call.row_programs(tiles))
+    most = min(wanted, call.key.shape[1] // (TILES_PER_SPLIT * tiles.keys), MOST_SPLITS)
+    return 1 << max(0, most.bit_length() - 1)
+
+
+def plan_forward(call: Call, keep: bool) -> tuple[list[Launch], Tensor, Tensor, Tensor | None]:
+    """Launches that fill outputs [B, T, H, Dv] and statistics [0 or 3, B, T, H].
+
+    With `keep`, half types come with the outputs' rounding error, for the backward pass.
+    """
+    batch, queries, heads, _ = call.query.shape
+    module = load(call.program)
+    form = call.form
+    out = call.query.new_empty(batch, queries, heads, call.value.shape[3])
+    statistics = call.query.new_empty(STATISTICS[form], batch, queries, heads, dtype=torch.float32)
+    rounds = keep and STATISTICS[form] > 0 and out.element_size() < 4
+    residual = torch.empty_like(out) if rounds else None
+    tiles = call.tiles("decode" if queries * call.group <= FEW_ROWS else "mix")
+    splits = splits_of(call, tiles)
+    common = {
+        "operands": call.operands(),
+        "functions": module.FUNCTIONS,
+        "places": call.places,
+        "splits": splits,
+        **call.sizes(tiles),
+    }
+    launches = []
+    sums = None
+    grid = (call.row_programs(tiles), splits)
+    if form == "TwoStage":
+        sums = statistics.new_empty(2, splits, batch, queries, heads)
+        launches.append(Launch(forward.first_stage, grid, {**common, "sums": sums}, tiles))
+    forms = {"form": form, "pivot_floor": module.PIVOT_FLOOR}
+    partial, partial_sums = None, None
+    if splits > 1:
+        partial = statistics.new_empty(splits, *out.shape)
+        partial_sums = statistics.new_empty(2, splits, batch, queries, heads)
+    outputs = {
+        "out": out,
+        "residual": residual,
+        "statistics": statistics,
+        "partial": partial,
+        "partial_sums": partial_sums,
+    }
+    arguments = {**common, **outputs, **forms, "sums": sums, "epsilon": module.EPSILON, **call.value_sizes()}
+    launches.append(Launch(forward.mix, grid, arguments, tiles))
+    if splits > 1:
+        merging = Tiles(MERGE_ROWS, 0)
+        arguments = {
+            **outputs,
+            **forms,
+            "functions": module.FUNCTIONS,
+            "places": call.places,
+            **call.value_sizes(),
+            "block_rows": MERGE_ROWS,
+            "splits": splits,
+        }
+        launches.append(Launch(forward.merge, (triton.cdiv(call.places, MERGE_ROWS),), arguments, merging))
+    return launches, out, statistics, residual
+
+
+def plan_backward(
+    call: Call, out: Tensor, statistics: Tensor, residual: Tensor | None, grad_out: Tensor
+) -> tuple[list[Launch], Sequence[Tensor | None]]:
+    """Launches that fill the gradients of query, key, value and the two biases; all tensors contiguous."""
+    batch, queries, heads, _ = call.query.shape
+    form = call.form
+    grad_query, grad_key, grad_value = (
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (call.query, call.key, call.value)
+    )
+    grad_query_bias, grad_key_bias = (
+        None if x is None else torch.empty_like(x, dtype=torch.float32)
+        for x in (call.query_bias, call.key_bias)
+    )
+    common = {
+        "operands": call.operands(),
+        "functions": load(call.program).FUNCTIONS,
+        "statistics": statistics,
+        "grad_out": grad_out,
+        "places": call.places,
+        "form": form,
+        **call.value_sizes(),
+    }
+    launches = []
+    sums = None
+    if form != "Pointwise":
+        sums = out.new_empty(2, batch, queries, heads, dtype=torch.float32)
+        tiles = call.tiles("sum_rows")
+        arguments = {**common, **call.sizes(tiles), "out": out, "residual": residual, "sums": sums}
+        launches.append(Launch(backward.sum_rows, (call.row_programs(tiles),), arguments, tiles))
+    tiles = call.tiles("grad_queries")
+    arguments = {
+        **common,
+        **call.sizes(tiles),
+        "sums": sums,
+        "grad_query": grad_query,
+        "grad_query_bias": grad_query_bias,
+    }
+    launches.append(Launch(backward.grad_queries, (call.row_programs(tiles),), arguments, tiles))
+    tiles = call.tiles("grad_keys")
+    ranges = query_ranges(call.first, call.last, call.key.shape[1], tiles)
+    arguments = {
+        **common,
+        **call.sizes(tiles),
+        "sums": sums,
+        "ranges": ranges,
+        "ranges_stride": ranges.stride(0) if ranges.shape[0] > 1 else 0,
+        "grad_key": grad_key,
+        "grad_value": grad_value,
+        "grad_key_bias": grad_key_bias,
+    }
+    grid = (batch * call.key.shape[2] * triton.cdiv(call.key.shape[1], tiles.keys),)
+    launches.append(Launch(backward.grad_keys, grid, arguments, tiles))
+    return launches, (grad_query, grad_key, grad_value, grad_query_bias, grad_key_bias)
+
+
+def query_ranges(first: Tensor, last: Tensor, keys: int, tiles: Tiles) -> Tensor:
+    """The blocks of rows between the first and the last that see any key of a block of keys.
+
+    Returns:
+        int32 [B or 1, blocks of keys, 2]: start and stop.
+    """
+    sees = first < last
+    padding = -first.shape[1] % tiles.rows
+    low = torch.nn.functional.pad(first.where(sees, keys), (0, padding), value=keys)
+    high = torch.nn.functional.pad(last.where(sees, 0), (0, padding), value=0)
+    low, high = (x.unflatten(1, (-1, tiles.rows)) for x in (low, high))
+    reached = high.amax(2).cummax(1).values
+    left = low.amin(2).flip(1).cummin(1).values.flip(1)
+    edges = torch.arange(0, keys + tiles.keys, tiles.keys, device=first.device).clamp(max=keys)
+    edges = edges[: triton.cdiv(keys, tiles.keys) + 1].expand(len(first), -1)
+    start = torch.searchsorted(reached, edges[:, :-1].contiguous(), right=True)
+    stop = torch.searchsorted(left.contiguous(), edges[:, 1:].contiguous())
+    return torch.stack([start, stop], -1).int()

@@ -1,0 +1,130 @@
+"""A program's functions in Triton's language, as a module on disk.
+
+Triton compiles functions from their source text, so that the printed functions must stand in a file. Files are named
+by their contents and never change once written.
+"""
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from attention.kernels.program import Function, Operand, Program, Step
+
+INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "gt": ">",
+    "ge": ">=",
+    "lt": "<",
+    "le": "<=",
+    "eq": "==",
+    "ne": "!=",
+    "logical_and": "&",
+    "logical_or": "|",
+}
+PREFIX = {"neg": "-", "logical_not": "~"}
+BUILTIN = {"abs": "tl.abs", "exp": "tl.exp", "sqrt": "tl.sqrt", "where": "tl.where"}
+"""All other operations are functions of `maths`."""
+
+HEADER = '''"""Pointwise functions of {mechanism} ({form}), printed from its traced program."""
+
+import triton
+import triton.language as tl
+{imports}'''
+
+
+def module_name(program: Program) -> str:
+    """Print a program to its module, unless that exists, and return the module's name."""
+    source = source_of(program)
+    name = f"{program.key}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    path = _path(name)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(source)
+        os.replace(file.name, path)
+    return name
+
+
+@cache
+def load(name: str) -> ModuleType:
+    """Import a printed module.
+
+    It holds FORM, PIVOT_FLOOR and EPSILON as Program has them, and FUNCTIONS: the jitted functions in the order of
+    `attention.kernels.program.FORMS`.
+    """
+    spec = importlib.util.spec_from_file_location(f"attention_zoo_{name.replace('-', '_')}", _path(name))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _path(name: str) -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "attention-zoo" / "triton" / f"{name}.py"
+
+
+def source_of(program: Program) -> str:
+    """The module's text."""
+    constants = [
+        f"FORM = {program.form!r}",
+        f"PIVOT_FLOOR = {None if program.pivot_floor is None else _number(program.pivot_floor)}",
+        f"EPSILON = {_number(program.epsilon)}",
+    ]
+    functions = [_function(function) for function in program.functions]
+    names = "".join(f"{function.name}, " for function in program.functions).strip()
+    steps = [step for function in program.functions for step in function.steps]
+    used = {step.operation for step in steps if not _is_whole_power(step)}
+    helpers = ", ".join(sorted(used - {*INFIX, *PREFIX, *BUILTIN}))
+    imports = f"\nfrom attention.kernels.triton.maths import {helpers}\n" if helpers else ""
+    header = HEADER.format(mechanism=program.mechanism, form=program.form, imports=imports)
+    return "\n\n".join([header, "\n".join(constants), *functions, f"FUNCTIONS = ({names})\n"])
+
+
+def _function(function: Function) -> str:
+    names = [*function.arguments, *(f"value_{place}" for place in range(len(function.steps)))]
+
+    def show(operand: Operand) -> str:
+        return names[operand] if isinstance(operand, int) else _number(operand)
+
+    lines = ["@triton.jit", f"def {function.name}({', '.join(function.arguments)}):"]
+    for name, step in zip(names[len(function.arguments) :], function.steps, strict=True):
+        if _is_whole_power(step):
+            lines += _whole_power(name, show(step.operands[0]), int(step.operands[1]))
+        else:
+            lines.append(f"    {name} = {_call(step.operation, [show(x) for x in step.operands])}")
+    lines.append(f"    return {', '.join(show(x) for x in function.results)}")
+    return "\n".join(lines) + "\n"
+
+
+def _call(operation: str, operands: list[str]) -> str:
+    if operation in INFIX:
+        return f"{operands[0]} {INFIX[operation]} {operands[1]}"
+    if operation in PREFIX:
+        return f"{PREFIX[operation]}{operands[0]}"
+    return f"{BUILTIN.get(operation, operation)}({', '.join(operands)})"
+
+
+def _is_whole_power(step: Step) -> bool:
+    return step.operation == "power" and float(step.operands[1]).is_integer()
+
+
+def _whole_power(name: str, base: str, exponent: int) -> list[str]:
+    """Squarings and multiplications, one per binary digit of the exponent."""
+    lines = [f"    {name} = {base}"]
+    for digit in f"{abs(exponent):b}"[1:]:
+        lines.append(f"    {name} = {name} * {name}")
+        if digit == "1":
+            lines.append(f"    {name} = {name} * {base}")
+    return lines if exponent > 0 else [*lines, f"    {name} = 1.0 / {name}"]
+
+
+def _number(value: float) -> str:
+    return repr(value) if abs(value) < float("inf") else f'float("{value}")'
