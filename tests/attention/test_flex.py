@@ -15,7 +15,7 @@ from attention.conformance.verdict import MIXED, judge
 from attention.kernels import dispatch, flex
 from attention.kernels.problem import example
 from attention.masks import visibility
-from attention.mechanism import Mechanism, Pointwise, TwoStage
+from attention.mechanism import Mechanism, Pointwise, Scores, TwoStage
 
 SERVED = [mechanism for mechanism in conformance.cases() if mechanism.form is not TwoStage]
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -117,6 +117,31 @@ def test_a_new_mechanism_works_by_existing():
     truth = run(inputs, Powers(), "dense")
     for name, tensor in run(inputs, Powers(), "flex").items():
         assert torch.allclose(tensor, truth[name], rtol=1e-9, atol=1e-11), name
+
+
+class Growing(Powers):
+    """e^{s + bias}, the bias learned per head."""
+
+    name = "growing"
+
+    def parameters(self, n_head: int) -> dict[str, Tensor]:
+        return {"bias": torch.zeros(n_head)}
+
+    def scores(self, query: Tensor, key: Tensor, *, params, **others) -> Scores:
+        return Scores(query, key, 0.25, query_bias=params["bias"].expand(query.shape[:3]))
+
+    def weight(self, score: Tensor) -> Tensor:
+        return score.exp()
+
+
+def test_hidden_scores_that_overflow_leave_no_trace():
+    inputs = make(batch=1, queries=20, heads=2, key_heads=2, head_dim=16)
+    inputs.key.data[:, 10:] *= 100  # e^s of hidden pairs fits float64 only
+    inputs.query.data[:, 10:] = 0
+    truth = run(inputs.to(torch.float64), Growing(), "dense", documents=(torch.arange(20) // 10)[None])
+    result = run(inputs.to(torch.float32), Growing(), "flex", documents=(torch.arange(20) // 10)[None])
+    for name, tensor in result.items():
+        assert torch.allclose(tensor.double(), truth[name], rtol=1e-4, atol=1e-4), name
 
 
 class Signed(Powers):

@@ -48,6 +48,20 @@ def test_sdpa_errs_at_most_twice_as_much_as_the_formula(mask, queries, key_heads
         assert errors[0] <= 2 * errors[1] + rounding, (name, errors)
 
 
+def test_sdpa_is_given_no_row_without_keys(monkeypatch):
+    """Some of torch's kernels return NaN for one."""
+    masks = []
+
+    def recorded(query, key, value, attn_mask=None, **others):
+        masks.append(attn_mask)
+        return query
+
+    monkeypatch.setattr(vendor, "scaled_dot_product_attention", recorded)
+    inputs = make(queries=13)
+    attention.attend(*inputs.all[:3], SOFTMAX, kernel="sdpa", documents=MASKS["documents"]["documents"])
+    assert masks[0].any(-1).all()
+
+
 def test_sdpa_passes_the_scale_on():
     inputs = make()
     expected = attention.attend(*inputs.all[:3], "softmax", scale=2.0, kernel="dense")
