@@ -8,7 +8,6 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from attention.errors import AttentionError
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 from attention.kernels.program import UntraceableError, program_of
@@ -32,19 +31,19 @@ def attend_with_statistics(problem: Problem) -> tuple[Tensor, Tensor]:
     """
     program = _printed(problem.mechanism)
     scores, visible = problem.scores, problem.visible
-    learned = (scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias)
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in learned)
-    out, statistics, _ = torch.ops.attention_zoo.triton_forward(
-        *learned,
+    return torch.ops.attention_zoo.triton_forward(
+        scores.query,
+        scores.key,
+        problem.value,
+        scores.query_bias,
+        scores.key_bias,
         scores.slope,
         visible.first,
         visible.last,
         visible.position,
         scores.scale,
         program,
-        keep,
     )
-    return out, statistics
 
 
 def refuses(problem: Problem) -> str | None:

@@ -7,7 +7,7 @@
 import triton
 import triton.language as tl
 
-from attention.kernels.triton.forms import Statistics, grad_times_relative, gradients
+from attention.kernels.triton.forms import Statistics, gradients, sensitivity, terms
 from attention.kernels.triton.forward import locate, store_rows
 from attention.kernels.triton.operands import (
     accumulate,
@@ -40,6 +40,8 @@ def row_sums(sums, places, rows, form: tl.constexpr):
     """delta and mean, as `sum_rows` wrote them."""
     if form == "Pointwise":
         return None, None
+    elif form == "Ratio":
+        return row_values(sums, rows), None
     else:
         return row_values(sums, rows), row_values(sums + places.to(tl.int64), rows)
 
@@ -49,8 +51,6 @@ def sum_rows(
     operands,
     functions,
     statistics,
-    out,
-    residual,
     grad_out,
     sums,
     places,
@@ -64,51 +64,49 @@ def sum_rows(
     block_keys: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """delta_i = dO_i . out_i and, for TwoStage, mean_i = sum_k dU_ik u_ik / n_i, to `sums` [2, B, T, H].
+    """delta_i = sum_k w_ik dP_ik and, for TwoStage, mean_i = sum_k dU_ik u_ik / n_i, to `sums` [2, B, T, H].
 
-    Outputs are taken as they were before rounding: an error of delta adds to all scores of a row alike, where
-    gradients of biases, whose exact sums cancel, would show it.
+    delta is not taken from dO_i . out_i: half types have rounded the weights in out, all of a row alike where keys
+    are alike, and what cancels in the gradients of a row would show it.
     """
     batch, key_head, block = locate(operands, group, block_rows)
     rows = packed_rows(operands, batch, key_head, block, block_rows, group)
+    row = statistics_of(statistics, places, rows, form)
+    query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
     grad = placed_vectors(grad_out, rows, value_dim, value_block)
-    mixed = placed_vectors(out, rows, value_dim, value_block).to(tl.float32)
-    if residual is not None:
-        mixed += placed_vectors(residual, rows, value_dim, value_block).to(tl.float32)
-    delta = tl.sum(grad.to(tl.float32) * mixed, 1, keep_dims=True)
+    delta = tl.zeros([block_rows, 1], tl.float32)
+    mean = tl.zeros([block_rows, 1], tl.float32)
+    sensitivities = tl.zeros([block_rows, 1], tl.float32)
+    for start in range(rows.low, rows.high, block_keys):
+        column = start + tl.arange(0, block_keys)
+        key = key_vectors(
+            operands.key, operands.key_strides, batch, key_head, column, operands.keys, head_dim, head_block
+        )
+        value = key_vectors(
+            operands.value,
+            operands.value_strides,
+            batch,
+            key_head,
+            column,
+            operands.keys,
+            value_dim,
+            value_block,
+        )
+        dot_product = product(query, tl.trans(key), precision)
+        score, visible = scores(dot_product, operands, batch, rows, column)
+        grad_weight = product(grad, tl.trans(value), precision)
+        numerator, _ = terms(score, visible, row, rows.count, functions, form)
+        delta += tl.sum(numerator * grad_weight, 1, keep_dims=True)
+        if form == "TwoStage":
+            sensitive = sensitivity(score, visible, row, rows.count, functions)
+            mean += tl.sum(sensitive * grad_weight, 1, keep_dims=True)
+            sensitivities += tl.sum(sensitive, 1, keep_dims=True)
+    delta *= row.inverse
     store_rows(sums, rows, delta)
     if form == "TwoStage":
-        row = statistics_of(statistics, places, rows, form)
-        query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
-        total = tl.zeros([block_rows, 1], tl.float32)
-        for start in range(rows.low, rows.high, block_keys):
-            column = start + tl.arange(0, block_keys)
-            key = key_vectors(
-                operands.key,
-                operands.key_strides,
-                batch,
-                key_head,
-                column,
-                operands.keys,
-                head_dim,
-                head_block,
-            )
-            value = key_vectors(
-                operands.value,
-                operands.value_strides,
-                batch,
-                key_head,
-                column,
-                operands.keys,
-                value_dim,
-                value_block,
-            )
-            dot_product = product(query, tl.trans(key), precision)
-            score, visible = scores(dot_product, operands, batch, rows, column)
-            grad_weight = product(grad, tl.trans(value), precision)
-            terms = grad_times_relative(score, visible, grad_weight, row, rows.count, delta, functions)
-            total += tl.sum(terms, 1, keep_dims=True)
-        store_rows(sums + places.to(tl.int64), rows, total / tl.maximum(rows.count, 1.0))
+        store_rows(
+            sums + places.to(tl.int64), rows, (mean - delta * sensitivities) / tl.maximum(rows.count, 1.0)
+        )
 
 
 @triton.jit

@@ -45,7 +45,7 @@ def gradients(score, visible, grad_weight, statistics, count, delta, mean, funct
 
     Pointwise: dS = w'(s) dP.
     Ratio: dS = (numerator' dP - denominator' delta) / Z, so written that equal slopes cancel exactly.
-    TwoStage: dS = first'(s) frame (dU - mean).
+    TwoStage: dU = second'(u) (dP - delta) / sum b, dS = first'(s) frame (dU - mean).
     """
     if form == "Pointwise":
         weight = functions[0](score)
@@ -59,21 +59,14 @@ def gradients(score, visible, grad_weight, statistics, count, delta, mean, funct
     else:
         relative = functions[0](score) * statistics.frame
         weight = functions[2](relative, statistics.largest, count) * statistics.inverse
-        grad_relative = _grad_relative(relative, grad_weight, statistics, count, delta, functions)
-        grad_score = functions[1](score) * statistics.frame * (grad_relative - mean)
+        slope = functions[3](relative, statistics.largest, count) * statistics.inverse
+        grad_score = functions[1](score) * statistics.frame * (slope * (grad_weight - delta) - mean)
     return tl.where(visible, weight, 0.0), tl.where(visible, grad_score, 0.0)
 
 
 @triton.jit
-def grad_times_relative(score, visible, grad_weight, statistics, count, delta, functions):
-    """dU u of a TwoStage, whose row mean enters the gradient of every score of the row."""
+def sensitivity(score, visible, statistics, count, functions):
+    """second'(u) u / sum b of a TwoStage: what dU u is per unit of dP - delta, zero where hidden."""
     relative = functions[0](score) * statistics.frame
-    grad_relative = _grad_relative(relative, grad_weight, statistics, count, delta, functions)
-    return tl.where(visible, grad_relative * relative, 0.0)
-
-
-@triton.jit
-def _grad_relative(relative, grad_weight, statistics, count, delta, functions):
-    """dU = second'(u) (dP - delta) / sum b."""
-    slope = functions[3](relative, statistics.largest, count)
-    return slope * (grad_weight - delta) * statistics.inverse
+    slope = functions[3](relative, statistics.largest, count) * statistics.inverse
+    return tl.where(visible, slope * relative, 0.0)

@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 
 from attention.kernels.triton.forms import Statistics, terms
-from attention.kernels.triton.maths import maximum
 from attention.kernels.triton.operands import (
     accumulate,
     key_vectors,
@@ -45,15 +44,6 @@ def share(rows, splits: tl.constexpr, block_keys: tl.constexpr):
 def store_rows(pointer, rows, values):
     """Write [rows, 1] to [B, T, H]."""
     tl.store(pointer + rows.place, tl.reshape(values, rows.place.shape), mask=rows.valid)
-
-
-@triton.jit
-def store_outputs(out, residual, place, valid, mixed, width: tl.constexpr, padded: tl.constexpr):
-    """Write outputs and, where the backward pass will want it, what rounding took from them."""
-    store_vectors(out, place, valid, mixed, width, padded)
-    if residual is not None:
-        rounded = narrow(mixed, out.dtype.element_ty).to(tl.float32)
-        store_vectors(residual, place, valid, mixed - rounded, width, padded)
 
 
 @triton.jit
@@ -104,7 +94,6 @@ def mix(
     functions,
     sums,
     out,
-    residual,
     statistics,
     partial,
     partial_sums,
@@ -176,7 +165,7 @@ def mix(
         if form == "Ratio":
             frame = pivot_of(running)
         mixed, inverse = normalise(mixed, total, frame, functions, form)
-        store_outputs(out, residual, rows.place, rows.valid, mixed, value_dim, value_block)
+        store_vectors(out, rows.place, rows.valid, mixed, value_dim, value_block)
         if form != "Pointwise":
             store_rows(statistics, rows, frame)
             store_rows(statistics + places.to(tl.int64), rows, inverse)
@@ -196,7 +185,6 @@ def mix(
 def merge(
     functions,
     out,
-    residual,
     statistics,
     partial,
     partial_sums,
@@ -238,7 +226,7 @@ def merge(
             total += part_total
         mixed += part
     mixed, inverse = normalise(mixed, total, frame, functions, form)
-    store_outputs(out, residual, place, valid, mixed, value_dim, value_block)
+    store_vectors(out, place, valid, mixed, value_dim, value_block)
     if form == "Ratio":
         tl.store(statistics + place, tl.reshape(frame, place.shape), mask=valid)
     if form != "Pointwise":

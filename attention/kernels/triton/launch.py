@@ -1,6 +1,5 @@
 """Which kernels a call takes: grids, arguments and outputs, ready to run or to compile for another machine."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -158,18 +157,13 @@ def splits_of(call: Call, tiles: Tiles) -> int:
     return 1 << max(0, most.bit_length() - 1)
 
 
-def plan_forward(call: Call, keep: bool) -> tuple[list[Launch], Tensor, Tensor, Tensor | None]:
-    """Launches that fill outputs [B, T, H, Dv] and statistics [0 or 3, B, T, H].
-
-    With `keep`, half types come with the outputs' rounding error, for the backward pass.
-    """
+def plan_forward(call: Call) -> tuple[list[Launch], Tensor, Tensor]:
+    """Launches that fill outputs [B, T, H, Dv] and statistics [0 or 3, B, T, H]."""
     batch, queries, heads, _ = call.query.shape
     module = load(call.program)
     form = call.form
     out = call.query.new_empty(batch, queries, heads, call.value.shape[3])
     statistics = call.query.new_empty(STATISTICS[form], batch, queries, heads, dtype=torch.float32)
-    rounds = keep and STATISTICS[form] > 0 and out.element_size() < 4
-    residual = torch.empty_like(out) if rounds else None
     tiles = call.tiles("decode" if queries * call.group <= FEW_ROWS else "mix")
     splits = splits_of(call, tiles)
     common = {
@@ -192,7 +186,6 @@ def plan_forward(call: Call, keep: bool) -> tuple[list[Launch], Tensor, Tensor, 
         partial_sums = statistics.new_empty(2, splits, batch, queries, heads)
     outputs = {
         "out": out,
-        "residual": residual,
         "statistics": statistics,
         "partial": partial,
         "partial_sums": partial_sums,
@@ -211,12 +204,12 @@ def plan_forward(call: Call, keep: bool) -> tuple[list[Launch], Tensor, Tensor, 
             "splits": splits,
         }
         launches.append(Launch(forward.merge, (triton.cdiv(call.places, MERGE_ROWS),), arguments, merging))
-    return launches, out, statistics, residual
+    return launches, out, statistics
 
 
 def plan_backward(
-    call: Call, out: Tensor, statistics: Tensor, residual: Tensor | None, grad_out: Tensor
-) -> tuple[list[Launch], Sequence[Tensor | None]]:
+    call: Call, statistics: Tensor, grad_out: Tensor
+) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]]:
     """Launches that fill the gradients of query, key, value and the two biases; all tensors contiguous."""
     batch, queries, heads, _ = call.query.shape
     form = call.form
@@ -239,9 +232,9 @@ def plan_backward(
     launches = []
     sums = None
     if form != "Pointwise":
-        sums = out.new_empty(2, batch, queries, heads, dtype=torch.float32)
+        sums = statistics.new_empty(2, batch, queries, heads)
         tiles = call.tiles("sum_rows")
-        arguments = {**common, **call.sizes(tiles), "out": out, "residual": residual, "sums": sums}
+        arguments = {**common, **call.sizes(tiles), "sums": sums}
         launches.append(Launch(backward.sum_rows, (call.row_programs(tiles),), arguments, tiles))
     tiles = call.tiles("grad_queries")
     arguments = {

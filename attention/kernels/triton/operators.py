@@ -29,19 +29,17 @@ def triton_forward(
     position: Tensor,
     scale: float,
     program: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs [B, T, H, Dv], statistics of the rows, float32 [0 or 3, B, T, H], and the outputs' rounding error.
+) -> tuple[Tensor, Tensor]:
+    """Outputs [B, T, H, Dv] and statistics of the rows, float32 [0 or 3, B, T, H].
 
     Args:
         program: the printed module (`attention.kernels.triton.printer.module_name`).
-        keep: whether gradients will be asked for; otherwise, and where nothing is rounded, the error is empty.
         Others: as in `attention.mechanism.Scores` and `attention.masks.Visibility`.
     """
     call = _call(query, key, value, query_bias, key_bias, slope, first, last, position, scale, program)
-    launches, out, statistics, residual = plan_forward(call, keep)
+    launches, out, statistics = plan_forward(call)
     _run(launches, query.device)
-    return out, statistics, out.new_empty(0) if residual is None else residual
+    return out, statistics
 
 
 @triton_forward.register_fake
@@ -57,15 +55,12 @@ def _(
     position: Tensor,
     scale: float,
     program: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     batch, queries, heads, _ = query.shape
     statistics = STATISTICS[load(program).FORM]
-    out = query.new_empty(batch, queries, heads, value.shape[3])
     return (
-        out,
+        query.new_empty(batch, queries, heads, value.shape[3]),
         query.new_empty(statistics, batch, queries, heads, dtype=torch.float32),
-        torch.empty_like(out) if keep and statistics and out.element_size() < 4 else out.new_empty(0),
     )
 
 
@@ -82,20 +77,16 @@ def triton_backward(
     position: Tensor,
     scale: float,
     program: str,
-    out: Tensor,
     statistics: Tensor,
-    residual: Tensor,
     grad_out: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value and of the two biases, float32 and empty where there is no bias."""
     call = _call(query, key, value, query_bias, key_bias, slope, first, last, position, scale, program)
-    kept = residual if residual.numel() else None
-    launches, gradients = plan_backward(call, out, statistics, kept, grad_out.contiguous())
+    launches, gradients = plan_backward(call, statistics, grad_out.contiguous())
     _run(launches, query.device)
-    query_grad, key_grad, value_grad, *biases = gradients
-    assert query_grad is not None and key_grad is not None and value_grad is not None
-    first_bias, second_bias = (statistics.new_empty(0) if x is None else x for x in biases)
-    return query_grad, key_grad, value_grad, first_bias, second_bias
+    grad_query, grad_key, grad_value, *biases = gradients
+    grad_query_bias, grad_key_bias = (statistics.new_empty(0) if x is None else x for x in biases)
+    return grad_query, grad_key, grad_value, grad_query_bias, grad_key_bias
 
 
 @triton_backward.register_fake
@@ -111,9 +102,7 @@ def _(
     position: Tensor,
     scale: float,
     program: str,
-    out: Tensor,
     statistics: Tensor,
-    residual: Tensor,
     grad_out: Tensor,
 ) -> tuple[Tensor, ...]:
     biases = (
@@ -122,17 +111,17 @@ def _(
     return tuple(query.new_empty(x.shape) for x in (query, key, value)) + tuple(biases)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.scale, ctx.program, _ = inputs
-    ctx.save_for_backward(*tensors, *output)
-    ctx.mark_non_differentiable(*output[1:])
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.scale, ctx.program = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
 
 
-def _gradients(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, out, statistics, residual = ctx.saved_tensors
-    gradients = triton_backward(*tensors, ctx.scale, ctx.program, out, statistics, residual, grad_out)
+def _gradients(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, statistics = ctx.saved_tensors
+    gradients = triton_backward(*tensors, ctx.scale, ctx.program, statistics, grad_out)
     given = (None if x is None else grad.to(x.dtype) for x, grad in zip(tensors, gradients, strict=False))
-    return (*given, *[None] * 7)
+    return (*given, *[None] * 6)
 
 
 triton_forward.register_autograd(_gradients, setup_context=_keep)
@@ -152,9 +141,25 @@ def _call(
     program: str,
 ) -> Call:
     architecture, processors = architecture_of(query.device)
-    biases = (None if x is None else x.contiguous() for x in (query_bias, key_bias, slope))
-    masks = (x.contiguous() for x in (first, last, position))
-    return Call(query, key, value, *biases, *masks, scale, program, architecture, processors)
+    return Call(
+        query,
+        key,
+        value,
+        _contiguous(query_bias),
+        _contiguous(key_bias),
+        _contiguous(slope),
+        first.contiguous(),
+        last.contiguous(),
+        position.contiguous(),
+        scale,
+        program,
+        architecture,
+        processors,
+    )
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
 
 
 def _run(launches: list[Launch], device: torch.device) -> None:

@@ -60,7 +60,8 @@ def load(name: str) -> ModuleType:
     `attention.kernels.program.FORMS`.
     """
     spec = importlib.util.spec_from_file_location(f"attention_zoo_{name.replace('-', '_')}", _path(name))
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
