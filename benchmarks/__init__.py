@@ -1,1 +1,1 @@
-"""Time and memory of mechanisms and kernels; each module runs as `python -m benchmarks.NAME`."""
+"""Time and memory of mechanisms, kernels and training steps; each module runs as `python -m benchmarks.NAME`."""

@@ -7,13 +7,24 @@ import torch
 from models.machine import machine
 
 
+def facts() -> dict[str, str]:
+    """Processor, cores, threads, device, versions and commit, by name."""
+    return machine() | {
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "matmul precision": torch.get_float32_matmul_precision(),
+    }
+
+
 def describe() -> str:
-    """One line: processor, cores, device, versions, commit."""
-    facts = machine()
-    threads = f"{torch.get_num_threads()} threads of {facts['cores']} cores"
-    device = facts.get("gpu", facts["processor"])
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{device}, {threads}, {versions}, commit {facts['commit']}"
+    """The same in one line."""
+    found = facts()
+    threads = f"{found['threads']} threads of {found['cores']} cores"
+    device = found.get("gpu", found["processor"])
+    versions = f"Python {found['python']}, torch {found['torch']}"
+    precision = f"float32 matmul precision {found['matmul precision']}"
+    return f"{device}, {threads}, {versions}, {precision}, commit {found['commit']}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
