@@ -1,5 +1,8 @@
 """One contract for every mechanism and kernel; the dense formula in float64 is the truth.
 
+A root mean square error may be twice that of the formula run in the same dtype plus twice that of rounding, plus what
+`precision.SLACK` says in float32; gradients of queries, keys, values and learned parameters are held to it as well.
+
 from attention.conformance import failures
 failures(get("softpick"), "tiled")          # [] where all is well
 

@@ -13,6 +13,9 @@ from attention.mechanism import Mechanism
 ACTIVATIONS = Path(__file__).parent / "activations.pt"
 LONG = "long"
 SEEDS = 4
+SLACK = {torch.float64: 1e-8, torch.float32: 2.0**-19, torch.bfloat16: 0.0, torch.float16: 0.0}
+"""Allowed on top, relative to the truth. In float32, sixteen units in the last place: a kernel that keeps one number per
+row recomputes weights as e^(s - logsumexp) and loses digits where scores are large, torch's fused softmax among them."""
 
 
 def float64(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
@@ -36,12 +39,10 @@ def float16(mechanism: Mechanism, kernel: str, device: torch.device | str) -> No
 
 
 def _precise(mechanism: Mechanism, kernel: str, dtype: torch.dtype, device: torch.device | str) -> None:
-    slack = 1e-8 if dtype == torch.float64 else 0.0
-
     def attempt(name: str) -> None:
         problems, truth, eager = _expected(mechanism, name, dtype, str(device))
         result = _stack([run(inputs, mechanism, kernel) for inputs in problems])
-        judge(result, truth, eager, f"{name} inputs", slack, floor=1.0)
+        judge(result, truth, eager, f"{name} inputs", SLACK[dtype])
 
     each([*HOSTILE, LONG], attempt)
 
@@ -81,7 +82,7 @@ def trained_activations(mechanism: Mechanism, kernel: str, device: torch.device 
         for layer in _layers():
             problems, truth, eager = _trained(mechanism, layer, dtype, str(device))
             result = _stack([run(inputs, mechanism, kernel) for inputs in problems])
-            judge(result, truth, eager, f"{layer}, {dtype}")
+            judge(result, truth, eager, f"{layer}, {dtype}", SLACK[dtype])
 
 
 @lru_cache(maxsize=64)

@@ -40,6 +40,15 @@ the reason in the note. **FAILS**: it serves them and breaks the contract.
 {legend}
 """
 
+UNSERVED = """\
+## Not served
+
+What a kernel refuses altogether on device `{device}`. A kernel without a table above has run nothing here: that it
+works is not known from this page.
+
+{table}
+"""
+
 
 def title(mechanism: Mechanism) -> str:
     """The registry's name, with the options that are not at their defaults."""
@@ -65,30 +74,34 @@ def write(path: str | Path, outcomes: Outcomes, device: str) -> None:
 
 
 def page(outcomes: Outcomes, device: str) -> str:
-    """The page as Markdown: a section per kernel, then the kernels that refuse everything, then the notes."""
+    """The page as Markdown: a table per kernel, then who is refused altogether, then the notes."""
     notes: dict[str, int] = {}
     legend = "\n".join(f"| {column} | {', '.join(checks)} |" for column, checks in columns().items())
     parts = [INTRODUCTION.format(command=COMMAND, device=device, legend=legend)]
-    absent = []
+    header = ["mechanism", *columns()]
+    unserved: list[list[str]] = []
     for kernel in KERNELS:
         rows = {mechanism: found for (mechanism, name), found in outcomes.items() if name == kernel}
-        if all(_verdict(found.values(), notes={}) == "no [1]" for found in rows.values()):
-            absent += _refusals(kernel, rows, notes) if rows else []
-            continue
-        header = ["mechanism", *columns()]
-        cells = [[f"`{mechanism}`", *_cells(found, notes)] for mechanism, found in rows.items()]
-        parts.append(
-            f"## {kernel}\n\n{KERNELS[kernel].summary}.\n\n{_rows([header, ['---'] * len(header), *cells])}\n"
-        )
-    if absent:
-        parts.append(
-            f"## Not run\n\nThese kernels refuse everything on `{device}`, so nothing here says that they work.\n\n"
-            + _rows([["kernel", "refusal", "mechanisms"], ["---"] * 3, *absent])
-            + "\n"
-        )
+        refused = {mechanism: found for mechanism, found in rows.items() if _refuses_everything(found)}
+        cells = [
+            [f"`{mechanism}`", *_cells(found, notes)]
+            for mechanism, found in rows.items()
+            if mechanism not in refused
+        ]
+        if cells:
+            table = _rows([header, ["---"] * len(header), *cells])
+            parts.append(f"## {kernel}\n\n{KERNELS[kernel].summary}.\n\n{table}\n")
+        unserved += _refusals(kernel, refused, notes)
+    if unserved:
+        table = _rows([["kernel", "refusal", "mechanisms"], ["---"] * 3, *unserved])
+        parts.append(UNSERVED.format(device=device, table=table))
     if notes:
         parts.append("## Notes\n\n" + "".join(f"{number}. {note}\n" for note, number in notes.items()))
     return "\n".join(parts)
+
+
+def _refuses_everything(found: dict[str, str]) -> bool:
+    return len(set(found.values())) == 1 and all(result.startswith("no") for result in found.values())
 
 
 def _rows(rows: Iterable[Iterable[str]]) -> str:
@@ -111,10 +124,7 @@ def _cells(found: dict[str, str], notes: dict[str, int]) -> list[str]:
 
 def _verdict(results: Iterable[str], notes: dict[str, int]) -> str:
     """The one thing that all results say, its reason as a number."""
-    distinct = set(results)
-    if len(distinct) > 1:
-        return "mixed"
-    (result,) = distinct
+    (result,) = set(results)
     if result == "yes":
         return result
     return f"{result.partition(':')[0]} [{notes.setdefault(result, len(notes) + 1)}]"
@@ -146,7 +156,7 @@ def read(path: str | Path) -> tuple[Outcomes, str]:
         kernel, _, body = section.partition("\n")
         rows = [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("|")][2:]
         for row in rows:
-            if kernel == "Not run":
+            if kernel == "Not served":
                 for mechanism in row[2].split("; "):
                     outcomes[mechanism.strip("`"), row[0]] = dict.fromkeys(CHECKS, _outcome(row[1], notes))
             else:

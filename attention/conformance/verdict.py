@@ -15,7 +15,6 @@ from attention.mechanism import Mechanism
 SLACK = {torch.float64: 1e-8, torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Root mean square error, of values of size one, that is rounding and not a wrong mask, shape or stride."""
 
-
 MIXED = ("out", "query", "key", "value")
 """Names of results that have a position; the others are gradients of learned parameters."""
 
