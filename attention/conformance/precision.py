@@ -14,8 +14,8 @@ ACTIVATIONS = Path(__file__).parent / "activations.pt"
 LONG = "long"
 SEEDS = 4
 SLACK = {torch.float64: 1e-8, torch.float32: 2.0**-19, torch.bfloat16: 0.0, torch.float16: 0.0}
-"""Allowed on top, relative to the truth. In float32, sixteen units in the last place: a kernel that keeps one number per
-row recomputes weights as e^(s - logsumexp) and loses digits where scores are large, torch's fused softmax among them."""
+"""Allowed on top, relative to the truth. In float32, sixteen units in the last place: a kernel that keeps one number
+per row recomputes weights as e^(s - logsumexp) and loses digits where scores are large, as torch's fused softmax does."""
 
 
 def float64(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
