@@ -6,8 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attention.conformance.inputs import HOSTILE, Inputs, hostile, make, run
+from attention.conformance.inputs import HOSTILE, Inputs, RefusedError, hostile, make, run
 from attention.conformance.verdict import dtypes, each, judge
+from attention.kernels.dispatch import KERNELS
+from attention.kernels.problem import example
 from attention.mechanism import Mechanism
 
 ACTIVATIONS = Path(__file__).parent / "activations.pt"
@@ -15,7 +17,7 @@ LONG = "long"
 SEEDS = 4
 SLACK = {torch.float64: 1e-8, torch.float32: 2.0**-19, torch.bfloat16: 0.0, torch.float16: 0.0}
 """Allowed on top, relative to the truth. In float32, sixteen units in the last place: a kernel that keeps one number
-per row recomputes weights as e^(s - logsumexp) and loses digits where scores are large, as torch's fused softmax does."""
+per row recomputes weights as e^(s - logsumexp) and loses digits where scores are large; torch's fused softmax does."""
 
 
 def float64(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
@@ -39,6 +41,10 @@ def float16(mechanism: Mechanism, kernel: str, device: torch.device | str) -> No
 
 
 def _precise(mechanism: Mechanism, kernel: str, dtype: torch.dtype, device: torch.device | str) -> None:
+    reason = KERNELS[kernel].refuses(example(mechanism, dtype=dtype, device=device))
+    if reason:
+        raise RefusedError(reason)
+
     def attempt(name: str) -> None:
         problems, truth, eager = _expected(mechanism, name, dtype, str(device))
         result = _stack([run(inputs, mechanism, kernel) for inputs in problems])

@@ -1,7 +1,7 @@
 """`python -m attention.conformance.record runs/NAME`: make activations.pt, the real inputs of the suite.
 
 What the first, a middle and the last layer of a trained model give to their attention, on the opening of the first
-held-out document, in bfloat16.
+held-out document, in bfloat16. The one module of this package that needs the rest of the project; nothing imports it.
 """
 
 import argparse
