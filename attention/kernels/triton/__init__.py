@@ -11,10 +11,10 @@ from torch import Tensor
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 from attention.kernels.program import UntraceableError, program_of
+from attention.kernels.triton.tiles import family
 from attention.mechanism import Mechanism
 
 WIDEST_HEAD = 256
-OLDEST_CAPABILITY = (8, 0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -47,7 +47,7 @@ def attend_with_statistics(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def refuses(problem: Problem) -> str | None:
-    """Anything but half or single precision on a GPU of at least Ampere's generation."""
+    """Other devices, float64, heads wider than 256, functions that cannot be traced."""
     query = problem.scores.query
     return (
         _refuses_machine(query.device)
@@ -72,8 +72,11 @@ def _refuses_machine(device: torch.device) -> str | None:
         return None
     if device.type != "cuda":
         return f"the tensors are on {device.type}; it needs a GPU"
-    if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
-        return "the GPU is older than compute capability 8.0"
+    from attention.kernels.triton.launch import architecture_of
+
+    architecture, _ = architecture_of(device)
+    if family(architecture) is None:
+        return f"it has no tiles for {architecture}; it runs on NVIDIA GPUs from sm_80 on and on gfx942"
     return None
 
 

@@ -1,0 +1,296 @@
+"""What the Triton kernels compute, checked in Triton's interpreter: run by test_triton_interpreter.py.
+
+    TRITON_INTERPRET=1 python -m pytest tests/attention/triton_conformance.py
+
+The interpreter must be chosen before a kernel is defined, hence the process of its own.
+"""
+
+import functools
+import math
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from triton.runtime import interpreter
+
+import attention
+from attention.conformance import Inputs, cases, make, run
+from attention.conformance.inputs import HOSTILE, hostile
+from attention.conformance.verdict import MIXED, SLACK, compare, judge
+from attention.kernels import dispatch, program
+from attention.kernels.problem import pose
+from attention.kernels.program import Function, Step, evaluate, program_of
+from attention.kernels.triton import KERNEL, attend_with_statistics, launch, operators, printer, tiles
+
+mechanisms = pytest.mark.parametrize("mechanism", cases(), ids=repr)
+one_per_form = pytest.mark.parametrize("name", ["gaussian", "swat", "softpick", "softmax", "lssa", "lssar"])
+attend = functools.partial(attention.attend, kernel="triton")
+PADDED = torch.tensor([[-1] * 3 + [0] * 9 + [1] * 25, [0] * 20 + [1] + [2] * 12 + [-1] * 4])
+
+
+def _patch_once(patch, patched=set()):  # noqa: B006
+    """The interpreter patches Triton's language at every call of a jitted function, which doubles the time."""
+
+    def patch_or_not(function):
+        if id(function.__globals__) not in patched:
+            patched.add(id(function.__globals__))
+            patch(function)
+        return interpreter._LangPatchScope()
+
+    return patch_or_not
+
+
+interpreter._patch_lang = _patch_once(interpreter._patch_lang)
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch):
+    monkeypatch.setitem(dispatch.KERNELS, "triton", KERNEL)
+
+
+@mechanisms
+@pytest.mark.parametrize(
+    ("dtype", "names"),
+    [
+        (torch.float32, list(HOSTILE)),
+        (torch.bfloat16, ["gaussian", "large", "early keys far below", "one massive channel"]),
+        (torch.float16, ["gaussian", "large"]),
+    ],
+    ids=["float32", "bfloat16", "float16"],
+)
+def test_error_is_at_most_twice_that_of_eager_in_the_same_dtype(mechanism, dtype, names):
+    for name in names:
+        inputs = hostile(name, batch=1, queries=35, heads=2, key_heads=1, head_dim=16).to(dtype)
+        truth = run(inputs.to(torch.float64), mechanism, "dense")
+        eager = run(inputs, mechanism, "dense")
+        result = run(inputs, mechanism, "triton")
+        judge(result, {key: truth[key] for key in MIXED}, eager, name, floor=1.0)
+        judge(result, truth, eager, name, SLACK[dtype], floor=1.0)
+
+
+@mechanisms
+def test_documents_padding_grouped_heads_and_an_odd_width(mechanism):
+    inputs = make(batch=2, queries=33, keys=37, heads=4, key_heads=2, head_dim=11)
+    compare(inputs, mechanism, "triton", torch.float32, "documents", documents=PADDED)
+
+
+@one_per_form
+@pytest.mark.parametrize(
+    ("shape", "masks"),
+    [
+        ({"queries": 67, "head_dim": 24, "heads": 2, "key_heads": 2, "batch": 1}, {"window": 9}),
+        ({"queries": 20, "heads": 6, "key_heads": 2, "batch": 1}, {"causal": False}),
+        ({"queries": 5, "keys": 50}, {"causal": False, "window": 12}),
+        ({"queries": 1, "heads": 2}, {}),
+        ({"queries": 2, "keys": 70, "heads": 8, "key_heads": 1, "batch": 1}, {}),
+    ],
+    ids=["long, window", "bidirectional", "bidirectional window", "one key", "few queries"],
+)
+def test_masks_and_shapes(name, shape, masks):
+    compare(make(**shape), attention.get(name), "triton", torch.float32, name, floor=1.0, **masks)
+
+
+@one_per_form
+def test_values_of_another_width_and_strided_inputs(name):
+    inputs = make(batch=2, queries=18, heads=2, key_heads=2, head_dim=8).to(torch.float32)
+    wide = torch.randn(2, 18, 2, 20, generator=torch.Generator().manual_seed(1))
+    fused = torch.cat([inputs.query, inputs.key, wide], -1).transpose(1, 2).contiguous().transpose(1, 2)
+    fused = fused.detach().requires_grad_()
+    plain = [x.detach().clone().contiguous().requires_grad_() for x in fused.split([8, 8, 20], -1)]
+    strided = attend(*fused.split([8, 8, 20], -1), name)
+    whole = attend(*plain, name)
+    assert torch.equal(strided, whole)
+    (gradient,) = torch.autograd.grad(strided.sum(), fused)
+    expected = torch.autograd.grad(whole, plain, torch.ones_like(whole))
+    assert torch.equal(gradient, torch.cat(expected, -1))
+    dense = attention.attend(*plain, name, kernel="dense")
+    assert torch.allclose(whole, dense, rtol=1e-4, atol=1e-5)
+
+
+@mechanisms
+@pytest.mark.parametrize("splits", [2, 8])
+def test_keys_in_splits_are_merged_to_the_whole(mechanism, splits, monkeypatch):
+    inputs = make(batch=1, queries=3, keys=90, heads=2, key_heads=1, head_dim=16, spread=3.0).to(
+        torch.float32
+    )
+    documents = torch.tensor([[0] * 40 + [1] * 49 + [-1]])
+    whole = run(inputs, mechanism, "triton", documents=documents)
+    monkeypatch.setattr(launch, "splits_of", lambda call, tiles: splits)
+    parts = run(inputs, mechanism, "triton", documents=documents)
+    for name, tensor in whole.items():
+        assert torch.allclose(parts[name], tensor, rtol=1e-4, atol=1e-5), name
+    assert not parts["out"][:, -1].any()
+
+
+def test_few_queries_and_many_keys_are_split_evenly_over_the_processors():
+    query, key = torch.empty(1, 1, 8, 64), torch.empty(1, 4096, 2, 64)
+    call = launch.Call(query, key, key, None, None, None, *[query] * 3, 1.0, "", "interpreter", 132)
+    assert launch.splits_of(call, tiles.Tiles(16, 64)) == 16
+    assert launch.splits_of(call, tiles.Tiles(16, 2048)) == 1
+
+
+@mechanisms
+def test_decode_equals_the_whole(mechanism):
+    inputs = make(batch=1, queries=20, heads=4, key_heads=2, head_dim=8).to(torch.float32)
+    whole = attend(inputs.query, inputs.key, inputs.value, mechanism, window=6)
+    for start, stop in ((0, 7), (7, 8), (19, 20)):
+        oldest = max(0, start - 5)
+        part = attend(
+            inputs.query[:, start:stop],
+            inputs.key[:, oldest:stop],
+            inputs.value[:, oldest:stop],
+            mechanism,
+            window=6,
+        )
+        assert torch.allclose(part, whole[:, start:stop], rtol=1e-5, atol=1e-6)
+
+
+@mechanisms
+def test_the_future_changes_nothing_bit_for_bit(mechanism):
+    inputs = make(batch=1, queries=21, heads=2, key_heads=1).to(torch.float32)
+    before = attend(inputs.query, inputs.key, inputs.value, mechanism)
+    for tensor in (inputs.query, inputs.key, inputs.value):
+        tensor.data[:, 18] += 100
+    after = attend(inputs.query, inputs.key, inputs.value, mechanism)
+    assert torch.equal(before[:, :18], after[:, :18])
+    assert not torch.equal(before[:, 18:], after[:, 18:])
+
+
+@mechanisms
+def test_empty_rows_give_zero_and_finite_gradients(mechanism):
+    inputs = make(batch=1, queries=5, heads=2, key_heads=1)
+    for dtype in (torch.float32, torch.bfloat16):
+        result = run(inputs.to(dtype), mechanism, "triton", documents=torch.full((1, 5), -1))
+        assert all(torch.equal(tensor, torch.zeros_like(tensor)) for tensor in result.values())
+
+
+@one_per_form
+def test_every_output_is_written_and_the_same_call_twice_is_bitwise_equal(name, monkeypatch):
+    def poisoned(plan):
+        def planned(*arguments):
+            launches, *outputs = plan(*arguments)
+            names = ("sums", "partial", "partial_sums")
+            written = [x.arguments.get(name) for x in launches for name in names]
+            for tensor in (*outputs, *written):
+                for each in tensor if isinstance(tensor, tuple) else (tensor,):
+                    if each is not None:
+                        each.fill_(math.nan)
+            return launches, *outputs
+
+        return planned
+
+    inputs = make(batch=2, queries=37, heads=4, key_heads=2).to(torch.bfloat16)
+    mechanism = attention.get(name)
+    clean = run(inputs, mechanism, "triton", documents=PADDED)
+    for name in ("plan_forward", "plan_backward"):
+        monkeypatch.setattr(operators, name, poisoned(getattr(operators, name)))
+    for splits in (1, 2):
+        monkeypatch.setattr(launch, "splits_of", lambda call, tiles, splits=splits: splits)
+        again = run(inputs, mechanism, "triton", documents=PADDED)
+        for key, tensor in again.items():
+            assert torch.isfinite(tensor).all(), key
+            assert splits > 1 or torch.equal(tensor, clean[key]), key
+
+
+@one_per_form
+def test_a_compiled_call_is_one_graph(name):
+    inputs = make(batch=1, queries=9, heads=2, key_heads=1).to(torch.float32)
+    operands = (inputs.query, inputs.key, inputs.value)
+    compiled = torch.compile(lambda *x: attend(*x, name), backend="aot_eager", fullgraph=True)
+    out, plain = compiled(*operands), attend(*operands, name)
+    assert torch.equal(out, plain)
+    gradients, expected = (torch.autograd.grad(x.square().sum(), operands) for x in (out, plain))
+    assert all(torch.equal(one, other) for one, other in zip(gradients, expected, strict=True))
+
+
+@one_per_form
+def test_operators_keep_their_promises_to_pytorch(name):
+    inputs = make(batch=1, queries=4, heads=2, key_heads=1).to(torch.bfloat16)
+    problem = _posed(inputs, name)
+    scores, visible = problem.scores, problem.visible
+    learned = (scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias)
+    masks = (visible.first, visible.last, visible.position)
+    leaves = tuple(None if x is None else x.detach().requires_grad_() for x in learned)
+    arguments = (
+        *leaves,
+        scores.slope,
+        *masks,
+        scores.scale,
+        printer.module_name(program_of(problem.mechanism)),
+    )
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(operators.triton_forward, arguments, test_utils=checks)
+
+
+def _posed(inputs: Inputs, name: str):
+    return pose(
+        inputs.query,
+        inputs.key,
+        inputs.value,
+        attention.get(name),
+        causal=True,
+        window=None,
+        documents=None,
+        scale=None,
+        params=None,
+    )
+
+
+def test_statistics_of_rows_are_returned():
+    inputs = make(batch=1, queries=20, heads=2, key_heads=2).to(torch.float32)
+    problem = _posed(inputs, "softmax")
+    _, (pivot, inverse, _) = attend_with_statistics(problem)
+    score = torch.einsum("bthd,bshd->bhts", inputs.query, inputs.key) * problem.scores.scale
+    score = score.masked_fill(~problem.visible.mask()[:, None], -torch.inf).transpose(1, 2)
+    assert torch.equal(pivot, score.amax(-1)) or torch.allclose(pivot, score.amax(-1), atol=1e-6)
+    assert torch.allclose(pivot - inverse.log(), score.logsumexp(-1), atol=1e-5)
+    assert attend_with_statistics(_posed(inputs, "swat"))[1].shape == (0, 1, 20, 2)
+
+
+def test_refusals_name_the_reason():
+    for dtype, width, reason in (
+        (torch.float64, 8, "the tensors are float64; it takes float32, bfloat16 and float16"),
+        (torch.float32, 320, "head_dim 320 is above 256"),
+        (torch.float32, 8, None),
+    ):
+        inputs = make(batch=1, queries=2, head_dim=width).to(dtype)
+        assert KERNEL.refuses(_posed(inputs, "softmax")) == reason
+
+
+@triton.jit
+def _apply(function: tl.constexpr, first, second, out, size: tl.constexpr):
+    index = tl.arange(0, size)
+    tl.store(out + index, function(tl.load(first + index), tl.load(second + index)))
+
+
+def _operations() -> list[tuple[Step, ...]]:
+    masks = [(Step(name, (0, 1)), Step("where", (2, 0, -1.5))) for name in program.COMPARISONS]
+    first, second = Step("gt", (0, 0.0)), Step("lt", (1, 0.5))
+    logical = [
+        (first, second, Step(name, (2, 3)), Step("where", (4, 0, 1)))
+        for name in ("logical_and", "logical_or")
+    ]
+    negated = [(first, Step("logical_not", (2,)), Step("where", (3, 1.0, 0)))]
+    powers = [
+        (Step("abs", (0,)), Step("power", (2, p))) for p in (2.0, 3.0, 15.0, -1.0, -4.0, 0.5, 2.5, -0.7)
+    ]
+    positive = [(Step("abs", (0,)), Step(name, (2,))) for name in ("log", "log1p", "sqrt")]
+    unary = [(Step(name, (0,)),) for name in program.UNARY if name not in ("log", "log1p", "sqrt")]
+    binary = [(Step(name, (0, 1)),) for name in program.BINARY]
+    return [*unary, *positive, *binary, *masks, *logical, *negated, *powers]
+
+
+@pytest.mark.parametrize(
+    "steps", _operations(), ids=lambda steps: f"{steps[-1].operation}{steps[-1].operands[-1]}"
+)
+@pytest.mark.parametrize("spread", [1e-6, 0.3, 5.0])
+def test_every_operation_is_printed_and_accurate(steps, spread):
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(256, generator=generator) * spread for _ in range(2))
+    function = Function("function", ("first", "second"), steps, (len(steps) + 1,))
+    traced = program.Program("operation", "Pointwise", (function,), None, 0.0)
+    out = torch.empty(256)
+    _apply[(1,)](printer.load(printer.module_name(traced)).FUNCTIONS[0], first, second, out, 256)
+    (exact,) = evaluate(function, first.double(), second.double())
+    assert torch.allclose(out.double(), exact.double(), rtol=2e-6, atol=1e-37, equal_nan=True)
