@@ -280,28 +280,12 @@ def block_mask(visible: Visibility, sees: Callable[..., Tensor]) -> Any:
     )
 
 
-@cache
-def _takes_negative_values(mechanism: Mechanism) -> bool:
-    """Whether a weight, numerator or denominator is negative at any of many scores: then it has no logarithm."""
-    magnitude = torch.logspace(-8, 3, 2000, dtype=torch.float64)
-    score = torch.cat([-magnitude, torch.zeros(1), magnitude])
-    program = program_of(mechanism)
-    function = program["weight" if mechanism.form is Pointwise else "terms"]
-    values = evaluate(function, score, _own_pivot(score, program.pivot_floor))
-    return any(bool((value < 0).any()) for value in values)
-
-
 def refuses(problem: Problem) -> str | None:
     """Forms of two stages, weights without a logarithm, devices and types that the generated kernel does not serve."""
-    mechanism, query = problem.mechanism, problem.scores.query
-    if mechanism.form not in (Pointwise, Ratio):
-        return f"it runs the forms Pointwise and Ratio, not {mechanism.form.__name__}"
-    try:
-        program_of(mechanism)
-    except UntraceableError as error:
-        return str(error)
-    if _takes_negative_values(mechanism):
-        return "it needs weights that are nowhere negative"
+    query = problem.scores.query
+    reason = _refuses(problem.mechanism)
+    if reason is not None:
+        return reason
     if query.device.type != "cuda":
         return f"it runs on CUDA, not on {query.device.type}, where FlexAttention has no backward pass"
     if query.dtype not in DTYPES:
@@ -311,6 +295,23 @@ def refuses(problem: Problem) -> str | None:
     if torch.__version__ < torch.torch_version.TorchVersion("2.9"):
         return f"it needs torch 2.9 or newer, this is {torch.__version__}"
     return None
+
+
+@torch.compiler.assume_constant_result
+@cache
+def _refuses(mechanism: Mechanism) -> str | None:
+    if mechanism.form not in (Pointwise, Ratio):
+        return f"it runs the forms Pointwise and Ratio, not {mechanism.form.__name__}"
+    try:
+        program = program_of(mechanism)
+    except UntraceableError as error:
+        return str(error)
+    # What is negative at some score has no logarithm.
+    magnitude = torch.logspace(-8, 3, 2000, dtype=torch.float64)
+    score = torch.cat([-magnitude, torch.zeros(1), magnitude])
+    function = program["weight" if mechanism.form is Pointwise else "terms"]
+    values = evaluate(function, score, _own_pivot(score, program.pivot_floor))
+    return "it needs weights that are nowhere negative" if any((x < 0).any() for x in values) else None
 
 
 KERNEL = Kernel(

@@ -14,6 +14,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 from attention.kernels.program import Function, Step, UntraceableError, program_of
+from attention.mechanism import Mechanism
 
 SOFTMAX = (
     Function("terms", ("score", "pivot"), (Step("sub", (0, 1)), Step("exp", (2,))), (3, 3)),
@@ -85,16 +86,20 @@ def document_edges(documents: Tensor) -> tuple[Tensor, int]:
 
 def sdpa_refuses(problem: Problem) -> str | None:
     """Whatever is not softmax of plain scores."""
-    try:
-        program = program_of(problem.mechanism)
-    except UntraceableError as error:
-        return str(error)
-    scores = problem.scores
-    if program.functions != SOFTMAX:
-        return "it computes softmax only"
+    reason, scores = _refuses(problem.mechanism), problem.scores
+    if reason is not None:
+        return reason
     if not (scores.query_bias is None and scores.key_bias is None and scores.slope is None):
         return "it takes no biases of scores"
     return None
+
+
+@torch.compiler.assume_constant_result
+def _refuses(mechanism: Mechanism) -> str | None:
+    try:
+        return None if program_of(mechanism).functions == SOFTMAX else "it computes softmax only"
+    except UntraceableError as error:
+        return str(error)
 
 
 def flash_refuses(problem: Problem) -> str | None:
