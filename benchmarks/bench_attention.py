@@ -30,8 +30,10 @@ from attention.errors import AttentionError
 from attention.kernels.dispatch import KERNELS, choose
 from attention.kernels.problem import pose
 from attention.masks import visibility
-from benchmarks.machine import describe, facts, table
+from benchmarks.drawing import draw_speed
+from benchmarks.machine import facts
 from benchmarks.measure import broken, interleaved, median, peak_growth
+from benchmarks.tables import attention_page
 from models.machine import default_device
 from training.telemetry import matmul_rate
 
@@ -284,81 +286,6 @@ def shape_of(text: str, options: argparse.Namespace) -> Shape:
     return Shape(int(batch), int(length), options.heads, options.key_heads or options.heads, options.head_dim)
 
 
-def page(
-    timed: list[Timing], memory: list[Memory], peaks: dict[str, float], options: argparse.Namespace
-) -> str:
-    """All tables in Markdown, the machine first."""
-    shape = (
-        f"{options.heads} heads of {options.head_dim}, {options.key_heads or options.heads} key heads, causal"
-    )
-    parts = [
-        "# Attention: time and memory",
-        f"{describe()}.",
-        f"{shape}; medians of {options.rounds} rounds in which all candidates take turns; `auto` picks among "
-        f"{', '.join(KERNELS)}. A cell is the time over that of torch's SDPA softmax (below 1 is faster), in brackets "
-        "how many times faster than the same mechanism's plain formula, then GFLOP/s as a share of the measured peak "
-        "of a matrix product.",
-    ]
-    for dtype, peak in peaks.items():
-        for passes in PASSES:
-            chosen = [x for x in timed if x.dtype == dtype and x.passes == passes]
-            parts += [f"## {dtype}, {passes} (peak {peak / 1e9:,.0f} GFLOP/s)", time_table(chosen, peak)]
-    if memory:
-        parts += [
-            f"## Peak memory, {memory[0].dtype}, forward + backward",
-            "MiB over inputs, output and gradients; the plain formula in brackets.",
-            memory_table(memory),
-        ]
-    reasons = sorted({f"- {x.candidate} by {x.kernel}: {x.refused}" for x in timed if x.refused})
-    if reasons:
-        parts += ["## Not measured", "\n".join(reasons)]
-    return "\n\n".join(parts) + "\n"
-
-
-def time_table(timed: list[Timing], peak: float) -> str:
-    """Candidates by shapes."""
-    by_place = {(x.candidate, x.kernel, x.batch, x.length): x for x in timed if x.seconds}
-
-    def cell(name: str, kernel: str, batch: int, length: int) -> str:
-        timing = by_place.get((name, kernel, batch, length))
-        if timing is None or timing.seconds is None:
-            return "–"
-        share = f"{timing.flops / timing.seconds / peak:.0%}"
-        if name == SDPA:
-            return f"{timing.seconds * 1e3:.2f} ms, {share}"
-        ratio = f"{timing.seconds / by_place[SDPA, 'torch', batch, length].seconds:.2f}"
-        dense = by_place.get((name, "dense", batch, length))
-        faster = f" ({dense.seconds / timing.seconds:.1f}x)" if dense and kernel != "dense" else ""
-        return f"{ratio}{faster}, {share}"
-
-    return _by_shape(timed, cell)
-
-
-def memory_table(memory: list[Memory]) -> str:
-    """Candidates by shapes."""
-    by_place = {(x.candidate, x.kernel, x.batch, x.length): x.mebibytes for x in memory}
-
-    def cell(name: str, kernel: str, batch: int, length: int) -> str:
-        found = by_place.get((name, kernel, batch, length))
-        dense = by_place.get((name, "dense", batch, length))
-        bracket = f" ({dense:,.0f})" if dense is not None and kernel != "dense" else ""
-        return "–" if found is None else f"{found:,.0f}{bracket}"
-
-    return _by_shape(memory, cell)
-
-
-def _by_shape(entries: list[Any], cell: Callable[[str, str, int, int], str]) -> str:
-    shapes = dict.fromkeys((x.batch, x.length) for x in entries)
-    rows = dict.fromkeys((x.candidate, x.kernel) for x in entries)
-    only_dense = all(kernel in ("dense", "torch") for _, kernel in rows)
-    lines = [
-        [name, kernel, *(cell(name, kernel, *shape) for shape in shapes)]
-        for name, kernel in rows
-        if kernel != "dense" or only_dense
-    ]
-    return table(["mechanism", "kernel", *(f"{batch} x {length}" for batch, length in shapes)], lines)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the tables, write them where asked."""
     parser = argparse.ArgumentParser(
@@ -397,28 +324,24 @@ def main(arguments: list[str] | None = None) -> None:
         for shape in tqdm(options.shapes, desc=name, disable=None):
             timed += time_shape(shape_of(shape, options), dtype, options, device)
     memory = [] if options.no_memory else measure_memory(timed, options)
-    text = page(timed, memory, peaks, options)
-    print(text)
-    if options.write:
-        write(options.write, text, timed, memory, peaks)
-
-
-def write(
-    folder: Path, text: str, timed: list[Timing], memory: list[Memory], peaks: dict[str, float]
-) -> None:
-    """benchmarks/results/attention.md and .json, docs/images/speed.png."""
-    from benchmarks.drawing import draw_speed
-
-    results, images = folder / "benchmarks/results", folder / "docs/images"
-    for place in (results, images):
-        place.mkdir(parents=True, exist_ok=True)
     raw = {
         "machine": facts(),
+        "settings": asdict(shape_of(options.shapes[0], options)) | {"rounds": options.rounds},
         "peak_flops": peaks,
         "times": [asdict(x) for x in timed],
         "memory": [asdict(x) for x in memory],
     }
-    (results / "attention.md").write_text(text)
+    print(attention_page(raw))
+    if options.write:
+        write(options.write, raw)
+
+
+def write(folder: Path, raw: dict[str, Any]) -> None:
+    """benchmarks/results/attention.md and .json, docs/images/speed.png."""
+    results, images = folder / "benchmarks/results", folder / "docs/images"
+    for place in (results, images):
+        place.mkdir(parents=True, exist_ok=True)
+    (results / "attention.md").write_text(attention_page(raw))
     (results / "attention.json").write_text(json.dumps(raw, indent=1) + "\n")
     draw_speed(raw, images / "speed.png")
 
