@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
@@ -71,8 +72,8 @@ class Timing:
 
 def training_step(
     config: ModelConfig, train: TrainConfig, device: torch.device, compiled: bool
-) -> Callable[[], object]:
-    """A model with its optimiser and one batch, as a step to repeat."""
+) -> Callable[[], Tensor]:
+    """A model with its optimiser and one batch, as a step to repeat; it returns the loss."""
     torch.manual_seed(0)
     network = GPT(config).to(device)
     model = torch.compile(network) if compiled else network
@@ -83,7 +84,7 @@ def training_step(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16")
     clip = train.clip or float("inf")
 
-    def step() -> None:
+    def step() -> Tensor:
         with autocast:
             loss = model(tokens, targets=targets).sum() / targets.numel()
         loss.backward()
@@ -91,6 +92,7 @@ def training_step(
         clip_grads_with_norm_(network.parameters(), clip, norm)
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
     return step
 
@@ -99,7 +101,8 @@ def time_model(
     preset: str, train: TrainConfig, mechanisms: list[str], rounds: int, device: torch.device
 ) -> list[Timing]:
     """Every candidate in the model of a preset, in one precision."""
-    found, runs = [], {}
+    found: list[Timing] = []
+    runs: dict[str, Callable[[], object]] = {}
     for candidate in [*BASELINES, *(Candidate(name) for name in mechanisms)]:
         config = ModelConfig(preset=preset, attention=candidate.mechanism)
         kernel, reason = _kernel(candidate, config, DTYPES[train.precision], device)

@@ -1,0 +1,119 @@
+"""The benchmarks' commands at sizes that say nothing about speed: what they write, and what they refuse to time."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from attention import get
+from attention.kernels import dispatch, tiled, vendor
+from attention.kernels.kernel import Kernel
+from attention.masks import visibility
+from benchmarks import bench_attention, bench_train, measure
+from models import ModelConfig
+from training.config import TrainConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def wrong_kernel(monkeypatch):
+    """A kernel that serves everything, a tenth too large."""
+    kernel = Kernel("wrong", lambda problem: tiled.attend(problem) * 1.1, lambda problem: None, "")
+    monkeypatch.setitem(dispatch.KERNELS, "wrong", kernel)
+
+
+def test_attention_writes_tables_figures_and_picture(tmp_path, capsys):
+    sizes = ["--shapes", "1x512", "--heads", "2", "--head-dim", "16", "--rounds", "2"]
+    chosen = ["--dtype", "float32", "--mechanisms", "softpick", "--kernels", "tiled"]
+    bench_attention.main([*sizes, *chosen, "--write", str(tmp_path)])
+    page = (tmp_path / "benchmarks/results/attention.md").read_text()
+    assert page in capsys.readouterr().out
+    assert "| softpick | tiled |" in page
+    assert "| SDPA softmax | torch |" in page
+    raw = json.loads((tmp_path / "benchmarks/results/attention.json").read_text())
+    assert {"processor", "commit", "torch", "threads"} <= raw["machine"].keys()
+    places = {(x["kernel"], x["passes"]) for x in raw["times"]}
+    passes = ("forward", "forward + backward")
+    assert places == {(k, p) for k in ("torch", "tiled", "dense") for p in passes}
+    assert all(x["seconds"] > 0 and len(x["samples"]) == 2 for x in raw["times"])
+    memory = {x["kernel"]: x["mebibytes"] for x in raw["memory"]}
+    assert memory["dense"] > 2 * memory["tiled"]
+    assert (tmp_path / "docs/images/speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_wrong_kernel_is_named_and_not_timed(wrong_kernel, capsys):
+    sizes = ["--shapes", "1x32", "--heads", "2", "--head-dim", "16", "--rounds", "1", "--no-memory"]
+    chosen = ["--dtype", "float32", "--mechanisms", "softmax", "--kernels", "wrong", "tiled"]
+    bench_attention.main([*sizes, *chosen])
+    page = capsys.readouterr().out
+    assert page.count("| softmax | wrong | – |") == 2
+    assert "- softmax by wrong: float32: FAILS" in page
+    assert "softmax by tiled" not in page
+    assert "| softmax | tiled | – |" not in page
+
+
+def test_a_kernel_that_does_not_serve_a_mechanism_says_why(monkeypatch):
+    monkeypatch.setitem(dispatch.KERNELS, "sdpa", vendor.SDPA)
+    tensors = bench_attention.Tensors(bench_attention.Shape(1, 8, 2, 2, 16), torch.float32, CPU)
+    place = (bench_attention.Candidate("softpick", "sdpa"), torch.float32, CPU)
+    kernel, reason = bench_attention._kernel(tensors, *place)
+    assert kernel == "sdpa"
+    assert "computes softmax only" in reason
+
+
+def test_a_mechanism_with_a_window_is_measured_with_it_where_it_matters():
+    found = [str(x) for x in bench_attention.candidates(["softmax", "swat"], ["auto"], 1024)]
+    assert found == ["SDPA softmax", "softmax", "swat", "swat, window 512"]
+    assert [str(x) for x in bench_attention.candidates(["swat"], ["auto"], 512)] == ["SDPA softmax", "swat"]
+    assert bench_attention.Candidate("swat", window=512).resolve() == replace(get("swat"), window=None)
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 100])
+def test_work_counts_visible_pairs(window):
+    assert bench_attention.pairs(20, window) == int(visibility(20, 20, window=window).mask().sum())
+
+
+def test_candidates_take_turns(monkeypatch):
+    monkeypatch.setattr(measure, "SHORTEST", 0)
+    order = []
+    runs = {name: lambda name=name: order.append(name) for name in "abc"}
+    monkeypatch.setattr(measure, "_seconds", lambda run, repeats, device: run() or 1.0)
+    samples = measure.interleaved(runs, 3, CPU)
+    assert order[6:] == list("abc") * 3
+    assert samples == {name: [1.0] * 3 for name in "abc"}
+
+
+def test_training_steps_are_compared_with_sdpa(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(dispatch.KERNELS, "sdpa", vendor.SDPA)
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    sizes = ["--models", "nano", "--batch", "1", "--length", "16", "--steps", "1", "--precision", "bf16"]
+    bench_train.main([*sizes, "--mechanisms", "softmax", "--write", str(tmp_path)])
+    page = capsys.readouterr().out
+    assert "## nano, bf16, 1 x 16 tokens" in page
+    baseline = next(line for line in page.splitlines() if line.startswith("| softmax, sdpa |"))
+    assert baseline.endswith("| 1.00 |")
+    raw = json.loads((tmp_path / "benchmarks/results/train.json").read_text())
+    names = ["softmax, sdpa", "softmax, sdpa, torch.compile", "softmax, dense", "softmax, auto"]
+    assert [x["candidate"] for x in raw["steps"]] == names
+    assert all(x["seconds"] > 0 for x in raw["steps"])
+
+
+def test_a_training_step_learns():
+    train = TrainConfig(batch_size=1, length=16, precision="fp32", learning_rate=1e-2)
+    step = bench_train.training_step(ModelConfig(preset="nano"), train, CPU, compiled=False)
+    losses = [float(step()) for _ in range(8)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_model_on_a_wrong_kernel_is_not_timed(monkeypatch):
+    monkeypatch.setitem(dispatch.KERNELS, "sdpa", vendor.SDPA)
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    monkeypatch.setattr(
+        bench_train, "broken", lambda mechanism, *_: "is wrong" if mechanism.name == "softpick" else None
+    )
+    train = TrainConfig(batch_size=1, length=8, precision="fp32")
+    timed = bench_train.time_model("nano", train, ["softmax", "softpick"], 1, CPU)
+    assert [x.candidate for x in timed if x.seconds is None] == ["softpick, auto"]
+    assert "not measured: is wrong" in bench_train.model_table(timed)
