@@ -71,7 +71,7 @@ def draw_speed(raw: dict[str, Any], path: Path) -> None:
         for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=4, frameon=False)
-    figure.supxlabel(f"forward + backward, {dtype}; {describe()}", fontsize=7, color="#555555")
+    figure.supxlabel(f"forward + backward, {dtype}; {describe(raw['machine'])}", fontsize=7, color="#555555")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 

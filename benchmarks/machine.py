@@ -17,9 +17,9 @@ def facts() -> dict[str, str]:
     }
 
 
-def describe() -> str:
-    """The same in one line."""
-    found = facts()
+def describe(found: dict[str, str] | None = None) -> str:
+    """The same in one line: of this machine, or of recorded facts."""
+    found = found or facts()
     threads = f"{found['threads']} threads of {found['cores']} cores"
     device = found.get("gpu", found["processor"])
     versions = f"Python {found['python']}, torch {found['torch']}"

@@ -18,7 +18,7 @@ def attention_page(raw: dict[str, Any]) -> str:
     settings, times, memory = raw["settings"], raw["times"], raw["memory"]
     parts = [
         "# Attention: time and memory",
-        f"{describe()}.",
+        f"{describe(raw['machine'])}.",
         f"{settings['heads']} heads of {settings['head_dim']}, {settings['key_heads']} key heads, causal; medians of "
         f"{settings['rounds']} rounds in which all candidates take turns. A cell is the time over that of torch's SDPA "
         "softmax (below 1 is faster), in brackets how many times faster than the same mechanism's plain formula, then "

@@ -292,8 +292,6 @@ def refuses(problem: Problem) -> str | None:
         return f"it takes float32 and bfloat16, not {str(query.dtype).removeprefix('torch.')}"
     if min(query.shape[-1], problem.value.shape[-1]) < SMALLEST_HEAD_DIM:
         return f"it takes head dimensions from {SMALLEST_HEAD_DIM} on"
-    if torch.__version__ < torch.torch_version.TorchVersion("2.9"):
-        return f"it needs torch 2.9 or newer, this is {torch.__version__}"
     return None
 
 
@@ -302,6 +300,8 @@ def refuses(problem: Problem) -> str | None:
 def _refuses(mechanism: Mechanism) -> str | None:
     if mechanism.form not in (Pointwise, Ratio):
         return f"it runs the forms Pointwise and Ratio, not {mechanism.form.__name__}"
+    if torch.torch_version.TorchVersion(torch.__version__) < "2.9":
+        return f"it needs torch 2.9 or newer, this is {torch.__version__}"
     try:
         program = program_of(mechanism)
     except UntraceableError as error:

@@ -118,9 +118,12 @@ def flash_refuses(problem: Problem) -> str | None:
         return "it takes values as wide as keys only"
     if visible.documents is not None and query.shape[1] != visible.keys:
         return "it takes documents without a cache only"
-    if find_spec("flash_attn") is None:
-        return "flash-attn is not installed: pip install 'attention-zoo[flash]'"
-    return None
+    return None if _has_flash() else "flash-attn is not installed: pip install 'attention-zoo[flash]'"
+
+
+@torch.compiler.assume_constant_result
+def _has_flash() -> bool:
+    return find_spec("flash_attn") is not None
 
 
 SDPA = Kernel(
