@@ -39,6 +39,7 @@ from attention.mechanism import Mechanism, Pointwise, Ratio
 
 BLOCK = 128
 SMALLEST_HEAD_DIM = 16
+COMPILATIONS = 256
 SMALLEST = torch.finfo(torch.float32).tiny
 """What is less counts as zero: the reciprocal, hence the gradient of the logarithm, would overflow."""
 
@@ -242,10 +243,18 @@ class _Flex:
 
 @cache
 def fused() -> Callable[..., Any]:
-    """FlexAttention, compiled; a failure to compile is an error, never a fall back to the row matrix."""
+    """FlexAttention, compiled; a failure to compile is an error, never a fall back to the row matrix.
+
+    Each function, dtype and kind of mask is a compilation of its own, of which PyTorch allows 8 by default.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, fullgraph=True)
+    return several(torch.compile(flex_attention, fullgraph=True))
+
+
+def several(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """The same compiled function, with room for `COMPILATIONS` variants."""
+    return torch._dynamo.config.patch(recompile_limit=COMPILATIONS)(compiled)
 
 
 def block_mask(visible: Visibility, sees: Callable[..., Tensor]) -> Any:

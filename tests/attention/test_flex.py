@@ -164,6 +164,19 @@ def test_refusals_say_why(mechanism, reason):
     assert flex.KERNEL.refuses(example(mechanism)) == reason
 
 
+def test_several_functions_compile_side_by_side(monkeypatch):
+    """Through the tracing of the real thing, but for the code generator, with torch's own limit out of the way."""
+    compiled = torch.compile(torch_flex.flex_attention, fullgraph=True, backend="aot_eager")
+    monkeypatch.setattr(flex, "fused", lambda: flex.several(compiled))
+    inputs = make(queries=20, keys=23, head_dim=16)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for name in ("softmax", "lssa"):
+            truth = run(inputs, attention.get(name), "dense")
+            for key, tensor in run(inputs, attention.get(name), "flex").items():
+                assert torch.allclose(tensor, truth[key], rtol=1e-9, atol=1e-11), key
+    torch._dynamo.reset()
+
+
 def test_a_kernel_that_computes_something_else_is_refused_at_first_use(monkeypatch):
     def wrong(*arguments, **options):
         mean, extra = torch_flex.flex_attention(*arguments, **options)
