@@ -73,6 +73,8 @@ FLOAT32_LIMIT = 64 * 64 * 64
 REPRESENTATIVES = ("swat", "softpick", "lssar")
 """One mechanism per form."""
 
+SMALL = (Tiles(16, 64, 4, 2), Tiles(32, 16, 4, 1), Tiles(16, 16, 4, 1), Tiles(16, 16, 8, 1))
+
 CANDIDATES = {
     "mix": [
         Tiles(128, 64, 4, 3),
@@ -86,6 +88,7 @@ CANDIDATES = {
         Tiles(64, 32, 8, 2),
         Tiles(32, 32, 4, 2),
         Tiles(32, 32, 8, 1),
+        *SMALL,
     ],
     "decode": [
         Tiles(16, 128, 4, 3),
@@ -93,6 +96,7 @@ CANDIDATES = {
         Tiles(16, 64, 4, 2),
         Tiles(16, 32, 4, 2),
         Tiles(16, 32, 4, 1),
+        *SMALL,
     ],
     "sum_rows": [
         Tiles(128, 64, 8, 2),
@@ -101,6 +105,7 @@ CANDIDATES = {
         Tiles(64, 32, 8, 2),
         Tiles(32, 32, 4, 2),
         Tiles(32, 32, 4, 1),
+        *SMALL,
     ],
     "grad_queries": [
         Tiles(128, 64, 8, 2),
@@ -111,6 +116,7 @@ CANDIDATES = {
         Tiles(32, 32, 4, 2),
         Tiles(32, 32, 8, 1),
         Tiles(16, 32, 4, 1),
+        *SMALL,
     ],
     "grad_keys": [
         Tiles(64, 128, 8, 2),
@@ -123,6 +129,7 @@ CANDIDATES = {
         Tiles(32, 32, 4, 2),
         Tiles(32, 32, 8, 1),
         Tiles(16, 32, 4, 1),
+        *SMALL,
     ],
 }
 """Best first, by what is known of such kernels; nothing here was timed."""
@@ -170,6 +177,8 @@ def call(
     *,
     dtype: torch.dtype = torch.bfloat16,
     head_dim: int = 64,
+    batch: int = 2,
+    heads: int = 8,
     queries: int = 4096,
     keys: int = 4096,
     group: int = 4,
@@ -177,8 +186,8 @@ def call(
 ) -> launch.Call:
     """A causal call of tensors without storage."""
     with torch.device("meta"):
-        query = torch.empty(2, queries, 8, head_dim, dtype=dtype)
-        key, value = (torch.empty(2, keys, 8 // group, head_dim, dtype=dtype) for _ in range(2))
+        query = torch.empty(batch, queries, heads, head_dim, dtype=dtype)
+        key, value = (torch.empty(batch, keys, heads // group, head_dim, dtype=dtype) for _ in range(2))
         problem = pose(
             query, key, value, mechanism, causal=True, window=None, documents=None, scale=None, params=None
         )

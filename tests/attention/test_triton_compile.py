@@ -10,6 +10,8 @@ import attention
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed (pip install triton==3.7.1)", allow_module_level=True)
 
+from attention.kernels.triton.launch import plan_backward, plan_forward
+from attention.kernels.triton.tiles import family, tiles_for
 from benchmarks import gpu_static
 
 SWEEPS_WITHOUT_PRODUCTS = ("merge",)
@@ -43,14 +45,27 @@ def test_each_generation_uses_its_own_matrix_unit(architecture, instruction):
     assert set(result.tensor) == {instruction}
 
 
-def test_float32_takes_three_tf32_products():
-    planned = gpu_static.launches(attention.get("softmax"), "sm_80", torch.float32, 64)["mix"]
-    assert planned.arguments["precision"] == "tf32x3"
-    assert gpu_static.compiled(planned, gpu_static.MACHINES["sm_80"]).tensor
+@pytest.mark.parametrize("name", ["gaussian", "softpick", "lssar"])
+def test_a_single_row_of_a_single_head_compiles(name):
+    """The compiler turns sizes of 1 into constants, which the interpreter does not."""
+    one = {"batch": 1, "heads": 1, "group": 1, "queries": 1, "processors": 132}
+    call = gpu_static.call(attention.get(name), "sm_90", **one)
+    forward, out, statistics = plan_forward(call)
+    assert len(forward) == 2 + (name == "lssar")
+    backward, _ = plan_backward(call, statistics, torch.empty_like(out))
+    for launch in (*forward, *backward):
+        assert gpu_static.compiled(launch, gpu_static.MACHINES["sm_90"]).spills == 0
+
+
+@pytest.mark.parametrize(("head_dim", "precision"), [(64, "tf32x3"), (256, "ieee")])
+def test_float32_is_never_rounded_to_tf32(head_dim, precision):
+    planned = gpu_static.launches(attention.get("softmax"), "sm_80", torch.float32, head_dim)["mix"]
+    result = gpu_static.compiled(planned, gpu_static.MACHINES["sm_80"])
+    assert planned.arguments["precision"] == precision
+    assert bool(result.tensor) == (precision == "tf32x3")
 
 
 def test_an_architecture_that_no_tile_was_chosen_for_takes_those_of_its_elders():
-    from attention.kernels.triton.tiles import tiles_for
-
     for newer, elder in (("sm_89", "sm_80"), ("sm_103", "sm_100"), ("sm_120", "sm_80")):
         assert tiles_for(newer, "mix", 64, 2) == tiles_for(elder, "mix", 64, 2)
+    assert [family(name) for name in ("sm_75", "gfx1100")] == [None, None]

@@ -293,4 +293,4 @@ def test_every_operation_is_printed_and_accurate(steps, spread):
     out = torch.empty(256)
     _apply[(1,)](printer.load(printer.module_name(traced)).FUNCTIONS[0], first, second, out, 256)
     (exact,) = evaluate(function, first.double(), second.double())
-    assert torch.allclose(out.double(), exact.double(), rtol=2e-6, atol=1e-37, equal_nan=True)
+    assert torch.allclose(out.double(), exact.double(), rtol=5e-6, atol=1e-37, equal_nan=True)

@@ -31,8 +31,8 @@ def statistics_of(statistics, places, rows, form: tl.constexpr):
         return Statistics(None, None, None)
     else:
         frame = row_values(statistics, rows)
-        inverse = row_values(statistics + places.to(tl.int64), rows)
-        return Statistics(frame, inverse, row_values(statistics + 2 * places.to(tl.int64), rows))
+        inverse = row_values(statistics + tl.cast(places, tl.int64), rows)
+        return Statistics(frame, inverse, row_values(statistics + 2 * tl.cast(places, tl.int64), rows))
 
 
 @triton.jit
@@ -43,7 +43,7 @@ def row_sums(sums, places, rows, form: tl.constexpr):
     elif form == "Ratio":
         return row_values(sums, rows), None
     else:
-        return row_values(sums, rows), row_values(sums + places.to(tl.int64), rows)
+        return row_values(sums, rows), row_values(sums + tl.cast(places, tl.int64), rows)
 
 
 @triton.jit
@@ -105,7 +105,9 @@ def sum_rows(
     store_rows(sums, rows, delta)
     if form == "TwoStage":
         store_rows(
-            sums + places.to(tl.int64), rows, (mean - delta * sensitivities) / tl.maximum(rows.count, 1.0)
+            sums + tl.cast(places, tl.int64),
+            rows,
+            (mean - delta * sensitivities) / tl.maximum(rows.count, 1.0),
         )
 
 

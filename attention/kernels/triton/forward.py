@@ -85,7 +85,7 @@ def first_stage(
         largest = tl.maximum(largest, tl.max(first, 1, keep_dims=True))
     target = sums + tl.program_id(1).to(tl.int64) * places
     store_rows(target, rows, total)
-    store_rows(target + splits * places.to(tl.int64), rows, largest)
+    store_rows(target + splits * tl.cast(places, tl.int64), rows, largest)
 
 
 @triton.jit
@@ -122,9 +122,9 @@ def mix(
     largest = tl.zeros([block_rows, 1], tl.float32)
     if form == "TwoStage":
         for split in range(splits):
-            part = sums + split * places.to(tl.int64)
+            part = sums + split * tl.cast(places, tl.int64)
             frame += row_values(part, rows)
-            largest = tl.maximum(largest, row_values(part + splits * places.to(tl.int64), rows))
+            largest = tl.maximum(largest, row_values(part + splits * tl.cast(places, tl.int64), rows))
         frame = rows.count / (frame + epsilon)
         largest = largest * frame
     if pivot_floor is not None:
@@ -168,17 +168,17 @@ def mix(
         store_vectors(out, rows.place, rows.valid, mixed, value_dim, value_block)
         if form != "Pointwise":
             store_rows(statistics, rows, frame)
-            store_rows(statistics + places.to(tl.int64), rows, inverse)
-            store_rows(statistics + 2 * places.to(tl.int64), rows, largest)
+            store_rows(statistics + tl.cast(places, tl.int64), rows, inverse)
+            store_rows(statistics + 2 * tl.cast(places, tl.int64), rows, largest)
     else:
         split = tl.program_id(1).to(tl.int64) * places
         store_vectors(partial, split + rows.place, rows.valid, mixed, value_dim, value_block)
         if form != "Pointwise":
             store_rows(partial_sums + split, rows, total)
-            store_rows(partial_sums + splits * places.to(tl.int64) + split, rows, running)
+            store_rows(partial_sums + splits * tl.cast(places, tl.int64) + split, rows, running)
         if form == "TwoStage":
             store_rows(statistics, rows, frame)
-            store_rows(statistics + 2 * places.to(tl.int64), rows, largest)
+            store_rows(statistics + 2 * tl.cast(places, tl.int64), rows, largest)
 
 
 @triton.jit
@@ -207,14 +207,16 @@ def merge(
     totals = partial_sums
     highest = partial_sums
     if form != "Pointwise":
-        highest = partial_sums + splits * places.to(tl.int64)
+        highest = partial_sums + splits * tl.cast(places, tl.int64)
     if pivot_floor is not None:
         running = tl.full([block_rows, 1], pivot_floor, tl.float32)
         for split in range(splits):
             running = tl.maximum(running, _part(highest, split, places, place, valid))
         frame = pivot_of(running)
     for split in range(splits):
-        source = partial + ((split * places.to(tl.int64) + place) * value_dim)[:, None] + channel[None, :]
+        source = (
+            partial + ((split * tl.cast(places, tl.int64) + place) * value_dim)[:, None] + channel[None, :]
+        )
         part = tl.load(source, mask=inside, other=0.0)
         if form != "Pointwise":
             part_total = _part(totals, split, places, place, valid)
@@ -235,7 +237,7 @@ def merge(
 
 @triton.jit
 def _part(pointer, split, places, place, valid):
-    return tl.load(pointer + split * places.to(tl.int64) + place, mask=valid, other=0.0)[:, None]
+    return tl.load(pointer + split * tl.cast(places, tl.int64) + place, mask=valid, other=0.0)[:, None]
 
 
 @triton.jit

@@ -16,6 +16,7 @@ from attention.kernels.triton.tiles import INTERPRETER, Tiles, tiles_for
 STATISTICS = {"Pointwise": 0, "Ratio": 3, "TwoStage": 3}
 """Statistics per row that the forward pass leaves."""
 
+WIDEST_SPLIT = 128
 MERGE_ROWS = 16
 FEW_ROWS = 16
 MOST_SPLITS = 64
@@ -62,10 +63,14 @@ class Call:
         """The form's class name."""
         return load(self.program).FORM
 
+    @property
+    def width(self) -> int:
+        """Padded channels of queries, keys and values, whichever has more."""
+        return max(padded(self.query.shape[3]), padded(self.value.shape[3]))
+
     def tiles(self, sweep: str) -> Tiles:
         """The tiles of a sweep."""
-        width = max(padded(self.query.shape[3]), padded(self.value.shape[3]))
-        return tiles_for(self.architecture, sweep, width, self.query.element_size())
+        return tiles_for(self.architecture, sweep, self.width, self.query.element_size())
 
     def row_programs(self, tiles: Tiles) -> int:
         """Programs that share the rows."""
@@ -102,7 +107,7 @@ class Call:
             "head_block": padded(self.query.shape[3]),
             "block_rows": tiles.rows,
             "block_keys": tiles.keys,
-            "precision": precision(self.architecture),
+            "precision": precision(self.architecture, self.width),
         }
 
     def value_sizes(self) -> dict[str, int]:
@@ -130,13 +135,14 @@ def padded(width: int) -> int:
     return max(16, triton.next_power_of_2(width))
 
 
-def precision(architecture: str) -> str:
-    """How float32 operands are multiplied.
+def precision(architecture: str, width: int) -> str:
+    """How float32 operands of padded `width` are multiplied.
 
-    NVIDIA's tensor cores take three TF32 products per float32 product, which keeps float32's accuracy; AMD's
-    matrix cores multiply float32 as it is.
+    NVIDIA's tensor cores take three TF32 products per float32 product, with the error of float32; operands wider than
+    128, split in two, would not fit the registers, and are multiplied without tensor cores. AMD's matrix cores
+    multiply float32 as it is.
     """
-    return "tf32x3" if architecture.startswith("sm_") else "ieee"
+    return "tf32x3" if architecture.startswith("sm_") and width <= WIDEST_SPLIT else "ieee"
 
 
 @cache
