@@ -1,6 +1,6 @@
 """The GPU kernels: one Triton template per pass and form, for every mechanism whose functions can be traced.
 
-Only this file is imported where Triton is missing.
+Only this file and the table of tiles are imported where Triton is missing.
 """
 
 import importlib.util
