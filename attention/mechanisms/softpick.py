@@ -55,8 +55,12 @@ class Softpick(Ratio):
         return magnitude.copysign(score).relu_(), magnitude
 
     def derivatives(self, score: Tensor, pivot: Tensor, numerator: Tensor) -> tuple[Tensor, Tensor]:
-        """1[s>0] e^{s-m} and sign(s) e^{s-m}; zero at s = 0 for both, as autograd has it."""
-        signed = (score - pivot).exp_().mul_(score.sign())
+        """1[s>0] e^{s-m} and sign(s) e^{s-m}; zero at s = 0 for both, as autograd has it.
+
+        e^{s-m} = e^{max(s,0)-m} e^{-|s|} below zero: the exponentials of `terms`, which compiled kernels then share.
+        """
+        below = torch.where(score > 0, 1, score.abs().neg_().exp_())
+        signed = (score.relu() - pivot).exp_().mul_(below).mul_(score.sign())
         return signed.relu(), signed
 
     def offset(self, pivot: Tensor) -> float:

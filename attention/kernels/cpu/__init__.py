@@ -15,7 +15,7 @@ from attention.kernels.cpu.ops import load_mechanism, unsupported
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 from attention.kernels.program import UntraceableError, program_of
-from attention.mechanism import Mechanism
+from attention.mechanism import Mechanism, Pointwise
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -23,7 +23,11 @@ DTYPES = (torch.float32, torch.bfloat16)
 def attend(problem: Problem) -> Tensor:
     """Outputs [B, T, H, Dv]."""
     scores, visible = problem.scores, problem.visible
-    out, _ = torch.ops.attention_zoo_cpu.forward(
+    differentiable = (scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias)
+    trains = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in differentiable)
+    # Gradients through a row sum live on differences that the rounding of outputs would drown.
+    keeps_rest = trains and problem.mechanism.form is not Pointwise
+    out, _, _ = torch.ops.attention_zoo_cpu.forward(
         scores.query,
         scores.key,
         problem.value,
@@ -35,6 +39,7 @@ def attend(problem: Problem) -> Tensor:
         visible.position,
         scores.scale,
         _key(problem.mechanism),
+        keeps_rest,
     )
     return out
 

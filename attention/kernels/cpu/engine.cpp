@@ -10,9 +10,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <unordered_map>
 #include <vector>
 
@@ -25,13 +28,39 @@ using at::BFloat16;
 using at::Tensor;
 using std::optional;
 
-constexpr int64_t KEYS = 64;       // keys of a tile, the grain of all key ranges
-constexpr int64_t WIDE_KEYS = 256; // keys of a large matrix product in the forward pass
-constexpr int64_t QUERIES = 64;    // queries of a tile in the backward pass, most rows of a block in the forward pass
-constexpr int64_t FEW_QUERIES = 4; // up to which keys and values are read where they lie
+constexpr int64_t KEYS = 64;        // the grain of key ranges in the forward pass
+constexpr int64_t WIDE_KEYS = 256;  // keys of a large matrix product there
+constexpr int64_t TILE_KEYS = 128;  // keys of a tile in the backward pass
+constexpr int64_t QUERIES = 64;     // queries of a tile there, and most rows of a block in the forward pass
+constexpr int64_t FEW_QUERIES = 4;  // up to which keys and values are read where they lie
 constexpr int64_t BLOCK_SCORES = 1 << 18;  // scores of a row block, so that it stays in the second-level cache
 
 int64_t round_up(int64_t size, int64_t grain) { return (size + grain - 1) / grain * grain; }
+
+// Uninitialised memory that starts at a cache line.
+template <class Element>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t size) { resize(size); }
+  void resize(int64_t size) {
+    if (size <= size_) return;
+    memory.reset(std::aligned_alloc(64, round_up(size * sizeof(Element), 64)));
+    TORCH_CHECK_WITH(OutOfMemoryError, memory, "cannot allocate ", size * sizeof(Element), " bytes");
+    size_ = size;
+  }
+  Element* data() const { return static_cast<Element*>(memory.get()); }
+  Element& operator[](int64_t place) const { return data()[place]; }
+  void fill(Element value) const { std::fill(data(), data() + size_, value); }
+  int64_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<void, Free> memory;
+  int64_t size_ = 0;
+};
 
 // ---- mechanisms by name
 
@@ -138,6 +167,15 @@ struct Inputs {
   }
 };
 
+// BFloat16 as the bits that simd.h works on.
+template <class Element>
+auto raw(Element* pointer) {
+  if constexpr (std::is_same_v<std::remove_const_t<Element>, float>)
+    return pointer;
+  else
+    return reinterpret_cast<std::conditional_t<std::is_const_v<Element>, const uint16_t*, uint16_t*>>(pointer);
+}
+
 // ---- matrix products: out[rows, columns] (+)= left[rows, depth] right[depth, columns]
 
 // Half types want the right side with two consecutive depths side by side: [depth / 2, columns, 2].
@@ -162,37 +200,42 @@ void copy_rows(const Element* from, int64_t from_stride, int64_t count, int64_t 
   }
 }
 
-// The same as the right side of a product, depth = rows.
+// The same as the right side of a product, depth = rows; for half types, pairs of rows become words of 32 bits.
 template <class Element>
 void pack_rows(const Element* from, int64_t from_stride, int64_t count, int64_t width, Element* to, int64_t rows,
                int64_t padded_width) {
   if constexpr (!paired<Element>) {
     copy_rows(from, from_stride, count, width, to, rows, padded_width);
   } else {
+    Buffer<Element> two(2 * padded_width);
     for (int64_t row = 0; row < rows; row += 2, to += 2 * padded_width) {
-      for (int64_t odd = 0; odd < 2; odd++) {
-        const Element* source = from + (row + odd) * from_stride;
-        int64_t copied = row + odd < count ? width : 0;
-        for (int64_t column = 0; column < copied; column++) to[2 * column + odd] = source[column];
-        for (int64_t column = copied; column < padded_width; column++) to[2 * column + odd] = Element(0);
-      }
+      copy_rows(from + row * from_stride, from_stride, count - row, width, two.data(), 2, padded_width);
+      for (int64_t column = 0; column < padded_width; column += LANES)
+        interleave(raw(two.data()) + column, raw(two.data()) + padded_width + column, raw(to) + 2 * column);
     }
   }
 }
 
-// The transpose, [padded_width, rows], plain or as the right side of a product with depth = width.
-template <bool as_right_side, class Element>
-void pack_transposed(const Element* from, int64_t from_stride, int64_t count, int64_t width, Element* to,
-                     int64_t rows, int64_t padded_width, int64_t to_stride) {
-  constexpr int64_t pair = as_right_side && paired<Element> ? 2 : 1;
-  for (int64_t row = 0; row < rows; row++) {
-    const Element* source = from + row * from_stride;
-    int64_t copied = row < count ? width : 0;
-    for (int64_t column = 0; column < copied; column++)
-      to[(column / pair) * to_stride * pair + row * pair + column % pair] = source[column];
-    for (int64_t column = copied; column < padded_width; column++)
-      to[(column / pair) * to_stride * pair + row * pair + column % pair] = Element(0);
-  }
+// Rows as columns of the right side of a product, depth = width: words of 32 bits change place.
+template <class Element>
+void pack_columns(const Element* from, int64_t from_stride, int64_t count, int64_t width, Element* to, int64_t rows,
+                  int64_t padded_width, int64_t to_stride, Buffer<Element>& scratch) {
+  constexpr int64_t per_word = 4 / sizeof(Element);
+  scratch.resize(rows * padded_width);
+  copy_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
+  transpose(reinterpret_cast<const int32_t*>(scratch.data()), padded_width / per_word, rows, padded_width / per_word,
+            reinterpret_cast<int32_t*>(to), to_stride);
+}
+
+// Rows as columns of the left side of a product: [padded_width, rows].
+template <class Element>
+void transpose_rows(const Element* from, int64_t from_stride, int64_t count, int64_t width, Element* to, int64_t rows,
+                    int64_t padded_width, Buffer<Element>& scratch) {
+  constexpr int64_t per_word = 4 / sizeof(Element);
+  scratch.resize(rows * padded_width);
+  pack_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
+  transpose(reinterpret_cast<const int32_t*>(scratch.data()), padded_width, rows / per_word, padded_width,
+            reinterpret_cast<int32_t*>(to), rows / per_word);
 }
 
 // ---- threads
@@ -238,17 +281,16 @@ std::pair<int64_t, int64_t> seen(const int32_t* first, const int32_t* last, int6
 // Memory of one thread that computes row blocks.
 template <class Element>
 struct RowSpace {
-  std::vector<float> score, grad_weight, out, bias, row_scale, row_bias, position;
-  std::vector<Element> query, weight;
-  std::vector<int32_t> first, last;
+  Buffer<float> score, out, bias, row_scale, row_bias, position;
+  Buffer<Element> query, weight;
+  Buffer<int32_t> first, last;
   int64_t stride;
 
-  RowSpace(const Shape& shape, int64_t rows, int64_t width, bool prepares)
+  RowSpace(const Shape& shape, int64_t rows, int64_t width)
       : stride(round_up(width, KEYS) + KEYS + LANES) {
     score.resize(rows * stride);
-    if (prepares) grad_weight.resize(rows * stride);
     if (paired<Element>) weight.resize(rows * stride);
-    query.resize(rows * std::max(shape.padded_dim, shape.padded_value));
+    query.resize(rows * shape.padded_dim);
     out.resize(rows * shape.padded_value);
     bias.resize(stride);
     for (auto* per_row : {&row_scale, &row_bias, &position}) per_row->resize(rows);
@@ -310,16 +352,29 @@ void products(int64_t rows, const Element* left, int64_t depth, const Element* p
 // ---- forward
 
 template <class Element>
-auto raw(Element* pointer) {
-  if constexpr (std::is_same_v<std::remove_const_t<Element>, float>)
-    return pointer;
-  else
-    return reinterpret_cast<std::conditional_t<std::is_const_v<Element>, const uint16_t*, uint16_t*>>(pointer);
+void store_row(Element* to, const float* from, float factor, int64_t width) {
+  int64_t column = 0;
+  for (; column + LANES <= width; column += LANES) store(raw(to) + column, load(from + column) * factor);
+  for (; column < width; column++) to[column] = Element(from[column] * factor);
+}
+
+// An output row, and what rounding took from it where the backward pass will want it.
+template <class Element>
+void write_output(const View<Element>& output, const View<Element>& lost, int64_t b, int64_t t, int64_t h,
+                  const float* mixed, float factor, int64_t width) {
+  Element* to = output.at(b, t, h);
+  store_row(to, mixed, factor, width);
+  if (!lost.data) return;
+  Element* rest = lost.at(b, t, h);
+  for (int64_t column = 0; column < width; column++)
+    rest[column] = Element(mixed[column] * factor - float(to[column]));
 }
 
 template <class Element>
-void store_row(Element* to, const float* from, float factor, int64_t width) {
-  for (int64_t column = 0; column < width; column++) to[column] = Element(from[column] * factor);
+void widen(const Element* from, float* to, int64_t width) {
+  int64_t column = 0;
+  for (; column + LANES <= width; column += LANES) store(to + column, load(raw(from) + column));
+  for (; column < width; column++) to[column] = float(from[column]);
 }
 
 int64_t block_rows(int64_t width) {
@@ -340,40 +395,38 @@ int64_t widest(const Scoring& scoring, const Shape& shape, int64_t rows) {
 
 template <class Element>
 struct PackedKeys {
-  std::vector<Element> key, value;  // per head: keys transposed for scores, values for outputs (or transposed too)
+  Buffer<Element> key, value;  // per head: keys transposed for scores, values for outputs
 
-  PackedKeys(const Shape& shape, const Tensor& key_, const Tensor& value_, bool value_transposed) {
+  PackedKeys(const Shape& shape, const Tensor& key_, const Tensor& value_) {
     View<const Element> keys(key_), values(value_);
     key.resize(shape.batch * shape.key_heads * shape.padded_keys * shape.padded_dim);
     value.resize(shape.batch * shape.key_heads * shape.padded_keys * shape.padded_value);
     int64_t blocks = shape.padded_keys / WIDE_KEYS;
-    dynamic(shape.batch * shape.key_heads * blocks, no_space, [&](int64_t index, Nothing) {
+    auto make_scratch = [] { return Buffer<Element>(); };
+    dynamic(shape.batch * shape.key_heads * blocks, make_scratch, [&](int64_t index, Buffer<Element>& scratch) {
       int64_t head = index / blocks, start = index % blocks * WIDE_KEYS;
       int64_t b = head / shape.key_heads, h = head % shape.key_heads, count = shape.keys - start;
       Element* key_block = key.data() + (head * shape.padded_keys + start) * shape.padded_dim;
       Element* value_block = value.data() + (head * shape.padded_keys + start) * shape.padded_value;
-      pack_transposed<true>(keys.at(b, start, h), keys.length, count, shape.head_dim, key_block, WIDE_KEYS,
-                            shape.padded_dim, WIDE_KEYS);
-      if (value_transposed)
-        pack_transposed<true>(values.at(b, start, h), values.length, count, shape.value_dim, value_block, WIDE_KEYS,
-                              shape.padded_value, WIDE_KEYS);
-      else
-        pack_rows(values.at(b, start, h), values.length, count, shape.value_dim, value_block, WIDE_KEYS,
-                  shape.padded_value);
+      pack_columns(keys.at(b, start, h), keys.length, count, shape.head_dim, key_block, WIDE_KEYS, shape.padded_dim,
+                   WIDE_KEYS, scratch);
+      pack_rows(values.at(b, start, h), values.length, count, shape.value_dim, value_block, WIDE_KEYS,
+                shape.padded_value);
     });
   }
 };
 
 template <class Element>
-void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, Tensor& out,
+void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, Tensor& out, Tensor& rest,
                     float* statistics) {
   const Scoring& scoring = inputs.scoring;
   int64_t rows = block_rows(widest(scoring, shape, QUERIES)), width = widest(scoring, shape, rows);
   int64_t blocks = (shape.queries + rows - 1) / rows;
   View<const Element> query(inputs.query);
-  View<Element> output(out);
-  PackedKeys<Element> packed(shape, inputs.key, inputs.value, false);
-  auto make_space = [&] { return RowSpace<Element>(shape, rows, width, false); };
+  View<Element> output(out), lost;
+  if (rest.numel()) lost = View<Element>(rest);
+  PackedKeys<Element> packed(shape, inputs.key, inputs.value);
+  auto make_space = [&] { return RowSpace<Element>(shape, rows, width); };
   dynamic(shape.batch * shape.heads * blocks, make_space, [&](int64_t index, RowSpace<Element>& space) {
     // Under a causal mask the last rows take longest: they come first.
     int64_t start = (blocks - 1 - index / (shape.batch * shape.heads)) * rows;
@@ -406,47 +459,46 @@ void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& m
                shape.padded_value, column > 0);
       column += depth;
     }
-    for (int64_t row = 0; row < count; row++) {
-      float factor = columns ? space.row_scale[row] : 0.f;
-      const float* mixed = space.out.data() + row * shape.padded_value;
-      if (columns)
-        store_row(output.at(b, start + row, h), mixed, factor, shape.value_dim);
-      else
-        std::memset(static_cast<void*>(output.at(b, start + row, h)), 0, sizeof(Element) * shape.value_dim);
-    }
+    if (columns == 0) space.out.fill(0.f);
+    for (int64_t row = 0; row < count; row++)
+      write_output(output, lost, b, start + row, h, space.out.data() + row * shape.padded_value,
+                   columns ? space.row_scale[row] : 0.f, shape.value_dim);
   });
 }
 
 // A few queries against many keys: memory bound, so keys and values are read once, where they lie.
 template <class Element>
-void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, Tensor& out,
+void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, Tensor& out, Tensor& rest,
                  float* statistics) {
   const Scoring& scoring = inputs.scoring;
   View<const Element> query(inputs.query), key(inputs.key), value(inputs.value);
-  View<Element> output(out);
+  View<Element> output(out), lost;
+  if (rest.numel()) lost = View<Element>(rest);
   int64_t rows = shape.queries, width = widest(scoring, shape, rows);
   dynamic(shape.batch * shape.key_heads, no_space, [&](int64_t index, Nothing) {
     int64_t b = index / shape.key_heads, key_head = index % shape.key_heads;
-    RowSpace<float> space(shape, rows * shape.group, width, false);
+    RowSpace<float> space(shape, rows * shape.group, width);
     auto [low, high] = seen(scoring.first_of(b), scoring.last_of(b), rows);
     low = low / KEYS * KEYS;
     int64_t columns = round_up(high - low, LANES), wide = shape.padded_dim;
-    std::fill(space.query.begin(), space.query.end(), 0.f);
+    space.query.fill(0.f);
     for (int64_t row = 0; row < rows * shape.group; row++) {
       const Element* source = query.at(b, row % rows, key_head * shape.group + row / rows);
-      for (int64_t d = 0; d < shape.head_dim; d++) space.query[row * wide + d] = float(source[d]);
+      widen(source, space.query.data() + row * wide, shape.head_dim);
     }
-    std::vector<float> line(std::max(shape.padded_dim, shape.padded_value), 0.f);
+    Buffer<float> line(std::max(shape.padded_dim, shape.padded_value));
+    line.fill(0.f);
     for (int64_t column = 0; column < high - low; column++) {
       const Element* source = key.at(b, low + column, key_head);
-      for (int64_t d = 0; d < shape.head_dim; d++) line[d] = float(source[d]);
+      widen(source, line.data(), shape.head_dim);
       for (int64_t row = 0; row < rows * shape.group; row++) {
         vec total = broadcast(0.f);
         for (int64_t d = 0; d < wide; d += LANES) total += load(line.data() + d) * load(space.query.data() + row * wide + d);
         space.score[row * space.stride + column] = sum(total);
       }
     }
-    std::vector<float> mixed(rows * shape.group * shape.padded_value, 0.f);
+    Buffer<float> mixed(rows * shape.group * shape.padded_value);
+    mixed.fill(0.f);
     for (int64_t g = 0; g < shape.group; g++) {
       int64_t h = key_head * shape.group + g;
       RowBlock block = describe(scoring, space, b, h, 0, rows, low, columns, shape.keys,
@@ -455,10 +507,10 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
       block.score += g * rows * space.stride;
       mechanism.weights(block, block.score, space.row_scale.data() + g * rows);
     }
-    std::fill(line.begin(), line.end(), 0.f);
+    line.fill(0.f);
     for (int64_t column = 0; column < high - low; column++) {
       const Element* source = value.at(b, low + column, key_head);
-      for (int64_t d = 0; d < shape.value_dim; d++) line[d] = float(source[d]);
+      widen(source, line.data(), shape.value_dim);
       for (int64_t row = 0; row < rows * shape.group; row++) {
         float weight = space.score[row * space.stride + column];
         if (weight == 0.f) continue;
@@ -467,76 +519,57 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
       }
     }
     for (int64_t row = 0; row < rows * shape.group; row++)
-      store_row(output.at(b, row % rows, key_head * shape.group + row / rows), mixed.data() + row * shape.padded_value,
-                space.row_scale[row], shape.value_dim);
+      write_output(output, lost, b, row % rows, key_head * shape.group + row / rows,
+                   mixed.data() + row * shape.padded_value, space.row_scale[row], shape.value_dim);
   });
 }
 
-std::tuple<Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const Tensor& value,
-                                   const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
-                                   const optional<Tensor>& slope, const Tensor& first, const Tensor& last,
-                                   const Tensor& position, double scale, std::string mechanism) {
+// Outputs, what their rounding lost (where a backward pass will want it, else empty) and row statistics.
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const Tensor& value,
+                                           const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
+                                           const optional<Tensor>& slope, const Tensor& first, const Tensor& last,
+                                           const Tensor& position, double scale, std::string mechanism,
+                                           bool keeps_rest) {
   const Mechanism& functions = find_mechanism(mechanism);
   Shape shape(query, key, value);
   Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale);
+  bool half = query.scalar_type() != at::kFloat, few = shape.queries <= FEW_QUERIES;
   Tensor out = at::empty({shape.batch, shape.queries, shape.heads, shape.value_dim}, query.options());
+  Tensor rest = half && keeps_rest ? at::empty(out.sizes(), out.options()) : at::empty({0}, query.options());
   Tensor statistics = at::empty({MAXIMUM_STATISTICS, shape.batch, shape.heads, shape.queries},
                                 query.options().dtype(at::kFloat));
   float* rows = statistics.data_ptr<float>();
-  bool few = shape.queries <= FEW_QUERIES;
-  if (query.scalar_type() == at::kFloat)
-    few ? forward_few<float>(shape, inputs, functions, out, rows)
-        : forward_blocks<float>(shape, inputs, functions, out, rows);
+  if (half)
+    few ? forward_few<BFloat16>(shape, inputs, functions, out, rest, rows)
+        : forward_blocks<BFloat16>(shape, inputs, functions, out, rest, rows);
   else
-    few ? forward_few<BFloat16>(shape, inputs, functions, out, rows)
-        : forward_blocks<BFloat16>(shape, inputs, functions, out, rows);
-  return {out, statistics};
+    few ? forward_few<float>(shape, inputs, functions, out, rest, rows)
+        : forward_blocks<float>(shape, inputs, functions, out, rest, rows);
+  return {out, rest, statistics};
 }
 
 // ---- backward
 
-// delta = sum of out * grad_out, per row [B, H, T].
+// delta = sum of (out + rest) * grad_out, per row [B, H, T].
 template <class Element>
-void weigh_outputs(const Shape& shape, const Tensor& out, const Tensor& grad_out, float* delta) {
-  View<const Element> mixed(out), grad(grad_out);
+void weigh_outputs(const Shape& shape, const Tensor& out, const Tensor& rest, const Tensor& grad_out, float* delta) {
+  View<const Element> mixed(out), grad(grad_out), lost;
+  if (rest.numel()) lost = View<const Element>(rest);
   dynamic(shape.batch * shape.heads, no_space, [&](int64_t head, Nothing) {
     int64_t b = head / shape.heads, h = head % shape.heads;
     for (int64_t t = 0; t < shape.queries; t++) {
       const Element *x = mixed.at(b, t, h), *y = grad.at(b, t, h);
-      float total = 0;
-      for (int64_t d = 0; d < shape.value_dim; d++) total += float(x[d]) * float(y[d]);
-      delta[head * shape.queries + t] = total;
+      vec total = broadcast(0.f);
+      int64_t d = 0;
+      for (; d + LANES <= shape.value_dim; d += LANES) total += load(raw(x) + d) * load(raw(y) + d);
+      for (; d < shape.value_dim; d++) total[0] += float(x[d]) * float(y[d]);
+      if (lost.data) {
+        const Element* z = lost.at(b, t, h);
+        for (d = 0; d + LANES <= shape.value_dim; d += LANES) total += load(raw(z) + d) * load(raw(y) + d);
+        for (; d < shape.value_dim; d++) total[0] += float(z[d]) * float(y[d]);
+      }
+      delta[head * shape.queries + t] = sum(total);
     }
-  });
-}
-
-// The row statistic that needs all of a row's scores and weight gradients at once.
-template <class Element>
-void prepare(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, const Tensor& grad_out,
-             const float* delta, float* statistics) {
-  const Scoring& scoring = inputs.scoring;
-  int64_t rows = block_rows(2 * widest(scoring, shape, QUERIES)), width = widest(scoring, shape, rows);
-  int64_t blocks = (shape.queries + rows - 1) / rows, heads = shape.batch * shape.heads;
-  View<const Element> query(inputs.query), grad(grad_out);
-  PackedKeys<Element> packed(shape, inputs.key, inputs.value, true);
-  auto make_space = [&] { return RowSpace<Element>(shape, rows, width, true); };
-  dynamic(heads * blocks, make_space, [&](int64_t index, RowSpace<Element>& space) {
-    int64_t start = (blocks - 1 - index / heads) * rows;
-    int64_t head = index % heads, b = head / shape.heads, h = head % shape.heads;
-    int64_t count = std::min(rows, shape.queries - start);
-    auto [low, high] = seen(scoring.first_of(b) + start, scoring.last_of(b) + start, count);
-    low = low / KEYS * KEYS;
-    int64_t columns = round_up(high - low, KEYS), key_head = b * shape.key_heads + h / shape.group;
-    const Element* keys = packed.key.data() + key_head * shape.padded_keys * shape.padded_dim;
-    const Element* values = packed.value.data() + key_head * shape.padded_keys * shape.padded_value;
-    copy_rows(query.at(b, start, h), query.length, count, shape.head_dim, space.query.data(), rows, shape.padded_dim);
-    products(rows, space.query.data(), shape.padded_dim, keys, low, columns, space.score.data(), space.stride);
-    copy_rows(grad.at(b, start, h), grad.length, count, shape.value_dim, space.query.data(), rows, shape.padded_value);
-    products(rows, space.query.data(), shape.padded_value, values, low, columns, space.grad_weight.data(),
-             space.stride);
-    RowBlock block = describe(scoring, space, b, h, start, count, low, columns, shape.keys,
-                              statistics + head * shape.queries, heads * shape.queries);
-    mechanism.prepare(block, space.grad_weight.data(), delta + head * shape.queries + start);
   });
 }
 
@@ -548,28 +581,30 @@ struct Bounds {
 // Memory of one thread that computes the gradients of a key head.
 template <class Element>
 struct HeadSpace {
-  std::vector<Element> key, key_transposed, value, query, query_transposed, grad, grad_transposed;
-  std::vector<Element> weight, grad_score, grad_score_pairs;
-  std::vector<float> score, grad_weight, grad_key, grad_value, grad_query, statistics;
-  std::vector<float> delta, count, position, query_bias, grad_query_bias, grad_key_bias;
-  std::vector<int32_t> first, last;
+  Buffer<Element> key, key_transposed, value, query, query_transposed, grad, grad_transposed;
+  Buffer<Element> weight, grad_score, grad_score_pairs, scratch;
+  Buffer<float> score, grad_weight, grad_key, grad_value, grad_query, statistics;
+  Buffer<float> sums, delta, count, position, query_bias, key_bias, grad_query_bias, grad_key_bias;
+  Buffer<int32_t> first, last;
   std::vector<Bounds> bounds;
   int64_t keys;
 
-  explicit HeadSpace(const Shape& shape) : keys(round_up(shape.keys, KEYS)) {
+  explicit HeadSpace(const Shape& shape) : keys(round_up(shape.keys, TILE_KEYS)) {
     for (auto* of_keys : {&key, &key_transposed}) of_keys->resize(keys * shape.padded_dim);
     value.resize(keys * shape.padded_value);
     for (auto* of_queries : {&query, &query_transposed}) of_queries->resize(shape.padded_queries * shape.padded_dim);
     for (auto* of_grads : {&grad, &grad_transposed}) of_grads->resize(shape.padded_queries * shape.padded_value);
-    for (auto* tile : {&score, &grad_weight}) tile->resize(KEYS * QUERIES);
+    for (auto* tile : {&score, &grad_weight}) tile->resize(TILE_KEYS * QUERIES);
     if (paired<Element>)
-      for (auto* tile : {&weight, &grad_score, &grad_score_pairs}) tile->resize(KEYS * QUERIES);
+      for (auto* tile : {&weight, &grad_score, &grad_score_pairs}) tile->resize(TILE_KEYS * QUERIES);
     grad_key.resize(keys * shape.padded_dim);
     grad_value.resize(keys * shape.padded_value);
     grad_query.resize(shape.group * shape.padded_queries * shape.padded_dim);
     grad_query_bias.resize(shape.group * shape.padded_queries);
-    grad_key_bias.resize(shape.group * keys);
+    key_bias.resize(keys);
+    grad_key_bias.resize(shape.group * keys * LANES);
     statistics.resize(MAXIMUM_STATISTICS * shape.padded_queries);
+    sums.resize(PREPARED * shape.padded_queries);
     for (auto* per_query : {&delta, &count, &position, &query_bias}) per_query->resize(shape.padded_queries);
     for (auto* per_query : {&first, &last}) per_query->resize(shape.padded_queries);
     bounds.resize(shape.padded_queries / QUERIES);
@@ -582,9 +617,9 @@ void read_keys(const Shape& shape, const Inputs& inputs, int64_t b, int64_t h, H
   copy_rows(key.at(b, 0, h), key.length, shape.keys, shape.head_dim, space.key.data(), space.keys, shape.padded_dim);
   copy_rows(value.at(b, 0, h), value.length, shape.keys, shape.value_dim, space.value.data(), space.keys,
             shape.padded_value);
-  for (int64_t start = 0; start < space.keys; start += KEYS)
-    pack_transposed<false>(key.at(b, start, h), key.length, shape.keys - start, shape.head_dim,
-                           space.key_transposed.data() + start * shape.padded_dim, KEYS, shape.padded_dim, KEYS);
+  for (int64_t start = 0; start < space.keys; start += TILE_KEYS)
+    transpose_rows(key.at(b, start, h), key.length, shape.keys - start, shape.head_dim,
+                   space.key_transposed.data() + start * shape.padded_dim, TILE_KEYS, shape.padded_dim, space.scratch);
 }
 
 template <class Element>
@@ -598,10 +633,10 @@ void read_queries(const Shape& shape, const Inputs& inputs, const Tensor& grad_o
     int64_t at_query = start * shape.padded_dim, at_grad = start * shape.padded_value;
     pack_rows(queries, query.length, count, shape.head_dim, space.query.data() + at_query, QUERIES, shape.padded_dim);
     pack_rows(grads, grad.length, count, shape.value_dim, space.grad.data() + at_grad, QUERIES, shape.padded_value);
-    pack_transposed<true>(queries, query.length, count, shape.head_dim, space.query_transposed.data() + at_query,
-                          QUERIES, shape.padded_dim, QUERIES);
-    pack_transposed<true>(grads, grad.length, count, shape.value_dim, space.grad_transposed.data() + at_grad, QUERIES,
-                          shape.padded_value, QUERIES);
+    pack_columns(queries, query.length, count, shape.head_dim, space.query_transposed.data() + at_query, QUERIES,
+                 shape.padded_dim, QUERIES, space.scratch);
+    pack_columns(grads, grad.length, count, shape.value_dim, space.grad_transposed.data() + at_grad, QUERIES,
+                 shape.padded_value, QUERIES, space.scratch);
   }
   int64_t head = b * shape.heads + h, all = shape.batch * shape.heads * shape.queries;
   for (int64_t t = 0; t < shape.padded_queries; t++) {
@@ -623,13 +658,50 @@ void read_queries(const Shape& shape, const Inputs& inputs, const Tensor& grad_o
 }
 
 template <class Element>
-void backward_tile(const Shape& shape, const Mechanism& mechanism, Tile& tile, HeadSpace<Element>& space,
+Tile describe_tile(const Shape& shape, const Scoring& scoring, const HeadSpace<Element>& space, Bounds bounds,
+                   int64_t g, int64_t h, int64_t start_key, int64_t start_query, bool learned_biases) {
+  Tile tile{};
+  tile.score = space.score.data();
+  tile.grad_weight = space.grad_weight.data();
+  tile.keys = TILE_KEYS;
+  tile.queries = QUERIES;
+  tile.partly_hidden = bounds.shared_low > start_key || bounds.shared_high < start_key + TILE_KEYS;
+  tile.first_key = start_key;
+  tile.first = space.first.data() + start_query;
+  tile.last = space.last.data() + start_query;
+  tile.scale = scoring.scale;
+  tile.count = space.count.data() + start_query;
+  tile.delta = space.delta.data() + start_query;
+  tile.sums = space.sums.data() + start_query;
+  tile.statistics = space.statistics.data() + start_query;
+  tile.statistics_stride = shape.padded_queries;
+  if (scoring.biased) {
+    tile.query_bias = space.query_bias.data() + start_query;
+    tile.key_bias = space.key_bias.data() + start_key;
+    tile.slope = scoring.slope ? scoring.slope[h] : 0.f;
+    tile.position = space.position.data() + start_query;
+  }
+  if (learned_biases) {
+    tile.grad_query_bias = space.grad_query_bias.data() + g * shape.padded_queries + start_query;
+    tile.grad_key_bias = space.grad_key_bias.data() + (g * space.keys + start_key) * LANES;
+  }
+  return tile;
+}
+
+// Scores and weight gradients of a tile.
+template <class Element>
+void tile_products(const Shape& shape, const HeadSpace<Element>& space, int64_t start_key, int64_t start_query) {
+  int64_t dim = shape.padded_dim, value_dim = shape.padded_value;
+  multiply(TILE_KEYS, QUERIES, dim, space.key.data() + start_key * dim, dim,
+           space.query_transposed.data() + start_query * dim, QUERIES, space.score.data(), QUERIES, false);
+  multiply(TILE_KEYS, QUERIES, value_dim, space.value.data() + start_key * value_dim, value_dim,
+           space.grad_transposed.data() + start_query * value_dim, QUERIES, space.grad_weight.data(), QUERIES, false);
+}
+
+template <class Element>
+void add_gradients(const Shape& shape, const Mechanism& mechanism, const Tile& tile, const HeadSpace<Element>& space,
                    int64_t start_key, int64_t start_query, float* grad_query) {
   int64_t dim = shape.padded_dim, value_dim = shape.padded_value;
-  multiply(KEYS, QUERIES, dim, space.key.data() + start_key * dim, dim,
-           space.query_transposed.data() + start_query * dim, QUERIES, tile.score, QUERIES, false);
-  multiply(KEYS, QUERIES, value_dim, space.value.data() + start_key * value_dim, value_dim,
-           space.grad_transposed.data() + start_query * value_dim, QUERIES, tile.grad_weight, QUERIES, false);
   const Element *weight, *grad_score, *grad_score_right;
   if constexpr (paired<Element>) {
     mechanism.gradients_bfloat16(tile, raw(space.weight.data()), raw(space.grad_score.data()),
@@ -642,11 +714,11 @@ void backward_tile(const Shape& shape, const Mechanism& mechanism, Tile& tile, H
     weight = tile.score;
     grad_score = grad_score_right = tile.grad_weight;
   }
-  multiply(KEYS, value_dim, QUERIES, weight, QUERIES, space.grad.data() + start_query * value_dim, value_dim,
+  multiply(TILE_KEYS, value_dim, QUERIES, weight, QUERIES, space.grad.data() + start_query * value_dim, value_dim,
            space.grad_value.data() + start_key * value_dim, value_dim, true);
-  multiply(KEYS, dim, QUERIES, grad_score, QUERIES, space.query.data() + start_query * dim, dim,
+  multiply(TILE_KEYS, dim, QUERIES, grad_score, QUERIES, space.query.data() + start_query * dim, dim,
            space.grad_key.data() + start_key * dim, dim, true);
-  multiply(dim, QUERIES, KEYS, space.key_transposed.data() + start_key * dim, KEYS, grad_score_right, QUERIES,
+  multiply(dim, QUERIES, TILE_KEYS, space.key_transposed.data() + start_key * dim, TILE_KEYS, grad_score_right, QUERIES,
            grad_query + start_query * dim, QUERIES, true);
 }
 
@@ -657,96 +729,88 @@ struct Gradients {
 
 // What several threads found for the queries of one key head, summed in a fixed order.
 template <class Element>
-void write_query_gradients(const Shape& shape, int64_t b, int64_t key_head, std::vector<float*> parts,
-                           std::vector<float*> bias_parts, Gradients& gradients) {
+void write_query_gradients(const Shape& shape, int64_t b, int64_t key_head, const std::vector<float*>& parts,
+                           const std::vector<float*>& bias_parts, Gradients& gradients) {
   View<Element> query(gradients.query);
   int64_t dim = shape.padded_dim;
-  for (int64_t g = 0; g < shape.group; g++)
-    for (int64_t t = 0; t < shape.queries; t++) {
-      int64_t h = key_head * shape.group + g, tile = t / QUERIES * QUERIES;
-      Element* to = query.at(b, t, h);
-      for (int64_t d = 0; d < shape.head_dim; d++) {
-        int64_t from = (g * shape.padded_queries + tile) * dim + d * QUERIES + t - tile;
-        float total = 0;
-        for (float* part : parts) total += part[from];
-        to[d] = Element(total);
-      }
-      if (gradients.query_bias) {
-        float total = 0;
-        for (float* part : bias_parts) total += part[g * shape.padded_queries + t];
-        *View<float>(*gradients.query_bias).at(b, t, h) = total;
-      }
+  Buffer<float> rows(QUERIES * dim);
+  for (int64_t g = 0; g < shape.group; g++) {
+    int64_t h = key_head * shape.group + g;
+    for (int64_t start = 0; start < shape.queries; start += QUERIES) {
+      float* first = parts[0] + (g * shape.padded_queries + start) * dim;
+      for (size_t part = 1; part < parts.size(); part++)
+        for (int64_t place = 0; place < QUERIES * dim; place++)
+          first[place] += parts[part][(g * shape.padded_queries + start) * dim + place];
+      transpose(reinterpret_cast<const int32_t*>(first), QUERIES, dim, QUERIES, reinterpret_cast<int32_t*>(rows.data()),
+                dim);
+      for (int64_t t = start; t < std::min(start + QUERIES, shape.queries); t++)
+        store_row(query.at(b, t, h), rows.data() + (t - start) * dim, 1.f, shape.head_dim);
     }
+    for (int64_t t = 0; gradients.query_bias && t < shape.queries; t++) {
+      float total = 0;
+      for (float* part : bias_parts) total += part[g * shape.padded_queries + t];
+      *View<float>(*gradients.query_bias).at(b, t, h) = total;
+    }
+  }
 }
 
 template <class Element>
 void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, const Tensor& grad_out,
                     const float* delta, const float* statistics, Gradients& gradients) {
   const Scoring& scoring = inputs.scoring;
-  int64_t heads = shape.batch * shape.key_heads, key_tiles = (shape.keys + KEYS - 1) / KEYS;
+  int64_t heads = shape.batch * shape.key_heads, key_tiles = (shape.keys + TILE_KEYS - 1) / TILE_KEYS;
   // Fewer heads than threads: several threads share a head, each with every so-manieth tile of its keys.
   int64_t shares = std::clamp<int64_t>((at::get_num_threads() + heads - 1) / heads, 1, key_tiles);
-  std::vector<std::vector<float>> parts(shares > 1 ? heads * shares : 0), bias_parts(parts.size());
+  bool learned = gradients.query_bias || gradients.key_bias;
+  std::vector<Buffer<float>> parts(shares > 1 ? heads * shares : 0), bias_parts(parts.size());
   auto make_space = [&] { return HeadSpace<Element>(shape); };
   dynamic(heads * shares, make_space, [&](int64_t index, HeadSpace<Element>& space) {
     int64_t head = index / shares, share = index % shares, b = head / shape.key_heads, key_head = head % shape.key_heads;
     read_keys(shape, inputs, b, key_head, space);
     for (auto* sums : {&space.grad_key, &space.grad_value, &space.grad_query, &space.grad_query_bias, &space.grad_key_bias})
-      std::fill(sums->begin(), sums->end(), 0.f);
+      sums->fill(0.f);
     for (int64_t g = 0; g < shape.group; g++) {
       int64_t h = key_head * shape.group + g;
       read_queries(shape, inputs, grad_out, delta, statistics, b, h, space);
-      std::vector<float> key_bias(scoring.biased ? space.keys : 0, 0.f);
-      for (int64_t s = 0; scoring.key_bias.data && s < shape.keys; s++) key_bias[s] = *scoring.key_bias.at(b, s, h);
-      for (int64_t key_tile = share; key_tile < key_tiles; key_tile += shares) {
-        int64_t start_key = key_tile * KEYS;
-        for (size_t query_tile = 0; query_tile < space.bounds.size(); query_tile++) {
-          Bounds bounds = space.bounds[query_tile];
-          if (bounds.low >= bounds.high || bounds.low >= start_key + KEYS || bounds.high <= start_key) continue;
-          int64_t start_query = query_tile * QUERIES;
-          Tile tile{};
-          tile.score = space.score.data();
-          tile.grad_weight = space.grad_weight.data();
-          tile.keys = KEYS;
-          tile.queries = QUERIES;
-          tile.partly_hidden = bounds.shared_low > start_key || bounds.shared_high < start_key + KEYS;
-          tile.first_key = start_key;
-          tile.first = space.first.data() + start_query;
-          tile.last = space.last.data() + start_query;
-          tile.scale = scoring.scale;
-          tile.count = space.count.data() + start_query;
-          tile.delta = space.delta.data() + start_query;
-          tile.statistics = space.statistics.data() + start_query;
-          tile.statistics_stride = shape.padded_queries;
-          if (scoring.biased) {
-            tile.query_bias = space.query_bias.data() + start_query;
-            tile.key_bias = key_bias.data() + start_key;
-            tile.slope = scoring.slope ? scoring.slope[h] : 0.f;
-            tile.position = space.position.data() + start_query;
-          }
-          if (gradients.query_bias || gradients.key_bias) {
-            tile.grad_query_bias = space.grad_query_bias.data() + g * shape.padded_queries + start_query;
-            tile.grad_key_bias = space.grad_key_bias.data() + g * space.keys + start_key;
-          }
-          backward_tile(shape, mechanism, tile, space, start_key, start_query,
-                        space.grad_query.data() + g * shape.padded_queries * shape.padded_dim);
+      if (scoring.biased) space.key_bias.fill(0.f);
+      for (int64_t s = 0; scoring.key_bias.data && s < shape.keys; s++) space.key_bias[s] = *scoring.key_bias.at(b, s, h);
+      auto visit_tile = [&](int64_t start_key, int64_t start_query, auto visit) {
+        Bounds bounds = space.bounds[start_query / QUERIES];
+        if (bounds.low >= bounds.high || bounds.low >= start_key + TILE_KEYS || bounds.high <= start_key) return;
+        tile_products(shape, space, start_key, start_query);
+        visit(describe_tile(shape, scoring, space, bounds, g, h, start_key, start_query, learned));
+      };
+      if (mechanism.prepare) {
+        space.sums.fill(0.f);
+        for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += QUERIES) {
+          for (int64_t start_key = 0; start_key < space.keys; start_key += TILE_KEYS)
+            visit_tile(start_key, start_query, mechanism.prepare);
+          Tile tile = describe_tile(shape, scoring, space, Bounds{}, g, h, 0, start_query, learned);
+          mechanism.finish(tile, space.delta.data() + start_query, space.statistics.data() + start_query);
         }
       }
+      for (int64_t start_key = share * TILE_KEYS; start_key < space.keys; start_key += shares * TILE_KEYS)
+        for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += QUERIES)
+          visit_tile(start_key, start_query, [&](const Tile& tile) {
+            add_gradients(shape, mechanism, tile, space, start_key, start_query,
+                          space.grad_query.data() + g * shape.padded_queries * shape.padded_dim);
+          });
     }
     View<Element> grad_key(gradients.key), grad_value(gradients.value);
     for (int64_t s = 0; s < shape.keys; s++) {
-      if (s / KEYS % shares != share) continue;
+      if (s / TILE_KEYS % shares != share) continue;
       store_row(grad_key.at(b, s, key_head), space.grad_key.data() + s * shape.padded_dim, 1.f, shape.head_dim);
       store_row(grad_value.at(b, s, key_head), space.grad_value.data() + s * shape.padded_value, 1.f, shape.value_dim);
       for (int64_t g = 0; gradients.key_bias && g < shape.group; g++)
-        *View<float>(*gradients.key_bias).at(b, s, key_head * shape.group + g) = space.grad_key_bias[g * space.keys + s];
+        *View<float>(*gradients.key_bias).at(b, s, key_head * shape.group + g) =
+            sum(load(space.grad_key_bias.data() + (g * space.keys + s) * LANES));
     }
     if (shares == 1) {
       write_query_gradients<Element>(shape, b, key_head, {space.grad_query.data()}, {space.grad_query_bias.data()},
                                      gradients);
     } else {
-      parts[index] = space.grad_query;
-      bias_parts[index] = space.grad_query_bias;
+      parts[index] = std::exchange(space.grad_query, Buffer<float>(space.grad_query.size()));
+      bias_parts[index] = std::exchange(space.grad_query_bias, Buffer<float>(space.grad_query_bias.size()));
     }
   });
   if (shares == 1) return;
@@ -763,20 +827,16 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
 
 template <class Element>
 void backward_of(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, const Tensor& grad_out,
-                 const Tensor& out, Tensor statistics, Gradients& gradients) {
+                 const Tensor& out, const Tensor& rest, const Tensor& statistics, Gradients& gradients) {
   Tensor delta = at::empty({shape.batch, shape.heads, shape.queries}, statistics.options());
-  weigh_outputs<Element>(shape, out, grad_out, delta.data_ptr<float>());
-  if (mechanism.prepares) {
-    statistics = statistics.clone();
-    prepare<Element>(shape, inputs, mechanism, grad_out, delta.const_data_ptr<float>(), statistics.data_ptr<float>());
-  }
+  weigh_outputs<Element>(shape, out, rest, grad_out, delta.data_ptr<float>());
   backward_heads<Element>(shape, inputs, mechanism, grad_out, delta.const_data_ptr<float>(),
                           statistics.const_data_ptr<float>(), gradients);
 }
 
 // Gradients of query, key, value, query_bias and key_bias; the last two are empty where there is no such bias.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    const Tensor& grad_out, const Tensor& out, const Tensor& statistics, const Tensor& query, const Tensor& key,
+    const Tensor& grad_out, const Tensor& out, const Tensor& rest, const Tensor& statistics, const Tensor& query, const Tensor& key,
     const Tensor& value, const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
     const optional<Tensor>& slope, const Tensor& first, const Tensor& last, const Tensor& position, double scale,
     std::string mechanism) {
@@ -790,9 +850,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   Gradients gradients{fresh(query), fresh(key), fresh(value), of_bias(query_bias), of_bias(key_bias)};
   Tensor grad = width_contiguous(grad_out.to(query.scalar_type())), mixed = width_contiguous(out);
   if (query.scalar_type() == at::kFloat)
-    backward_of<float>(shape, inputs, functions, grad, mixed, statistics, gradients);
+    backward_of<float>(shape, inputs, functions, grad, mixed, rest, statistics, gradients);
   else
-    backward_of<BFloat16>(shape, inputs, functions, grad, mixed, statistics, gradients);
+    backward_of<BFloat16>(shape, inputs, functions, grad, mixed, rest, statistics, gradients);
   auto as_output = [&](const optional<Tensor>& grad, const optional<Tensor>& bias) {
     return grad ? grad->to(bias->scalar_type()) : at::empty({0}, query.options().dtype(at::kFloat));
   };
@@ -804,8 +864,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
 void probe(at::ScalarType type) {
   auto run = [](auto element) {
     using Element = decltype(element);
-    std::vector<Element> left(16 * 32, Element(1)), right(32 * 32, Element(1));
-    std::vector<float> out(16 * 32);
+    Buffer<Element> left(16 * 32), right(32 * 32);
+    Buffer<float> out(16 * 32);
+    left.fill(Element(1));
+    right.fill(Element(1));
     multiply(16, 32, 32, left.data(), 32, right.data(), 32, out.data(), 32, false);
     at::native::cpublas::brgemm_release();
     TORCH_CHECK(out[0] == 32.f, "the matrix product of ones is ", out[0], " and not 32");
@@ -820,9 +882,10 @@ TORCH_LIBRARY(attention_zoo_cpu, library) {
   library.def("probe(ScalarType type) -> ()", probe);
   library.def(
       "forward(Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, Tensor? slope, "
-      "Tensor first, Tensor last, Tensor position, float scale, str mechanism) -> (Tensor out, Tensor statistics)");
+      "Tensor first, Tensor last, Tensor position, float scale, str mechanism, bool keeps_rest) "
+      "-> (Tensor out, Tensor rest, Tensor statistics)");
   library.def(
-      "backward(Tensor grad_out, Tensor out, Tensor statistics, Tensor query, Tensor key, Tensor value, "
+      "backward(Tensor grad_out, Tensor out, Tensor rest, Tensor statistics, Tensor query, Tensor key, Tensor value, "
       "Tensor? query_bias, Tensor? key_bias, Tensor? slope, Tensor first, Tensor last, Tensor position, "
       "float scale, str mechanism) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -63,15 +63,18 @@ def _fake_forward(
     position: Tensor,
     scale: float,
     mechanism: str,
-) -> tuple[Tensor, Tensor]:
+    keeps_rest: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     batch, queries, heads, _ = query.shape
     out = query.new_empty(batch, queries, heads, value.shape[-1])
-    return out, query.new_empty(4, batch, heads, queries, dtype=torch.float32)
+    rest = out.new_empty(out.shape if keeps_rest and out.dtype != torch.float32 else (0,))
+    return out, rest, query.new_empty(4, batch, heads, queries, dtype=torch.float32)
 
 
 def _fake_backward(
     grad_out: Tensor,
     out: Tensor,
+    rest: Tensor,
     statistics: Tensor,
     query: Tensor,
     key: Tensor,
@@ -87,22 +90,22 @@ def _fake_backward(
     return (*(x.new_empty(x.shape) for x in (query, key, value)), *biases)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.scale, ctx.mechanism = inputs
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.scale, ctx.mechanism, _ = inputs
     ctx.save_for_backward(*output, *tensors)
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_out: Tensor | None, grad_statistics: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_out: Tensor | None, *others: None) -> tuple[Tensor | None, ...]:
     if grad_out is None:
-        return (None,) * 11
-    out, statistics, *tensors = ctx.saved_tensors
+        return (None,) * 12
+    out, rest, statistics, *tensors = ctx.saved_tensors
     gradients = torch.ops.attention_zoo_cpu.backward(
-        grad_out, out, statistics, *tensors, ctx.scale, ctx.mechanism
+        grad_out, out, rest, statistics, *tensors, ctx.scale, ctx.mechanism
     )
     wanted = [
         gradient if tensor is not None else None
         for gradient, tensor in zip(gradients, tensors[:5], strict=True)
     ]
-    return (*wanted, *(None,) * 6)
+    return (*wanted, *(None,) * 7)

@@ -23,8 +23,9 @@ inline void visit_row(const RowBlock& block, int row, Visit visit) {
   for (int column = first & ~(LANES - 1); column < last; column += LANES) {
     vec score = load(product + column) * block.scale;
     if constexpr (biased) {
-      vec apart = distance - (__builtin_convertvector(lanes(), vec) + float(column));
-      score = score + row_bias + load(block.key_bias + column) + block.slope * apart;
+      score = score + row_bias + load(block.key_bias + column);
+      if (block.slope != 0.f)
+        score = score + block.slope * (distance - (__builtin_convertvector(lanes(), vec) + float(column)));
     }
     if (column >= first && column + LANES <= last) {
       visit(column, score, Everything{});
@@ -56,12 +57,9 @@ struct Pointwise {
     return 1.f;
   }
 
-  template <bool biased>
-  static void prepare(const RowBlock&, int, const float*, float) {}
-
   struct Row {
     Row(const Tile&, int) {}
-    template <class Visible>
+    template <class Element, class Visible>
     void gradients(vec score, vec grad_weight, Visible visible, vec& weight, vec& grad_score) const {
       vec value = Functions::weight(score);
       weight = keep(value, visible);
@@ -89,16 +87,15 @@ struct Ratio {
     vec total = broadcast(0.f), wide_pivot = broadcast(pivot);
     visit_row<biased>(block, row, [&](int column, vec score, auto visible) {
       auto terms = Functions::terms(score, wide_pivot);
-      store(out + column, keep(terms.first, visible));
-      total += keep(terms.second, visible);
+      vec numerator = rounded<Element>(terms.first);
+      store(out + column, keep(numerator, visible));
+      // The sum follows the numerators' rounding, so that rows keep their mass: gradients live on it.
+      total += keep(terms.second + (numerator - terms.first), visible);
     });
     float mass = sum(total) + Functions::offset(wide_pivot)[0];
     statistic(block, PIVOT, row) = pivot;
     return statistic(block, SCALE, row) = 1.f / (mass == 0.f ? 1.f : mass);
   }
-
-  template <bool biased>
-  static void prepare(const RowBlock&, int, const float*, float) {}
 
   struct Row {
     vec pivot, scale, delta;
@@ -106,9 +103,9 @@ struct Ratio {
         : pivot(load(tile.statistics + PIVOT * tile.statistics_stride + query)),
           scale(load(tile.statistics + SCALE * tile.statistics_stride + query)),
           delta(load(tile.delta + query)) {}
-    template <class Visible>
+    template <class Element, class Visible>
     void gradients(vec score, vec grad_weight, Visible visible, vec& weight, vec& grad_score) const {
-      vec numerator = Functions::terms(score, pivot).first;
+      vec numerator = rounded<Element>(Functions::terms(score, pivot).first);
       auto derivatives = Functions::derivatives(score, pivot, numerator);
       vec slope = Functions::one_derivative ? derivatives.first * (grad_weight - delta)
                                             : derivatives.first * grad_weight - derivatives.second * delta;
@@ -140,7 +137,8 @@ struct TwoStage {
     for (int column = block.first[row] & ~(LANES - 1); column < block.last[row]; column += LANES) {
       ivec place = lanes() + column;
       ivec visible = (place >= block.first[row]) & (place < block.last[row]);
-      vec second = keep(Functions::second(load(relative + column) * unit, wide_largest, wide_count), visible);
+      vec second = Functions::second(load(relative + column) * unit, wide_largest, wide_count);
+      second = keep(rounded<Element>(second), visible);
       store(out + column, second);
       total += second;
     }
@@ -148,20 +146,6 @@ struct TwoStage {
     statistic(block, UNIT, row) = unit;
     statistic(block, LARGEST, row) = largest_relative;
     return statistic(block, SCALE, row) = 1.f / (mass == 0.f ? 1.f : mass);
-  }
-
-  // mean = sum_k dU_k u_k / n
-  template <bool biased>
-  static void prepare(const RowBlock& block, int row, const float* grad_weight, float delta) {
-    float count = float(block.last[row] - block.first[row]), unit = statistic(block, UNIT, row);
-    vec wide_largest = broadcast(statistic(block, LARGEST, row)), wide_count = broadcast(count);
-    vec total = broadcast(0.f);
-    visit_row<biased>(block, row, [&](int column, vec score, auto visible) {
-      vec relative = Functions::first(score) * unit;
-      vec slope = Functions::second_derivative(relative, wide_largest, wide_count);
-      total += keep(slope * (load(grad_weight + column) - delta) * relative, visible);
-    });
-    statistic(block, MEAN, row) = count > 0 ? sum(total) * statistic(block, SCALE, row) / count : 0.f;
   }
 
   struct Row {
@@ -173,12 +157,32 @@ struct TwoStage {
           mean(load(tile.statistics + MEAN * tile.statistics_stride + query)),
           delta(load(tile.delta + query)),
           count(load(tile.count + query)) {}
-    template <class Visible>
+    template <class Element, class Visible>
     void gradients(vec score, vec grad_weight, Visible visible, vec& weight, vec& grad_score) const {
       vec relative = Functions::first(score) * unit;
       vec grad_relative = Functions::second_derivative(relative, most, count) * (grad_weight - delta) * scale;
       weight = keep(Functions::second(relative, most, count) * scale, visible);
       grad_score = keep((grad_relative - mean) * Functions::first_derivative(score) * unit, visible);
+    }
+    // Adds one key to the sums over second, second dP, second' u dP and second' u.
+    template <class Visible>
+    void prepare(vec score, vec grad_weight, Visible visible, vec (&sums)[PREPARED]) const {
+      vec relative = Functions::first(score) * unit;
+      vec second = keep(Functions::second(relative, most, count), visible);
+      vec slope = keep(Functions::second_derivative(relative, most, count) * relative, visible);
+      sums[0] += second;
+      sums[1] += keep(second * grad_weight, visible);
+      sums[2] += keep(slope * grad_weight, visible);
+      sums[3] += slope;
+    }
+    // delta = sum_k w_k dP_k and the mean over n of dU_k u_k, dU_k = second'(u_k) (dP_k - delta) / sum second. The sum
+    // is taken anew, since a high power makes much of the last bit in which these scores differ from the forward pass's.
+    static void finish(const Tile& tile, int query, const vec (&sums)[PREPARED], float* delta, float* statistics) {
+      vec scale = 1.f / where(sums[0] == 0.f, broadcast(1.f), sums[0]), exact = sums[1] * scale;
+      vec mean = (sums[2] - exact * sums[3]) * scale / maximum(load(tile.count + query), broadcast(1.f));
+      store(delta + query, exact);
+      store(statistics + SCALE * tile.statistics_stride + query, scale);
+      store(statistics + MEAN * tile.statistics_stride + query, mean);
     }
   };
 };
@@ -200,85 +204,124 @@ struct Compiled {
     weights(block, out, block.stride, row_scale);
   }
 
-  static void prepare(const RowBlock& block, const float* grad_weight, const float* delta) {
-    for (int row = 0; row < block.rows; row++) {
-      const float* here = grad_weight + row * block.stride;
-      block.key_bias ? Form::template prepare<true>(block, row, here, delta[row])
-                     : Form::template prepare<false>(block, row, here, delta[row]);
-    }
-  }
-
-  // Weight and score gradient of one key and sixteen queries.
-  template <Biases biases, bool partly_hidden>
-  static void entry(const Tile& tile, const typename Form::Row& row, int key, int query, vec& weight, vec& grad) {
+  // visit(score, grad_weight, visible) for one key and sixteen queries.
+  template <Biases biases, bool partly_hidden, class Visit>
+  static void visit_entry(const Tile& tile, int key, int query, Visit visit) {
     int at = key * tile.queries + query, place = tile.first_key + key;
     vec score = load(tile.score + at) * tile.scale;
     if constexpr (biases != Biases::none) {
-      vec apart = load(tile.position + query) - float(place);
-      score = score + load(tile.query_bias + query) + tile.key_bias[key] + tile.slope * apart;
+      score = score + load(tile.query_bias + query) + tile.key_bias[key];
+      if (tile.slope != 0.f) score = score + tile.slope * (load(tile.position + query) - float(place));
     }
-    vec grad_weight = load(tile.grad_weight + at);
-    if constexpr (partly_hidden) {
-      ivec visible = (load(tile.first + query) <= place) & (load(tile.last + query) > place);
-      row.gradients(score, grad_weight, visible, weight, grad);
-    } else {
-      row.gradients(score, grad_weight, Everything{}, weight, grad);
-    }
+    if constexpr (partly_hidden)
+      visit(score, load(tile.grad_weight + at), (load(tile.first + query) <= place) & (load(tile.last + query) > place));
+    else
+      visit(score, load(tile.grad_weight + at), Everything{});
+  }
+
+  template <class Element, Biases biases, bool partly_hidden>
+  static void entry(const Tile& tile, const typename Form::Row& row, int key, int query, vec& weight, vec& grad,
+                    vec& row_sum) {
+    visit_entry<biases, partly_hidden>(tile, key, query, [&](vec score, vec grad_weight, auto visible) {
+      row.template gradients<Element>(score, grad_weight, visible, weight, grad);
+    });
     if constexpr (biases == Biases::learned) {
-      store(tile.grad_query_bias + query, load(tile.grad_query_bias + query) + grad);
-      tile.grad_key_bias[key] += sum(grad);
+      row_sum += grad;
+      store(tile.grad_key_bias + key * LANES, load(tile.grad_key_bias + key * LANES) + grad);
     }
     grad *= tile.scale;
   }
 
-  template <Biases biases, bool partly_hidden>
-  static void tile(const Tile& tile) {
-    for (int query = 0; query < tile.queries; query += LANES) {
-      typename Form::Row row(tile, query);
-      for (int key = 0; key < tile.keys; key++) {
-        vec weight, grad;
-        entry<biases, partly_hidden>(tile, row, key, query, weight, grad);
-        store(tile.score + key * tile.queries + query, weight);
-        store(tile.grad_weight + key * tile.queries + query, grad);
+  struct Prepare {
+    template <Biases biases, bool partly_hidden>
+    static void run(const Tile& tile) {
+      for (int query = 0; query < tile.queries; query += LANES) {
+        typename Form::Row row(tile, query);
+        vec sums[PREPARED];
+        for (int k = 0; k < PREPARED; k++) sums[k] = load(tile.sums + k * tile.statistics_stride + query);
+        for (int key = 0; key < tile.keys; key++)
+          visit_entry<biases, partly_hidden>(tile, key, query, [&](vec score, vec grad_weight, auto visible) {
+            row.prepare(score, grad_weight, visible, sums);
+          });
+        for (int k = 0; k < PREPARED; k++) store(tile.sums + k * tile.statistics_stride + query, sums[k]);
       }
+    }
+  };
+  static void finish(const Tile& tile, float* delta, float* statistics) {
+    for (int query = 0; query < tile.queries; query += LANES) {
+      vec sums[PREPARED];
+      for (int k = 0; k < PREPARED; k++) sums[k] = load(tile.sums + k * tile.statistics_stride + query);
+      Form::Row::finish(tile, query, sums, delta, statistics);
     }
   }
 
-  template <Biases biases, bool partly_hidden>
-  static void tile(const Tile& tile, uint16_t* weights, uint16_t* grads, uint16_t* pairs) {
-    for (int query = 0; query < tile.queries; query += LANES) {
-      typename Form::Row row(tile, query);
-      for (int key = 0; key < tile.keys; key += 2) {
-        vec weight, even, odd;
-        int at = key * tile.queries + query;
-        entry<biases, partly_hidden>(tile, row, key, query, weight, even);
-        store(weights + at, weight);
-        entry<biases, partly_hidden>(tile, row, key + 1, query, weight, odd);
-        store(weights + at + tile.queries, weight);
-        store(grads + at, even);
-        store(grads + at + tile.queries, odd);
-        store_pairs(pairs + key * tile.queries + 2 * query, even, odd);
+  struct Gradients {
+    template <Biases biases, bool partly_hidden>
+    static void run(const Tile& tile) {
+      for (int query = 0; query < tile.queries; query += LANES) {
+        typename Form::Row row(tile, query);
+        vec row_sum = broadcast(0.f);
+        for (int key = 0; key < tile.keys; key++) {
+          vec weight, grad;
+          entry<float, biases, partly_hidden>(tile, row, key, query, weight, grad, row_sum);
+          store(tile.score + key * tile.queries + query, weight);
+          store(tile.grad_weight + key * tile.queries + query, grad);
+        }
+        if constexpr (biases == Biases::learned)
+          store(tile.grad_query_bias + query, load(tile.grad_query_bias + query) + row_sum);
       }
     }
-  }
 
-  template <Biases biases, class... Outputs>
-  static void masked(const Tile& of, Outputs... outputs) {
-    of.partly_hidden ? tile<biases, true>(of, outputs...) : tile<biases, false>(of, outputs...);
+    template <Biases biases, bool partly_hidden>
+    static void run(const Tile& tile, uint16_t* weights, uint16_t* grads, uint16_t* pairs) {
+      for (int query = 0; query < tile.queries; query += LANES) {
+        typename Form::Row row(tile, query);
+        vec row_sum = broadcast(0.f);
+        for (int key = 0; key < tile.keys; key += 2) {
+          vec weight, even, odd;
+          int at = key * tile.queries + query;
+          entry<uint16_t, biases, partly_hidden>(tile, row, key, query, weight, even, row_sum);
+          store(weights + at, weight);
+          entry<uint16_t, biases, partly_hidden>(tile, row, key + 1, query, weight, odd, row_sum);
+          store(weights + at + tile.queries, weight);
+          store(grads + at, even);
+          store(grads + at + tile.queries, odd);
+          store_pairs(pairs + key * tile.queries + 2 * query, even, odd);
+        }
+        if constexpr (biases == Biases::learned)
+          store(tile.grad_query_bias + query, load(tile.grad_query_bias + query) + row_sum);
+      }
+    }
+  };
+
+  template <class Run, Biases biases, class... Outputs>
+  static void masked(const Tile& tile, Outputs... outputs) {
+    tile.partly_hidden ? Run::template run<biases, true>(tile, outputs...)
+                       : Run::template run<biases, false>(tile, outputs...);
   }
-  template <class... Outputs>
-  static void gradients(const Tile& of, Outputs... outputs) {
-    if (of.grad_key_bias)
-      masked<Biases::learned>(of, outputs...);
-    else if (of.key_bias)
-      masked<Biases::constant>(of, outputs...);
+  template <class Run, class... Outputs>
+  static void specialised(const Tile& tile, Outputs... outputs) {
+    if (tile.grad_key_bias)
+      masked<Run, Biases::learned>(tile, outputs...);
+    else if (tile.key_bias)
+      masked<Run, Biases::constant>(tile, outputs...);
     else
-      masked<Biases::none>(of, outputs...);
+      masked<Run, Biases::none>(tile, outputs...);
   }
 
   static const Mechanism* table() {
-    static const Mechanism mechanism = {Form::prepares, weights_float, weights<uint16_t>, prepare, gradients<>,
-                                        gradients<uint16_t*, uint16_t*, uint16_t*>};
+    static const Mechanism mechanism = [] {
+      Mechanism made{};
+      made.weights = weights_float;
+      made.weights_bfloat16 = weights<uint16_t>;
+      made.gradients = specialised<Gradients>;
+      made.gradients_bfloat16 = specialised<Gradients, uint16_t*, uint16_t*, uint16_t*>;
+      if constexpr (Form::prepares) {
+        made.prepare = specialised<Prepare>;
+        made.finish = finish;
+      }
+      return made;
+    }();
     return &mechanism;
   }
 };

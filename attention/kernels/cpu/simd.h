@@ -34,6 +34,19 @@ inline void store(uint16_t* to, vec x) {
   *reinterpret_cast<half_vec*>(to) = __builtin_convertvector(upper_half(x), half_vec);
 }
 #endif
+// What `store` leaves of a value.
+template <class Element>
+inline vec rounded(vec x) {
+  if constexpr (sizeof(Element) == sizeof(float)) {
+    return x;
+  } else {
+#ifdef __AVX512BF16__
+    return from_bits(__builtin_convertvector((half_vec)_mm512_cvtneps_pbh((__m512)x), ivec) << 16);
+#else
+    return from_bits(upper_half(x) << 16);
+#endif
+  }
+}
 // Element by element side by side: even[0], odd[0], even[1], odd[1], ...
 inline void store_pairs(uint16_t* to, vec even, vec odd) {
 #ifdef __AVX512BF16__
@@ -46,6 +59,13 @@ inline void store_pairs(uint16_t* to, vec even, vec odd) {
 }
 inline vec load(const uint16_t* from) {
   return from_bits(__builtin_convertvector(*reinterpret_cast<const half_vec*>(from), ivec) << 16);
+}
+
+// Two rows of sixteen halves as words of one element from each.
+inline void interleave(const uint16_t* even, const uint16_t* odd, uint16_t* to) {
+  ivec low = __builtin_convertvector(*reinterpret_cast<const half_vec*>(even), ivec);
+  ivec high = __builtin_convertvector(*reinterpret_cast<const half_vec*>(odd), ivec);
+  *reinterpret_cast<unaligned_ivec*>(to) = high << 16 | low;
 }
 
 inline vec where(ivec mask, vec a, vec b) { return mask ? a : b; }
@@ -141,13 +161,15 @@ inline vec log(vec x) {
 }
 // ln(1 + y) for 0 <= y <= 1.
 inline vec log1p_unit(vec y) {
-  vec p = 5.253457929939032e-3f * y - 2.958850748836994e-2f;
-  p = p * y + 7.836166769266129e-2f;
-  p = p * y - 1.3674770295619965e-1f;
-  p = p * y + 1.9111430644989014e-1f;
-  p = p * y - 2.4844369292259216e-1f;
-  p = p * y + 3.3319270610809326e-1f;
-  p = p * y - 4.9999502301216125e-1f;
+  vec p = 2.037690487e-03f * y - 1.344483066e-02f;
+  p = p * y + 4.155762121e-02f;
+  p = p * y - 8.253533393e-02f;
+  p = p * y + 1.242510304e-01f;
+  p = p * y - 1.610863209e-01f;
+  p = p * y + 1.989153773e-01f;
+  p = p * y - 2.498739213e-01f;
+  p = p * y + 3.333256841e-01f;
+  p = p * y - 4.999998212e-01f;
   return p * (y * y) + y;
 }
 // The rounding of 1 + x is undone to first order.
@@ -177,4 +199,40 @@ inline vec whole_power(vec x) {
 inline vec power(vec x, float exponent) {
   vec value = exp(log(x) * exponent);
   return x == 0.f ? broadcast(exponent > 0 ? 0.f : INFINITY) : value;
+}
+
+// Rows of sixteen 32-bit words become columns.
+inline void transpose(ivec (&block)[LANES]) {
+#ifdef __AVX512F__
+  for (int step = 1; step < LANES; step *= 2) {
+    // Lane l of the first of two rows keeps what has bit `step` clear and takes its partner's lanes for the rest.
+    ivec taken = lanes() & step, low = (taken ? lanes() - step + LANES : lanes());
+    ivec high = low + step;
+    for (int row = 0; row < LANES; row++) {
+      if (row & step) continue;
+      __m512i first = (__m512i)block[row], second = (__m512i)block[row + step];
+      block[row] = (ivec)_mm512_permutex2var_epi32(first, (__m512i)low, second);
+      block[row + step] = (ivec)_mm512_permutex2var_epi32(first, (__m512i)high, second);
+    }
+  }
+#else
+  for (int row = 0; row < LANES; row++)
+    for (int column = 0; column < row; column++) {
+      int32_t upper = block[column][row];
+      block[column][row] = block[row][column];
+      block[row][column] = upper;
+    }
+#endif
+}
+// to[column][row] = from[row][column] of 32-bit words; both sizes are multiples of 16.
+inline void transpose(const int32_t* from, int64_t from_stride, int64_t rows, int64_t columns, int32_t* to,
+                      int64_t to_stride) {
+  for (int64_t row = 0; row < rows; row += LANES)
+    for (int64_t column = 0; column < columns; column += LANES) {
+      ivec block[LANES];
+      for (int k = 0; k < LANES; k++) block[k] = load(from + (row + k) * from_stride + column);
+      transpose(block);
+      for (int k = 0; k < LANES; k++)
+        *reinterpret_cast<unaligned_ivec*>(to + (column + k) * to_stride + row) = block[k];
+    }
 }

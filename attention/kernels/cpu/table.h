@@ -3,6 +3,7 @@
 #include <cstdint>
 
 constexpr int MAXIMUM_STATISTICS = 4;
+constexpr int PREPARED = 4;
 
 // Query rows against consecutive keys, each row with all the keys it sees. On entry `score` holds query . key.
 struct RowBlock {
@@ -38,18 +39,19 @@ struct Tile {
   const float* delta;    // [queries], sum of weight times its gradient
   const float* statistics;
   int64_t statistics_stride;
+  float* sums;             // [PREPARED, statistics_stride], of `prepare`
   float* grad_query_bias;  // [queries], added to; null, as grad_key_bias, where no bias has a gradient
-  float* grad_key_bias;    // [keys], added to
+  float* grad_key_bias;    // [keys, 16], added to: what is left to sum over the lanes
 };
 
 struct Mechanism {
-  // Whether gradients need a row statistic that depends on the gradient of the weights, from a sweep of their own.
-  bool prepares;
   // Unnormalised weights of whole rows, zero where hidden and up to `columns`, and each row's normalisation.
   void (*weights)(const RowBlock&, float* weight, float* row_scale);
   void (*weights_bfloat16)(const RowBlock&, uint16_t* weight, int64_t stride, float* row_scale);
-  // That statistic, from the gradient of the weights [rows, stride] and delta [rows].
-  void (*prepare)(const RowBlock&, const float* grad_weight, const float* delta);
+  // Where gradients need a row statistic that depends on the gradient of the weights, else null: sums over all tiles,
+  // and from them delta and the statistic.
+  void (*prepare)(const Tile&);
+  void (*finish)(const Tile&, float* delta, float* statistics);
   // Weights and scaled score gradients of a tile: in place, or as bfloat16 with the gradients also in pairs of keys
   // [keys / 2, queries, 2].
   void (*gradients)(const Tile&);
