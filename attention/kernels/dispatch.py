@@ -1,11 +1,22 @@
 """Which kernel runs what. Kernels differ in rounding, speed and memory, never in mathematics."""
 
 from attention.errors import AttentionError, nearest
-from attention.kernels import cpu, dense, tiled
+from attention.kernels import cpu, dense, flex, tiled, triton, vendor
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (cpu.KERNEL, tiled.KERNEL, dense.KERNEL)}
+KERNELS: dict[str, Kernel] = {
+    kernel.name: kernel
+    for kernel in (
+        vendor.FLASH,
+        triton.KERNEL,
+        cpu.KERNEL,
+        flex.KERNEL,
+        tiled.KERNEL,
+        vendor.SDPA,
+        dense.KERNEL,
+    )
+}
 """Fastest first: the order in which "auto" tries them."""
 
 

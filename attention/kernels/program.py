@@ -277,7 +277,9 @@ def evaluate(function: Function, *arguments: Any) -> tuple[Any, ...]:
     for step in function.steps:
         operands = [values[x] if isinstance(x, int) else x for x in step.operands]
         values.append(_EVALUATE[step.operation](*operands))
-    return tuple(values[x] if isinstance(x, int) else torch.tensor(x, dtype=torch.float64) for x in function.results)
+    return tuple(
+        values[x] if isinstance(x, int) else torch.tensor(x, dtype=torch.float64) for x in function.results
+    )
 
 
 def _numbers(function: Callable[..., Any]) -> Callable[..., Any]:

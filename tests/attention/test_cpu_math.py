@@ -63,7 +63,9 @@ def test_an_elementary_function_is_within_a_few_units_in_the_last_place(library,
     normal = np.abs(exact) > 2.0**-125
     units = np.abs(found - exact)[normal] / np.spacing(np.abs(exact[normal]).astype(np.float32))
     worst = units.argmax()
-    assert units[worst] <= UNITS.get(name, 0.51), f"{name}({x[normal][worst]!r}) is off by {units[worst]:.2f} units"
+    assert units[worst] <= UNITS.get(name, 0.51), (
+        f"{name}({x[normal][worst]!r}) is off by {units[worst]:.2f} units"
+    )
 
 
 @pytest.mark.parametrize("name", UNARY)

@@ -17,7 +17,7 @@ from torch.utils import cpp_extension
 from attention.errors import AttentionError
 
 HERE = Path(__file__).parent
-FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-shared", "-w")
+FLAGS = ("-O3", "-ffp-contract=off", "-march=native", "-std=c++20", "-fPIC", "-shared", "-w")
 COMPILERS = ("c++", "g++", "clang++")
 
 

@@ -493,7 +493,7 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
       widen(source, line.data(), shape.head_dim);
       for (int64_t row = 0; row < rows * shape.group; row++) {
         vec total = broadcast(0.f);
-        for (int64_t d = 0; d < wide; d += LANES) total += load(line.data() + d) * load(space.query.data() + row * wide + d);
+        for (int64_t d = 0; d < wide; d += LANES) total = fused(load(line.data() + d), load(space.query.data() + row * wide + d), total);
         space.score[row * space.stride + column] = sum(total);
       }
     }
@@ -515,7 +515,7 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
         float weight = space.score[row * space.stride + column];
         if (weight == 0.f) continue;
         float* to = mixed.data() + row * shape.padded_value;
-        for (int64_t d = 0; d < shape.padded_value; d += LANES) store(to + d, load(to + d) + weight * load(line.data() + d));
+        for (int64_t d = 0; d < shape.padded_value; d += LANES) store(to + d, fused(load(line.data() + d), weight, load(to + d)));
       }
     }
     for (int64_t row = 0; row < rows * shape.group; row++)
@@ -536,7 +536,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& ke
   bool half = query.scalar_type() != at::kFloat, few = shape.queries <= FEW_QUERIES;
   Tensor out = at::empty({shape.batch, shape.queries, shape.heads, shape.value_dim}, query.options());
   Tensor rest = half && keeps_rest ? at::empty(out.sizes(), out.options()) : at::empty({0}, query.options());
-  Tensor statistics = at::empty({MAXIMUM_STATISTICS, shape.batch, shape.heads, shape.queries},
+  Tensor statistics = at::zeros({MAXIMUM_STATISTICS, shape.batch, shape.heads, shape.queries},
                                 query.options().dtype(at::kFloat));
   float* rows = statistics.data_ptr<float>();
   if (half)

@@ -164,23 +164,24 @@ struct TwoStage {
       weight = keep(Functions::second(relative, most, count) * scale, visible);
       grad_score = keep((grad_relative - mean) * Functions::first_derivative(score) * unit, visible);
     }
-    // Adds one key to the sums over second, second dP, second' u dP and second' u.
+    // Adds one key to the sums over second, second dP', second' u dP' and second' u, dP' = dP less a first guess of
+    // delta, since differences are what counts.
     template <class Visible>
     void prepare(vec score, vec grad_weight, Visible visible, vec (&sums)[PREPARED]) const {
       vec relative = Functions::first(score) * unit;
       vec second = keep(Functions::second(relative, most, count), visible);
       vec slope = keep(Functions::second_derivative(relative, most, count) * relative, visible);
       sums[0] += second;
-      sums[1] += keep(second * grad_weight, visible);
-      sums[2] += keep(slope * grad_weight, visible);
+      sums[1] += keep(second * (grad_weight - delta), visible);
+      sums[2] += keep(slope * (grad_weight - delta), visible);
       sums[3] += slope;
     }
     // delta = sum_k w_k dP_k and the mean over n of dU_k u_k, dU_k = second'(u_k) (dP_k - delta) / sum second. The sum
     // is taken anew, since a high power makes much of the last bit in which these scores differ from the forward pass's.
     static void finish(const Tile& tile, int query, const vec (&sums)[PREPARED], float* delta, float* statistics) {
-      vec scale = 1.f / where(sums[0] == 0.f, broadcast(1.f), sums[0]), exact = sums[1] * scale;
-      vec mean = (sums[2] - exact * sums[3]) * scale / maximum(load(tile.count + query), broadcast(1.f));
-      store(delta + query, exact);
+      vec scale = 1.f / where(sums[0] == 0.f, broadcast(1.f), sums[0]), change = sums[1] * scale;
+      vec mean = (sums[2] - change * sums[3]) * scale / maximum(load(tile.count + query), broadcast(1.f));
+      store(delta + query, load(delta + query) + change);
       store(statistics + SCALE * tile.statistics_stride + query, scale);
       store(statistics + MEAN * tile.statistics_stride + query, mean);
     }

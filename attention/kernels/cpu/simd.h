@@ -68,6 +68,17 @@ inline void interleave(const uint16_t* even, const uint16_t* odd, uint16_t* to) 
   *reinterpret_cast<unaligned_ivec*>(to) = high << 16 | low;
 }
 
+// a b + c, rounded once where the processor can. Elsewhere no product and sum are fused (-ffp-contract=off): the same
+// formula shall give the same bits in forward and backward.
+#ifdef __AVX512F__
+inline vec fused(vec a, vec b, vec c) { return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+#else
+inline vec fused(vec a, vec b, vec c) { return a * b + c; }
+#endif
+inline vec fused(vec a, vec b, float c) { return fused(a, b, broadcast(c)); }
+inline vec fused(vec a, float b, vec c) { return fused(a, broadcast(b), c); }
+inline vec fused(float a, vec b, float c) { return fused(broadcast(a), b, broadcast(c)); }
+
 inline vec where(ivec mask, vec a, vec b) { return mask ? a : b; }
 // A NaN in the first operand survives, as in PyTorch.
 #ifdef __AVX512F__
@@ -121,14 +132,14 @@ struct Reduced {
 };
 inline Reduced reduce(vec x) {
   vec power = nearest_integer(x * 1.44269504088896341f);
-  vec r = x - power * 0.693359375f;
-  r = r - power * -2.12194440e-4f;
-  vec p = 1.9875691500e-4f * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  return {power, r, p * (r * r) + r};
+  vec r = fused(power, -0.693359375f, x);
+  r = fused(power, 2.12194440e-4f, r);
+  vec p = fused(1.9875691500e-4f, r, 1.3981999507e-3f);
+  p = fused(p, r, 8.3334519073e-3f);
+  p = fused(p, r, 4.1665795894e-2f);
+  p = fused(p, r, 1.6666665459e-1f);
+  p = fused(p, r, 5.0000001201e-1f);
+  return {power, r, fused(p, r * r, r)};
 }
 inline vec clamped(vec x) { return minimum(maximum(x, broadcast(-104.f)), broadcast(89.f)); }
 inline vec exp(vec x) {
@@ -145,14 +156,14 @@ inline vec log(vec x) {
   ivec offset = bits(x) - 0x3f3504f3;
   vec exponent = __builtin_convertvector(offset >> 23, vec);
   vec m = from_bits((offset & 0x007fffff) + 0x3f3504f3) - 1.f;
-  vec p = 7.0376836292e-2f * m - 1.1514610310e-1f;
-  p = p * m + 1.1676998740e-1f;
-  p = p * m - 1.2420140846e-1f;
-  p = p * m + 1.4249322787e-1f;
-  p = p * m - 1.6668057665e-1f;
-  p = p * m + 2.0000714765e-1f;
-  p = p * m - 2.4999993993e-1f;
-  p = p * m + 3.3333331174e-1f;
+  vec p = fused(7.0376836292e-2f, m, -1.1514610310e-1f);
+  p = fused(p, m, 1.1676998740e-1f);
+  p = fused(p, m, -1.2420140846e-1f);
+  p = fused(p, m, 1.4249322787e-1f);
+  p = fused(p, m, -1.6668057665e-1f);
+  p = fused(p, m, 2.0000714765e-1f);
+  p = fused(p, m, -2.4999993993e-1f);
+  p = fused(p, m, 3.3333331174e-1f);
   vec square = m * m;
   vec value = m * square * p + exponent * -2.12194440e-4f - 0.5f * square + m + exponent * 0.693359375f;
   value = x == 0.f ? broadcast(-INFINITY) : value;
@@ -161,16 +172,16 @@ inline vec log(vec x) {
 }
 // ln(1 + y) for 0 <= y <= 1.
 inline vec log1p_unit(vec y) {
-  vec p = 2.037690487e-03f * y - 1.344483066e-02f;
-  p = p * y + 4.155762121e-02f;
-  p = p * y - 8.253533393e-02f;
-  p = p * y + 1.242510304e-01f;
-  p = p * y - 1.610863209e-01f;
-  p = p * y + 1.989153773e-01f;
-  p = p * y - 2.498739213e-01f;
-  p = p * y + 3.333256841e-01f;
-  p = p * y - 4.999998212e-01f;
-  return p * (y * y) + y;
+  vec p = fused(2.037690487e-03f, y, -1.344483066e-02f);
+  p = fused(p, y, 4.155762121e-02f);
+  p = fused(p, y, -8.253533393e-02f);
+  p = fused(p, y, 1.242510304e-01f);
+  p = fused(p, y, -1.610863209e-01f);
+  p = fused(p, y, 1.989153773e-01f);
+  p = fused(p, y, -2.498739213e-01f);
+  p = fused(p, y, 3.333256841e-01f);
+  p = fused(p, y, -4.999998212e-01f);
+  return fused(p, y * y, y);
 }
 // The rounding of 1 + x is undone to first order.
 inline vec log1p(vec x) {

@@ -1,0 +1,27 @@
+"""`python -m attention.build`: compile the CPU kernels ahead of time, for every mechanism and its variants."""
+
+import argparse
+import sys
+
+from attention.conformance import cases
+from attention.kernels.cpu.build import BuildError, cache_directory
+from attention.kernels.cpu.ops import load_mechanism
+from attention.kernels.program import UntraceableError, program_of
+
+
+def main() -> None:
+    """Compile what is not there yet; exit code 1 where that is impossible."""
+    argparse.ArgumentParser(prog="python -m attention.build", description=__doc__).parse_args()
+    for mechanism in cases():
+        try:
+            load_mechanism(program_of(mechanism))
+            print(f"ready    {mechanism}")
+        except UntraceableError as error:
+            print(f"skipped  {mechanism}: {error}")
+        except BuildError as error:
+            sys.exit(f"error: {error}")
+    print(f"kept in {cache_directory()}")
+
+
+if __name__ == "__main__":
+    main()

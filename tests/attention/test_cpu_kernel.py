@@ -1,0 +1,107 @@
+"""What is particular to the C++ kernel: its building, its operators, its threads."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import attention
+from attention.kernels import cpu
+from attention.kernels.program import program_of
+from tests.attention.conftest import every_mechanism, label, make, run
+
+pytestmark = pytest.mark.skipif(
+    cpu.refuses(attention.kernels.problem.example(attention.get("softmax"))) is not None,
+    reason="this machine cannot compile the C++ kernels",
+)
+
+
+def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+ATTEND = "import torch, attention; q = torch.ones(1, 8, 2, 16); "
+
+
+def test_without_a_compiler_the_tiled_kernel_serves_with_one_warning():
+    code = ATTEND + "[attention.attend(q, q, q, m) for m in ('softmax', 'softpick', 'softmax')]"
+    done = _python(code, CXX="no-such-compiler")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the fused CPU kernels are off") == 1
+    assert "no C++ compiler was found (no-such-compiler): install g++ or set CXX" in done.stderr
+
+
+def test_without_a_compiler_naming_the_kernel_is_refused():
+    done = _python(ATTEND + "attention.attend(q, q, q, 'softmax', kernel='cpu')", CXX="no-such-compiler")
+    assert "AttentionError: kernel 'cpu' cannot run softmax here: no C++ compiler was found" in done.stderr
+
+
+def test_what_was_built_once_is_not_built_again(tmp_path):
+    code = ATTEND + "attention.attend(q, q, q, 'softmax', kernel='cpu')"
+    first, second = (_python(code, ATTENTION_ZOO_CACHE=str(tmp_path)) for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "compiling the CPU kernels" in first.stderr
+    assert "compiling" not in second.stderr
+    assert len(list(tmp_path.glob("*.so"))) == 2
+
+
+def test_building_ahead_of_time_covers_every_mechanism():
+    done = subprocess.run([sys.executable, "-m", "attention.build"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ready") == len(every_mechanism())
+
+
+@pytest.mark.parametrize("mechanism", every_mechanism(), ids=label)
+def test_one_head_on_many_threads_equals_one_thread(mechanism):
+    inputs = make(batch=1, queries=400, heads=2, key_heads=1, head_dim=16).to(torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = run(inputs, mechanism, "cpu")
+        torch.set_num_threads(3)
+        shared = run(inputs, mechanism, "cpu")
+        again = run(inputs, mechanism, "cpu")
+    finally:
+        torch.set_num_threads(threads)
+    for name, expected in alone.items():
+        torch.testing.assert_close(shared[name], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+        assert torch.equal(shared[name], again[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_operator_keeps_the_rules_of_operators(dtype):
+    mechanism = attention.get("gaussian")
+    inputs = make(batch=1, queries=9, heads=2, key_heads=1, head_dim=16).to(dtype)
+    problem = attention.kernels.problem.pose(
+        *inputs.all[:3],
+        mechanism,
+        causal=True,
+        window=None,
+        documents=None,
+        scale=None,
+        params=None,
+    )
+    assert cpu.refuses(problem) is None
+    scores, visible = problem.scores, problem.visible
+    arguments = (
+        scores.query,
+        scores.key,
+        problem.value,
+        scores.query_bias,
+        scores.key_bias,
+        scores.slope,
+        visible.first,
+        visible.last,
+        visible.position,
+        scores.scale,
+        program_of(mechanism).key,
+        True,
+    )
+    detached = tuple(
+        x.detach().requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in arguments
+    )
+    torch.library.opcheck(torch.ops.attention_zoo_cpu.forward.default, detached)
