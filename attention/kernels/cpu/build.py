@@ -103,6 +103,7 @@ def torch_flags() -> list[str]:
         *(f"-L{path}" for path in cpp_extension.library_paths()),
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
         f"-DATTENTION_ZOO_TORCH={''.join(x for x in torch.__version__ if x.isalnum())}",
+        "-fopenmp",
         "-ltorch",
         "-ltorch_cpu",
         "-lc10",
