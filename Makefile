@@ -19,7 +19,12 @@ demo: .venv/installed ## Train five mechanisms, evaluate them, write runs/demo/r
 	@for name in $(DEMO); do $(BIN)/python train.py configs/demo/$$name.yaml --resume || exit $$?; done
 	@$(BIN)/python -m eval all $(DEMO:%=runs/demo/%)
 
-test: .venv/installed ## Run the tests
+# Triton's kernels are interpreted and compiled in the tests, without a GPU; there is no Triton outside of Linux.
+.venv/triton: .venv/installed
+	@[ "$$(uname)" != Linux ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check triton==3.7.1
+	@touch $@
+
+test: .venv/triton ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: .venv/installed ## Style and types
@@ -27,8 +32,9 @@ lint: .venv/installed ## Style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed ## Time and memory of every mechanism and kernel
-	$(BIN)/python -m benchmarks.attention
+bench: .venv/installed ## Time and memory of every mechanism, and of training steps
+	$(BIN)/python -m benchmarks.bench_attention --write .
+	$(BIN)/python -m benchmarks.bench_train --write .
 
 lock: ## Pin what pyproject.toml resolves to
 	$(PYTHON) -m venv .venv-lock

@@ -243,6 +243,7 @@ _DERIVED: dict[str, Callable[..., Operand]] = {
     "rsqrt": lambda lower, x: lower.emit("div", 1.0, lower.emit("sqrt", x)),
     "logsigmoid": lambda lower, x: lower.emit("neg", lower.emit("softplus", lower.emit("neg", x))),
     "silu": lambda lower, x: lower.emit("mul", x, lower.emit("sigmoid", x)),
+    "softsign": lambda lower, x: lower.emit("div", x, lower.emit("add", lower.emit("abs", x), 1.0)),
     "sign": _sign,
     "clamp": _clamp,
     "clamp_min": lambda lower, x, min: _clamp(lower, x, min=min),
