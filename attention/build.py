@@ -4,7 +4,8 @@ import argparse
 import sys
 
 from attention.conformance import cases
-from attention.kernels.cpu.build import BuildError, cache_directory
+from attention.kernels.cache import cache_directory
+from attention.kernels.cpu.build import BuildError
 from attention.kernels.cpu.ops import load_mechanism
 from attention.kernels.program import UntraceableError, program_of
 

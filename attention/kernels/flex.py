@@ -33,7 +33,7 @@ from attention.errors import AttentionError
 from attention.kernels import dense
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem, pose
-from attention.kernels.program import Function, Operand, UntraceableError, program_of
+from attention.kernels.program import Function, Operand, program_of, untraceable
 from attention.masks import Visibility
 from attention.mechanism import Mechanism, Pointwise, Ratio
 
@@ -311,10 +311,10 @@ def _refuses(mechanism: Mechanism) -> str | None:
         return f"it runs the forms Pointwise and Ratio, not {mechanism.form.__name__}"
     if torch.torch_version.TorchVersion(torch.__version__) < "2.9":
         return f"it needs torch 2.9 or newer, this is {torch.__version__}"
-    try:
-        program = program_of(mechanism)
-    except UntraceableError as error:
-        return str(error)
+    reason = untraceable(mechanism)
+    if reason is not None:
+        return reason
+    program = program_of(mechanism)
     # What is negative at some score has no logarithm.
     magnitude = torch.logspace(-8, 3, 2000, dtype=torch.float64)
     score = torch.cat([-magnitude, torch.zeros(1), magnitude])

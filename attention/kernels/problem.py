@@ -29,6 +29,23 @@ class Problem:
     value: Tensor
     visible: Visibility
 
+    @property
+    def operands(self) -> tuple[Tensor | float | None, ...]:
+        """Everything but the mechanism, in the order in which the operators of compiled kernels take it."""
+        scores, visible = self.scores, self.visible
+        return (
+            scores.query,
+            scores.key,
+            self.value,
+            scores.query_bias,
+            scores.key_bias,
+            scores.slope,
+            visible.first,
+            visible.last,
+            visible.position,
+            scores.scale,
+        )
+
     def split(self, size: int) -> list["Problem"]:
         """The same problem, `size` sequences at a time."""
         scores, parts = self.scores, -(-self.value.shape[0] // size)

@@ -43,6 +43,11 @@ takes a mask first; all else takes and gives numbers."""
 
 MASKS = (*COMPARISONS, *LOGICAL)
 
+INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+INFIX |= {"eq": "==", "ne": "!=", "logical_and": "&", "logical_or": "|"}
+PREFIX = {"neg": "-", "logical_not": "~"}
+"""How languages of C's family write some of them."""
+
 Operand = int | float
 """An int is the place of an earlier value (arguments first, then steps), a float is a constant."""
 
@@ -123,6 +128,16 @@ def program_of(mechanism: Mechanism) -> Program:
         mechanism.pivot_floor if is_ratio else None,  # type: ignore[attr-defined]
         mechanism.epsilon if mechanism.form is TwoStage else 0.0,  # type: ignore[attr-defined]
     )
+
+
+@torch.compiler.assume_constant_result
+def untraceable(mechanism: Mechanism) -> str | None:
+    """Why a mechanism has no program, None if it has one; a constant to torch.compile."""
+    try:
+        program_of(mechanism)
+    except UntraceableError as error:
+        return str(error)
+    return None
 
 
 def _trace(name: str, arguments: tuple[str, ...], method: Callable[..., Any]) -> Function:

@@ -13,7 +13,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
-from attention.kernels.program import Function, Step, UntraceableError, program_of
+from attention.kernels.program import Function, Step, program_of, untraceable
 from attention.mechanism import Mechanism
 
 SOFTMAX = (
@@ -86,20 +86,20 @@ def document_edges(documents: Tensor) -> tuple[Tensor, int]:
 
 def sdpa_refuses(problem: Problem) -> str | None:
     """Whatever is not softmax of plain scores."""
-    reason, scores = _refuses(problem.mechanism), problem.scores
+    scores = problem.scores
+    reason = untraceable(problem.mechanism)
     if reason is not None:
         return reason
+    if not _is_softmax(problem.mechanism):
+        return "it computes softmax only"
     if not (scores.query_bias is None and scores.key_bias is None and scores.slope is None):
         return "it takes no biases of scores"
     return None
 
 
 @torch.compiler.assume_constant_result
-def _refuses(mechanism: Mechanism) -> str | None:
-    try:
-        return None if program_of(mechanism).functions == SOFTMAX else "it computes softmax only"
-    except UntraceableError as error:
-        return str(error)
+def _is_softmax(mechanism: Mechanism) -> bool:
+    return program_of(mechanism).functions == SOFTMAX
 
 
 def flash_refuses(problem: Problem) -> str | None:

@@ -86,21 +86,7 @@ def test_the_operator_keeps_the_rules_of_operators(dtype):
         params=None,
     )
     assert cpu.refuses(problem) is None
-    scores, visible = problem.scores, problem.visible
-    arguments = (
-        scores.query,
-        scores.key,
-        problem.value,
-        scores.query_bias,
-        scores.key_bias,
-        scores.slope,
-        visible.first,
-        visible.last,
-        visible.position,
-        scores.scale,
-        program_of(mechanism).key,
-        True,
-    )
+    arguments = (*problem.operands, program_of(mechanism).key, True)
     detached = tuple(
         x.detach().requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in arguments
     )

@@ -14,7 +14,7 @@ from attention.kernels.cpu.build import BuildError
 from attention.kernels.cpu.ops import load_mechanism, unsupported
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
-from attention.kernels.program import UntraceableError, program_of
+from attention.kernels.program import program_of, untraceable
 from attention.mechanism import Mechanism, Pointwise
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -22,25 +22,12 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def attend(problem: Problem) -> Tensor:
     """Outputs [B, T, H, Dv]."""
-    scores, visible = problem.scores, problem.visible
+    scores = problem.scores
     differentiable = (scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias)
     trains = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in differentiable)
     # Gradients through a row sum live on differences that the rounding of outputs would drown.
     keeps_rest = trains and problem.mechanism.form is not Pointwise
-    out, _, _ = torch.ops.attention_zoo_cpu.forward(
-        scores.query,
-        scores.key,
-        problem.value,
-        scores.query_bias,
-        scores.key_bias,
-        scores.slope,
-        visible.first,
-        visible.last,
-        visible.position,
-        scores.scale,
-        _key(problem.mechanism),
-        keeps_rest,
-    )
+    out, _, _ = torch.ops.attention_zoo_cpu.forward(*problem.operands, _key(problem.mechanism), keeps_rest)
     return out
 
 
@@ -51,7 +38,7 @@ def refuses(problem: Problem) -> str | None:
         return f"the tensors are on {device}"
     if dtype not in DTYPES:
         return f"it computes in float32 and bfloat16, not in {dtype}".replace("torch.", "")
-    return _refuses(problem.mechanism, dtype)
+    return untraceable(problem.mechanism) or _refuses(problem.mechanism, dtype)
 
 
 @torch.compiler.assume_constant_result
@@ -61,14 +48,10 @@ def _key(mechanism: Mechanism) -> str:
 
 @torch.compiler.assume_constant_result
 def _refuses(mechanism: Mechanism, dtype: torch.dtype) -> str | None:
-    try:
-        program = program_of(mechanism)
-    except UntraceableError as error:
-        return str(error)
     missing = _missing()
     if missing:
         return missing
-    load_mechanism(program)
+    load_mechanism(program_of(mechanism))
     return unsupported(dtype)
 
 

@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch.utils import cpp_extension
 
 from attention.errors import AttentionError
+from attention.kernels.cache import cache_directory
 
 HERE = Path(__file__).parent
 FLAGS = ("-O3", "-ffp-contract=off", "-march=native", "-std=c++20", "-fPIC", "-shared", "-w")
@@ -23,13 +24,6 @@ COMPILERS = ("c++", "g++", "clang++")
 
 class BuildError(AttentionError):
     """The C++ kernels cannot be had on this machine; says why and what would help."""
-
-
-def cache_directory() -> Path:
-    """Where libraries are kept: $ATTENTION_ZOO_CACHE, else the user's cache directory."""
-    chosen = os.environ.get("ATTENTION_ZOO_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(chosen) if chosen else Path(home) / "attention-zoo"
 
 
 @cache

@@ -759,7 +759,7 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
                     const float* delta, const float* statistics, Gradients& gradients) {
   const Scoring& scoring = inputs.scoring;
   int64_t heads = shape.batch * shape.key_heads, key_tiles = (shape.keys + TILE_KEYS - 1) / TILE_KEYS;
-  // Fewer heads than threads: several threads share a head, each with every so-manieth tile of its keys.
+  // Fewer heads than threads: several threads share a head, each with every n-th tile of its keys.
   int64_t shares = std::clamp<int64_t>((at::get_num_threads() + heads - 1) / heads, 1, key_tiles);
   bool learned = gradients.query_bias || gradients.key_bias;
   std::vector<Buffer<float>> parts(shares > 1 ? heads * shares : 0), bias_parts(parts.size());

@@ -1,13 +1,9 @@
 """A mechanism's traced functions as C++, for `rows.h`."""
 
-from attention.kernels.program import Function, Operand, Program, Step
+from attention.kernels.program import INFIX, PREFIX, Function, Operand, Program, Step
 
 PER_ROW = {"pivot", "largest", "count"}
 """Arguments that are the same for a whole row: what depends on nothing else is computed once per row."""
-
-INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-INFIX |= {"eq": "==", "ne": "!=", "logical_and": "&", "logical_or": "|"}
-PREFIX = {"neg": "-", "logical_not": "~"}
 
 
 def source(program: Program) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
-from attention.kernels.program import UntraceableError, program_of
+from attention.kernels.program import program_of, untraceable
 from attention.kernels.triton.tiles import family
 from attention.mechanism import Mechanism
 
@@ -30,20 +30,7 @@ def attend_with_statistics(problem: Problem) -> tuple[Tensor, Tensor]:
     of second, largest u. Pointwise: nothing.
     """
     program = _printed(problem.mechanism)
-    scores, visible = problem.scores, problem.visible
-    return torch.ops.attention_zoo.triton_forward(
-        scores.query,
-        scores.key,
-        problem.value,
-        scores.query_bias,
-        scores.key_bias,
-        scores.slope,
-        visible.first,
-        visible.last,
-        visible.position,
-        scores.scale,
-        program,
-    )
+    return torch.ops.attention_zoo.triton_forward(*problem.operands, program)
 
 
 def refuses(problem: Problem) -> str | None:
@@ -52,7 +39,7 @@ def refuses(problem: Problem) -> str | None:
     return (
         _refuses_machine(query.device)
         or _refuses_tensors(query.dtype, max(query.shape[3], problem.value.shape[3]))
-        or _refuses_mechanism(problem.mechanism)
+        or untraceable(problem.mechanism)
     )
 
 
@@ -77,15 +64,6 @@ def _refuses_machine(device: torch.device) -> str | None:
     architecture, _ = architecture_of(device)
     if family(architecture) is None:
         return f"it has no tiles for {architecture}; it runs on NVIDIA GPUs from sm_80 on and on gfx942"
-    return None
-
-
-@torch.compiler.assume_constant_result
-def _refuses_mechanism(mechanism: Mechanism) -> str | None:
-    try:
-        program_of(mechanism)
-    except UntraceableError as error:
-        return str(error)
     return None
 
 

@@ -12,23 +12,9 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from attention.kernels.program import Function, Operand, Program, Step
+from attention.kernels.cache import cache_directory
+from attention.kernels.program import INFIX, PREFIX, Function, Operand, Program, Step
 
-INFIX = {
-    "add": "+",
-    "sub": "-",
-    "mul": "*",
-    "div": "/",
-    "gt": ">",
-    "ge": ">=",
-    "lt": "<",
-    "le": "<=",
-    "eq": "==",
-    "ne": "!=",
-    "logical_and": "&",
-    "logical_or": "|",
-}
-PREFIX = {"neg": "-", "logical_not": "~"}
 BUILTIN = {"abs": "tl.abs", "exp": "tl.exp", "sqrt": "tl.sqrt", "where": "tl.where"}
 """All other operations are functions of `maths`."""
 
@@ -68,8 +54,7 @@ def load(name: str) -> ModuleType:
 
 
 def _path(name: str) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "attention-zoo" / "triton" / f"{name}.py"
+    return cache_directory() / "triton" / f"{name}.py"
 
 
 def source_of(program: Program) -> str:
