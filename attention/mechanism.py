@@ -41,6 +41,42 @@ class Scores:
     slope: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Moment:
+    """When a call happens: what noise and schedules depend on.
+
+    Attributes:
+        training: whether the weights are being trained.
+        progress: share of the training that is done, 0 to 1.
+        seed: of the noise of this step and layer; the same seed gives the same noise.
+    """
+
+    training: bool = False
+    progress: float = 1.0
+    seed: int = 0
+
+
+INFERENCE = Moment()
+"""Not in training: no noise, schedules at their end."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a mechanism is told of a call beyond its queries and keys.
+
+    Attributes:
+        count: n_i, the number of keys each query sees, [B or 1, T].
+        scale: the caller's factor of the dot product, None for the mechanism's own.
+        params: the learned parameters by name.
+        moment: when it happens.
+    """
+
+    count: Tensor
+    scale: float | None
+    params: Mapping[str, Tensor]
+    moment: Moment = INFERENCE
+
+
 class Mechanism(ABC):
     """An attention mechanism; subclasses are frozen dataclasses whose fields are its options.
 
@@ -64,17 +100,9 @@ class Mechanism(ABC):
         """Learned parameters per head, at their initial values; the block registers them."""
         return {}
 
-    def scores(
-        self, query: Tensor, key: Tensor, *, count: Tensor, scale: float | None, params: Mapping[str, Tensor]
-    ) -> Scores:
-        """Scores from query [B, T, H, D] and key [B, S, Hk, D]; scaled dot product unless overridden.
-
-        Args:
-            count: n_i, the number of keys each query sees, [B or 1, T].
-            scale: the caller's factor, None for the mechanism's own.
-            params: the learned parameters.
-        """
-        return Scores(query, key, scale=query.shape[-1] ** -0.5 if scale is None else scale)
+    def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
+        """Scores from query [B, T, H, D] and key [B, S, Hk, D]; scaled dot product unless overridden."""
+        return Scores(query, key, scale=query.shape[-1] ** -0.5 if call.scale is None else call.scale)
 
     @abstractmethod
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:

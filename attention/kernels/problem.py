@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attention.errors import AttentionError, nearest
 from attention.masks import Visibility, visibility
-from attention.mechanism import Mechanism, Scores
+from attention.mechanism import INFERENCE, Call, Mechanism, Moment, Scores
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -75,6 +75,7 @@ def pose(
     documents: Tensor | None,
     scale: float | None,
     params: Mapping[str, Tensor] | None,
+    moment: Moment = INFERENCE,
 ) -> Problem:
     """Check a call and let the mechanism turn queries and keys into scores.
 
@@ -101,7 +102,7 @@ def pose(
     complete = {
         name: given[name] if name in given else value.to(query.device) for name, value in initial.items()
     }
-    scores = mechanism.scores(query, key, count=visible.count, scale=scale, params=complete)
+    scores = mechanism.scores(query, key, Call(visible.count, scale, complete, moment))
     return Problem(mechanism, scores, value, visible)
 
 

@@ -18,7 +18,6 @@ normalisation of the head's output.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from attention.errors import AttentionError, nearest
-from attention.mechanism import Mechanism, Pointwise, Ratio, Scores
+from attention.mechanism import Call, Mechanism, Pointwise, Ratio, Scores
 from attention.mechanisms.softmax import Exponential
 from attention.registry import register
 
@@ -69,17 +68,15 @@ class Gaussian(Pointwise, Exponential):
         """`sharpness` [H], where beta = softplus(sharpness) = 1."""
         return {"sharpness": torch.full((n_head,), math.log(math.e - 1))}
 
-    def scores(
-        self, query: Tensor, key: Tensor, *, count: Tensor, scale: float | None, params: Mapping[str, Tensor]
-    ) -> Scores:
+    def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
         """-beta |q - k|^2 / (2 sqrt(d)), expanded so that the only product of queries and keys is a dot product."""
-        self._refuse_scale(scale)
+        self._refuse_scale(call.scale)
         scale = query.shape[-1] ** -0.5
         wide = torch.promote_types(query.dtype, torch.float32)
         wide_query, wide_key = query.to(wide), key.to(wide)
         if self.normalise:
             wide_query, wide_key = (_unit_mean_square(x) for x in (wide_query, wide_key))
-        beta = softplus(params["sharpness"].to(wide))
+        beta = softplus(call.params["sharpness"].to(wide))
         group = query.shape[2] // key.shape[2]
         query_bias = None
         if self.norm == "none":  # it cancels in a row sum

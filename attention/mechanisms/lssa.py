@@ -10,7 +10,6 @@ pivot is needed. The factor ln(d) ln(n_i) is folded into the query: cached keys 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,20 +17,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
-from attention.mechanism import Mechanism, Ratio, Scores
+from attention.mechanism import Call, Mechanism, Ratio, Scores
 from attention.registry import register
 
 
 class LengthScaledCosine(Mechanism):
     """Scores x_ij = ln(d) ln(n_i) cos(q_i, k_j), natural logarithms, d the head dimension."""
 
-    def scores(
-        self, query: Tensor, key: Tensor, *, count: Tensor, scale: float | None, params: Mapping[str, Tensor]
-    ) -> Scores:
+    def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
         """Unit queries and keys; the length factor goes into the query."""
-        self._refuse_scale(scale)
+        self._refuse_scale(call.scale)
         wide = torch.promote_types(query.dtype, torch.float32)
-        length = count.clamp(min=1).to(wide).log()[..., None, None]
+        length = call.count.clamp(min=1).to(wide).log()[..., None, None]
         unit_query = normalize(query.to(wide), dim=-1) * (math.log(query.shape[-1]) * length)
         return Scores(unit_query.to(query.dtype), normalize(key.to(wide), dim=-1).to(key.dtype))
 

@@ -14,7 +14,6 @@ Hazard: with slope +1/2 and a window of 1024 the bias reaches +511; such a head 
 of heads differ in size by orders of magnitude. `bias` (for instance -ln window) is a remedy that the paper lacks.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from attention.errors import AttentionError, nearest
-from attention.mechanism import Pointwise, Scores
+from attention.mechanism import Call, Pointwise, Scores
 from attention.registry import register
 
 SLOPES = ("balanced", "decay", "favour")
@@ -54,11 +53,9 @@ class Swat(Pointwise):
         if self.window is not None and self.window < 1:
             raise AttentionError(f"window must be at least 1 (the query itself), got {self.window}")
 
-    def scores(
-        self, query: Tensor, key: Tensor, *, count: Tensor, scale: float | None, params: Mapping[str, Tensor]
-    ) -> Scores:
+    def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
         """Scaled dot product plus the head's slope times the distance."""
-        scores = super().scores(query, key, count=count, scale=scale, params=params)
+        scores = super().scores(query, key, call)
         n_head = query.shape[2]
         bias = None
         if self.bias:
