@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from attention.errors import AttentionError
-from attention.mechanism import Mechanism, Pointwise, Ratio, TwoStage
+from attention.mechanism import Mechanism, Pointwise, Ratio, Threshold, TwoStage
 
 FORMS: dict[type, dict[str, tuple[str, ...]]] = {
     Pointwise: {"weight": ("score",), "weight_derivative": ("score", "weight")},
@@ -30,6 +30,7 @@ FORMS: dict[type, dict[str, tuple[str, ...]]] = {
         "second": ("relative", "largest", "count"),
         "second_derivative": ("relative", "largest", "count"),
     },
+    Threshold: {"weight": ("score",), "weight_derivative": ("score", "weight")},
 }
 """The functions of each form with their arguments, in the order in which a program lists them."""
 

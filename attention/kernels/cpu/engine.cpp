@@ -524,12 +524,13 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
   });
 }
 
-// Outputs, what their rounding lost (where a backward pass will want it, else empty) and row statistics.
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const Tensor& value,
+// Outputs, log masses of a Ratio (where asked for, else empty), what the outputs' rounding lost (where a backward pass
+// will want it, else empty) and row statistics.
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const Tensor& value,
                                            const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
                                            const optional<Tensor>& slope, const Tensor& first, const Tensor& last,
                                            const Tensor& position, double scale, std::string mechanism,
-                                           bool keeps_rest) {
+                                           bool keeps_rest, bool with_mass) {
   const Mechanism& functions = find_mechanism(mechanism);
   Shape shape(query, key, value);
   Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale);
@@ -545,7 +546,10 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& ke
   else
     few ? forward_few<float>(shape, inputs, functions, out, rest, rows)
         : forward_blocks<float>(shape, inputs, functions, out, rest, rows);
-  return {out, rest, statistics};
+  // pivot + ln(mass), from the pivot and one over the mass.
+  Tensor log_mass = with_mass ? statistics.select(0, PIVOT).sub(statistics.select(0, SCALE).log()).transpose(1, 2).contiguous()
+                              : at::empty({0}, statistics.options());
+  return {out, log_mass, rest, statistics};
 }
 
 // ---- backward
@@ -827,17 +831,19 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
 
 template <class Element>
 void backward_of(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, const Tensor& grad_out,
-                 const Tensor& out, const Tensor& rest, const Tensor& statistics, Gradients& gradients) {
+                 const optional<Tensor>& grad_log_mass, const Tensor& out, const Tensor& rest,
+                 const Tensor& statistics, Gradients& gradients) {
   Tensor delta = at::empty({shape.batch, shape.heads, shape.queries}, statistics.options());
   weigh_outputs<Element>(shape, out, rest, grad_out, delta.data_ptr<float>());
+  if (grad_log_mass) delta.sub_(grad_log_mass->transpose(1, 2));
   backward_heads<Element>(shape, inputs, mechanism, grad_out, delta.const_data_ptr<float>(),
                           statistics.const_data_ptr<float>(), gradients);
 }
 
 // Gradients of query, key, value, query_bias and key_bias; the last two are empty where there is no such bias.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    const Tensor& grad_out, const Tensor& out, const Tensor& rest, const Tensor& statistics, const Tensor& query, const Tensor& key,
-    const Tensor& value, const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
+    const Tensor& grad_out, const optional<Tensor>& grad_log_mass, const Tensor& out, const Tensor& rest,
+    const Tensor& statistics, const Tensor& query, const Tensor& key, const Tensor& value, const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
     const optional<Tensor>& slope, const Tensor& first, const Tensor& last, const Tensor& position, double scale,
     std::string mechanism) {
   const Mechanism& functions = find_mechanism(mechanism);
@@ -850,9 +856,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   Gradients gradients{fresh(query), fresh(key), fresh(value), of_bias(query_bias), of_bias(key_bias)};
   Tensor grad = width_contiguous(grad_out.to(query.scalar_type())), mixed = width_contiguous(out);
   if (query.scalar_type() == at::kFloat)
-    backward_of<float>(shape, inputs, functions, grad, mixed, rest, statistics, gradients);
+    backward_of<float>(shape, inputs, functions, grad, grad_log_mass, mixed, rest, statistics, gradients);
   else
-    backward_of<BFloat16>(shape, inputs, functions, grad, mixed, rest, statistics, gradients);
+    backward_of<BFloat16>(shape, inputs, functions, grad, grad_log_mass, mixed, rest, statistics, gradients);
   auto as_output = [&](const optional<Tensor>& grad, const optional<Tensor>& bias) {
     return grad ? grad->to(bias->scalar_type()) : at::empty({0}, query.options().dtype(at::kFloat));
   };
@@ -882,10 +888,10 @@ TORCH_LIBRARY(attention_zoo_cpu, library) {
   library.def("probe(ScalarType type) -> ()", probe);
   library.def(
       "forward(Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, Tensor? slope, "
-      "Tensor first, Tensor last, Tensor position, float scale, str mechanism, bool keeps_rest) "
-      "-> (Tensor out, Tensor rest, Tensor statistics)");
+      "Tensor first, Tensor last, Tensor position, float scale, str mechanism, bool keeps_rest, bool with_mass) "
+      "-> (Tensor out, Tensor log_mass, Tensor rest, Tensor statistics)");
   library.def(
-      "backward(Tensor grad_out, Tensor out, Tensor rest, Tensor statistics, Tensor query, Tensor key, Tensor value, "
+      "backward(Tensor grad_out, Tensor? grad_log_mass, Tensor out, Tensor rest, Tensor statistics, Tensor query, Tensor key, Tensor value, "
       "Tensor? query_bias, Tensor? key_bias, Tensor? slope, Tensor first, Tensor last, Tensor position, "
       "float scale, str mechanism) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -64,15 +64,18 @@ def _fake_forward(
     scale: float,
     mechanism: str,
     keeps_rest: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    with_mass: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, queries, heads, _ = query.shape
     out = query.new_empty(batch, queries, heads, value.shape[-1])
+    log_mass = query.new_empty(out.shape[:3] if with_mass else (0,), dtype=torch.float32)
     rest = out.new_empty(out.shape if keeps_rest and out.dtype != torch.float32 else (0,))
-    return out, rest, query.new_empty(4, batch, heads, queries, dtype=torch.float32)
+    return out, log_mass, rest, query.new_empty(4, batch, heads, queries, dtype=torch.float32)
 
 
 def _fake_backward(
     grad_out: Tensor,
+    grad_log_mass: Tensor | None,
     out: Tensor,
     rest: Tensor,
     statistics: Tensor,
@@ -90,22 +93,26 @@ def _fake_backward(
     return (*(x.new_empty(x.shape) for x in (query, key, value)), *biases)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.scale, ctx.mechanism, _ = inputs
-    ctx.save_for_backward(*output, *tensors)
-    ctx.mark_non_differentiable(*output[1:])
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.scale, ctx.mechanism, _, with_mass = inputs
+    out, log_mass, rest, statistics = output
+    ctx.save_for_backward(out, rest, statistics, *tensors)
+    ctx.mark_non_differentiable(rest, statistics, *([] if with_mass else [log_mass]))
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_out: Tensor | None, *others: None) -> tuple[Tensor | None, ...]:
-    if grad_out is None:
-        return (None,) * 12
+def _backward(
+    ctx: Any, grad_out: Tensor | None, grad_log_mass: Tensor | None, *others: None
+) -> tuple[Tensor | None, ...]:
+    if grad_out is None and grad_log_mass is None:
+        return (None,) * 13
     out, rest, statistics, *tensors = ctx.saved_tensors
+    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
     gradients = torch.ops.attention_zoo_cpu.backward(
-        grad_out, out, rest, statistics, *tensors, ctx.scale, ctx.mechanism
+        grad_out, grad_log_mass, out, rest, statistics, *tensors, ctx.scale, ctx.mechanism
     )
     wanted = [
         gradient if tensor is not None else None
         for gradient, tensor in zip(gradients, tensors[:5], strict=True)
     ]
-    return (*wanted, *(None,) * 7)
+    return (*wanted, *(None,) * 8)

@@ -71,7 +71,6 @@ struct Pointwise {
 template <class Functions>
 struct Ratio {
   static constexpr bool prepares = false;
-  enum { PIVOT, SCALE };
 
   template <bool biased, class Element>
   static float weights(const RowBlock& block, int row, Element* out) {

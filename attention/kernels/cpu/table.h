@@ -4,6 +4,7 @@
 
 constexpr int MAXIMUM_STATISTICS = 4;
 constexpr int PREPARED = 4;
+enum { PIVOT, SCALE };  // the statistics of a Ratio: what numerators are scaled by, and one over the row's mass
 
 // Query rows against consecutive keys, each row with all the keys it sees. On entry `score` holds query . key.
 struct RowBlock {
