@@ -6,9 +6,9 @@ Every mechanism of this package mixes values as
 
 where r_i are a few statistics of row i. A mechanism says how queries and keys become scores (`scores`), states its
 weights as the paper does (`weights`, used by the dense reference), and gives the pointwise functions from which
-kernels assemble the same weights and their gradient without ever holding a row matrix of the whole sequence. Four
-forms of pointwise functions exist: `Pointwise`, `Ratio`, `TwoStage` and `Threshold`. A kernel is written once per form.
-A `Composite` is made of several mixings of these forms, and so runs on every kernel that runs its parts.
+kernels assemble the same weights and their gradient without ever holding a row matrix of the whole sequence. Five
+forms of pointwise functions exist: `Pointwise`, `Ratio`, `TwoStage`, `Threshold` and `Adjusted`. A kernel is written
+once per form. A `Composite` is made of several mixings of these forms, and so runs on every kernel that runs its parts.
 """
 
 from abc import ABC, abstractmethod
@@ -209,6 +209,24 @@ class Threshold(Pointwise):
     """
 
 
+class Adjusted(Mechanism):
+    """w_ij = weight(s_ij; L_i, a_i, b_i): L = ln sum_k e^{s_ik}, a and b the least and the largest score of the row.
+
+    Functions are given b and the mass Z = sum_k e^{s_ik - b} in place of L = b + ln Z, so that nothing overflows;
+    softmax is e^{s-b} / Z.
+    """
+
+    @abstractmethod
+    def weight(self, score: Tensor, lowest: Tensor, highest: Tensor, mass: Tensor) -> Tensor:
+        """w."""
+
+    @abstractmethod
+    def weight_derivatives(
+        self, score: Tensor, lowest: Tensor, highest: Tensor, mass: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """dw by the score, by a, by b (where the formula uses it but through L), and by L."""
+
+
 class Mixture(NamedTuple):
     """What a kernel makes of values.
 
@@ -242,5 +260,5 @@ class Composite(Mechanism):
         """Outputs [B, T, H, Dv] from calls of `mix`; gradients are autograd's."""
 
 
-for _form in (Pointwise, Ratio, TwoStage, Threshold, Composite):
+for _form in (Pointwise, Ratio, TwoStage, Threshold, Adjusted, Composite):
     _form.form = _form

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from attention.errors import AttentionError
-from attention.mechanism import Mechanism, Pointwise, Ratio, Threshold, TwoStage
+from attention.mechanism import Adjusted, Mechanism, Pointwise, Ratio, Threshold, TwoStage
 
 FORMS: dict[type, dict[str, tuple[str, ...]]] = {
     Pointwise: {"weight": ("score",), "weight_derivative": ("score", "weight")},
@@ -31,6 +31,10 @@ FORMS: dict[type, dict[str, tuple[str, ...]]] = {
         "second_derivative": ("relative", "largest", "count"),
     },
     Threshold: {"weight": ("score",), "weight_derivative": ("score", "weight")},
+    Adjusted: {
+        "weight": ("score", "lowest", "highest", "mass"),
+        "weight_derivatives": ("score", "lowest", "highest", "mass"),
+    },
 }
 """The functions of each form with their arguments, in the order in which a program lists them."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attention.masks import Tile
-from attention.mechanism import Mechanism, Pointwise, Ratio, Threshold, TwoStage
+from attention.mechanism import Adjusted, Mechanism, Pointwise, Ratio, Threshold, TwoStage
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,44 @@ def _excess(mechanism: Threshold, score: Tensor, tile: Tile) -> Tensor:
     return score - tau
 
 
+def adjusted_weights(mechanism: Mechanism, score: Tensor, tile: Tile, count: Tensor) -> tuple[Tensor, None]:
+    """w = weight(s; a, b, Z)."""
+    mechanism = cast(Adjusted, mechanism)
+    lowest, highest, mass, _ = _row_statistics(score, tile)
+    return tile.zero_(mechanism.weight(score, lowest, highest, mass)), None
+
+
+def adjusted_gradients(
+    mechanism: Mechanism, score: Tensor, tile: Tile, count: Tensor, grad_weights: Tensor, _: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """dS = w_s dP + p sum_k w_L dP + 1[s = a] sum_k w_a dP + 1[s = b] sum_k w_b dP, shared where several keys tie."""
+    mechanism = cast(Adjusted, mechanism)
+    lowest, highest, mass, exponential = _row_statistics(score, tile)
+    weight = tile.zero_(mechanism.weight(score, lowest, highest, mass))
+    by_score, *by_statistics = mechanism.weight_derivatives(score, lowest, highest, mass)
+    through_lowest, through_highest, through_mass = (
+        tile.zero_(slope * grad_weights).sum(-1, keepdim=True) for slope in by_statistics
+    )
+    grad_score = tile.zero_(by_score * grad_weights).add_(exponential.mul_(through_mass / mass))
+    for extreme, through in ((lowest, through_lowest), (highest, through_highest)):
+        hit = tile.zero_((score == extreme).to(score.dtype))
+        grad_score += hit.mul_(through / hit.sum(-1, keepdim=True).clamp_(min=1))
+    return weight, tile.zero_(grad_score)
+
+
+def _row_statistics(score: Tensor, tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Least and largest score, and the mass and its terms; 0, 0 and 1 where a row sees nothing."""
+    highest, lowest = tile.maximum(score), -tile.maximum(-score)
+    blind = highest == -torch.inf
+    highest, lowest = highest.masked_fill(blind, 0), lowest.masked_fill(blind, 0)
+    exponential = tile.zero_((score - highest).exp_())
+    return lowest, highest, exponential.sum(-1, keepdim=True).masked_fill_(blind, 1), exponential
+
+
 FORMS: dict[type, Rows] = {
     Pointwise: Rows(pointwise_weights, pointwise_gradients),
     Ratio: Rows(ratio_weights, ratio_gradients),
     TwoStage: Rows(two_stage_weights, two_stage_gradients),
     Threshold: Rows(threshold_weights, threshold_gradients),
+    Adjusted: Rows(adjusted_weights, adjusted_gradients),
 }

@@ -15,7 +15,7 @@ from attention.kernels.cpu.ops import load_mechanism, unsupported
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 from attention.kernels.program import program_of, untraceable
-from attention.mechanism import Mechanism, Pointwise, Threshold
+from attention.mechanism import Adjusted, Mechanism, Pointwise, Threshold
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -51,8 +51,8 @@ def refuses(problem: Problem) -> str | None:
         return f"it computes in float32 and bfloat16, not in {dtype}".replace("torch.", "")
     if problem.scores.noise is not None:
         return "it adds no noise to scores"
-    if problem.mechanism.form is Threshold:
-        return "it does not run the form Threshold"
+    if problem.mechanism.form in (Threshold, Adjusted):
+        return f"it does not run the form {problem.mechanism.form.__name__}"
     return untraceable(problem.mechanism) or _refuses(problem.mechanism, dtype)
 
 

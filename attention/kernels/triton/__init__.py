@@ -12,7 +12,7 @@ from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 from attention.kernels.program import program_of, untraceable
 from attention.kernels.triton.tiles import family
-from attention.mechanism import Mechanism, Threshold
+from attention.mechanism import Adjusted, Mechanism, Threshold
 
 WIDEST_HEAD = 256
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -40,8 +40,16 @@ def refuses(problem: Problem) -> str | None:
         _refuses_machine(query.device)
         or _refuses_tensors(query.dtype, max(query.shape[3], problem.value.shape[3]))
         or ("it adds no noise to scores" if problem.scores.noise is not None else None)
-        or ("it does not run the form Threshold" if problem.mechanism.form is Threshold else None)
+        or _refuses_form(problem.mechanism)
         or untraceable(problem.mechanism)
+    )
+
+
+def _refuses_form(mechanism: Mechanism) -> str | None:
+    return (
+        f"it does not run the form {mechanism.form.__name__}"
+        if mechanism.form in (Threshold, Adjusted)
+        else None
     )
 
 

@@ -1,0 +1,89 @@
+"""Self-adjusting softmax: probabilities times scores, so that the gradient does not vanish where a key has won.
+
+Source: "Self-Adjust Softmax", arXiv 2502.18277 (EMNLP 2025), equations of both versions; p = softmax(s).
+
+    version 1:  w_ij = s_ij p_ij
+    version 2:  w_ij = p_ij (s_ij - a_i) / (b_i - a_i),        a_i = min(0, min_j s_ij),  b_i = max(0, max_j s_ij)
+
+The published code lets gradients flow through minimum and maximum, and so does this file; it adds 1e-10 to b - a, so
+that gradients reach 1e9 where all scores are near 0, where this file keeps b - a at 1e-3 at least.
+
+Hazards: weights of version 1 are negative where s < 0 and not bounded; rows of neither version sum to one; the only
+weight of the first row of version 2 jumps from 0 to 1 at s = 0.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from attention.errors import AttentionError
+from attention.mechanism import Adjusted
+from attention.mechanisms.softmax import Softmax
+from attention.registry import register
+
+LEAST_SPAN = 1e-3
+
+
+@register
+@dataclass(frozen=True)
+class SaSoftmax(Adjusted):
+    """p (s - a) / (b - a), or s p.
+
+    Args:
+        version: 1 or 2.
+    """
+
+    name: ClassVar[str] = "sa_softmax"
+    formula: ClassVar[str] = (
+        "p (s − a) / (b − a),  p = softmax(s), a = min(0, s), b = max(0, s)  [s p, version = 1]"
+    )
+    paper: ClassVar[str] = "Self-Adjust Softmax, 2025, arXiv 2502.18277"
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"version": 1},)
+
+    version: int = 2
+
+    def __post_init__(self) -> None:
+        if self.version not in (1, 2):
+            raise AttentionError(f"sa_softmax has versions 1 and 2, got {self.version!r}")
+
+    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
+        """The formulas."""
+        share = Softmax().weights(score, visible)
+        if self.version == 1:
+            return score * share
+        score = score.masked_fill(~visible, 0)
+        low, high = score.amin(-1, keepdim=True), score.amax(-1, keepdim=True)
+        low, high = low.where(low < 0, 0), high.where(high > 0, 0)
+        return share * (score - low) / (high - low).clamp(min=LEAST_SPAN)
+
+    def weight(self, score: Tensor, lowest: Tensor, highest: Tensor, mass: Tensor) -> Tensor:
+        """The formulas, p = e^{s-b} / Z."""
+        share = (score - highest).exp() / mass
+        if self.version == 1:
+            return score * share
+        low, span = self._range(lowest, highest)
+        return share * ((score - low) / span)
+
+    def weight_derivatives(
+        self, score: Tensor, lowest: Tensor, highest: Tensor, mass: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """p (1 + s - a) / (b - a), (w - p / ...) where a < 0, -w / (b - a) where b > 0, and -w."""
+        share = (score - highest).exp() / mass
+        if self.version == 1:
+            weight = score * share
+            return share + weight, score * 0, score * 0, -weight
+        low, span = self._range(lowest, highest)
+        weight = share * ((score - low) / span)
+        moves = (highest.relu() - low > LEAST_SPAN).to(score.dtype) / span
+        return (
+            share / span + weight,
+            (weight * moves - share / span) * (lowest < 0),
+            -weight * moves * (highest > 0),
+            -weight,
+        )
+
+    def _range(self, lowest: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
+        """a, and b - a."""
+        low = -(-lowest).relu()
+        return low, (highest.relu() - low).clamp(min=LEAST_SPAN)
