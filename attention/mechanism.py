@@ -209,6 +209,10 @@ class Threshold(Pointwise):
     """
 
 
+TIED = 2.0**-18
+"""Scores this close to a row's extreme, relative to it, tie with it: they share the gradient that goes through it."""
+
+
 class Adjusted(Mechanism):
     """w_ij = weight(s_ij; L_i, a_i, b_i): L = ln sum_k e^{s_ik}, a and b the least and the largest score of the row.
 

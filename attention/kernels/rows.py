@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attention.masks import Tile
-from attention.mechanism import Adjusted, Mechanism, Pointwise, Ratio, Threshold, TwoStage
+from attention.mechanism import TIED, Adjusted, Mechanism, Pointwise, Ratio, Threshold, TwoStage
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def adjusted_weights(mechanism: Mechanism, score: Tensor, tile: Tile, count: Ten
 def adjusted_gradients(
     mechanism: Mechanism, score: Tensor, tile: Tile, count: Tensor, grad_weights: Tensor, _: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """dS = w_s dP + p sum_k w_L dP + 1[s = a] sum_k w_a dP + 1[s = b] sum_k w_b dP, shared where several keys tie."""
+    """dS = w_s dP + p sum_k w_L dP + 1[s = a] sum_k w_a dP + 1[s = b] sum_k w_b dP, shared where keys tie."""
     mechanism = cast(Adjusted, mechanism)
     lowest, highest, mass, exponential = _row_statistics(score, tile)
     weight = tile.zero_(mechanism.weight(score, lowest, highest, mass))
@@ -193,7 +193,7 @@ def adjusted_gradients(
     )
     grad_score = tile.zero_(by_score * grad_weights).add_(exponential.mul_(through_mass / mass))
     for extreme, through in ((lowest, through_lowest), (highest, through_highest)):
-        hit = tile.zero_((score == extreme).to(score.dtype))
+        hit = tile.zero_(((score - extreme).abs() <= TIED * extreme.abs()).to(score.dtype))
         grad_score += hit.mul_(through / hit.sum(-1, keepdim=True).clamp_(min=1))
     return weight, tile.zero_(grad_score)
 

@@ -15,10 +15,11 @@ weight of the first row of version 2 jumps from 0 to 1 at s = 0.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from attention.errors import AttentionError
-from attention.mechanism import Adjusted
+from attention.mechanism import TIED, Adjusted
 from attention.mechanisms.softmax import Softmax
 from attention.registry import register
 
@@ -53,7 +54,9 @@ class SaSoftmax(Adjusted):
         if self.version == 1:
             return score * share
         score = score.masked_fill(~visible, 0)
-        low, high = score.amin(-1, keepdim=True), score.amax(-1, keepdim=True)
+        low, high = (
+            _mean_of_tied(score, extreme(score, -1, keepdim=True)) for extreme in (torch.amin, torch.amax)
+        )
         low, high = low.where(low < 0, 0), high.where(high > 0, 0)
         return share * (score - low) / (high - low).clamp(min=LEAST_SPAN)
 
@@ -87,3 +90,10 @@ class SaSoftmax(Adjusted):
         """a, and b - a."""
         low = -(-lowest).relu()
         return low, (highest.relu() - low).clamp(min=LEAST_SPAN)
+
+
+def _mean_of_tied(score: Tensor, extreme: Tensor) -> Tensor:
+    """An extreme, as the mean of the scores that tie with it."""
+    extreme = extreme.detach()
+    tied = (score - extreme).abs() <= TIED * extreme.abs()
+    return (score * tied).sum(-1, keepdim=True) / tied.sum(-1, keepdim=True)
