@@ -78,7 +78,7 @@ class SaSoftmax(Adjusted):
             return share + weight, score * 0, score * 0, -weight
         low, span = self._range(lowest, highest)
         weight = share * ((score - low) / span)
-        moves = (highest.relu() - low > LEAST_SPAN).to(score.dtype) / span
+        moves = torch.where(highest.relu() - low > LEAST_SPAN, 1 / span, 0)
         return (
             share / span + weight,
             (weight * moves - share / span) * (lowest < 0),
