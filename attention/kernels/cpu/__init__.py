@@ -36,8 +36,9 @@ def _forward(problem: Problem, with_mass: bool) -> tuple[Tensor, Tensor]:
     trains = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in differentiable)
     # Gradients through a row sum live on differences that the rounding of outputs would drown.
     keeps_rest = trains and problem.mechanism.form is not Pointwise
-    out, log_mass, _, _ = torch.ops.attention_zoo_cpu.forward(
-        *problem.operands, _key(problem.mechanism), keeps_rest, with_mass
+    keeps_support = trains and problem.mechanism.form is Threshold
+    out, log_mass, *_ = torch.ops.attention_zoo_cpu.forward(
+        *problem.operands, _key(problem.mechanism), keeps_rest, keeps_support, with_mass
     )
     return out, log_mass
 
@@ -51,8 +52,6 @@ def refuses(problem: Problem) -> str | None:
         return f"it computes in float32 and bfloat16, not in {dtype}".replace("torch.", "")
     if problem.scores.noise is not None:
         return "it adds no noise to scores"
-    if problem.mechanism.form is Threshold:
-        return "it does not run the form Threshold"
     return untraceable(problem.mechanism) or _refuses(problem.mechanism, dtype)
 
 

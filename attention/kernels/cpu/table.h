@@ -18,6 +18,8 @@ struct RowBlock {
   const float* key_bias;    // [columns]
   float slope;
   const float* position;    // [rows], query position minus that of column 0
+  uint8_t* occupied;        // [columns / 16], set where a row has weights that are not zero; null, as scratch, where the
+  float* scratch;           // form does not vanish; [columns]
   float* statistics;        // [MAXIMUM_STATISTICS, statistics_stride], a column per row
   int64_t statistics_stride;
 };
@@ -46,6 +48,8 @@ struct Tile {
 };
 
 struct Mechanism {
+  // Weights are often zero, and gradients are where weights are: `weights` tells where it found any.
+  bool vanishes;
   // Unnormalised weights of whole rows, zero where hidden and up to `columns`, and each row's normalisation.
   void (*weights)(const RowBlock&, float* weight, float* row_scale);
   void (*weights_bfloat16)(const RowBlock&, uint16_t* weight, int64_t stride, float* row_scale);
