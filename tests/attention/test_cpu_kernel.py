@@ -86,7 +86,7 @@ def test_the_operator_keeps_the_rules_of_operators(dtype):
         params=None,
     )
     assert cpu.refuses(problem) is None
-    arguments = (*problem.operands, program_of(mechanism).key, True, False, False)
+    arguments = (*problem.operands, None, 0.0, 0, program_of(mechanism).key, True, False, False)
     detached = tuple(
         x.detach().requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in arguments
     )

@@ -20,6 +20,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "noise.h"
 #include "simd.h"
 #include "table.h"
 
@@ -126,6 +127,7 @@ struct Scoring {
   bool biased;
   View<const float> query_bias, key_bias;
   const float* slope = nullptr;
+  Noise noise;
   const int32_t *first, *last, *position;
   int64_t mask_stride;  // 0 where all sequences share a mask
   const int32_t* first_of(int64_t b) const { return first + b * mask_stride; }
@@ -141,7 +143,7 @@ struct Inputs {
 
   Inputs(const Tensor& query_, const Tensor& key_, const Tensor& value_, const optional<Tensor>& query_bias_,
          const optional<Tensor>& key_bias_, const optional<Tensor>& slope_, const Tensor& first_, const Tensor& last_,
-         const Tensor& position_, double scale)
+         const Tensor& position_, double scale, const optional<Tensor>& seed, double amplitude, int64_t first_sequence)
       : query(width_contiguous(query_)),
         key(width_contiguous(key_)),
         value(width_contiguous(value_)),
@@ -161,6 +163,10 @@ struct Inputs {
     if (slope_) {
       slope = slope_->to(at::kFloat).contiguous();
       scoring.slope = slope->const_data_ptr<float>();
+    }
+    if (seed) {
+      uint64_t drawn_by = seed->item<int64_t>();
+      scoring.noise = {true, drawn_by, static_cast<float>(amplitude), static_cast<uint32_t>(first_sequence)};
     }
     scoring.first = first.const_data_ptr<int32_t>();
     scoring.last = last.const_data_ptr<int32_t>();
@@ -342,6 +348,18 @@ RowBlock describe(const Scoring& scoring, RowSpace<Element>& space, int64_t b, i
   return block;
 }
 
+// Products become scores with noise.
+inline void add_noise(const Scoring& scoring, RowBlock& block, int64_t b, int64_t h, int64_t start, int64_t low) {
+  for (int row = 0; row < block.rows; row++) {
+    float* score = block.score + row * block.stride;
+    uvec position = uvec{} + uint32_t(scoring.position[start + row]);
+    for (int column = block.first[row] & ~(LANES - 1); column < block.last[row]; column += LANES)
+      store(score + column, load(score + column) * block.scale +
+                                scoring.noise(uvec(lanes()) + uint32_t(low + column), position, h, b));
+  }
+  block.scale = 1.f;
+}
+
 // Keys or values of one head as the right side of products with queries: blocks of WIDE_KEYS transposed rows.
 template <class Element>
 void products(int64_t rows, const Element* left, int64_t depth, const Element* packed, int64_t low, int64_t columns,
@@ -454,6 +472,7 @@ void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& m
     float* row_statistics = statistics + head * shape.queries;
     RowBlock block = describe(scoring, space, b, h, start, count, low, columns, shape.keys, row_statistics,
                               shape.batch * shape.heads * shape.queries);
+    if (scoring.noise.drawn) add_noise(scoring, block, b, h, start, low);
     const Element* weight;
     if (mechanism.vanishes) space.occupied.fill(0);
     if constexpr (paired<Element>) {
@@ -522,6 +541,7 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
                                 statistics + (b * shape.heads + h) * shape.queries,
                                 shape.batch * shape.heads * shape.queries);
       block.score += g * rows * space.stride;
+      if (scoring.noise.drawn) add_noise(scoring, block, b, h, 0, low);
       mechanism.weights(block, block.score, space.row_scale.data() + g * rows);
     }
     line.fill(0.f);
@@ -546,11 +566,13 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const Tensor& value,
                                            const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
                                            const optional<Tensor>& slope, const Tensor& first, const Tensor& last,
-                                           const Tensor& position, double scale, std::string mechanism,
+                                           const Tensor& position, double scale, const optional<Tensor>& seed,
+                                           double amplitude, int64_t first_sequence, std::string mechanism,
                                            bool keeps_rest, bool keeps_support, bool with_mass) {
   const Mechanism& functions = find_mechanism(mechanism);
   Shape shape(query, key, value);
-  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale);
+  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale, seed, amplitude,
+                first_sequence);
   bool half = query.scalar_type() != at::kFloat, few = shape.queries <= FEW_QUERIES;
   Tensor out = at::empty({shape.batch, shape.queries, shape.heads, shape.value_dim}, query.options());
   Tensor rest = half && keeps_rest ? at::empty(out.sizes(), out.options()) : at::empty({0}, query.options());
@@ -696,7 +718,7 @@ Tile describe_tile(const Shape& shape, const Scoring& scoring, const HeadSpace<E
   tile.first_key = start_key;
   tile.first = space.first.data() + start_query;
   tile.last = space.last.data() + start_query;
-  tile.scale = scoring.scale;
+  tile.scale = tile.grad_scale = scoring.scale;
   tile.count = space.count.data() + start_query;
   tile.delta = space.delta.data() + start_query;
   tile.sums = space.sums.data() + start_query;
@@ -713,6 +735,21 @@ Tile describe_tile(const Shape& shape, const Scoring& scoring, const HeadSpace<E
     tile.grad_key_bias = space.grad_key_bias.data() + (g * space.keys + start_key) * LANES;
   }
   return tile;
+}
+
+// The same noise as in the forward pass, on a tile.
+inline void add_noise(const Scoring& scoring, Tile& tile, int64_t b, int64_t h, const float* position) {
+  for (int query = 0; query < tile.queries; query += LANES) {
+    uvec places = uvec(__builtin_convertvector(load(position + query), ivec));
+    ivec first = load(tile.first + query), last = load(tile.last + query);
+    for (int key = 0; key < tile.keys; key++) {
+      int place = tile.first_key + key;
+      if (!any((first <= place) & (last > place))) continue;
+      float* score = tile.score + key * tile.queries + query;
+      store(score, load(score) * tile.scale + scoring.noise(uvec{} + uint32_t(place), places, h, b));
+    }
+  }
+  tile.scale = 1.f;
 }
 
 // Scores and weight gradients of a tile.
@@ -814,7 +851,9 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
         if (bounds.low >= bounds.high || bounds.low >= start_key + TILE_KEYS || bounds.high <= start_key) return;
         if (supported.data && !has_weights(b, h, start_query, start_key)) return;
         tile_products(shape, space, start_key, start_query);
-        visit(describe_tile(shape, scoring, space, bounds, g, h, start_key, start_query, learned));
+        Tile tile = describe_tile(shape, scoring, space, bounds, g, h, start_key, start_query, learned);
+        if (scoring.noise.drawn) add_noise(scoring, tile, b, h, space.position.data() + start_query);
+        visit(tile);
       };
       if (mechanism.prepare) {
         space.sums.fill(0.f);
@@ -878,10 +917,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& support, const Tensor& statistics, const Tensor& query, const Tensor& key, const Tensor& value,
     const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
     const optional<Tensor>& slope, const Tensor& first, const Tensor& last, const Tensor& position, double scale,
-    std::string mechanism) {
+    const optional<Tensor>& seed, double amplitude, int64_t first_sequence, std::string mechanism) {
   const Mechanism& functions = find_mechanism(mechanism);
   Shape shape(query, key, value);
-  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale);
+  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale, seed, amplitude,
+                first_sequence);
   auto fresh = [](const Tensor& like) { return at::empty(like.sizes(), like.options()); };
   auto of_bias = [&](const optional<Tensor>& bias) {
     return bias ? optional<Tensor>(at::empty(bias->sizes(), bias->options().dtype(at::kFloat))) : std::nullopt;
@@ -921,14 +961,14 @@ TORCH_LIBRARY(attention_zoo_cpu, library) {
   library.def("probe(ScalarType type) -> ()", probe);
   library.def(
       "forward(Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, Tensor? slope, "
-      "Tensor first, Tensor last, Tensor position, float scale, str mechanism, bool keeps_rest, bool keeps_support, "
-      "bool with_mass) "
+      "Tensor first, Tensor last, Tensor position, float scale, Tensor? seed, float amplitude, "
+      "int first_sequence, str mechanism, bool keeps_rest, bool keeps_support, bool with_mass) "
       "-> (Tensor out, Tensor log_mass, Tensor rest, Tensor support, Tensor statistics)");
   library.def(
       "backward(Tensor grad_out, Tensor? grad_log_mass, Tensor out, Tensor rest, Tensor support, Tensor statistics, Tensor query, "
       "Tensor key, Tensor value, "
       "Tensor? query_bias, Tensor? key_bias, Tensor? slope, Tensor first, Tensor last, Tensor position, "
-      "float scale, str mechanism) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "float scale, Tensor? seed, float amplitude, int first_sequence, str mechanism) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(attention_zoo_cpu, CPU, library) {

@@ -65,6 +65,9 @@ def _fake_forward(
     last: Tensor,
     position: Tensor,
     scale: float,
+    seed: Tensor | None,
+    amplitude: float,
+    first_sequence: int,
     mechanism: str,
     keeps_rest: bool,
     keeps_support: bool,
@@ -101,9 +104,9 @@ def _fake_backward(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.scale, ctx.mechanism, _, _, with_mass = inputs
+    *tensors, ctx.scale, seed, ctx.amplitude, ctx.first_sequence, ctx.mechanism, _, _, with_mass = inputs
     out, log_mass, *saved = output
-    ctx.save_for_backward(out, *saved, *tensors)
+    ctx.save_for_backward(out, *saved, *tensors, seed)
     ctx.mark_non_differentiable(*saved, *([] if with_mass else [log_mass]))
     ctx.set_materialize_grads(False)
 
@@ -112,14 +115,16 @@ def _backward(
     ctx: Any, grad_out: Tensor | None, grad_log_mass: Tensor | None, *others: None
 ) -> tuple[Tensor | None, ...]:
     if grad_out is None and grad_log_mass is None:
-        return (None,) * 14
-    out, rest, support, statistics, *tensors = ctx.saved_tensors
+        return (None,) * 17
+    out, rest, support, statistics, *tensors, seed = ctx.saved_tensors
     grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+    noise = (seed, ctx.amplitude, ctx.first_sequence)
+    saved = (out, rest, support, statistics, *tensors)
     gradients = torch.ops.attention_zoo_cpu.backward(
-        grad_out, grad_log_mass, out, rest, support, statistics, *tensors, ctx.scale, ctx.mechanism
+        grad_out, grad_log_mass, *saved, ctx.scale, *noise, ctx.mechanism
     )
     wanted = [
         gradient if tensor is not None else None
         for gradient, tensor in zip(gradients, tensors[:5], strict=True)
     ]
-    return (*wanted, *(None,) * 9)
+    return (*wanted, *(None,) * 12)

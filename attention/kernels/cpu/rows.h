@@ -308,7 +308,7 @@ struct Compiled {
       row_sum += grad;
       store(tile.grad_key_bias + key * LANES, load(tile.grad_key_bias + key * LANES) + grad);
     }
-    grad *= tile.scale;
+    grad *= tile.grad_scale;
   }
 
   struct Prepare {

@@ -6,7 +6,8 @@ constexpr int MAXIMUM_STATISTICS = 4;
 constexpr int PREPARED = 4;
 enum { PIVOT, SCALE };  // the statistics of a Ratio: what numerators are scaled by, and one over the row's mass
 
-// Query rows against consecutive keys, each row with all the keys it sees. On entry `score` holds query . key.
+// Query rows against consecutive keys, each row with all the keys it sees. On entry `score` times `scale` are the products,
+// with noise where there is any.
 struct RowBlock {
   float* score;  // [rows, stride]
   int64_t stride;
@@ -24,7 +25,7 @@ struct RowBlock {
   int64_t statistics_stride;
 };
 
-// One key per row, one query per column. On entry `score` holds key . query and `grad_weight` value . grad_out.
+// One key per row, one query per column. On entry `score` times `scale` as above, and `grad_weight` value . grad_out.
 struct Tile {
   float* score;  // [keys, queries]
   float* grad_weight;
@@ -33,7 +34,7 @@ struct Tile {
   int first_key;         // of the tile, counted as `first`, `last` and `position` count
   const int32_t* first;  // [queries], the keys [first, last) each query sees
   const int32_t* last;
-  float scale;
+  float scale, grad_scale;
   const float* query_bias;
   const float* key_bias;
   float slope;
@@ -57,7 +58,7 @@ struct Mechanism {
   // and from them delta and the statistic.
   void (*prepare)(const Tile&);
   void (*finish)(const Tile&, float* delta, float* statistics);
-  // Weights and scaled score gradients of a tile: in place, or as bfloat16 with the gradients also in pairs of keys
+  // Weights and score gradients times `grad_scale` of a tile: in place, or as bfloat16 with the gradients also in pairs of keys
   // [keys / 2, queries, 2].
   void (*gradients)(const Tile&);
   void (*gradients_bfloat16)(const Tile&, uint16_t* weight, uint16_t* grad_score, uint16_t* grad_score_pairs);
