@@ -214,21 +214,17 @@ TIED = 2.0**-18
 
 
 class Adjusted(Mechanism):
-    """w_ij = weight(s_ij; L_i, a_i, b_i): L = ln sum_k e^{s_ik}, a and b the least and the largest score of the row.
-
-    Functions are given b and the mass Z = sum_k e^{s_ik - b} in place of L = b + ln Z, so that nothing overflows;
-    softmax is e^{s-b} / Z.
-    """
+    """w_ij = weight(s_ij, p_ij; a_i, b_i): p = softmax(s), a and b the least and the largest score of the row."""
 
     @abstractmethod
-    def weight(self, score: Tensor, lowest: Tensor, highest: Tensor, mass: Tensor) -> Tensor:
-        """w."""
+    def weight(self, score: Tensor, share: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """w of s, p, a and b."""
 
     @abstractmethod
     def weight_derivatives(
-        self, score: Tensor, lowest: Tensor, highest: Tensor, mass: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """dw by the score, by a, by b (where the formula uses it but through L), and by L."""
+        self, score: Tensor, share: Tensor, lowest: Tensor, highest: Tensor
+    ) -> tuple[Tensor | float, Tensor | float, Tensor | float, Tensor | float]:
+        """dw by s, p, a and b, each while the others stand still."""
 
 
 class Mixture(NamedTuple):

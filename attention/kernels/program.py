@@ -32,8 +32,8 @@ FORMS: dict[type, dict[str, tuple[str, ...]]] = {
     },
     Threshold: {"weight": ("score",), "weight_derivative": ("score", "weight")},
     Adjusted: {
-        "weight": ("score", "lowest", "highest", "mass"),
-        "weight_derivatives": ("score", "lowest", "highest", "mass"),
+        "weight": ("score", "share", "lowest", "highest"),
+        "weight_derivatives": ("score", "share", "lowest", "highest"),
     },
 }
 """The functions of each form with their arguments, in the order in which a program lists them."""

@@ -174,37 +174,40 @@ def _excess(mechanism: Threshold, score: Tensor, tile: Tile) -> Tensor:
 
 
 def adjusted_weights(mechanism: Mechanism, score: Tensor, tile: Tile, count: Tensor) -> tuple[Tensor, None]:
-    """w = weight(s; a, b, Z)."""
+    """w = weight(s, p; a, b)."""
     mechanism = cast(Adjusted, mechanism)
-    lowest, highest, mass, _ = _row_statistics(score, tile)
-    return tile.zero_(mechanism.weight(score, lowest, highest, mass)), None
+    share, lowest, highest = _shares(score, tile)
+    return tile.zero_(mechanism.weight(score, share, lowest, highest)), None
 
 
 def adjusted_gradients(
     mechanism: Mechanism, score: Tensor, tile: Tile, count: Tensor, grad_weights: Tensor, _: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """dS = w_s dP + p sum_k w_L dP + 1[s = a] sum_k w_a dP + 1[s = b] sum_k w_b dP, shared where keys tie."""
+    """dS = p (w_p dP - sum_k p_k w_p dP) + w_s dP + 1[s = a] sum_k w_a dP + 1[s = b] sum_k w_b dP.
+
+    Keys that tie with an extreme share what goes through it.
+    """
     mechanism = cast(Adjusted, mechanism)
-    lowest, highest, mass, exponential = _row_statistics(score, tile)
-    weight = tile.zero_(mechanism.weight(score, lowest, highest, mass))
-    by_score, *by_statistics = mechanism.weight_derivatives(score, lowest, highest, mass)
-    through_lowest, through_highest, through_mass = (
-        tile.zero_(slope * grad_weights).sum(-1, keepdim=True) for slope in by_statistics
-    )
-    grad_score = tile.zero_(by_score * grad_weights).add_(exponential.mul_(through_mass / mass))
-    for extreme, through in ((lowest, through_lowest), (highest, through_highest)):
+    share, lowest, highest = _shares(score, tile)
+    by_score, by_share, by_lowest, by_highest = mechanism.weight_derivatives(score, share, lowest, highest)
+    grad_share = by_share * grad_weights
+    grad_explicit = by_score * grad_weights
+    for extreme, slope in ((lowest, by_lowest), (highest, by_highest)):
         hit = tile.zero_(((score - extreme).abs() <= TIED * extreme.abs()).to(score.dtype))
-        grad_score += hit.mul_(through / hit.sum(-1, keepdim=True).clamp_(min=1))
-    return weight, tile.zero_(grad_score)
+        through = tile.zero_(slope * grad_weights).sum(-1, keepdim=True)
+        grad_explicit = grad_explicit + hit * (through / hit.sum(-1, keepdim=True).clamp_(min=1))
+    delta = tile.zero_(share * grad_share).sum(-1, keepdim=True)
+    weight = tile.zero_(mechanism.weight(score, share, lowest, highest))
+    return weight, tile.zero_(share * (grad_share - delta) + grad_explicit)
 
 
-def _row_statistics(score: Tensor, tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Least and largest score, and the mass and its terms; 0, 0 and 1 where a row sees nothing."""
+def _shares(score: Tensor, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
+    """Softmax of the rows, and their least and largest score; 0 where a row sees nothing."""
     highest, lowest = tile.maximum(score), -tile.maximum(-score)
     blind = highest == -torch.inf
     highest, lowest = highest.masked_fill(blind, 0), lowest.masked_fill(blind, 0)
     exponential = tile.zero_((score - highest).exp_())
-    return lowest, highest, exponential.sum(-1, keepdim=True).masked_fill_(blind, 1), exponential
+    return exponential.div_(exponential.sum(-1, keepdim=True).masked_fill_(blind, 1)), lowest, highest
 
 
 FORMS: dict[type, Rows] = {

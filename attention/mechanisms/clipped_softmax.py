@@ -12,6 +12,7 @@ gradient. Their presets lie in -0.1 <= gamma <= -1e-5 and 1 <= zeta <= 1.1.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from attention.errors import AttentionError
@@ -48,18 +49,17 @@ class ClippedSoftmax(Adjusted):
         """Equation 4."""
         return self._stretched(Softmax().weights(score, visible)).clamp(0, 1)
 
-    def weight(self, score: Tensor, lowest: Tensor, highest: Tensor, mass: Tensor) -> Tensor:
-        """Equation 4, p = e^{s-b} / Z."""
-        return self._stretched((score - highest).exp() / mass).clamp(0, 1)
+    def weight(self, score: Tensor, share: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """Equation 4."""
+        return self._stretched(share).clamp(0, 1)
 
     def weight_derivatives(
-        self, score: Tensor, lowest: Tensor, highest: Tensor, mass: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(zeta - gamma) p between the clips by the score, its negative by L."""
-        share = (score - highest).exp() / mass
+        self, score: Tensor, share: Tensor, lowest: Tensor, highest: Tensor
+    ) -> tuple[float, Tensor, float, float]:
+        """zeta - gamma by p, between the clips."""
         stretched = self._stretched(share)
-        slope = (self.zeta - self.gamma) * share * ((stretched > 0) & (stretched < 1))
-        return slope, score * 0, score * 0, -slope
+        inside = (stretched > 0) & (stretched < 1)
+        return 0.0, torch.where(inside, self.zeta - self.gamma, 0 * share), 0.0, 0.0
 
     def _stretched(self, share: Tensor) -> Tensor:
         return (self.zeta - self.gamma) * share + self.gamma

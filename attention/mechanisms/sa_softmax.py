@@ -6,7 +6,7 @@ Source: "Self-Adjust Softmax", arXiv 2502.18277 (EMNLP 2025), equations of both 
     version 2:  w_ij = p_ij (s_ij - a_i) / (b_i - a_i),        a_i = min(0, min_j s_ij),  b_i = max(0, max_j s_ij)
 
 The published code lets gradients flow through minimum and maximum, and so does this file; it adds 1e-10 to b - a, so
-that gradients reach 1e9 where all scores are near 0, where this file keeps b - a at 1e-3 at least.
+that gradients reach 1e9 where all scores are near 0; this file keeps b - a at 0.01 at least.
 
 Hazards: weights of version 1 are negative where s < 0 and not bounded; rows of neither version sum to one; the only
 weight of the first row of version 2 jumps from 0 to 1 at s = 0.
@@ -23,7 +23,7 @@ from attention.mechanism import TIED, Adjusted
 from attention.mechanisms.softmax import Softmax
 from attention.registry import register
 
-LEAST_SPAN = 1e-3
+LEAST_SPAN = 1e-2
 
 
 @register
@@ -60,31 +60,23 @@ class SaSoftmax(Adjusted):
         low, high = low.where(low < 0, 0), high.where(high > 0, 0)
         return share * (score - low) / (high - low).clamp(min=LEAST_SPAN)
 
-    def weight(self, score: Tensor, lowest: Tensor, highest: Tensor, mass: Tensor) -> Tensor:
-        """The formulas, p = e^{s-b} / Z."""
-        share = (score - highest).exp() / mass
+    def weight(self, score: Tensor, share: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """The formulas."""
         if self.version == 1:
             return score * share
         low, span = self._range(lowest, highest)
         return share * ((score - low) / span)
 
     def weight_derivatives(
-        self, score: Tensor, lowest: Tensor, highest: Tensor, mass: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """p (1 + s - a) / (b - a), (w - p / ...) where a < 0, -w / (b - a) where b > 0, and -w."""
-        share = (score - highest).exp() / mass
+        self, score: Tensor, share: Tensor, lowest: Tensor, highest: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | float, Tensor | float]:
+        """By s, p, a where that is below 0, and b where that is above 0."""
         if self.version == 1:
-            weight = score * share
-            return share + weight, score * 0, score * 0, -weight
+            return share, score, 0.0, 0.0
         low, span = self._range(lowest, highest)
-        weight = share * ((score - low) / span)
-        moves = torch.where(highest.relu() - low > LEAST_SPAN, 1 / span, 0)
-        return (
-            share / span + weight,
-            (weight * moves - share / span) * (lowest < 0),
-            -weight * moves * (highest > 0),
-            -weight,
-        )
+        by_score, by_share = share / span, (score - low) / span
+        by_span = torch.where(highest.relu() - low > LEAST_SPAN, -by_score * by_share, 0)
+        return by_score, by_share, -(by_score + by_span) * (lowest < 0), by_span * (highest > 0)
 
     def _range(self, lowest: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
         """a, and b - a."""

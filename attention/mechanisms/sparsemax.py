@@ -42,5 +42,5 @@ class Sparsemax(Threshold):
         return score.relu()
 
     def weight_derivative(self, score: Tensor, weight: Tensor) -> Tensor:
-        """1[x > 0]."""
-        return (score > 0).to(score.dtype)
+        """1[x > 0], the sign of relu(x)."""
+        return weight.sign()

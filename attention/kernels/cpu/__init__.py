@@ -15,7 +15,7 @@ from attention.kernels.cpu.ops import load_mechanism, unsupported
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 from attention.kernels.program import program_of, untraceable
-from attention.mechanism import Adjusted, Mechanism, Pointwise, Threshold
+from attention.mechanism import Mechanism, Noise, Pointwise, Threshold
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -36,8 +36,14 @@ def _forward(problem: Problem, with_mass: bool) -> tuple[Tensor, Tensor]:
     trains = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in differentiable)
     # Gradients through a row sum live on differences that the rounding of outputs would drown.
     keeps_rest = trains and problem.mechanism.form is not Pointwise
-    out, log_mass, _, _ = torch.ops.attention_zoo_cpu.forward(
-        *problem.operands, _key(problem.mechanism), keeps_rest, with_mass
+    keeps_support = trains and problem.mechanism.form is Threshold
+    out, log_mass, *_ = torch.ops.attention_zoo_cpu.forward(
+        *problem.operands,
+        *_noise(scores.noise),
+        _key(problem.mechanism),
+        keeps_rest,
+        keeps_support,
+        with_mass,
     )
     return out, log_mass
 
@@ -49,11 +55,11 @@ def refuses(problem: Problem) -> str | None:
         return f"the tensors are on {device}"
     if dtype not in DTYPES:
         return f"it computes in float32 and bfloat16, not in {dtype}".replace("torch.", "")
-    if problem.scores.noise is not None:
-        return "it adds no noise to scores"
-    if problem.mechanism.form in (Threshold, Adjusted):
-        return f"it does not run the form {problem.mechanism.form.__name__}"
     return untraceable(problem.mechanism) or _refuses(problem.mechanism, dtype)
+
+
+def _noise(noise: Noise | None) -> tuple[Tensor | None, float, int]:
+    return (None, 0.0, 0) if noise is None else (noise.seed, noise.amplitude, noise.first_sequence)
 
 
 @torch.compiler.assume_constant_result

@@ -7,7 +7,7 @@
 import triton
 import triton.language as tl
 
-from attention.kernels.triton.forms import Statistics, Sums, gradients, sensitivity, terms, ties
+from attention.kernels.triton.forms import Statistics, Sums, gradients, sensitivity, share, terms, ties
 from attention.kernels.triton.forward import locate, store_rows
 from attention.kernels.triton.operands import (
     accumulate,
@@ -107,11 +107,11 @@ def sum_rows(
             delta += tl.sum(slope * grad_weight, 1, keep_dims=True)
             sensitivities += tl.sum(slope, 1, keep_dims=True)
         elif form == "Adjusted":
-            _, by_lowest, by_highest, by_mass = functions[1](score, row.other, row.frame, row.inverse)
-            seen = tl.where(visible, grad_weight, 0.0)
-            delta += tl.sum(tl.where(visible, by_mass * seen, 0.0), 1, keep_dims=True)
-            mean += tl.sum(tl.where(visible, by_lowest * seen, 0.0), 1, keep_dims=True)
-            through_highest += tl.sum(tl.where(visible, by_highest * seen, 0.0), 1, keep_dims=True)
+            part = share(score, row)
+            _, by_share, by_lowest, by_highest = functions[1](score, part, row.other, row.frame)
+            delta += tl.sum(tl.where(visible, part * (by_share * grad_weight), 0.0), 1, keep_dims=True)
+            mean += tl.sum(tl.where(visible, by_lowest * grad_weight, 0.0), 1, keep_dims=True)
+            through_highest += tl.sum(tl.where(visible, by_highest * grad_weight, 0.0), 1, keep_dims=True)
             lowest_ties += tl.sum((visible & ties(score, row.other)).to(tl.float32), 1, keep_dims=True)
             highest_ties += tl.sum((visible & ties(score, row.frame)).to(tl.float32), 1, keep_dims=True)
         else:
@@ -124,7 +124,6 @@ def sum_rows(
     if form == "Threshold":
         delta /= tl.where(sensitivities == 0.0, 1.0, sensitivities)
     elif form == "Adjusted":
-        delta /= row.inverse
         store_rows(sums + tl.cast(places, tl.int64), rows, mean / tl.maximum(lowest_ties, 1.0))
         store_rows(
             sums + 2 * tl.cast(places, tl.int64), rows, through_highest / tl.maximum(highest_ties, 1.0)

@@ -19,7 +19,7 @@ class Statistics(NamedTuple):
 
     Attributes:
         frame: Ratio: the pivot; TwoStage: n / (epsilon + sum of first); Threshold, Adjusted: the largest score.
-        inverse: one over the sum of the row's denominators, 1 where that is 0; Adjusted: the mass.
+        inverse: one over the sum of the row's denominators, Adjusted: of e^{s - frame}; 1 where that is 0.
         other: TwoStage: the row's largest u; Threshold: tau less the largest score; Adjusted: the least score.
     """
 
@@ -33,7 +33,7 @@ class Sums(NamedTuple):
 
     Attributes:
         delta: sum_k w_ik dP_ik less the gradient of the log mass; Threshold: sum_k u_ik dP_ik over the sum of u = w';
-            Adjusted: what goes through the mass, over the mass.
+            Adjusted: sum_k p_ik w_p dP_ik.
         mean: TwoStage: sum_k dU_ik u_ik / n_i; Adjusted: what goes through the least score, per key that ties with it.
         through_highest: Adjusted: what goes through the largest score, per key that ties with it.
     """
@@ -41,6 +41,12 @@ class Sums(NamedTuple):
     delta: Any
     mean: Any
     through_highest: Any
+
+
+@triton.jit
+def share(score, statistics):
+    """Adjusted: the softmax of a score."""
+    return tl.exp(score - statistics.frame) * statistics.inverse
 
 
 @triton.jit
@@ -65,7 +71,7 @@ def terms(score, visible, statistics, count, functions, form: tl.constexpr):
         numerator = functions[0](score - statistics.frame - statistics.other)
         denominator = numerator
     else:
-        numerator = functions[0](score, statistics.other, statistics.frame, statistics.inverse)
+        numerator = functions[0](score, share(score, statistics), statistics.other, statistics.frame)
         denominator = numerator
     return tl.where(visible, numerator, 0.0), tl.where(visible, denominator, 0.0)
 
@@ -78,7 +84,7 @@ def gradients(score, visible, grad_weight, statistics, count, sums, functions, f
     Ratio: dS = (numerator' dP - denominator' delta) / Z, so written that equal slopes cancel exactly.
     TwoStage: dU = second'(u) (dP - delta) / sum b, dS = first'(s) frame (dU - mean).
     Threshold: dS = w'(s) (dP - delta).
-    Adjusted: dS = w_s dP + e^{s-b} of_mass, and shares of what goes through the extremes.
+    Adjusted: dS = p (w_p dP - delta) + w_s dP, and shares of what goes through the extremes.
     """
     if form == "Pointwise":
         weight = functions[0](score)
@@ -100,11 +106,13 @@ def gradients(score, visible, grad_weight, statistics, count, sums, functions, f
         weight = value * statistics.inverse
         grad_score = functions[1](excess, value) * (grad_weight - sums.delta)
     else:
-        weight = functions[0](score, statistics.other, statistics.frame, statistics.inverse)
-        by_score, _, _, _ = functions[1](score, statistics.other, statistics.frame, statistics.inverse)
-        grad_score = by_score * grad_weight + tl.exp(score - statistics.frame) * sums.delta
-        grad_score += tl.where(ties(score, statistics.other), sums.mean, 0.0)
-        grad_score += tl.where(ties(score, statistics.frame), sums.through_highest, 0.0)
+        part = share(score, statistics)
+        weight = functions[0](score, part, statistics.other, statistics.frame)
+        by_score, by_share, _, _ = functions[1](score, part, statistics.other, statistics.frame)
+        explicit = by_score * grad_weight
+        explicit += tl.where(ties(score, statistics.other), sums.mean, 0.0)
+        explicit += tl.where(ties(score, statistics.frame), sums.through_highest, 0.0)
+        grad_score = part * (by_share * grad_weight - sums.delta) + explicit
     return tl.where(visible, weight, 0.0), tl.where(visible, grad_score, 0.0)
 
 

@@ -125,7 +125,7 @@ def survey(
     block_keys: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """Threshold: the largest score and tau; Adjusted: the largest score, the mass and the least score.
+    """Threshold: the largest score and tau; Adjusted: the largest score, one over the mass, and the least score.
 
     tau by Newton's method from below, a sweep per step: the sum of the weights is convex in it, so that no step
     overshoots, and the search ends when no row of the block moves.
@@ -150,7 +150,7 @@ def survey(
     frame = pivot_of(highest)
     store_rows(statistics, rows, frame)
     if form == "Adjusted":
-        store_rows(statistics + tl.cast(places, tl.int64), rows, tl.where(mass == 0.0, 1.0, mass))
+        store_rows(statistics + tl.cast(places, tl.int64), rows, 1.0 / tl.where(mass == 0.0, 1.0, mass))
         lowest = tl.where(lowest == float("inf"), 0.0, lowest)
         store_rows(statistics + 2 * tl.cast(places, tl.int64), rows, lowest)
     else:
