@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from attention.errors import AttentionError
@@ -75,6 +76,10 @@ class Call:
     scale: float | None
     params: Mapping[str, Tensor]
     moment: Moment = INFERENCE
+
+    def log_count(self, dtype: torch.dtype) -> Tensor:
+        """ln n_i, [B or 1, T]; 0 where a query sees nothing."""
+        return self.count.clamp(min=1).to(dtype).log()
 
 
 class Mechanism(ABC):

@@ -28,7 +28,7 @@ class LengthScaledCosine(Mechanism):
         """Unit queries and keys; the length factor goes into the query."""
         self._refuse_scale(call.scale)
         wide = torch.promote_types(query.dtype, torch.float32)
-        length = call.count.clamp(min=1).to(wide).log()[..., None, None]
+        length = call.log_count(wide)[..., None, None]
         unit_query = normalize(query.to(wide), dim=-1) * (math.log(query.shape[-1]) * length)
         return Scores(unit_query.to(query.dtype), normalize(key.to(wide), dim=-1).to(key.dtype))
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from attention.errors import AttentionError, nearest
-from attention.mechanism import Call, Pointwise, Scores
+from attention.mechanism import Call, Scores
+from attention.mechanisms.sigmoid import Logistic
 from attention.registry import register
 
 SLOPES = ("balanced", "decay", "favour")
@@ -29,7 +30,7 @@ SLOPES = ("balanced", "decay", "favour")
 
 @register
 @dataclass(frozen=True)
-class Swat(Pointwise):
+class Swat(Logistic):
     """sigmoid(s + slope (i - j)) within a sliding window.
 
     Args:
@@ -62,18 +63,6 @@ class Swat(Pointwise):
             bias = torch.full(query.shape[:3], self.bias, device=query.device, dtype=torch.float32)
         slope = None if self.slopes == "none" else head_slopes(n_head, self.slopes, query.device)
         return replace(scores, slope=slope, query_bias=bias)
-
-    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
-        """The logistic function."""
-        return score.sigmoid()
-
-    def weight(self, score: Tensor) -> Tensor:
-        """sigma(s)."""
-        return score.sigmoid()
-
-    def weight_derivative(self, score: Tensor, weight: Tensor) -> Tensor:
-        """sigma (1 - sigma)."""
-        return weight * (1 - weight)
 
 
 def head_slopes(n_head: int, kind: str, device: torch.device | None = None) -> Tensor:
