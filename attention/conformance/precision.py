@@ -15,7 +15,7 @@ from attention.mechanism import Mechanism
 ACTIVATIONS = Path(__file__).parent / "activations.pt"
 LONG = "long"
 SEEDS, LEARNED_SEEDS = 4, 16
-"""Inputs per case; more where something is learned, whose gradient is one number a head: too few to tell rounding by."""
+"""Inputs per case; more where something is learned: its gradient is one number a head, too few to judge rounding by."""
 SLACK = {torch.float64: 1e-8, torch.float32: 2.0**-19, torch.bfloat16: 0.0, torch.float16: 0.0}
 """Allowed on top, relative to the truth. In float32, sixteen units in the last place: a kernel that keeps one number
 per row recomputes weights as e^(s - logsumexp) and loses digits where scores are large; torch's fused softmax does."""

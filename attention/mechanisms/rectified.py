@@ -12,7 +12,7 @@ Published code: negative scores are set to -inf before a softmax; a row without 
 Here: the same, in the frame of the row's maximum.
 
 Beware: a weight jumps by its whole size as a score crosses 0, of which no gradient tells. Negative scores get none, and
-a row of negative scores is dead: output and gradients 0. At s = 0 exactly a key takes part.
+a row of negative scores is dead. At s = 0 exactly a key takes part.
 """
 
 from dataclasses import dataclass

@@ -11,8 +11,7 @@ Published code: not consulted.
 Here: n_i is the number of keys that query i sees, the causal reading of the length. As relu(s) / n = relu(s / n), the
 division is made once, in the query, and the kernel computes relu.
 
-Beware: a row without a positive score outputs 0 and passes no gradient, so never zero-initialise the query or key
-projection.
+Beware: a row without a positive score is dead, so never zero-initialise the query or key projection.
 """
 
 from dataclasses import dataclass, replace

@@ -11,8 +11,7 @@ Published code: none of this equation.
 
 Here: softpick.py's numerator for both terms, and its pivot, epsilon and expm1.
 
-Beware: a row whose scores are all negative or zero is dead: output and gradients 0. Any other row sums to one, so the
-first row jumps from 0 to 1 at s = 0.
+Beware: a row without a positive score is dead. Any other row sums to one, so the first row jumps from 0 to 1 at s = 0.
 """
 
 from dataclasses import dataclass

@@ -35,7 +35,7 @@ class LengthScaled(Mechanism):
     learned: bool = True
 
     def parameters(self, n_head: int) -> dict[str, Tensor]:
-        """`length_scale` [H], c, where it is learned."""
+        """`length_scale` [H], c, 0.168 at the start, where it is learned."""
         learned = {"length_scale": torch.full((n_head,), INITIAL)} if self.learned else {}
         return super().parameters(n_head) | learned
 
