@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from attention.errors import AttentionError
@@ -96,6 +97,10 @@ class Call:
     scale: float | None
     params: Mapping[str, Tensor]
     moment: Moment = INFERENCE
+
+    def log_count(self, dtype: torch.dtype) -> Tensor:
+        """ln n_i, [B or 1, T]; 0 where a query sees nothing."""
+        return self.count.clamp(min=1).to(dtype).log()
 
 
 class Mechanism(ABC):

@@ -30,7 +30,7 @@ def extreme_scores(mechanism: Mechanism, kernel: str, device: torch.device | str
             truth = run(rounded.to(torch.float64), mechanism, "dense", causal=causal)
             eager = run(rounded, mechanism, "dense", causal=causal)
             for name, tensor in run(rounded, mechanism, kernel, causal=causal).items():
-                if not torch.isfinite(tensor[judged(truth[name], eager[name])]).all():
+                if not torch.isfinite(tensor[judged(truth[name], eager[name], dtype)]).all():
                     raise ConformanceError(f"extreme scores, {dtype}, {name}: not finite")
 
 

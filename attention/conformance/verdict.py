@@ -94,8 +94,8 @@ def judge(
 ) -> None:
     """Fail unless each root mean square error is at most twice that of `eager` plus twice that of rounding.
 
-    Not judged are numbers that the dtype cannot hold, float16 results on whose way the formula overflows, and the
-    digits of what the formula itself returns as nothing but noise: identical keys put every key of lssar on its
+    Not judged are numbers that the dtype cannot hold, results of float16 calls on whose way the formula overflows, and
+    the digits of what the formula itself returns as nothing but noise: identical keys put every key of lssar on its
     threshold, and rounding decides. All else must be finite.
 
     Args:
@@ -109,7 +109,7 @@ def judge(
         actual, place = result[name], f"{what}, {name}"
         if actual.shape != expected.shape:
             raise ConformanceError(f"{place}: shape {list(actual.shape)}, expected {list(expected.shape)}")
-        fits = judged(expected, eager[name])
+        fits = judged(expected, eager[name], eager["out"].dtype)
         if not torch.isfinite(actual[fits]).all():
             raise ConformanceError(f"{place}: not finite")
         rounded = expected.to(actual.dtype)
@@ -128,10 +128,13 @@ def judge(
             )
 
 
-def judged(truth: Tensor, eager: Tensor) -> Tensor:
-    """Where numbers fit the dtype of `eager`; nowhere if the formula overflows in float16 on the way to one."""
+def judged(truth: Tensor, eager: Tensor, dtype: torch.dtype) -> Tensor:
+    """Where numbers fit the dtype of `eager`; nowhere if a call in float16 overflows by the formula on the way to one.
+
+    The gradient of a learned parameter is float32, and made of those of queries and keys in the call's dtype.
+    """
     fits = truth.abs() <= torch.finfo(eager.dtype).max / 2
-    overflows = eager.dtype == torch.float16 and not torch.isfinite(eager[fits]).all()
+    overflows = dtype == torch.float16 and not torch.isfinite(eager[fits]).all()
     return torch.zeros_like(fits) if overflows else fits
 
 
