@@ -253,7 +253,13 @@ class Mix(Protocol):
 
 
 class Composite(Mechanism):
-    """Weights that several mixings of elementary mechanisms make together."""
+    """Weights that several mixings of elementary mechanisms make together.
+
+    Attributes:
+        mixings: how many, each of which rounds.
+    """
+
+    mixings: ClassVar[int] = 2
 
     @property
     @abstractmethod
