@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attention.conformance.inputs import HOSTILE, Inputs, RefusedError, hostile, make, run
-from attention.conformance.verdict import dtypes, each, judge
+from attention.conformance.verdict import dtypes, each, judge, mixings
 from attention.kernels.dispatch import KERNELS
 from attention.kernels.problem import example
 from attention.mechanism import Mechanism
@@ -49,7 +49,7 @@ def _precise(mechanism: Mechanism, kernel: str, dtype: torch.dtype, device: torc
     def attempt(name: str) -> None:
         problems, truth, eager = _expected(mechanism, name, dtype, str(device))
         result = _stack([run(inputs, mechanism, kernel) for inputs in problems])
-        judge(result, truth, eager, f"{name} inputs", SLACK[dtype])
+        judge(result, truth, eager, f"{name} inputs", SLACK[dtype], mixings=mixings(mechanism))
 
     each([*HOSTILE, LONG], attempt)
 
@@ -93,7 +93,7 @@ def trained_activations(mechanism: Mechanism, kernel: str, device: torch.device 
         for layer in _layers():
             problems, truth, eager = _trained(mechanism, layer, dtype, str(device))
             result = _stack([run(inputs, mechanism, kernel) for inputs in problems])
-            judge(result, truth, eager, f"{layer}, {dtype}", SLACK[dtype])
+            judge(result, truth, eager, f"{layer}, {dtype}", SLACK[dtype], mixings=mixings(mechanism))
 
 
 @lru_cache(maxsize=64)

@@ -1,16 +1,20 @@
 """Adaptive temperature: softmax that is sharpened where its entropy is large.
 
-Source: Velickovic et al., "Softmax is not enough (for sharp size generalisation)", arXiv 2410.01104, section 5 and its
-listing, whose polynomial this is.
+Source: Velickovic et al., "Softmax is not enough (for sharp size generalisation)", arXiv 2410.01104.
 
     p_i = softmax(s_i),    H_i = -sum_j p_ij ln p_ij,    w_i = softmax(beta(H_i) s_i)
     beta(H) = max(-0.037 H^4 + 0.481 H^3 - 2.3 H^2 + 4.917 H - 1.791, 1) where H > 0.5, else 1
 
-The paper sharpens a trained model; so does this mechanism by default: softmax in training, sharpened elsewhere, without
-a gradient through beta. Nothing of size T x T is needed: H = ln Z - sum_j p_ij s_ij, and the mean score is the query's
-product with the mean key, which is softmax attention with keys in place of values.
+Paper: the polynomial was fitted on a task of finding maxima, and sharpens a model that was trained without it.
 
-Hazard: beta exceeds 1 for 0.85 < H < 5.94 nats only. Rows that spread over more than about 380 keys stay as they are.
+Published code: the paper's own listing; a public port evaluates the coefficients in reverse order, which is another
+function.
+
+Here: as in the paper, softmax in training and sharpened elsewhere, without a gradient through beta; `when` has the
+other cases. Nothing of size T x T is needed: H = ln Z - sum_j p_ij s_ij, and the mean score is the query's product with
+the mean key, which is softmax attention with keys in place of values.
+
+Beware: beta exceeds 1 for 0.85 < H < 5.94 nats only. Rows that spread over more than about 380 keys stay as they are.
 """
 
 from dataclasses import dataclass, replace

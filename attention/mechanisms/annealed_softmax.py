@@ -1,12 +1,18 @@
 """Annealed softmax: a temperature that falls during training, with noise against vanishing gradients if wanted.
 
-Source: arXiv 2306.06855, on attention in architecture search, whose abstract names a small temperature, an exponential
-schedule of it, and a sparse noisy softmax against saturated gradients. Its formulas were not to be had; the schedule
-and the noise are this project's reading of those words.
+Source: arXiv 2306.06855, a paper on attention in architecture search.
 
     w_i = softmax((s_i + amplitude G_i) / t),        t = start (end / start)^progress
 
-progress goes from 0 to 1 over the training, and is 1 outside of it; G is Gumbel noise, in training only.
+Paper: only its abstract was to be had. It names a small temperature, an exponential schedule of it, and a sparse noisy
+softmax against saturated gradients; the schedule and the noise are this project's reading of those words.
+
+Published code: none was found.
+
+Here: progress goes from 0 to 1 over the training and is 1 outside of it. G is the Gumbel noise of gumbel_softmax, in
+training only.
+
+Beware: evaluation during training uses the last temperature, not that of the step.
 """
 
 from dataclasses import dataclass

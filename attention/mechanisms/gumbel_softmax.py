@@ -5,8 +5,15 @@ scores as log probabilities.
 
     w_i = softmax((s_i + G_i) / temperature),        G_ij = -ln(-ln U_ij)
 
-In training only; elsewhere G = 0. The noise is a function of seed, sequence, head, query and key (`attention.noise`),
-so that the backward pass meets the same noise, whatever the order of tiles.
+Paper: a gradient estimator for discrete latent variables, not an attention; the straight-through form that rounds to
+one key in the forward pass is not made here.
+
+Published code: public attention variants draw fresh noise per call and cannot recompute it.
+
+Here: noise in training only, elsewhere G = 0. It is a function of seed, sequence, head, query and key, by a
+counter-based generator, so that the backward pass meets the same noise, whatever the order of tiles.
+
+Beware: the noise has the standard deviation 1.28, as large as the scores of a fresh model.
 """
 
 from dataclasses import dataclass, replace

@@ -1,14 +1,18 @@
 """Self-adjusting softmax: probabilities times scores, so that the gradient does not vanish where a key has won.
 
-Source: "Self-Adjust Softmax", arXiv 2502.18277 (EMNLP 2025), equations of both versions; p = softmax(s).
+Source: "Self-Adjust Softmax", arXiv 2502.18277 (EMNLP 2025); p = softmax(s).
 
     version 1:  w_ij = s_ij p_ij
     version 2:  w_ij = p_ij (s_ij - a_i) / (b_i - a_i),        a_i = min(0, min_j s_ij),  b_i = max(0, max_j s_ij)
 
-The published code lets gradients flow through minimum and maximum, and so does this file; it adds 1e-10 to b - a, so
-that gradients reach 1e9 where all scores are near 0; this file keeps b - a at 0.01 at least.
+Paper: both versions, the second to keep weights between 0 and 1.
 
-Hazards: weights of version 1 are negative where s < 0 and not bounded; rows of neither version sum to one; the only
+Published code: gradients flow through minimum and maximum. It adds 1e-10 to b - a, with which gradients reach 1e9 where
+all scores are near 0.
+
+Here: gradients flow as there; b - a is 0.01 at least. Keys that tie with an extreme share its gradient.
+
+Beware: weights of version 1 are negative where s < 0 and not bounded; rows of neither version sum to one; the only
 weight of the first row of version 2 jumps from 0 to 1 at s = 0.
 """
 

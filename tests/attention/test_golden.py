@@ -133,6 +133,73 @@ CALLS = {
 }
 """Mechanisms that put more into the scores than a dot product: options, parameters, weights and gradients of s."""
 
+CALLS |= {
+    "entmax15": (
+        attention.get("entmax15"),
+        {},
+        (0.050391, 0, 0, 0.949609, 0),
+        (-0.182450, 0, 0, 0.182450, 0),
+    ),
+    "sa_softmax, version 1": (
+        attention.get("sa_softmax", version=1),
+        {},
+        (0.252792, -0.011404, 0.012071, 2.265872, -0.010178),
+        (-0.387948, -0.120926, -0.201682, 2.415438, -0.024438),
+    ),
+    "sa_softmax": (
+        attention.get("sa_softmax"),
+        {},
+        (0.117970, 0.006842, 0.021728, 0.755291, 0),
+        (-0.123459, -0.048639, -0.063135, 0.253116, -0.017883),
+    ),
+    "clipped_softmax": (
+        attention.get("clipped_softmax"),
+        {},
+        (0.143584, 0, 0.019733, 0.747950, 0),
+        (-0.122073, -0.040013, -0.059841, 0.230855, -0.008928),
+    ),
+    "weighted_softpick at 1": (
+        attention.get("weighted_softpick", epsilon=0.0),
+        {},
+        (0.144412, 0, 0.011781, 0.791623, 0),
+        (-0.136359, 0.043612, -0.065697, 0.221981, 0.009731),
+    ),
+    "weighted_softpick towards 0": (
+        attention.get("weighted_softpick", epsilon=0.0),
+        {"negative_weight": -40.0},
+        (0.152363, 0, 0.012429, 0.835208, 0),
+        (-0.162586, 0, -0.074677, 0.150310, 0),
+    ),
+}
+
+NARROW_CALLS = {
+    "sparsemax": (
+        attention.get("sparsemax"),
+        {},
+        (0.283333, 0, 0.033333, 0.683333, 0),
+        (-0.166667, 0, -0.666667, 0.833333, 0),
+    ),
+    "entmax15": (
+        attention.get("entmax15"),
+        {},
+        (0.256966, 0.094199, 0.145862, 0.499734, 0.003240),
+        (0.040043, -0.589592, -0.160790, 0.762761, -0.052422),
+    ),
+    "adaptive_softmax, gradient": (
+        attention.get("adaptive_softmax", when="gradient"),
+        {},
+        (0.227475, 0.107978, 0.142786, 0.479218, 0.042544),
+        (-0.066192, -0.419615, -0.164337, 0.722413, -0.072270),
+    ),
+    "adaptive_softmax": (
+        attention.get("adaptive_softmax"),
+        {},
+        (0.227475, 0.107978, 0.142786, 0.479218, 0.042544),
+        (-0.063275, -0.432315, -0.172707, 0.759380, -0.091084),
+    ),
+}
+"""The same on the row of smaller scores."""
+
 
 @pytest.mark.parametrize("case", GOLDEN)
 def test_formula(case):
@@ -154,21 +221,24 @@ def test_row_functions(case):
     score = torch.tensor(row, dtype=torch.float64)[None, None, None, None]
     grad_weights = torch.tensor(GRAD_WEIGHTS, dtype=torch.float64).expand_as(score)
     count = visible.count[:, None, None, :, None]
-    weight, gradient = rows_of(mechanism).gradients(mechanism, score.clone(), tile, count, grad_weights)
+    weight, gradient = rows_of(mechanism).gradients(mechanism, score.clone(), tile, count, grad_weights, None)
     assert _distance(weight, expected) < 1e-6
-    assert _distance(rows_of(mechanism).weights(mechanism, score.clone(), tile, count), expected) < 1e-6
+    assert _distance(rows_of(mechanism).weights(mechanism, score.clone(), tile, count)[0], expected) < 1e-6
     assert _distance(gradient, expected_gradient) < 1e-6
 
 
+ROWS = [(SPREAD_ROW, CALLS, case) for case in CALLS] + [
+    (NARROW_ROW, NARROW_CALLS, case) for case in NARROW_CALLS
+]
+
+
 @pytest.mark.parametrize("kernel", ["dense", "tiled"])
-@pytest.mark.parametrize("case", CALLS)
-def test_call(case, kernel):
+@pytest.mark.parametrize(("row", "cases", "case"), ROWS, ids=lambda x: x if isinstance(x, str) else "")
+def test_call(row, cases, case, kernel):
     """A query of one channel at scale 1, whose keys are the scores and whose values are dP."""
-    mechanism, params, expected, expected_gradient = CALLS[case]
+    mechanism, params, expected, expected_gradient = cases[case]
     query = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    key, value = (
-        torch.tensor(x, dtype=torch.float64)[None, :, None, None] for x in (SPREAD_ROW, GRAD_WEIGHTS)
-    )
+    key, value = (torch.tensor(x, dtype=torch.float64)[None, :, None, None] for x in (row, GRAD_WEIGHTS))
     given = {"params": {name: torch.tensor([x], dtype=torch.float64) for name, x in params.items()}}
     weight = attention.weights(query, key, mechanism, scale=1.0, kernel=kernel, **given)
     assert _distance(weight, expected) < 1e-6
