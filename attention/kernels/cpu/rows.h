@@ -80,7 +80,7 @@ inline float largest_score(const RowBlock& block, int row, float floor) {
 
 template <class Functions>
 struct Ratio {
-  static constexpr bool prepares = false, vanishes = false;
+  static constexpr bool prepares = Functions::steep, vanishes = false;
 
   template <bool biased, class Element>
   static float weights(const RowBlock& block, int row, Element* out) {
@@ -113,6 +113,20 @@ struct Ratio {
                                             : derivatives.first * grad_weight - derivatives.second * delta;
       weight = keep(numerator * scale, visible);
       grad_score = keep(slope * scale, visible);
+    }
+    // Where terms are steep: adds one key to the sums over w and w dP', dP' = dP less a first guess of delta.
+    template <class Visible>
+    void prepare(vec score, vec grad_weight, Visible visible, vec (&sums)[PREPARED]) const {
+      vec numerator = keep(Functions::terms(score, pivot).first, visible);
+      sums[0] += numerator;
+      sums[1] += numerator * (grad_weight - delta);
+    }
+    // delta = sum_k w_k dP_k; the mass of a row is what the offset leaves of 1.
+    static void finish(const Tile& tile, int query, const vec (&sums)[PREPARED], float* delta, float*) {
+      vec pivot = load(tile.statistics + PIVOT * tile.statistics_stride + query);
+      vec mass = 1.f - Functions::offset(pivot) * load(tile.statistics + SCALE * tile.statistics_stride + query);
+      vec change = sums[1] / where(sums[0] == 0.f, broadcast(1.f), sums[0]);
+      store(delta + query, (load(delta + query) + change) * mass);
     }
   };
 };
