@@ -5,11 +5,12 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.block import Block, RMSNorm
+from models.block import Block
 from models.cache import KVCache
 from models.config import Architecture, ModelConfig, resolve
 from models.errors import ModelError
 from models.loss import token_losses
+from models.norms import RMSNorm
 from models.rope import rotations
 
 
@@ -89,7 +90,7 @@ class GPT(nn.Module):
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations of one training step per token, at sequences of `length` tokens.
 
-        6 N + sum over layers of 12 n_head head_dim n. N counts the weights that multiply every token: all
+        6 N + sum over layers of 6 n_head (head_dim + value_dim) n. N counts the weights that multiply every token: all
         matrices and the head, not the embedding's lookup. n is the mean number of keys a query sees:
         (length + 1) / 2 under causality, fewer under a window. 6 is 2 (multiply, add) x 3 (one product
         forward, two backward); attention has two products, scores and values. Norms, pointwise functions,
@@ -98,9 +99,9 @@ class GPT(nn.Module):
         weights = sum(module.weight.numel() for module in self.modules() if isinstance(module, nn.Linear))
         if self.head is None:
             weights += self.embedding.weight.numel()
-        width = self.config.n_head * self.config.head_dim
+        width = self.config.n_head * (self.config.head_dim + self.config.value_dim)
         keys = sum(_mean_visible(length, plan.window) for plan in self.config.layers())
-        return 6 * weights + 12 * width * keys
+        return 6 * (weights + width * keys)
 
     def _check(self, tokens: Tensor, companions: dict[str, Tensor | None], start: int) -> None:
         if tokens.dim() != 2 or tokens.is_floating_point() or tokens.shape[1] == 0:

@@ -210,8 +210,12 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 
 def differences(saved: Mapping[str, Any], config: Config) -> list[str]:
-    """The keys whose values differ, as "key: saved -> now", without those in `FREE_ON_RESUME`."""
-    before, now = dict(_flat(saved)), dict(_flat(as_dict(config)))
+    """The keys whose values differ, as "key: saved -> now", without those in `FREE_ON_RESUME`.
+
+    A key that did not exist when the config was saved had what is its default now.
+    """
+    now, default = dict(_flat(as_dict(config))), dict(_flat(as_dict(Config())))
+    before = {key: default[key] for key in now.keys() & default.keys()} | dict(_flat(saved))
     return [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
