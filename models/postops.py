@@ -32,7 +32,7 @@ class Difference(nn.Module):
         self.norm = RMSNorm(config.value_dim, config.norm_eps)
 
     def forward(self, heads: Tensor, x: Tensor) -> Tensor:
-        """From both maps [B, T, H, 2 D], those of one key/value pair in a row, to their difference [B, T, H / 2, 2 D]."""
+        """Maps [B, T, H, 2 D], those of one pair of keys in a row, to their differences [B, T, H / 2, 2 D]."""
         first, second = heads.unflatten(2, (self.pairs, 2, -1)).unbind(3)
         # In float32 at least: what two similar maps leave of each other would drown in the rounding of half precision.
         wide = torch.promote_types(heads.dtype, torch.float32)
@@ -48,8 +48,8 @@ class Difference(nn.Module):
 class OutputNorm(nn.Module):
     """RMSNorm of each head's output, its weight shared by the heads.
 
-    For mechanisms whose rows do not sum to one: heads of SWAT differ in size by orders of magnitude, and an unnormalised
-    Gaussian's grow with the number of keys in sight.
+    For mechanisms whose rows do not sum to one: heads of SWAT differ in size by orders of magnitude, and those of an
+    unnormalised Gaussian grow with the number of keys in sight.
     """
 
     def __init__(self, config: Architecture, plan: LayerPlan) -> None:
