@@ -38,6 +38,7 @@ class ModelConfig:
         output_norm: RMS-normalise the output of each head.
         gate: "headwise" or "elementwise": multiply the heads' outputs by a sigmoid of the block's input; "none".
         mlp: "swiglu" or "gelu"; None: the preset's, else swiglu.
+        prediction: how logits become probabilities, "softmax" or "stablemax"; the cross-entropy trained on is its.
         tie_embeddings: one matrix for embedding and head; None: the preset's, else true.
         norm_eps: epsilon of every RMSNorm.
         init_std: standard deviation of initial weights; None: the preset's, else 0.02.
@@ -62,6 +63,7 @@ class ModelConfig:
     output_norm: bool = False
     gate: str = "none"
     mlp: str | None = None
+    prediction: str = "softmax"
     tie_embeddings: bool | None = None
     norm_eps: float = 1e-6
     init_std: float | None = None
@@ -227,6 +229,7 @@ def _check(config: Architecture) -> None:
     for name in ("n_kv_head", "d_ff"):
         _check_positive(name, getattr(config, name))
     _check_choice("position", config.position, ("rope", "none"))
+    _check_choice("prediction", config.prediction, ("softmax", "stablemax"))
     _check_choice("gate", config.gate, ("none", "headwise", "elementwise"))
     if config.d_model % config.n_head:
         raise ModelError(f"d_model {config.d_model} must be a multiple of n_head {config.n_head}")
