@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models import GPT, ModelError
 from models.loss import IGNORED, log_stablemax
 
-_PART = {"cpu": 2**22, "cuda": 2**26}
+_PART = {"cpu": 2**21, "cuda": 2**26}
 """Logits held at once, by device: on a CPU what a cache holds, on a GPU what keeps it busy."""
 
 _FEWEST_ROWS = 256
@@ -143,12 +143,15 @@ class _Chunked(torch.autograd.Function):
                 )
                 linear = (states @ narrow.T).to(wide)
                 logits = log_stablemax(linear) if stablemax else linear
-                normaliser = logits.logsumexp(-1, keepdim=True)
-                surprise = weight * (normaliser - logits.gather(-1, wanted))
+                correct, largest = logits.gather(-1, wanted), logits.amax(-1, keepdim=True)
+                power = logits.sub_(largest).exp_()
+                mass = power.sum(-1, keepdim=True)
+                normaliser = largest + mass.log()
+                surprise = weight * (normaliser - correct)
                 nats += surprise.sum()
                 total += (surprise + z_loss * weight * normaliser.square()).sum()
                 # d/dz: weight (p − onehot) + 2 z_loss weight lse p
-                gradient = (logits - normaliser).exp_().mul_(weight * (1 + 2 * z_loss * normaliser))
+                gradient = power.mul_(weight * (1 + 2 * z_loss * normaliser) / mass)
                 gradient.scatter_add_(-1, wanted, -weight.to(wide))
                 if stablemax:
                     gradient /= 1 + linear.abs()
@@ -178,3 +181,30 @@ def cut_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor) -> Loss:
         hidden, head, targets, ignore_index=IGNORED, reduction="sum", filter_eps=None
     ).float()
     return Loss(nats, nats.detach())
+
+
+def entropy_penalty(
+    entropy: Tensor, visible: Tensor, targets: Tensor, *, share: Tensor | float, margin: float
+) -> Tensor:
+    """Entropy regularisation of one layer (AERO, arXiv 2410.13060), summed over target tokens as the losses are.
+
+        Σ_i mean_h d_ih² [|d_ih| > margin ln n_i],     d_ih = H_ih − share_h ln n_i
+
+    H is the entropy of row i of head h. The published code sums over all rows, so that its weight depends on the batch,
+    and takes ln T for every row, which row i cannot reach; here n_i is the number of keys in its sight. A row that sees
+    one key has nothing to choose and costs nothing.
+
+    No kernel gives entropies with a gradient yet, so nothing calls this in training and no config key leads here.
+
+    Args:
+        entropy: [B, T, H] in nats, of rows divided by their mass.
+        visible: n_i, [B, T].
+        targets: int64 [B, T], -100 where a token carries no loss.
+        share: of the largest entropy to aim at: one for all, or one per head [H], which may be learned.
+        margin: deviations up to this share of the largest entropy cost nothing; 0.2 in the paper's code.
+    """
+    largest = visible.clamp(min=1).to(entropy.dtype).log()[..., None]
+    deviation = entropy - share * largest
+    outside = deviation.abs() > margin * largest
+    counted = (targets != IGNORED) & (visible > 1)
+    return (deviation.square() * outside).mean(-1)[counted].sum()

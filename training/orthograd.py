@@ -13,7 +13,8 @@ def orthogonalise(model: nn.Module) -> None:
         g' = g − (w·g / w·w) w,     g ← g' ‖g‖ / ‖g'‖
 
     Each matrix of a linear layer by itself, as one vector. Left alone are embeddings, a tied head with them (a row of
-    theirs is a word of its own), norms, and what a mechanism or a post-op learns. The norm of the whole gradient stays.
+    theirs is a word of its own), norms, and what a mechanism or a post-op learns as a vector. The norm of the whole
+    gradient stays.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear) and module.weight.grad is not None:

@@ -1,5 +1,7 @@
 """The summed losses of training against their plain formulas."""
 
+import itertools
+import math
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from models import GPT, ModelConfig, ModelError
 from models.loss import log_stablemax, token_losses
 from training import losses
-from training.losses import Objective, chunked_cross_entropy
+from training.losses import Objective, chunked_cross_entropy, entropy_penalty
 
 
 def problem(tokens: int = 37, vocabulary: int = 29, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -225,3 +227,42 @@ def test_a_loss_kernel_that_cannot_serve_is_refused(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ModelError, match=r"runs on CUDA in half precision, not on cpu in torch\.float32"):
         Objective(model, kernel="cce")(tokens, tokens)
     Objective(model)(tokens, tokens)
+
+
+def test_the_entropy_penalty_is_its_formula_and_its_gradient() -> None:
+    chance = torch.Generator().manual_seed(0)
+    entropy = torch.rand(2, 6, 3, generator=chance, dtype=torch.float64).requires_grad_()
+    share = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64, requires_grad=True)
+    visible = torch.tensor([[1, 2, 3, 4, 5, 6], [0, 0, 1, 2, 3, 4]])
+    targets = torch.tensor([[3, 3, 3, -100, 3, 3], [-100, -100, 3, 3, 3, 3]])
+    found = entropy_penalty(entropy, visible, targets, share=share, margin=0.2)
+    expected, slope = 0.0, torch.zeros(3, dtype=torch.float64)
+    for b, i, h in itertools.product(range(2), range(6), range(3)):
+        largest = math.log(max(visible[b, i].item(), 1))
+        deviation = entropy[b, i, h].item() - share[h].item() * largest
+        if targets[b, i] >= 0 and visible[b, i] > 1 and abs(deviation) > 0.2 * largest:
+            expected += deviation**2 / 3
+            slope[h] -= 2 * deviation * largest / 3
+    assert found.item() == pytest.approx(expected)
+    assert expected > 0
+    torch.testing.assert_close(torch.autograd.grad(found, share, retain_graph=True)[0], slope)
+    assert torch.autograd.gradcheck(
+        lambda *x: entropy_penalty(x[0], visible, targets, share=x[1], margin=0.2), (entropy, share)
+    )
+
+
+def test_the_entropy_penalty_reaches_scores_by_the_closed_form() -> None:
+    """dL/ds = 2 d (−p (ln p + H)), for a row outside of the margin."""
+    scores = torch.randn(
+        1, 1, 1, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
+    p = scores.softmax(-1)
+    entropy = torch.special.entr(p).sum(-1)
+    visible, target = torch.tensor([[7]]), torch.tensor([[0]])
+    (found,) = torch.autograd.grad(entropy_penalty(entropy, visible, target, share=0.1, margin=0.2), scores)
+    deviation = entropy - 0.1 * math.log(7)
+    torch.testing.assert_close(
+        found, (2 * deviation[..., None] * -p * (p.log() + entropy[..., None])).detach()
+    )
+    inside = entropy_penalty(entropy, visible, target, share=(entropy / math.log(7)).item(), margin=0.2)
+    assert inside.item() == 0
