@@ -205,8 +205,8 @@ def _choose(path: Path, step: int | None) -> int:
 
 
 def _unwrapped(name: str) -> str:
-    """The name of a tensor without what DDP and torch.compile put into it."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")
+    """The name of a tensor without what DDP, torch.compile and the training objective put into it."""
+    return name.replace("_orig_mod.", "").removeprefix("module.").removeprefix("network.")
 
 
 def _versions() -> dict[str, str]:

@@ -20,11 +20,16 @@ class AttentionCall:
     `attention.row_stats(call.query, call.key, call.mechanism, **call.arguments)` sees what the layer saw, and
     so does `attention.weights`. With a cache the tensors are valid until the next forward pass only.
 
+    What is reported is the mechanism's own work, before any post-op of the block. Each map of differential attention is
+    therefore a head of its own, with the value that it shares with its partner: `output = weights @ value` holds, and
+    neither λ nor the difference is in it.
+
     Attributes:
         layer: 0-based.
         query: [B, T, H, D], after RoPE and QK-norm.
-        key, value: [B, S, Hk, D]; S > T with a cache.
-        output: [B, T, H, D], before the output projection.
+        key: [B, S, Hk, D]; S > T with a cache.
+        value: [B, S, Hk, Dv]; Dv = D, or 2 D with differential attention.
+        output: [B, T, H, Dv], before output norm, gate, difference of maps and output projection.
         mechanism: how the layer attends.
         arguments: causal, window, documents, scale, params.
     """
