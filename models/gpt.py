@@ -61,8 +61,21 @@ class GPT(nn.Module):
         Raises:
             ModelError: wrong shapes, or positions beyond `config.max_length`.
         """
+        self._check(tokens, {"targets": targets}, 0)
+        x = self.states(tokens, documents=documents, cache=cache)
+        if targets is None:
+            return self.logits(x)
+        return token_losses(x, targets, self.logits, self.config.vocab_size)
+
+    def states(
+        self, tokens: Tensor, *, documents: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """What the head multiplies: the normalised residual [B, T, d_model] after the last block.
+
+        Arguments and errors as for `forward`.
+        """
         start = 0 if cache is None else cache.length
-        self._check(tokens, {"targets": targets, "documents": documents}, start)
+        self._check(tokens, {"documents": documents}, start)
         x = self.embedding(tokens)
         rotation = None
         if self.config.position == "rope":
@@ -73,10 +86,7 @@ class GPT(nn.Module):
             x = layer(x, rotation, documents, None if cache is None else cache.layers[index])
         if cache is not None:
             cache.length += tokens.shape[1]
-        x = self.norm(x)
-        if targets is None:
-            return self.logits(x)
-        return token_losses(x, targets, self.logits, self.config.vocab_size)
+        return self.norm(x)
 
     def logits(self, x: Tensor) -> Tensor:
         """The head: normalised residual [..., d_model] to [..., vocab_size]."""
