@@ -1,9 +1,9 @@
 """The softmax bottleneck: spectrum and rank of the output head, anisotropy, loss of the truncated head.
 
-Logits are `W h` with a head W of [V, d]: whatever the model knows of the next token passes through d dimensions (Yang et
-al., arXiv 1711.03953), and small models have been found to saturate there late in training, their heads and hidden
-states collapsing onto few directions (Godey et al., arXiv 2404.07647). With the singular values sigma_i of W, r of them,
-and p_i = sigma_i / sum sigma:
+Logits are `W h` with a head W of [V, d]: whatever the model knows of the next token passes through d dimensions (Yang
+et al., arXiv 1711.03953), and small models have been found to saturate there late in training, their heads and hidden
+states collapsing onto few directions (Godey et al., arXiv 2404.07647). With the singular values sigma_i of W, r of
+them, and p_i = sigma_i / sum sigma:
 
     singular entropy   ln r - H(p), H(p) = -sum p ln p: 0 for equal values, ln r for a single one (high = collapsed)
     effective rank     e^H(p)                                                                   between 1 and r
@@ -22,7 +22,7 @@ Results:
       "shape": {"vocabulary": 4096, "dimension": 256},
       "spectrum": {"values": [r, falling], "singular_entropy": 0.4, "maximum": 5.5, "effective_rank": 170.2,
                    "stable_rank": 12.1},                                              maximum of the entropy: ln r
-      "anisotropy": {"states": 0.31, "states_tokens": 8192, "head": 0.05, "head_rows": 4096, "zero_rows": 0},
+      "anisotropy": {"states": 0.31, "states_tokens": 4096, "head": 0.05, "head_rows": 4096, "zero_rows": 0},
       "truncation": {"rank": [1, 2, 4, ..., 256], "loss": [...], "delta_loss": [...]},    nats per token, against full
       "loss": 3.1, "bits_per_byte": 1.6
     }
@@ -62,7 +62,7 @@ class Settings:
         default=None, metadata={"help": "tokens per window, by default the training length"}
     )
     longest: int = field(default=512, metadata={"help": "but by default no more than this"})
-    tokens: int = field(default=8192, metadata={"help": "tokens in all windows together"})
+    tokens: int = field(default=4096, metadata={"help": "tokens in all windows together"})
     ranks: tuple[int, ...] = field(
         default=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
         metadata={"help": "ranks to cut the head to; those that it does not have are left out"},
@@ -135,8 +135,10 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
 
 def spectrum(head: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values [r] of a matrix [V, d], falling, and its right singular vectors [r, d]; float64, on the CPU."""
-    # W = QR has the singular values and right singular vectors of R, which is small.
-    triangle = torch.linalg.qr(head.double().cpu(), mode="r").R
+    # W = QR has the singular values and right singular vectors of R, which is small; rows join it in parts.
+    triangle = head.new_zeros(0, head.shape[1], dtype=torch.float64, device="cpu")
+    for rows in head.split(LOGITS // head.shape[1]):
+        triangle = torch.linalg.qr(torch.cat([triangle, rows.double().cpu()]), mode="r").R
     _, values, directions = torch.linalg.svd(triangle, full_matrices=False)
     return values, directions
 
@@ -179,7 +181,9 @@ def _nats(subject: Subject, hidden: Tensor, tokens: Tensor) -> float:
     part = max(1, LOGITS // subject.vocab_size)
     total = 0.0
     for states, targets in zip(hidden[:-1].split(part), tokens[1:].split(part), strict=True):
-        total += float(functional.cross_entropy(subject.read_out(states), targets, reduction="none").double().sum())
+        total += float(
+            functional.cross_entropy(subject.read_out(states), targets, reduction="none").double().sum()
+        )
     return total
 
 
