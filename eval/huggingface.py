@@ -216,6 +216,7 @@ def interval_mask(
     for start in range(0, q_length, height):
         rows = min(height, q_length - start)
         mask = sdpa_mask(batch_size, rows, kv_length, q_offset + start, **options)
+        assert mask is not None
         first = mask.to(torch.uint8).argmax(-1)
         last = first + mask.sum(-1)
         if not torch.equal(mask, (column >= first[..., None]) & (column < last[..., None])):
