@@ -7,8 +7,8 @@ subject = open_subject("models/SmolLM2-135M")         # a directory with a Huggi
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,21 @@ class Subject(ABC):
     @abstractmethod
     def _own_text(self) -> tuple[str, list[str]]:
         """Where the held-out text comes from, in words, and its documents."""
+
+    def rescaled(self, scaling: str, factor: float) -> AbstractContextManager[None]:
+        """While open, rotary positions are rescaled for sequences `factor` times the training length.
+
+        Args:
+            scaling: as in `models.rope`.
+            factor: at least 1.
+
+        Raises:
+            ModelError: the positions of this model cannot be rescaled.
+        """
+        raise ModelError(
+            f"the positions of {self.name} follow its own config (rope_parameters); use --rope none, or write the "
+            "scaling there"
+        )
 
     def losses(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats of each token given the ones before it, [B, T - 1] for tokens [B, T].
@@ -226,6 +241,18 @@ class RunSubject(Subject):
     @property
     def blocks(self) -> nn.ModuleList:  # noqa: D102
         return self._run.model.layers
+
+    @contextmanager
+    def rescaled(self, scaling: str, factor: float) -> Iterator[None]:  # noqa: D102
+        model = self._run.model
+        trained = model.rope
+        if trained is None:
+            raise ModelError(f"{self.name} has no rotary positions to rescale; use --rope none")
+        model.rope = trained.rescaled(scaling, factor, self.train_length)
+        try:
+            yield
+        finally:
+            model.rope = trained
 
     def _own_text(self) -> tuple[str, list[str]]:
         if "data" not in self._run.config:
