@@ -7,10 +7,11 @@ subject = open_subject("models/SmolLM2-135M")         # a directory with a Huggi
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class Subject(ABC):
         device, dtype: where and in what it computes.
         batch_tokens: tokens of a forward pass that an analysis should not exceed; results do not depend on it.
         results: folder of the result files.
+        data: the data section of the run's config, empty for models of others.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Subject(ABC):
     batch_tokens: int
     results: Path
     text: str | None
+    data: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -200,6 +203,7 @@ class RunSubject(Subject):
         self.bos = self.eos = run.tokenizer.bos
         self.tokenizer_fingerprint = run.tokenizer.fingerprint
         self.device, self.dtype = device, dtype
+        self.data = run.config.get("data", {})
         self._run = run
 
     def encode(self, text: str) -> list[int]:  # noqa: D102

@@ -91,7 +91,7 @@ def test_yarn_multiplies_scores_by_the_square_of_its_magnitude():
 def test_mistakes():
     with pytest.raises(ModelError, match="unknown RoPE scaling 'yarm'; did you mean 'yarn'"):
         TRAINED.rescaled("yarm", 2.0, 256)
-    with pytest.raises(ModelError, match="a factor of at least 1, got 0.5"):
+    with pytest.raises(ModelError, match="a factor of at least 1"):
         TRAINED.rescaled("ntk", 0.5, 256)
 
 

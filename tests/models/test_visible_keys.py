@@ -1,4 +1,4 @@
-"""n is the number of keys a query sees, for every mechanism: neither neighbours in a row nor padding change an output."""
+"""n is the number of keys a query sees, in every mechanism: neither neighbours in a row nor padding change outputs."""
 
 import pytest
 import torch
