@@ -8,8 +8,8 @@ has, and all must match. The published lengths of 1 to 5 thousand tokens are G =
 (1024 times the whole part of 3.75 per thousand), which Llama-2's tokenizer makes 890 to 4986 tokens of; the script's
 default is 10 tests.
 
-Greedy decoding is computed in one pass over prompt and key: it writes the key exactly when every token of the key is the
-most likely one after those before it. The key follows the prompt behind a space, as a tokenizer would see it in text.
+Greedy decoding is computed in one pass over prompt and key: it writes the key exactly when every token of the key is
+the most likely one after those before it. The key follows the prompt behind a space, as a tokenizer sees it in text.
 
     python -m eval passkey RUN --garbage 3072 7168 11264 15360 18432 --tests 200        as published
 
@@ -41,8 +41,8 @@ from eval.text import obstacle
 from models import ModelError
 
 INSTRUCTION = (
-    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will quiz you about "
-    "the important information there."
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
+    "I will quiz you about the important information there."
 )
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 LINE = "The pass key is {key}. Remember it. {key} is the pass key."

@@ -48,7 +48,7 @@ class Subject(ABC):
         device, dtype: where and in what it computes.
         batch_tokens: tokens of a forward pass that an analysis should not exceed; results do not depend on it.
         results: folder of the result files.
-        data: the data section of the run's config, empty for models of others.
+        config: the resolved config of the run, empty for models of others.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Subject(ABC):
     batch_tokens: int
     results: Path
     text: str | None
-    data: Mapping[str, Any] = MappingProxyType({})
+    config: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -203,7 +203,7 @@ class RunSubject(Subject):
         self.bos = self.eos = run.tokenizer.bos
         self.tokenizer_fingerprint = run.tokenizer.fingerprint
         self.device, self.dtype = device, dtype
-        self.data = run.config.get("data", {})
+        self.config = run.config
         self._run = run
 
     def encode(self, text: str) -> list[int]:  # noqa: D102
@@ -258,17 +258,27 @@ class RunSubject(Subject):
         finally:
             model.rope = trained
 
-    def _own_text(self) -> tuple[str, list[str]]:
-        if "data" not in self._run.config:
+    def corpus(self) -> tuple[str, Prepared]:
+        """Name and content of the corpus that the run was trained on.
+
+        Raises:
+            ModelError: the run does not say, or the corpus has changed since.
+            DataError: it cannot be had.
+        """
+        if "data" not in self.config:
             raise ModelError(f"the config of run {self.path} has no data section; name a text with --text")
         # The run's own tokenizer decides the fingerprint, not one that is trained again by another library version.
         tokenizer = {"path": str(self.path / "tokenizer.model")}
-        source, prepared = corpus({**self._run.config["data"], "tokenizer": tokenizer})
+        source, prepared = corpus({**self.config["data"], "tokenizer": tokenizer})
         if prepared.fingerprint != json.loads((self.path / "run.json").read_text())["data"]:
             raise ModelError(
                 f"the corpus of run {self.path} is not what it was at training time, so what is held out now may have "
                 "been trained on; name a text with --text"
             )
+        return source, prepared
+
+    def _own_text(self) -> tuple[str, list[str]]:
+        source, prepared = self.corpus()
         return source, prepared.valid_documents()
 
 
@@ -338,7 +348,7 @@ def corpus(section: dict[str, Any]) -> tuple[str, Prepared]:
     """
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), section))
     assert isinstance(config, DataConfig)
-    what = config.path or config.dataset or config.subset
+    what = config.path or config.dataset or config.subset or config.task
     source = f"{config.corpus}{f' ({what})' if what else ''}, held-out documents"
     return source, prepare(config)
 

@@ -1,10 +1,10 @@
 """Copy, induction, maximum and passkey at 1 to 16 times the training length, for runs that were trained on them.
 
-The tasks are in `data/corpora/synthetic.py`, which makes the training documents, too: those have a quarter of
-`data.task_length` symbols up to the whole of it. Here documents have 1 to 16 times `task_length` symbols, each behind a
-beginning-of-document token, and come from seeds that training cannot use. An answer is right where it is the most likely
-token given everything before it, the earlier answers included as they should be; all answers of a document right is what
-greedy decoding needs to write them.
+The tasks are in `data/corpora/synthetic.py`, which makes the training documents, too: those have from a quarter of
+`data.task_length` symbols up to all of it. Here documents have 1 to 16 times `task_length` symbols, each behind a
+beginning-of-document token, and come from seeds that training cannot use. An answer is right where it is the most
+likely token given everything before it, the true earlier answers included; all answers of a document being right is
+what greedy decoding needs to write them.
 
 A run that was trained on something else has no results but the reason.
 
@@ -21,10 +21,11 @@ Results (shares from 0 to 1, loss in nats per answer):
       "skipped": [{"length": 1024, "multiple": 16, "reason": "..."}]
     }
 
-The standard error is over documents. Chance counts only the symbols that may be an answer: letters a-z, for passkey A-Z.
+The standard error is over documents. Chance counts the symbols that may be an answer only: a-z, for passkey A-Z.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,11 +56,12 @@ class Settings:
 
 def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     """Measure one subject; the layout of the results is in the module's docstring."""
-    if subject.data.get("corpus") != "synthetic":
+    data = subject.config.get("data", {})
+    if data.get("corpus") != "synthetic":
         reason = "not trained on a task of symbols (data.corpus=synthetic)"
         skipped = [{"length": None, "multiple": None, "reason": reason}]
         return {"protocol": {}, "results": {"task": None, "lengths": {}, "skipped": skipped}}
-    task, train_length = subject.data["task"], subject.data["task_length"]
+    task, train_length = data["task"], data["task_length"]
     measured, skipped = {}, []
     for multiple in sorted(set(settings.multiples)):
         length = train_length * multiple
@@ -86,9 +88,13 @@ def chance(examples: list[Example]) -> float:
     """The share of answers that naming a symbol before them at random gets right, on average."""
     shares = []
     for one in examples:
-        for answer in one.answers:
-            context = [symbol for symbol in one.text[:answer] if symbol in one.choices]
-            shares.append(context.count(one.text[answer]) / len(context) if context else 0.0)
+        seen: Counter[str] = Counter()
+        answers = set(one.answers)
+        for place, symbol in enumerate(one.text):
+            if place in answers:
+                shares.append(seen[symbol] / max(1, seen.total()))
+            if symbol in one.choices:
+                seen[symbol] += 1
     return sum(shares) / len(shares)
 
 

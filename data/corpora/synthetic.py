@@ -1,14 +1,14 @@
 """Tasks made of symbols that ask for something seen before: no download, and as long as one likes.
 
-A symbol is a character; a-z carry content, A-Z are keys or priorities. What a model has to answer is in capitals here:
+A symbol is a character; a-z carry content, A-Z are keys or priorities. The answers are in capitals here:
 
-    copy        x y z = X Y Z                   the first half again (Jelassi et al., arXiv 2402.01032)
-    induction   u A x v w B y u ? B Y A X       what followed each key, keys in another order (the induction head task of
-                                                Fu et al., arXiv 2212.14052, with several keys)
-    maximum     C x A y F z B w ? Z             what stands behind the greatest letter, which stands there once (as in
-                                                Velickovic et al., arXiv 2410.01104)
-    passkey     a b c # K E Y S a b c d # K E Y S    a key of four letters in filler that repeats (after Mohtashami & Jaggi,
-                                                arXiv 2305.16300)
+    copy        x y z = X Y Z               the first half again (Jelassi et al., arXiv 2402.01032)
+    induction   u A x v w B y u ? B Y A X   what followed each key, keys in another order (the induction head task of
+                                            Fu et al., arXiv 2212.14052, with several keys)
+    maximum     C x A y F z B w ? Z         what stands behind the greatest letter, which stands there once (as in
+                                            Veličković et al., arXiv 2410.01104)
+    passkey     a b # k e y s a b c # K E Y S       a key of four letters in filler that repeats (after Mohtashami and
+                                            Jaggi, arXiv 2305.16300; the key is in capitals both times)
 
 Symbols are drawn uniformly. A document is a function of task, size, seed and index alone, whatever the machine.
 """
@@ -26,8 +26,8 @@ from data.corpora.base import Corpus, Document
 from data.errors import DataError, nearest
 
 CONTENT, KEYS = string.ascii_lowercase, string.ascii_uppercase
-MOST_KEYS = 8
-"""Keys of an induction document, one for every eight symbols of it but no more than this."""
+MOST_KEYS = 12
+"""Keys of an induction document: one for every five symbols of it, and no more than this."""
 PASSKEY = 4
 LEAST_LENGTH = 64
 
@@ -100,7 +100,7 @@ def _copy(chance: random.Random, size: int) -> Example:
 
 
 def _induction(chance: random.Random, size: int) -> Example:
-    keys = chance.sample(KEYS, min(MOST_KEYS, size // 8))
+    keys = chance.sample(KEYS, min(MOST_KEYS, size // 5))
     pairs = [key + chance.choice(CONTENT) for key in keys]
     parts = pairs + chance.choices(CONTENT, k=size - 1 - 4 * len(keys))
     chance.shuffle(parts)

@@ -52,7 +52,7 @@ def test_nothing_is_asked_twice_or_ambiguously(size, index):
     induction = example("induction", size, 0, index)
     keys = [symbol for symbol in induction.text if symbol in KEYS]
     assert all(keys.count(key) == 2 for key in keys)
-    assert len(induction.answers) == min(8, size // 8)
+    assert len(induction.answers) == min(12, size // 5)
     maximum = example("maximum", size, 0, index)
     ranks = [symbol for symbol in maximum.text if symbol in KEYS]
     assert ranks.count(max(ranks)) == 1
@@ -63,7 +63,7 @@ def test_documents_of_other_numbers_and_seeds_are_others():
     texts = {example("copy", 40, seed, index).text for seed in (-1, 0, 1) for index in range(50)}
     assert len(texts) == 150
     # Frozen: a document may not change with a release of Python or of this project.
-    assert example("induction", 24, 0, 7).text == "azwXqdpfqqLboHcci?HcXqLb"
+    assert example("induction", 24, 0, 7).text == "aqdLsoqwiHqCaXb?CaLsXbHq"
 
 
 def test_a_corpus_has_all_sizes_and_each_symbol_is_a_token(tmp_path):

@@ -22,7 +22,7 @@ class Solver(Scripted):
     def __init__(self, halves: bool = False) -> None:
         super().__init__()
         self.halves, self.vocab_size = halves, 128
-        self.data = {"corpus": "synthetic", "task": "induction", "task_length": 64}
+        self.config = {"data": {"corpus": "synthetic", "task": "induction", "task_length": 64}}
 
     def encode(self, text: str) -> list[int]:
         return [ord(symbol) for symbol in text]
@@ -42,7 +42,7 @@ def test_a_solver_is_right_at_every_length() -> None:
     assert list(results["lengths"]) == ["64", "128", "256", "512", "1024"]
     for entry in results["lengths"].values():
         assert (entry["accuracy"], entry["exact"], entry["stderr"]) == (1.0, 1.0, 0.0)
-        assert entry["answers"] == 48
+        assert entry["answers"] == 72
         assert entry["loss"] < 1e-3
     assert synthetic.row(results) == {
         "task": "induction",
