@@ -123,7 +123,8 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         "positions": "as trained, not rescaled",
     }
     if "yarn" in rescaled:
-        mechanisms = {block.attention.mixer.mechanism for block in subject.blocks}
+        blocks: Any = subject.blocks
+        mechanisms = {block.attention.mixer.mechanism for block in blocks}
         protocol["no_temperature"] = sorted(
             mechanism.name for mechanism in mechanisms if not has_scale(mechanism)
         )

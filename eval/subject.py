@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data import DataConfig, Prepared, prepare
-from models import AttentionCall, ModelError, load_run
+from models import GPT, AttentionCall, ModelError, load_run
 from models import trace as trace_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -191,6 +191,8 @@ class Subject(ABC):
 
 class RunSubject(Subject):
     """A run of this project."""
+
+    network: GPT
 
     def __init__(self, path: Path, step: int | None, device: torch.device, dtype: torch.dtype) -> None:
         run = load_run(path, step=step, device=device, dtype=dtype)

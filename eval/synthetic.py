@@ -21,7 +21,7 @@ Results (shares from 0 to 1, loss in nats per answer):
       "skipped": [{"length": 1024, "multiple": 16, "reason": "..."}]
     }
 
-The standard error is over documents. Chance counts the symbols that may be an answer only: a-z, for passkey A-Z.
+The standard error is over documents. Chance counts the symbols that may be an answer only.
 """
 
 import math
@@ -37,6 +37,8 @@ from eval.analysis import progress
 from eval.subject import Subject
 from eval.text import obstacle
 from models import ModelError
+
+UNTRAINED = "not trained on a task of symbols (data.corpus=synthetic)"
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,11 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     """Measure one subject; the layout of the results is in the module's docstring."""
     data = subject.config.get("data", {})
     if data.get("corpus") != "synthetic":
-        reason = "not trained on a task of symbols (data.corpus=synthetic)"
-        skipped = [{"length": None, "multiple": None, "reason": reason}]
-        return {"protocol": {}, "results": {"task": None, "lengths": {}, "skipped": skipped}}
+        why = {"length": None, "multiple": None, "reason": UNTRAINED}
+        return {"protocol": {}, "results": {"task": None, "lengths": {}, "skipped": [why]}}
     task, train_length = data["task"], data["task_length"]
-    measured, skipped = {}, []
+    measured: dict[str, dict[str, Any]] = {}
+    skipped: list[dict[str, Any]] = []
     for multiple in sorted(set(settings.multiples)):
         length = train_length * multiple
         reason = obstacle(subject, length)

@@ -1,16 +1,17 @@
 """Tasks made of symbols that ask for something seen before: no download, and as long as one likes.
 
-A symbol is a character; a-z carry content, A-Z are keys or priorities. The answers are in capitals here:
+A symbol is a character. The answers are in capitals here:
 
     copy        x y z = X Y Z               the first half again (Jelassi et al., arXiv 2402.01032)
-    induction   u A x v w B y u ? B Y A X   what followed each key, keys in another order (the induction head task of
-                                            Fu et al., arXiv 2212.14052, with several keys)
+    induction   x y z w v ? y Z v W         what followed this symbol (the induction head task of Fu et al.,
+                                            arXiv 2212.14052, asked for every second symbol or so, in random order)
     maximum     C x A y F z B w ? Z         what stands behind the greatest letter, which stands there once (as in
                                             Veličković et al., arXiv 2410.01104)
     passkey     a b # k e y s a b c # K E Y S       a key of four letters in filler that repeats (after Mohtashami and
                                             Jaggi, arXiv 2305.16300; the key is in capitals both times)
 
-Symbols are drawn uniformly. A document is a function of task, size, seed and index alone, whatever the machine.
+The first two draw from 512 symbols without repetition, so that one earlier symbol decides each answer at any length; the
+others from 26 letters. A document is a function of task, size, seed and index alone, whatever the machine.
 """
 
 import itertools
@@ -26,8 +27,8 @@ from data.corpora.base import Corpus, Document
 from data.errors import DataError, nearest
 
 CONTENT, KEYS = string.ascii_lowercase, string.ascii_uppercase
-MOST_KEYS = 12
-"""Keys of an induction document: one for every five symbols of it, and no more than this."""
+SYMBOLS = "".join(map(chr, range(0xC0, 0x2C0)))
+"""512 letters that are not ASCII."""
 PASSKEY = 4
 LEAST_LENGTH = 64
 
@@ -44,7 +45,7 @@ class Example:
 
     text: str
     answers: tuple[int, ...]
-    choices: str = CONTENT
+    choices: str = SYMBOLS
 
 
 def example(task: str, size: int, seed: int, index: int) -> Example:
@@ -94,20 +95,17 @@ class Synthetic(Corpus):
 
 
 def _copy(chance: random.Random, size: int) -> Example:
-    half = "".join(chance.choices(CONTENT, k=(size - 1) // 2))
+    half = "".join(_distinct(chance, (size - 1) // 2))
     text = f"{half}={half}"
     return Example(text, tuple(range(len(half) + 1, len(text))))
 
 
 def _induction(chance: random.Random, size: int) -> Example:
-    keys = chance.sample(KEYS, min(MOST_KEYS, size // 5))
-    pairs = [key + chance.choice(CONTENT) for key in keys]
-    parts = pairs + chance.choices(CONTENT, k=size - 1 - 4 * len(keys))
-    chance.shuffle(parts)
-    chance.shuffle(pairs)
-    question = "".join(parts) + "?"
-    text = question + "".join(pairs)
-    return Example(text, tuple(range(len(question) + 1, len(text), 2)))
+    questions = (size - 2) // 3
+    symbols = _distinct(chance, size - 1 - 2 * questions)
+    asked = chance.sample(range(len(symbols) - 1), questions)
+    text = "".join(symbols) + "?" + "".join(symbols[place] + symbols[place + 1] for place in asked)
+    return Example(text, tuple(range(len(symbols) + 2, len(text), 2)))
 
 
 def _maximum(chance: random.Random, size: int) -> Example:
@@ -117,7 +115,7 @@ def _maximum(chance: random.Random, size: int) -> Example:
     chance.shuffle(ranks)
     items = [(KEYS[rank], chance.choice(CONTENT)) for rank in ranks]
     question = "".join(key + content for key, content in items) + "?"
-    return Example(question + max(items)[1], (len(question),))
+    return Example(question + max(items)[1], (len(question),), CONTENT)
 
 
 def _passkey(chance: random.Random, size: int) -> Example:
@@ -126,6 +124,12 @@ def _passkey(chance: random.Random, size: int) -> Example:
     before = chance.randint(0, filler)
     text = _filler(before) + key + _filler(filler - before) + key
     return Example(text, tuple(range(size - PASSKEY, size)), KEYS)
+
+
+def _distinct(chance: random.Random, count: int) -> list[str]:
+    """Symbols of which none comes again before all have come."""
+    rounds = (chance.sample(SYMBOLS, len(SYMBOLS)) for _ in range(-(-count // len(SYMBOLS))))
+    return [symbol for symbols in rounds for symbol in symbols][:count]
 
 
 def _filler(size: int) -> str:

@@ -21,7 +21,7 @@ class Solver(Scripted):
 
     def __init__(self, halves: bool = False) -> None:
         super().__init__()
-        self.halves, self.vocab_size = halves, 128
+        self.halves, self.vocab_size = halves, 800
         self.config = {"data": {"corpus": "synthetic", "task": "induction", "task_length": 64}}
 
     def encode(self, text: str) -> list[int]:
@@ -42,7 +42,7 @@ def test_a_solver_is_right_at_every_length() -> None:
     assert list(results["lengths"]) == ["64", "128", "256", "512", "1024"]
     for entry in results["lengths"].values():
         assert (entry["accuracy"], entry["exact"], entry["stderr"]) == (1.0, 1.0, 0.0)
-        assert entry["answers"] == 72
+        assert entry["answers"] == 6 * ((64 * entry["multiple"] - 2) // 3)
         assert entry["loss"] < 1e-3
     assert synthetic.row(results) == {
         "task": "induction",
@@ -69,7 +69,7 @@ def test_chance_is_naming_a_symbol_of_the_context() -> None:
 def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of an untrained model on copying."""
     data = DataConfig(
-        corpus="synthetic", task="copy", max_documents=50, tokenizer=TokenizerConfig(kind="char")
+        corpus="synthetic", task="copy", max_documents=400, tokenizer=TokenizerConfig(kind="char")
     )
     prepared = prepare(data)
     size = prepared.tokenizer.vocab_size
