@@ -10,8 +10,8 @@ A symbol is a character. The answers are in capitals here:
     passkey     a b # k e y s a b c # K E Y S       a key of four letters in filler that repeats (after Mohtashami and
                                             Jaggi, arXiv 2305.16300; the key is in capitals both times)
 
-The first two draw from 512 symbols without repetition, so that one earlier symbol decides each answer at any length; the
-others from 26 letters. A document is a function of task, size, seed and index alone, whatever the machine.
+The first two draw from 512 symbols without repetition, so that one earlier symbol decides each answer at any
+length; the others from 26 letters. A document is a function of task, size, seed and index alone, whatever the machine.
 """
 
 import itertools
