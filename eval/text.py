@@ -17,18 +17,19 @@ class Windows:
 
     Attributes:
         tokens: int64 [N, T], the first column a beginning-of-document token where `protocol["bos"]`.
-        bytes: UTF-8 bytes of the text behind the tokens, beginning-of-document tokens excluded.
+        text_tokens: how many of them are text and not beginning-of-document tokens.
+        bytes: UTF-8 bytes of that text.
         protocol: how the windows were cut, for the result file.
     """
 
     tokens: Tensor
+    text_tokens: int
     bytes: int
     protocol: dict[str, Any]
 
     def bits_per_byte(self, loss: float) -> float:
-        """A loss in nats per token of these windows in bits per byte of their text."""
-        text_tokens = self.tokens.numel() - len(self.tokens) * self.protocol["bos"]
-        return loss * text_tokens / math.log(2) / self.bytes
+        """A loss in nats per token of text of these windows in bits per byte of it."""
+        return loss * self.text_tokens / math.log(2) / self.bytes
 
 
 def cut(
@@ -77,9 +78,11 @@ def cut(
     count = min(count, len(slots))
     chosen = [slots[index * len(slots) // count] for index in range(count)]
     texts = [stream[start : start + body] for stream, start in chosen]
+    plain = [[id for id in text if id != subject.bos] for text in texts]
     return Windows(
         torch.tensor([prefix + text for text in texts]),
-        sum(len(subject.decode([id for id in text if id != subject.bos]).encode()) for text in texts),
+        sum(map(len, plain)),
+        sum(len(subject.decode(text).encode()) for text in plain),
         {
             "length": length,
             "windows": count,
