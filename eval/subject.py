@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from models import trace as trace_model
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes a subject can be evaluated in, by name."""
 
-AttentionReport = Callable[[AttentionCall], None]
+AttentionReport = Callable[[AttentionCall], Tensor | None]
 HiddenReport = Callable[[int, Tensor], None]
 
 
@@ -93,6 +94,7 @@ class Subject(ABC):
     ) -> AbstractContextManager[None]:
         """While open, every forward pass reports each layer's attention and each block's output.
 
+        Where `attention(call)` returns a tensor, that takes the place of the attention's output [B, T, H, D].
         `hidden(layer, residual)` gets [B, T, d] after each block, and the embeddings as layer -1.
         """
 
@@ -105,9 +107,13 @@ class Subject(ABC):
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks in order."""
 
-    @abstractmethod
+    def _own_corpus(self) -> tuple[str, Prepared]:
+        """The corpus whose held-out documents the model is evaluated on, in words and prepared."""
+        raise ModelError(f"{self.name} has no text of its own")
+
     def _own_text(self) -> tuple[str, list[str]]:
         """Where the held-out text comes from, in words, and its documents."""
+        return _held_out(*self._own_corpus())
 
     def losses(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats of each token given the ones before it, [B, T - 1] for tokens [B, T].
@@ -129,6 +135,17 @@ class Subject(ABC):
     def held_out(self) -> list[str]:
         """Documents the model was not trained on, or those of `--text`."""
         return self._held_out[1]
+
+    def training_documents(self, count: int) -> tuple[str, list[str]]:
+        """Where training text comes from, in words, and up to `count` documents of it, evenly spread.
+
+        To calibrate on: nothing of it is held out, whatever `--text` says. For a model of unknown training text it is
+        that of the default corpus.
+        """
+        source, prepared = self._own_corpus()
+        stride = -(-prepared.text.count("train") // count)
+        documents = list(islice(prepared.text.documents("train"), 0, None, stride))
+        return f"{source}, training documents", documents
 
     @cached_property
     def _held_out(self) -> tuple[str, list[str]]:
@@ -227,7 +244,7 @@ class RunSubject(Subject):
     def blocks(self) -> nn.ModuleList:  # noqa: D102
         return self._run.model.layers
 
-    def _own_text(self) -> tuple[str, list[str]]:
+    def _own_corpus(self) -> tuple[str, Prepared]:
         if "data" not in self._run.config:
             raise ModelError(f"the config of run {self.path} has no data section; name a text with --text")
         # The run's own tokenizer decides the fingerprint, not one that is trained again by another library version.
@@ -238,7 +255,7 @@ class RunSubject(Subject):
                 f"the corpus of run {self.path} is not what it was at training time, so what is held out now may have "
                 "been trained on; name a text with --text"
             )
-        return source, prepared.valid_documents()
+        return source, prepared
 
 
 def open_subject(
@@ -308,8 +325,11 @@ def corpus(section: dict[str, Any]) -> tuple[str, Prepared]:
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), section))
     assert isinstance(config, DataConfig)
     what = config.path or config.dataset or config.subset
-    source = f"{config.corpus}{f' ({what})' if what else ''}, held-out documents"
-    return source, prepare(config)
+    return f"{config.corpus}{f' ({what})' if what else ''}", prepare(config)
+
+
+def _held_out(source: str, prepared: Prepared) -> tuple[str, list[str]]:
+    return f"{source}, held-out documents", prepared.valid_documents()
 
 
 def _read_text(text: str) -> tuple[str, list[str]]:
@@ -317,8 +337,7 @@ def _read_text(text: str) -> tuple[str, list[str]]:
     if not path.is_file():
         if path.suffix or len(path.parts) > 1:
             raise ModelError(f"text file {text} does not exist")
-        source, prepared = corpus({"corpus": text})
-        return source, prepared.valid_documents()
+        return _held_out(*corpus({"corpus": text}))
     try:
         content = path.read_text(encoding="utf-8")
         if path.suffix != ".jsonl":

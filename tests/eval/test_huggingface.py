@@ -8,7 +8,7 @@ import torch
 
 from attention import weights
 from eval import activations, lengths, quantize, sinks
-from eval.quantize import weight_matrices
+from eval.quantization.weights import weight_matrices
 from eval.subject import Subject, open_subject
 from models import AttentionCall, ModelError
 
