@@ -27,7 +27,9 @@ def test_a_group_by_hand() -> None:
 
 def test_groups_are_independent_and_the_last_may_be_short() -> None:
     weight = torch.tensor([[0.0, 3.0, 0.0, 300.0, 0.0, 7.0, 4.4]])
-    assert round_to_nearest(weight, 2, 2).weight().tolist() == [[0.0, 3.0, 0.0, 300.0, 0.0, 7.0, pytest.approx(4.4)]]
+    assert round_to_nearest(weight, 2, 2).weight().tolist() == [
+        [0.0, 3.0, 0.0, 300.0, 0.0, 7.0, pytest.approx(4.4)]
+    ]
     together = round_to_nearest(weight, 2, 7).weight()
     assert together.tolist() == [[0.0, 0.0, 0.0, 300.0, 0.0, 0.0, 0.0]]
 
