@@ -79,7 +79,7 @@ class Settings:
         default=None, metadata={"help": "tokens per window, by default the training length"}
     )
     longest: int = field(default=1024, metadata={"help": "but by default no more than this"})
-    sequences: int = field(default=32, metadata={"help": "held-out windows to score"})
+    sequences: int = field(default=16, metadata={"help": "held-out windows to score"})
     calibration: int = field(default=16, metadata={"help": "windows of training text to calibrate on"})
     damping: float = field(default=0.01, metadata={"help": "of gptq, in means of the Hessian's diagonal"})
     attention_bits: tuple[int, ...] = field(
@@ -193,8 +193,8 @@ class Study:
         """Attention weights at every width, with and without bias correction."""
         self.results["probabilities"] = {}
         ranges = probabilities.ranges(self.subject, self.calibration)
-        for bits in self.settings.attention_bits:
-            mass = probabilities.mass(self.subject, self.calibration, ranges, bits)
+        masses = probabilities.mass(self.subject, self.calibration, ranges, self.settings.attention_bits)
+        for bits, mass in masses.items():
             scores = {}
             for name, correction in (("plain", None), ("corrected", mass)):
                 attend = partial(probabilities.attention, bits=bits, found=ranges, correction=correction)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from command import guarded
+from eval.__main__ import Parser
 from eval.analysis import read
 from eval.quantization.methods import WEIGHT_METHODS, WeightQuantizer
 from eval.quantization.weights import Quantized
@@ -72,8 +73,8 @@ def _search(subject: Subject, path: Path) -> tuple[Settings, dict[str, int]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m eval.quantization", description="Write a run whose weights are packed integers."
+    parser = Parser(
+        prog="python -m eval.quantization", description="Write a run whose weights are packed integers."
     )
     parser.add_argument("run", help="run directory")
     parser.add_argument("destination", type=Path, help="the new run directory")

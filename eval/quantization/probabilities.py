@@ -13,7 +13,7 @@ Weights come from the dense formula, one sequence at a time: memory is heads x T
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,21 +66,28 @@ def ranges(subject: Subject, windows: Windows) -> Ranges:
     return found
 
 
-def mass(subject: Subject, windows: Windows, found: Ranges, bits: int) -> Mass:
-    """What the rows of each head sum to on some text, and what of it quantization loses."""
+def mass(subject: Subject, windows: Windows, found: Ranges, widths: Sequence[int]) -> dict[int, Mass]:
+    """What the rows of each head sum to on some text, and what of it each number of bits loses."""
     rows: dict[int, int] = defaultdict(int)
     whole: dict[int, Tensor] = {}
-    lost: dict[int, Tensor] = {}
+    lost: dict[int, dict[int, Tensor]] = {bits: {} for bits in widths}
 
-    def add(call: AttentionCall) -> None:
+    def add(sums: dict[int, Tensor], layer: int, values: Tensor) -> None:
+        sums[layer] = sums.get(layer, 0) + values.double().sum((1, 2))
+
+    def watch(call: AttentionCall) -> None:
         for weight in _weights(call):
-            difference = weight - _rounded(weight, found[call.layer], bits)
             rows[call.layer] += weight.shape[1]
-            for sums, values in ((whole, weight), (lost, difference)):
-                sums[call.layer] = sums.get(call.layer, 0) + values.double().sum((1, 2))
+            add(whole, call.layer, weight)
+            for bits in widths:
+                add(lost[bits], call.layer, weight - _rounded(weight, found[call.layer], bits))
 
-    _watch(subject, windows, add)
-    return Mass(*({layer: total / rows[layer] for layer, total in sums.items()} for sums in (whole, lost)))
+    _watch(subject, windows, watch)
+
+    def mean(sums: dict[int, Tensor]) -> dict[int, Tensor]:
+        return {layer: total / rows[layer] for layer, total in sums.items()}
+
+    return {bits: Mass(mean(whole), mean(lost[bits])) for bits in widths}
 
 
 def attention(call: AttentionCall, bits: int, found: Ranges, correction: Mass | None = None) -> Tensor:

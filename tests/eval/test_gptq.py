@@ -81,26 +81,25 @@ def test_outputs_are_nearer_than_with_round_to_nearest(bits: int) -> None:
 
 
 def test_between_the_best_of_all_codes_and_round_to_nearest() -> None:
-    total = {"best": 0.0, "gptq": 0.0, "nearest": 0.0}
-    for seed in range(8):
-        weight, hessian = problem(seed, 1, 6)
-        nearest = round_to_nearest(weight, 2, 6)
-        every = torch.tensor(list(product(range(4), repeat=6)), dtype=torch.float64)
-        points = (every - nearest.zero.double()) * nearest.step.double()
-        best = min(error(weight, point[None], hessian) for point in points)
-        got = error(weight, quantize_matrix(weight, hessian, 2, 6, 0.0).weight(), hessian)
-        assert got >= best - 1e-9
-        total["best"] += best
-        total["gptq"] += got
-        total["nearest"] += error(weight, nearest.weight(), hessian)
-    assert total["gptq"] - total["best"] < 0.5 * (total["nearest"] - total["best"])
+    """In one group all three share a grid; over many matrices GPTQ makes up for more than half of what can be."""
+    every = torch.tensor(list(product(range(8), repeat=4)), dtype=torch.float64)
+    total = torch.zeros(3, dtype=torch.float64)
+    for seed in range(40):
+        weight, hessian = problem(seed, 1, 4)
+        nearest = round_to_nearest(weight, 3, 4)
+        change = (every - nearest.zero.double()) * nearest.step.double() - weight
+        best = float((change @ hessian * change).sum(1).min())
+        got = error(weight, quantize_matrix(weight, hessian, 3, 4, 0.0).weight(), hessian)
+        assert got > best * 0.9999
+        total += torch.tensor([best, got, error(weight, nearest.weight(), hessian)])
+    assert total[1] - total[0] < 0.5 * (total[2] - total[0])
 
 
 def test_what_cannot_be_inverted_is_refused() -> None:
     weight = torch.randn(3, 4)
     hessian = torch.ones(4, 4, dtype=torch.float64)
     with pytest.raises(ModelError, match="larger --damping"):
-        quantize_matrix(weight, -hessian, 4, 4, -2.0)
+        quantize_matrix(weight, hessian, 4, 4, 0.0)
     with pytest.raises(ModelError, match="not finite"):
         quantize_matrix(weight, hessian * torch.nan, 4, 4, 0.01)
     quantize_matrix(weight, hessian, 4, 4, 0.01)

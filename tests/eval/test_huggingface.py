@@ -232,7 +232,7 @@ def test_few_bits_in_their_attention_and_activations(
         with subject.trace(attention=QuantizedCache(bits).attention):
             moved["cache", bits] = float((subject.logits(windows.tokens) - full).abs().mean())
         found = probabilities.ranges(subject, windows)
-        mass = probabilities.mass(subject, windows, found, bits)
+        mass = probabilities.mass(subject, windows, found, [bits])[bits]
         with subject.trace(
             attention=lambda call, b=bits, m=mass, f=found: probabilities.attention(call, b, f, m)
         ):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from eval import quantize
-from eval.analysis import evaluate, get
+from eval.analysis import Analysis, evaluate
 from eval.quantization.methods import WeightQuantizer
 from eval.quantization.weights import replaced, weight_matrices
 from eval.subject import open_subject
@@ -20,6 +20,7 @@ from models import checkpoint_path
 from models.run import WEIGHTS
 from tests.eval.conftest import RunMaker
 
+ANALYSIS = Analysis("quantize", quantize)
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -80,7 +81,7 @@ def test_the_widths_of_a_search(make_run: RunMaker, tmp_path: Path, command: Com
     settings = quantize.Settings(
         methods=("search",), group=16, calibration=4, sequences=2, generations=3, offspring=8
     )
-    result, _ = evaluate(get("quantize"), subject, settings)
+    result, _ = evaluate(ANALYSIS, subject, settings)
     widths = result["results"]["search"]["3"]["widths"]
     code, _, errors = command(
         "eval.quantization", path, tmp_path / "small", "--found", path / "eval/quantize.json"
@@ -95,7 +96,7 @@ def test_the_widths_of_a_search(make_run: RunMaker, tmp_path: Path, command: Com
 def test_mistakes_are_one_line(make_run: RunMaker, tmp_path: Path, command: Command) -> None:
     path = make_run("mistaken", folder=tmp_path)
     other = make_run("other", folder=tmp_path, attention="softpick")
-    evaluate(get("quantize"), open_subject(path), quantize.Settings(methods=("rtn",), bits=(8,), sequences=2))
+    evaluate(ANALYSIS, open_subject(path), quantize.Settings(methods=("rtn",), bits=(8,), sequences=2))
     for arguments, message in (
         ((path, tmp_path / "mistaken"), "exists; choose another folder"),
         ((path, tmp_path / "x", "--bits", 9), "--bits must be 1 to 8"),

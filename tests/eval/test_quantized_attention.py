@@ -134,7 +134,7 @@ def test_quantized_weights_are_those_of_the_formula(
     subject = subject_of(name)
     windows = training_windows(subject, 24, 3)
     found = probabilities.ranges(subject, windows)
-    mass = probabilities.mass(subject, windows, found, 3)
+    mass = probabilities.mass(subject, windows, found, [3])[3]
     calls: list[AttentionCall] = []
     with subject.trace(attention=calls.append):
         subject.observe(windows.tokens)
@@ -165,7 +165,7 @@ def test_many_bits_change_little_and_few_lose_mass(subject_of: Callable[[str], S
     windows = training_windows(subject, 32, 3)
     found = probabilities.ranges(subject, windows)
     assert all(high == 1 and low == 0 for low, high in found.values())
-    lost = [probabilities.mass(subject, windows, found, bits).mean_lost for bits in (8, 4, 2)]
-    assert abs(lost[0]) < 0.01
+    masses = probabilities.mass(subject, windows, found, (8, 2))
+    assert abs(masses[8].mean_lost) < 0.01
     # Rows of up to 32 small weights: most lie below half of a step of 1/3.
-    assert lost[2] > 0.3
+    assert masses[2].mean_lost > 0.3
