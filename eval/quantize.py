@@ -118,20 +118,29 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     return {"protocol": study.protocol, "results": study.results}
 
 
+def scores(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every SCORE of one subject, by method and bits."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, title in (
+        ("bits", "rtn"),
+        ("hqq", "hqq"),
+        ("gptq", "gptq"),
+        ("search", "search"),
+        ("w8a8", "w8a8"),
+    ):
+        found |= {f"{title} {which}": score for which, score in results.get(key, {}).items()}
+    found |= {f"cache {bits}": score for bits, score in results.get("cache", {}).items()}
+    for bits, pair in results.get("probabilities", {}).items():
+        found |= {f"probabilities {bits}": pair["plain"], f"corrected {bits}": pair["corrected"]}
+    return found
+
+
 def row(results: Mapping[str, Any]) -> dict[str, object]:
     """One line of the comparison table: what each method adds to the loss."""
-    added: dict[str, Any] = {}
-    for name, title in (("bits", "rtn"), ("hqq", "hqq"), ("gptq", "gptq")):
-        added |= {f"{title} {bits}": score for bits, score in results.get(name, {}).items()}
-    added |= {f"w8a8 {kind}": score for kind, score in results.get("w8a8", {}).items()}
-    added |= {f"cache {bits}": score for bits, score in results.get("cache", {}).items()}
-    for bits, pair in results.get("probabilities", {}).items():
-        added |= {f"probs {bits}": pair["plain"], f"corrected {bits}": pair["corrected"]}
-    added |= {f"search {bits}": score for bits, score in results.get("search", {}).items()}
     return {
         "loss": results["full_precision"]["loss"],
         "bpb": results["full_precision"]["bits_per_byte"],
-        **{f"+{title}": score["delta_loss"] for title, score in added.items()},
+        **{f"+{title}": score["delta_loss"] for title, score in scores(results).items()},
     }
 
 

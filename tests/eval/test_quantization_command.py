@@ -113,3 +113,20 @@ def test_mistakes_are_one_line(make_run: RunMaker, tmp_path: Path, command: Comm
         assert errors.count("\n") == 1
         assert message in errors
     assert not (tmp_path / "x").exists()
+
+
+def test_the_table(make_run: RunMaker, tmp_path: Path, command: Command) -> None:
+    paths = [make_run(name, folder=tmp_path, attention=name) for name in ("softmax", "softpick")]
+    settings = quantize.Settings(methods=("rtn", "cache"), bits=(4, 2), sequences=3, group=16)
+    results = [evaluate(ANALYSIS, open_subject(path), settings)[0]["results"] for path in paths]
+    code, out, errors = command("eval.quantization.table", *paths)
+    assert (code, errors) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "| method, bits | bits per weight | softmax | softpick |"
+    assert len(lines) == 3 + 4
+    score = results[1]["bits"]["2"]
+    assert lines[4].startswith(f"| rtn 2 | {score['bits_per_weight']:.2f} | ")
+    assert lines[4].endswith(f" {score['delta_loss']:+.4f} ± {score['interval']:.4f} |")
+    code, _, errors = command("eval.quantization.table", tmp_path / "nothing")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "python -m eval quantize" in errors

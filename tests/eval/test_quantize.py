@@ -174,6 +174,7 @@ def test_only_normalised_rows_sum_to_one(everything: dict[str, dict]) -> None:
 
 def test_the_table_has_a_column_per_score(everything: dict[str, dict]) -> None:
     columns = quantize.row(everything["softmax"]["results"])
+    # All but the uniform widths, which gptq has, too.
     assert len(columns) == 2 + len(scores_of(everything["softmax"]["results"])) - 1
     assert columns["+gptq 2"] == everything["softmax"]["results"]["gptq"]["2"]["delta_loss"]
 
