@@ -114,7 +114,10 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     study = Study(subject, settings)
     wanted = [name for name in METHODS if name in settings.methods]
     for method in progress(wanted, f"quantize {subject.name}"):
-        MEASURES[method](study)
+        try:
+            MEASURES[method](study)
+        except ModelError as refusal:
+            raise ModelError(f"{method} of {subject.name}: {refusal}; --methods chooses others") from refusal
     return {"protocol": study.protocol, "results": study.results}
 
 

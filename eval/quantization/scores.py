@@ -55,7 +55,7 @@ class Scorer:
         """Of every token in nats, float64 [windows, length - 1]."""
         tokens = self._windows.tokens
         batches = tokens.split(self._subject.batch(tokens.shape[1]))
-        return torch.cat([self._subject.losses(batch).double().cpu() for batch in batches])
+        return torch.cat([self._subject.losses(batch).cpu().double() for batch in batches])
 
     def _level(self, nats: Tensor) -> dict[str, Any]:
         loss = float(nats.mean())

@@ -3,7 +3,7 @@
 A (1 + lambda) search. The first parent has the same bits everywhere; every generation draws lambda offspring of it. A
 mutation raises some matrices by one bit and lowers as many of the same size, so the budget holds exactly; how many is
 the smaller of two draws from 1 to 3. Offspring are ranked by KL(full precision || quantized) of the next-token
-predictions, in stages: all of them on little text, the best quarter on more, the best of those on all of it. The parent
+predictions, in stages: all of them on little text, the best quarter on more, their best quarter on all of it. The parent
 gives way only to what is better on all of it, so what is found is never worse there than the same bits everywhere.
 """
 
@@ -27,7 +27,10 @@ Widths = dict[str, int]
 """Bits by the name of the matrix."""
 
 STAGES = (1 / 16, 1 / 4)
-"""Share of the text on which all offspring are ranked, then the best quarter of them; the best of those sees it all."""
+"""Share of the text on which all offspring are ranked, then the best quarter of them; their best quarter sees it all."""
+
+MOST_PREDICTIONS = 2**28
+"""Log probabilities of the full-precision model that are kept, 1 GiB; of more text, the first windows are used."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def search(
         seed: of mutations and of the text of early stages.
 
     Raises:
-        ModelError: the widths are not consecutive, or `bits` is not between the first and the last.
+        ModelError: the widths are not consecutive, `bits` is not between the first and the last, or no two matrices
+            have the same size.
     """
     matrices = weight_matrices(subject.blocks)
     levels = sorted(database)
@@ -79,9 +83,11 @@ def search(
     draw = random.Random(seed)
     parent = dict.fromkeys(matrices, bits)
     groups = _equal_sizes(matrices)
+    if not groups:
+        raise ModelError(f"{subject.name} has no two matrices of one size that could exchange bits")
     with preserved(matrices):
         judge = _Judge(subject, windows, matrices, database)
-        everything = list(range(len(windows.tokens)))
+        everything = list(range(judge.windows))
         history = [judge.divergence(parent, everything)]
         for _ in progress(range(generations), f"search {subject.name}"):
             candidates = [mutate(parent, groups, levels, draw) for _ in range(offspring)]
@@ -89,10 +95,12 @@ def search(
                 text = draw.sample(everything, max(1, round(share * len(everything))))
                 candidates.sort(key=partial(judge.divergence, text=text))
                 candidates = candidates[: max(1, len(candidates) // 4)]
-            score = judge.divergence(candidates[0], everything)
-            if score < history[-1]:
-                parent = candidates[0]
-            history.append(min(score, history[-1]))
+            best = history[-1]
+            for candidate in candidates:
+                score = judge.divergence(candidate, everything)
+                if score < best:
+                    parent, best = candidate, score
+            history.append(best)
     return Found(parent, history)
 
 
@@ -124,11 +132,17 @@ class _Judge:
         self._subject = subject
         self._matrices = matrices
         self._database = database
-        self._tokens = windows.tokens
+        per_window = windows.tokens.shape[1] * subject.vocab_size
+        self._tokens = windows.tokens[: max(1, MOST_PREDICTIONS // per_window)]
         self._in_place: Widths = {}
         self._batch = subject.batch(windows.tokens.shape[1])
-        logits = [subject.logits(batch) for batch in windows.tokens.split(self._batch)]
+        logits = [subject.logits(batch) for batch in self._tokens.split(self._batch)]
         self._full = functional.log_softmax(torch.cat(logits), -1)
+
+    @property
+    def windows(self) -> int:
+        """How many windows there are to judge by."""
+        return len(self._tokens)
 
     def divergence(self, widths: Widths, text: Sequence[int]) -> float:
         """KL(full precision || quantized) in nats per token on the windows numbered in `text`."""
