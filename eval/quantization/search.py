@@ -3,7 +3,7 @@
 A (1 + lambda) search. The first parent has the same bits everywhere; every generation draws lambda offspring of it. A
 mutation raises some matrices by one bit and lowers as many of the same size, so the budget holds exactly; how many is
 the smaller of two draws from 1 to 3. Offspring are ranked by KL(full precision || quantized) of the next-token
-predictions, in stages: all of them on little text, the best quarter on more, their best quarter on all of it. The parent
+predictions, in stages: all of them on little text, the best quarter on more, their best quarter on all. The parent
 gives way only to what is better on all of it, so what is found is never worse there than the same bits everywhere.
 """
 
@@ -27,7 +27,7 @@ Widths = dict[str, int]
 """Bits by the name of the matrix."""
 
 STAGES = (1 / 16, 1 / 4)
-"""Share of the text on which all offspring are ranked, then the best quarter of them; their best quarter sees it all."""
+"""Share of the text on which all offspring are ranked, then the best quarter of them; their best quarter sees all."""
 
 MOST_PREDICTIONS = 2**28
 """Log probabilities of the full-precision model that are kept, 1 GiB; of more text, the first windows are used."""
