@@ -12,6 +12,8 @@ import os
 
 # The library wants one worker per file it loads; two are enough on two cores.
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
+# Its packing in Python serves; the one in C++ would be compiled first.
+os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
 
 import tempfile
 from pathlib import Path
@@ -29,7 +31,7 @@ from eval.quantization.weights import replaced, weight_matrices
 from eval.subject import Subject, open_subject
 from eval.text import Windows
 
-GROUP, DAMPING, LENGTH, WINDOWS, VOCABULARY = 64, 0.01, 128, 32, 512
+GROUP, DAMPING, LENGTH, WINDOWS, VOCABULARY = 64, 0.01, 128, 16, 512
 WIDTHS = (4, 3, 2)
 
 
