@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,7 +32,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PACKAGE = "package:"
 """What the name of an installed package begins with where the path of a model is expected."""
 
-AttentionReport = Callable[[AttentionCall], None]
+AttentionReport = Callable[[AttentionCall], Tensor | None]
 HiddenReport = Callable[[int, Tensor], None]
 
 
@@ -110,6 +111,7 @@ class Subject(ABC):
     ) -> AbstractContextManager[None]:
         """While open, every forward pass reports each layer's attention and each block's output.
 
+        Where `attention(call)` returns a tensor, that takes the place of the attention's output [B, T, H, D].
         `hidden(layer, residual)` gets [B, T, d] after each block, and the embeddings as layer -1.
         """
 
@@ -122,9 +124,13 @@ class Subject(ABC):
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks in order."""
 
-    @abstractmethod
+    def own_corpus(self) -> tuple[str, Prepared]:
+        """The corpus whose held-out documents the model is evaluated on, in words and prepared."""
+        raise ModelError(f"{self.name} has no text of its own")
+
     def _own_text(self) -> tuple[str, list[str]]:
         """Where the held-out text comes from, in words, and its documents."""
+        return _held_out(*self.own_corpus())
 
     def observe(self, tokens: Tensor) -> None:
         """Run tokens [B, T] through all blocks, for an open trace; no logits are computed."""
@@ -165,6 +171,17 @@ class Subject(ABC):
     def held_out(self) -> list[str]:
         """Documents the model was not trained on, or those of `--text`."""
         return self._held_out[1]
+
+    def training_documents(self, count: int) -> tuple[str, list[str]]:
+        """Where training text comes from, in words, and up to `count` documents of it, evenly spread.
+
+        To calibrate on: nothing of it is held out, whatever `--text` says. For a model of unknown training text it is
+        that of the default corpus.
+        """
+        source, prepared = self.own_corpus()
+        stride = -(-prepared.text.count("train") // count)
+        documents = list(islice(prepared.text.documents("train"), 0, None, stride))
+        return f"{source}, training documents", documents
 
     @cached_property
     def _held_out(self) -> tuple[str, list[str]]:
@@ -288,13 +305,7 @@ class RunSubject(Subject):
         finally:
             model.rope = trained
 
-    def corpus(self) -> tuple[str, Prepared]:
-        """Name and content of the corpus that the run was trained on.
-
-        Raises:
-            ModelError: the run does not say, or the corpus has changed since.
-            DataError: it cannot be had.
-        """
+    def own_corpus(self) -> tuple[str, Prepared]:  # noqa: D102
         if "data" not in self.config:
             raise ModelError(f"the config of run {self.path} has no data section; name a text with --text")
         # The run's own tokenizer decides the fingerprint, not one that is trained again by another library version.
@@ -306,10 +317,6 @@ class RunSubject(Subject):
                 "been trained on; name a text with --text"
             )
         return source, prepared
-
-    def _own_text(self) -> tuple[str, list[str]]:
-        source, prepared = self.corpus()
-        return source, prepared.valid_documents()
 
 
 def open_subject(
@@ -396,8 +403,11 @@ def corpus(section: dict[str, Any]) -> tuple[str, Prepared]:
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), section))
     assert isinstance(config, DataConfig)
     what = config.path or config.dataset or config.subset or config.task
-    source = f"{config.corpus}{f' ({what})' if what else ''}, held-out documents"
-    return source, prepare(config)
+    return f"{config.corpus}{f' ({what})' if what else ''}", prepare(config)
+
+
+def _held_out(source: str, prepared: Prepared) -> tuple[str, list[str]]:
+    return f"{source}, held-out documents", prepared.valid_documents()
 
 
 def _read_text(text: str) -> tuple[str, list[str]]:
@@ -405,8 +415,7 @@ def _read_text(text: str) -> tuple[str, list[str]]:
     if not path.is_file():
         if path.suffix or len(path.parts) > 1:
             raise ModelError(f"text file {text} does not exist")
-        source, prepared = corpus({"corpus": text})
-        return source, prepared.valid_documents()
+        return _held_out(*corpus({"corpus": text}))
     try:
         content = path.read_text(encoding="utf-8")
         if path.suffix != ".jsonl":

@@ -40,6 +40,7 @@ def cut(
     bos: bool = True,
     overlap: bool = False,
     least: int | None = None,
+    documents: list[list[int]] | None = None,
 ) -> Windows:
     """Cut up to `count` windows of `length` tokens from the held-out text, evenly spread.
 
@@ -54,6 +55,7 @@ def cut(
         bos: begin each window with a beginning-of-document token, where the model has one.
         overlap: let windows overlap where the text has less than `count` disjoint ones.
         least: disjoint windows inside documents with which to be content, by default `count`.
+        documents: token ids of other text to cut from.
 
     Raises:
         ModelError: the text has not one window.
@@ -62,7 +64,8 @@ def cut(
     body = length - len(prefix)
     if body < 1 or count < 1:
         raise ModelError(f"need at least one window of two tokens, got {count} of {length}")
-    documents = subject.token_documents
+    what = "held-out text" if documents is None else "text to calibrate on"
+    documents = subject.token_documents if documents is None else documents
     joined = [_join(documents, subject.bos)]
     attempts = [(documents, body, least or count), (joined, body, 1)]
     if overlap:
@@ -73,7 +76,7 @@ def cut(
             break
     else:
         raise ModelError(
-            f"the held-out text of {subject.name} has {len(joined[0])} tokens, too few for one window of {length}"
+            f"the {what} of {subject.name} has {len(joined[0])} tokens, too few for one window of {length}"
         )
     count = min(count, len(slots))
     chosen = [slots[index * len(slots) // count] for index in range(count)]

@@ -62,7 +62,7 @@ def untrained(subject: RunSubject, seed: int) -> Subject:
 
 def unigram(subject: RunSubject) -> Subject:
     """The subject with frequencies of the training text in place of its network."""
-    _, prepared = subject.corpus()
+    _, prepared = subject.own_corpus()
     counts = np.bincount(prepared.train.tokens, minlength=subject.vocab_size) + 1.0
     frequencies = torch.from_numpy(counts).float().log()
 
