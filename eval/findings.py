@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.comparison import DEAD, EPSILON, SHOWN, Column, Measured, columns, disagreements, known, sink_length
+from eval.pairs import baseline, groups
 
-CHOSEN = ("name", "out", "model.attention", "model.attention_options")
+CHOSEN = ("name", "out", "seed", "model.attention", "model.attention_options")
 """Config keys in which compared runs are meant to differ."""
 
 APART = 0.05
@@ -48,16 +49,10 @@ def checks(runs: Sequence[Measured]) -> list[Check]:
         _same("The same number of training tokens", runs, lambda run: run.last("tokens")),
         _same("The same training length", runs, lambda run: run.train_length),
         _same("The same number of parameters", runs, lambda run: run.parameters),
-        _same("The same seed", runs, lambda run: (run.config or {}).get("seed")),
         _configs(runs),
         _protocols(runs),
-        _seeds(runs),
+        *_seeds(runs),
     ]
-
-
-def baseline(runs: Sequence[Measured]) -> Measured:
-    """The run that the others are held against: the first with softmax in every layer, otherwise the first."""
-    return next((run for run in runs if run.label.split()[-1] == "softmax"), runs[0])
 
 
 def _quality(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
@@ -152,12 +147,18 @@ def _protocols(runs: Sequence[Measured]) -> Check:
     )
 
 
-def _seeds(runs: Sequence[Measured]) -> Check:
-    seeds = {(run.config or {}).get("seed") for run in runs} - {None}
-    untested = "differences are not statistically tested"
-    if len(seeds) <= 1:
-        return Check(False, "Several seeds", f"One seed: {untested}.")
-    return Check(None, "Several seeds", f"{len(seeds)} seeds, but {untested} by this report.")
+def _seeds(runs: Sequence[Measured]) -> list[Check]:
+    found = {group.name: sorted(map(str, group.runs)) for group in groups(runs)}
+    listed = "; ".join(f"{name} {', '.join(seeds)}" for name, seeds in found.items())
+    if any("None" in seeds for seeds in found.values()):
+        return [Check(None, "The same seeds", "not recorded for all runs")]
+    same = len({tuple(seeds) for seeds in found.values()}) == 1
+    fewest = min(map(len, found.values()))
+    untested = "A single seed: differences between these runs are not tested against other seeds."
+    return [
+        Check(same, "The same seeds", next(iter(found.values()))[0] if same and fewest == 1 else listed),
+        Check(fewest > 1, "Several seeds", f"at least {fewest} for each" if fewest > 1 else untested),
+    ]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval import analysis, comparison, drawings, figures, viewer
+from eval import analysis, comparison, drawings, figures, pairs, viewer
 from eval.comparison import Cell, Column, Measured
 from eval.findings import checks, findings
 from eval.report import Report
@@ -22,11 +22,17 @@ def render(report: Report) -> str:
         findings=findings(runs),
         checks=checks(runs),
         tables=_tables(runs),
-        training=drawings.training(runs),
-        attention=drawings.attention(runs),
-        quantisation=drawings.quantisation(runs),
-        lengths=drawings.lengths(runs),
-        prompts=list(dict.fromkeys(prompt for run in runs if (prompt := run.get("heatmaps", "prompt")))),
+        pairs=pairs.table(runs),
+        words=pairs.WORDS,
+        sections={
+            "Training": drawings.training(runs),
+            "Attention": drawings.attention(runs),
+            "Quantisation": drawings.quantisation(runs),
+            **{name.capitalize(): found for name, found in drawings.exhibited(runs).items()},
+        },
+        prompts=list(
+            dict.fromkeys(run.get("heatmaps", "prompt") for run in runs if "heatmaps" in run.results)
+        ),
         viewer=_viewer(runs),
         protocols=_protocols(runs),
         provenance=_provenance(runs),
@@ -47,7 +53,8 @@ def _viewer(runs: Sequence[Measured]) -> dict[str, Any] | None:
     found = [
         (place, (run.name, run.results["heatmaps"]))
         for place, run in enumerate(runs)
-        if "heatmaps" in run.results
+        # An older layout has no cells; such a run counts as one without heatmaps.
+        if run.get("heatmaps", "pool")
     ]
     return viewer.section(found) if found else None
 
@@ -63,7 +70,7 @@ def _protocols(runs: Sequence[Measured]) -> list[dict[str, Any]]:
             "missing": {run.name: run.missing[name] for run in runs if name in run.missing},
         }
         for name, kind in analysis.analyses().items()
-        if name != "report"
+        if hasattr(kind.module, "run")
     ]
 
 
