@@ -22,7 +22,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, FuncNorm, ListedColormap, LogNorm, Normalize, to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from eval.heatmaps import Panel
 from models import ModelError
@@ -181,6 +181,8 @@ def curves(
             axes.set_xscale("log", base=log_x)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
             axes.xaxis.set_minor_locator(NullLocator())
+        elif ticks is None:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if log_y and _spans(lines) > 5:
             axes.set_yscale("log")
             _plain_ticks(axes)

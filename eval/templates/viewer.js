@@ -215,7 +215,7 @@
         const text = run.pieces[index * run.pool];
         if (index % every === 0 || index === at.query) {
           brush.save();
-          brush.translate(edge - 4, (index + 0.5) * cell);
+          brush.translate(edge - 4, Math.max(font / 2, (index + 0.5) * cell));
           label(text, index === at.query);
           brush.restore();
         }

@@ -87,7 +87,7 @@ def results(sink: float, kurtosis: float, zeros: float = 0.0) -> dict:
     return {
         name: {
             "analysis": name,
-            "subject": {"name": "x", "checkpoint": "f" * 64, "step": 20},
+            "subject": {"name": "x", "label": "softmax", "checkpoint": "f" * 64, "step": 20},
             "protocol": PROTOCOL | ({"residual_limit": 1e-3} if name == "heatmaps" else {}),
             "results": found[name],
         }
@@ -283,7 +283,7 @@ def test_what_was_not_measured_is_shown_as_missing(runs, name):
     ranked = [column for column in columns(runs) if column.source == name]
     assert len(absent) == len(ranked)
     assert bool(ranked) == (name != "heatmaps")
-    assert f"pick: {name} not measured" in "".join(reader.text)
+    assert f"pick: not measured: {name}." in "".join(reader.text)
     assert any(name in sentence for sentence in findings(runs) if sentence.startswith("Missing"))
 
 
@@ -371,7 +371,7 @@ def test_the_finding_follows_the_numbers(runs):
 def test_unfair_comparisons_are_named(runs):
     assert [check.holds for check in checks(runs)] == [True] * 7 + [False]
     assert checks(runs)[-1].detail == (
-        "A single seed: differences between these runs are not tested against other seeds."
+        "A single seed: differences from it are not tested against other seeds."
     )
     unlike = replace(
         runs[1],
