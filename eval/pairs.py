@@ -1,8 +1,8 @@
 """Paired differences between mechanisms, with 95 % intervals.
 
 Runs that differ in nothing but their seed form a group. Runs of two groups with the same seed begin with the same
-weights and see the same tokens in the same order, so they are compared pair by pair: what the seed does to both
-cancels. With n pairs of differences d, the interval for the mean difference is Student's,
+weights, as far as both have them, and see the same tokens in the same order, so they are compared pair by pair: what
+the seed does to both cancels. With n pairs of differences d, the interval for the mean difference is Student's,
 
     mean(d) ± t(0.975, n - 1) * sd(d) / sqrt(n).
 

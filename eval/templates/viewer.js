@@ -247,7 +247,7 @@
         span.className = key === query ? "query" : key === at.key ? "key" : key > query ? "later" : "";
       });
       const most = row.filter(([found]) => found).sort(([a], [b]) => Math.abs(b) - Math.abs(a)).slice(0, 4);
-      const keys = most.map(([found, key]) => `${tokens(run, key)} ${number(found)}`).join(" · ");
+      const keys = most.map(([found, key]) => `${tokens(run, key)} ${said(found, matrix.least)}`).join(" · ");
       const lines = inside(at.key ?? -1)
         ? [`${tokens(run, at.query)} → ${tokens(run, at.key)}: `, element("b", {}, words(at.query, at.key))]
         : [element("b", {}, tokens(run, at.query)), " →"];
