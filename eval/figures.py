@@ -250,20 +250,37 @@ def head_grids(grids: Sequence[tuple[str, Sequence[Sequence[float | None]]]], wh
 
 
 def heatmaps(panels: Sequence[Sequence[Panel]], scale: Scale, prompt: str) -> Figure:
-    """A grid of heatmaps of one prompt on one colour scale, a column for each run, with a legend of the scale."""
+    """A grid of heatmaps of one prompt on one colour scale, a column for each run, with a legend of the scale.
+
+    Where all runs read the prompt as the same tokens, these are written once to a row and once to a column.
+    """
     with _style(**{"axes.grid": False}):
         rows, columns = len(panels), len(panels[0])
+        shared = len({tuple(panel.labels) for line in panels for panel in line}) == 1
+        # Places are computed here: matplotlib's layout measures every label, which takes longer than all drawing.
         size = _side(max(len(panel.labels) for panel in panels[0]))
-        figure = Figure(
-            figsize=(columns * (size + 0.3) + 0.9, rows * (size + 0.75) + 1.0), layout="constrained"
-        )
-        grid = figure.subplots(rows, columns, squeeze=False)
+        tokens, titles, head, foot = 0.6, 0.45, 0.35, 1.0
+        across, down = (size + part + (0 if shared else tokens) for part in (0.2, titles))
+        width = max(tokens + columns * across, 6.0)
+        height = head + rows * down + tokens * shared + foot
+        figure = Figure(figsize=(width, height))
         for i, line in enumerate(panels):
             for j, panel in enumerate(line):
-                _heatmap(grid[i][j], panel, scale, size)
-                grid[i][j].set_title(f"{_short(panel.title, 50)}, {panel.place}\n{panel.caption}", loc="left")
-        figure.suptitle(f"Prompt: {_short(' '.join(prompt.split()), 34 * columns + 30)}", fontsize=8)
-        _legend(figure, list(grid.flat), scale)
+                left, top = tokens + j * across, head + i * down + titles
+                axes = figure.add_axes((left / width, 1 - (top + size) / height, size / width, size / height))
+                _heatmap(
+                    axes, panel, scale, size, rows=not shared or j == 0, columns=not shared or i == rows - 1
+                )
+                axes.set_title(f"{_short(panel.title, 50)}, {panel.place}\n{panel.caption}", loc="left")
+        figure.text(
+            0.5,
+            1 - 0.2 / height,
+            f"Prompt: {_short(' '.join(prompt.split()), int(14 * width))}",
+            ha="center",
+            va="center",
+            fontsize=8,
+        )
+        _legend(figure, figure.add_axes((0.2, 0.78 / height, 0.6, 0.12 / height)), scale)
         return figure
 
 
@@ -396,25 +413,23 @@ def _plain(value: float) -> str:
     return f"{value:,.0f}" if value >= 1 and value == round(value) else f"{value:g}"
 
 
-def _heatmap(axes: Axes, panel: Panel, scale: Scale, inches: float) -> None:
+def _heatmap(axes: Axes, panel: Panel, scale: Scale, inches: float, *, rows: bool, columns: bool) -> None:
+    """One panel; `rows` and `columns` say whether tokens are written to them."""
     axes.imshow(scale.colours(panel.matrix), interpolation="nearest")
     every = max(1, len(panel.labels) // 64)
     places = range(0, len(panel.labels), every)
     labels = [_short(_visible(panel.labels[place]), 10) for place in places]
     size = max(2.5, min(7.0, 0.92 * 72 * inches / len(panel.labels)))
-    axes.set_xticks(places, labels, rotation=90, fontsize=size)
-    axes.set_yticks(places, labels, fontsize=size)
+    axes.set_xticks(places if columns else [], labels if columns else [], rotation=90, fontsize=size)
+    axes.set_yticks(places if rows else [], labels if rows else [], fontsize=size)
     _bare(axes)
 
 
-def _legend(figure: Figure, axes: list[Axes], scale: Scale) -> None:
+def _legend(figure: Figure, axes: Axes, scale: Scale) -> None:
     bar = figure.colorbar(
         ScalarMappable(scale.norm, scale.colormap),
-        ax=axes,
-        location="bottom",
-        shrink=0.6,
-        aspect=50,
-        pad=0.02,
+        cax=axes,
+        orientation="horizontal",
         ticks=scale.ticks,
         format=lambda value, _: _plain(value),
     )
@@ -424,7 +439,7 @@ def _legend(figure: Figure, axes: list[Axes], scale: Scale) -> None:
         Patch(facecolor=to_rgba(ZERO), label="exactly 0"),
         Patch(facecolor="none", edgecolor=INK, linewidth=0.4, label="blank: not visible to the query"),
     ]
-    figure.legend(handles=entries, loc="outside lower center", ncols=2)
+    figure.legend(handles=entries, loc="lower center", ncols=2)
 
 
 def _bare(axes: Axes) -> None:

@@ -160,17 +160,16 @@ def _tokens(runs: Sequence[Measured]) -> Check:
 
 def _seeds(runs: Sequence[Measured]) -> list[Check]:
     found = {group.name: sorted(map(str, group.runs)) for group in groups(runs)}
-    if any("None" in seeds for seeds in found.values()):
-        return [Check(None, "The same seeds", "not recorded for all runs")]
     listed = "; ".join(f"{name} {', '.join(seeds)}" for name, seeds in found.items())
     same = len({tuple(seeds) for seeds in found.values()}) == 1
     lone = [name for name, seeds in found.items() if len(seeds) == 1]
     of = "" if len(lone) == len(found) else f" of {', '.join(lone)}"
     untested = f"A single seed{of}: differences from it are not tested against other seeds."
-    return [
-        Check(same, "The same seeds", ", ".join(next(iter(found.values()))) if same else listed),
-        Check(not lone, "Several seeds", untested if lone else listed),
-    ]
+    if any("None" in seeds for seeds in found.values()):
+        alike = Check(None, "The same seeds", "not recorded for all runs")
+    else:
+        alike = Check(same, "The same seeds", ", ".join(next(iter(found.values()))) if same else listed)
+    return [alike, Check(not lone, "Several seeds", untested if lone else listed)]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -221,7 +221,11 @@ def test_the_figure_prints_run_mechanism_residual_scale_and_tokens(subjects):
         assert panel.caption in text
     assert scale.words in text
     assert "exactly 0" in text
-    assert text.count("&lt;s&gt;") == 2 * sum(map(len, panels))
+    # The tokens stand once to a row and once to a column.
+    assert text.count("&lt;s&gt;") == len(panels) + len(panels[0])
+    panels[0][0] = replace(panels[0][0], pieces=["other", *panels[0][0].pieces[1:]])
+    text = figures.svg(figures.heatmaps(panels, scale, "To be"), "maps", "maps")
+    assert text.count("&lt;s&gt;") == 2 * sum(map(len, panels)) - 2
 
 
 def test_the_default_prompt_is_how_the_first_document_begins(subjects):

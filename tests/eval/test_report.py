@@ -396,7 +396,7 @@ def test_row_statistics_are_compared_at_one_length(runs):
 
 
 def test_an_analysis_that_the_report_does_not_know_is_shown(runs, monkeypatch):
-    strange = SimpleNamespace(__doc__="Strangeness.", row=lambda found: {"oddity": found["odd"]})
+    strange = SimpleNamespace(__doc__="Strangeness.", run=None, row=lambda found: {"oddity": found["odd"]})
     known = analysis.analyses() | {"strange": analysis.Analysis("strange", strange)}
     monkeypatch.setattr(analysis, "analyses", lambda: known)
     file = {"protocol": {"settings": {}}, "results": {"odd": 0.125}}
