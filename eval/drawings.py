@@ -171,9 +171,13 @@ def _exhibit(plots: Mapping[int, Plot], runs: Sequence[Measured], source: str) -
 def _draw(
     title: str, caption: str, lines: Sequence[Curve], runs: Sequence[Measured], source: str, **axes: Any
 ) -> Drawing:
-    absent = [f"{run.name}: {run.missing[source]}" for run in runs if source in run.missing]
+    absent: dict[str, list[str]] = {}
+    for run in runs:
+        if source in run.missing:
+            absent.setdefault(run.missing[source], []).append(run.name)
     if absent:
-        caption = f"{caption} Missing: {'; '.join(absent)}."
+        listed = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in absent.items())
+        caption = f"{caption} Missing: {listed}."
     name = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
     return Drawing(
         title, caption, Markup(figures.svg(figures.curves(lines, **axes), name, title)) if lines else None
