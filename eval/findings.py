@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.comparison import DEAD, EPSILON, SHOWN, Column, Measured, columns, disagreements, known, sink_length
-from eval.pairs import baseline, groups
+from eval.pairs import baseline, compare, groups
 
 CHOSEN = ("name", "out", "seed", "model.attention", "model.attention_options")
 """Config keys in which compared runs are meant to differ."""
@@ -28,6 +28,7 @@ def findings(runs: Sequence[Measured]) -> list[str]:
     by_key = {column.key: column for column in columns(runs)}
     sentences = [
         *_quality(by_key["bits_per_byte"], runs),
+        *_paired(by_key["bits_per_byte"], runs),
         *_sinks(by_key, runs),
         *_range(by_key["kurtosis"], "The kurtosis of the residual stream (3 for a Gaussian)", runs),
         *_dead(by_key["dead"], runs),
@@ -74,6 +75,17 @@ def _quality(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
         yield f"{sentence}, and {worst.name} the highest, {high:.4f} ({high / low - 1:+.1%})."
     else:
         yield f"{sentence}, against {against:.4f} of {base.name} ({low / against - 1:+.1%})."
+
+
+def _paired(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
+    for paired in compare(column, runs):
+        low, high = paired.interval.low, paired.interval.high
+        if paired.over == "seeds" and low is not None and high is not None:
+            yield (
+                f"Over {len(paired.seeds)} seeds {paired.group} differs from {paired.baseline} by "
+                f"{column.signed(paired.interval.mean)} bits per byte, with a 95 % interval of {column.signed(low)} to "
+                f"{column.signed(high)}, which {'leaves out' if paired.interval.sign else 'includes'} zero."
+            )
 
 
 def _sinks(by_key: Mapping[str, Column], runs: Sequence[Measured]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from scipy import stats
 
 from eval import pairs
 from eval.comparison import Column, Measured, columns
+from eval.findings import findings
 from tests.eval.test_report import page_of, run
 
 
@@ -152,6 +153,11 @@ def test_the_page_shows_the_differences_with_their_intervals():
     (found,) = pairs.compare(column("bits_per_byte", runs), runs)
     page = page_of(runs)
     assert "seeds 1, 2, 3" in page
+    assert any(
+        sentence.startswith("Over 3 seeds softpick differs from softmax by −0.0267")
+        and "includes zero" in sentence
+        for sentence in findings(runs)
+    )
     assert f"−0.0267<small>[−{abs(found.interval.low):.4f}, +{found.interval.high:.4f}]</small>" in page
     # The sink rate is the same for all, so nothing differs there.
     assert "+0.0 pp" in page
