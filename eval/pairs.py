@@ -13,6 +13,7 @@ other text of the kind, and nothing about another training run.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def text(runs: Sequence[Measured]) -> str:
         return "Paired differences: no two runs have a seed and a number in common."
     seeds = ", ".join(f"{name} {len(common)}" for name, common in shown.groups)
     heading = f"Differences from {shown.baseline}, pair by pair; seeds in common: {seeds}"
-    return f"{heading}\n{analysis.table(rows)}\n{WORDS}"
+    return f"{heading}\n{analysis.table(rows)}\n{fill(WORDS, 110)}"
 
 
 def _base(found: Sequence[Group], runs: Sequence[Measured]) -> Group:
