@@ -18,6 +18,7 @@ Results (loss in nats per token):
                  "loss_last": 1.84,                     the last train_length tokens of each window only
                  "loss_tail": 1.85,                     the last train_length tokens of each segment: few, but the same
                                                         tokens at every length, behind up to T - train_length others
+                 "per_window": [1.79, ...],             mean loss of each window, in the order of the text
                  "curve": {"start": [1, 2, 3, 5, ...], "end": [1, 2, 4, 8, ..., 256], "loss": [...], "tokens": [...]}},
         "512":  {...}
       },
@@ -40,6 +41,7 @@ from torch import Tensor
 
 from attention import Mechanism, nearest, weights
 from eval.analysis import progress
+from eval.exhibits import Line, Plot
 from eval.subject import Subject
 from eval.text import Windows, cut, obstacle
 from models import ModelError
@@ -47,6 +49,9 @@ from models.rope import SCALINGS
 
 LEAST_SEGMENTS = 4
 """Segments inside documents that are enough; with fewer, documents are joined."""
+
+FEW = 100
+"""Tokens below which a bin of positions is too noisy to draw."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,39 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
+def plots(results: Mapping[str, Any]) -> list[Plot]:
+    """Loss by length of the context, and by position at the longest length."""
+    by_length = {int(length): entry["bits_per_byte"] for length, entry in results["lengths"].items()}
+    longest = results["lengths"][str(max(by_length))]["curve"]
+    bins = zip(longest["start"], longest["end"], longest["loss"], longest["tokens"], strict=True)
+    # Each bin at its geometric middle.
+    by_position = {math.sqrt(start * end): loss for start, end, loss, tokens in bins if tokens >= FEW}
+    mark = (results["train_length"], "training length")
+    return [
+        Plot(
+            "Loss by length of the context",
+            "The same held-out tokens at every length; only how much context they have differs. "
+            "Positions are not rescaled.",
+            "context, tokens",
+            "bits per byte",
+            [Line(sorted(by_length), [by_length[length] for length in sorted(by_length)])],
+            log_x=2,
+            ticks=True,
+            mark=mark,
+        ),
+        Plot(
+            "Loss by position",
+            f"In windows of the longest length measured, in bins that double; bins of fewer than {FEW} tokens are left "
+            "out. Where a curve rises beyond the training length, the model cannot use the longer context.",
+            "position",
+            "nats per token",
+            [Line(list(by_position), list(by_position.values()))],
+            log_x=2,
+            mark=mark,
+        ),
+    ]
+
+
 def curve(nats: Tensor) -> dict[str, list[Any]]:
     """Mean loss by position in bins that double, from losses [N, T]; what is NaN was not scored."""
     length = nats.shape[1]
@@ -188,6 +226,7 @@ def _summary(nats: Tensor, length: int, train_length: int, segments: Windows) ->
         "perplexity": math.exp(loss) if loss < 700 else None,
         "loss_last": float(windows[:, -train_length:].nanmean()),
         "loss_tail": float(nats[:, -train_length:].nanmean()),
+        "per_window": windows.nanmean(1).tolist(),
         "curve": curve(windows),
     }
 
