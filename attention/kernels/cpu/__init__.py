@@ -63,6 +63,12 @@ def _noise(noise: Noise | None) -> tuple[Tensor | None, float, int]:
 
 
 @torch.compiler.assume_constant_result
+def available() -> bool:
+    """Whether the engine's operators can be had here."""
+    return _missing() is None
+
+
+@torch.compiler.assume_constant_result
 def _key(mechanism: Mechanism) -> str:
     return program_of(mechanism).key
 

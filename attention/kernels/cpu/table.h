@@ -44,8 +44,8 @@ struct Tile {
   const float* statistics;
   int64_t statistics_stride;
   float* sums;             // [PREPARED, statistics_stride], of `prepare`
-  float* grad_query_bias;  // [queries], added to; null, as grad_key_bias, where no bias has a gradient
-  float* grad_key_bias;    // [keys, 16], added to: what is left to sum over the lanes
+  float* grad_query_bias;  // [queries], added to; null where no bias has a gradient
+  float* grad_key_bias;    // [keys, 16], added to: what is left to sum over the lanes; null where keys have no bias
 };
 
 struct Mechanism {
