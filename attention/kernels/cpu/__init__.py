@@ -78,8 +78,13 @@ def _refuses(mechanism: Mechanism, dtype: torch.dtype) -> str | None:
     missing = _missing()
     if missing:
         return missing
-    load_mechanism(program_of(mechanism))
+    _load(mechanism)
     return unsupported(dtype)
+
+
+@cache
+def _load(mechanism: Mechanism) -> None:
+    load_mechanism(program_of(mechanism))
 
 
 @cache

@@ -229,9 +229,13 @@ template <class Element>
 void pack_columns(const Element* from, int64_t from_stride, int64_t count, int64_t width, Element* to, int64_t rows,
                   int64_t padded_width, int64_t to_stride, Buffer<Element>& scratch) {
   constexpr int64_t per_word = 4 / sizeof(Element);
-  scratch.resize(rows * padded_width);
-  copy_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
-  transpose(reinterpret_cast<const int32_t*>(scratch.data()), padded_width / per_word, rows, padded_width / per_word,
+  if (count < rows || width < padded_width || from_stride % per_word || reinterpret_cast<uintptr_t>(from) % 4) {
+    scratch.resize(rows * padded_width);
+    copy_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
+    from = scratch.data();
+    from_stride = padded_width;
+  }
+  transpose(reinterpret_cast<const int32_t*>(from), from_stride / per_word, rows, padded_width / per_word,
             reinterpret_cast<int32_t*>(to), to_stride);
 }
 
@@ -240,9 +244,13 @@ template <class Element>
 void transpose_rows(const Element* from, int64_t from_stride, int64_t count, int64_t width, Element* to, int64_t rows,
                     int64_t padded_width, Buffer<Element>& scratch) {
   constexpr int64_t per_word = 4 / sizeof(Element);
-  scratch.resize(rows * padded_width);
-  pack_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
-  transpose(reinterpret_cast<const int32_t*>(scratch.data()), padded_width, rows / per_word, padded_width,
+  if (paired<Element> || count < rows || width < padded_width) {
+    scratch.resize(rows * padded_width);
+    pack_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
+    from = scratch.data();
+    from_stride = padded_width;
+  }
+  transpose(reinterpret_cast<const int32_t*>(from), from_stride, rows / per_word, padded_width,
             reinterpret_cast<int32_t*>(to), rows / per_word);
 }
 
@@ -712,9 +720,9 @@ Tile describe_tile(const Shape& shape, const Scoring& scoring, const HeadSpace<E
   Tile tile{};
   tile.score = space.score.data();
   tile.grad_weight = space.grad_weight.data();
-  tile.keys = TILE_KEYS;
+  tile.keys = std::min(TILE_KEYS, round_up(bounds.high - start_key, TILE_KEYS / 2));
   tile.queries = QUERIES;
-  tile.partly_hidden = bounds.shared_low > start_key || bounds.shared_high < start_key + TILE_KEYS;
+  tile.partly_hidden = bounds.shared_low > start_key || bounds.shared_high < start_key + tile.keys;
   tile.first_key = start_key;
   tile.first = space.first.data() + start_query;
   tile.last = space.last.data() + start_query;
@@ -755,11 +763,12 @@ inline void add_noise(const Scoring& scoring, Tile& tile, int64_t b, int64_t h, 
 
 // Scores and weight gradients of a tile.
 template <class Element>
-void tile_products(const Shape& shape, const HeadSpace<Element>& space, int64_t start_key, int64_t start_query) {
+void tile_products(const Shape& shape, const Tile& tile, const HeadSpace<Element>& space, int64_t start_key,
+                   int64_t start_query) {
   int64_t dim = shape.padded_dim, value_dim = shape.padded_value;
-  multiply(TILE_KEYS, QUERIES, dim, space.key.data() + start_key * dim, dim,
+  multiply(tile.keys, QUERIES, dim, space.key.data() + start_key * dim, dim,
            space.query_transposed.data() + start_query * dim, QUERIES, space.score.data(), QUERIES, false);
-  multiply(TILE_KEYS, QUERIES, value_dim, space.value.data() + start_key * value_dim, value_dim,
+  multiply(tile.keys, QUERIES, value_dim, space.value.data() + start_key * value_dim, value_dim,
            space.grad_transposed.data() + start_query * value_dim, QUERIES, space.grad_weight.data(), QUERIES, false);
 }
 
@@ -779,11 +788,11 @@ void add_gradients(const Shape& shape, const Mechanism& mechanism, const Tile& t
     weight = tile.score;
     grad_score = grad_score_right = tile.grad_weight;
   }
-  multiply(TILE_KEYS, value_dim, QUERIES, weight, QUERIES, space.grad.data() + start_query * value_dim, value_dim,
+  multiply(tile.keys, value_dim, QUERIES, weight, QUERIES, space.grad.data() + start_query * value_dim, value_dim,
            space.grad_value.data() + start_key * value_dim, value_dim, true);
-  multiply(TILE_KEYS, dim, QUERIES, grad_score, QUERIES, space.query.data() + start_query * dim, dim,
+  multiply(tile.keys, dim, QUERIES, grad_score, QUERIES, space.query.data() + start_query * dim, dim,
            space.grad_key.data() + start_key * dim, dim, true);
-  multiply(dim, QUERIES, TILE_KEYS, space.key_transposed.data() + start_key * dim, TILE_KEYS, grad_score_right, QUERIES,
+  multiply(dim, QUERIES, tile.keys, space.key_transposed.data() + start_key * dim, TILE_KEYS, grad_score_right, QUERIES,
            grad_query + start_query * dim, QUERIES, true);
 }
 
@@ -840,8 +849,9 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
   dynamic(heads * shares, make_space, [&](int64_t index, HeadSpace<Element>& space) {
     int64_t head = index / shares, share = index % shares, b = head / shape.key_heads, key_head = head % shape.key_heads;
     read_keys(shape, inputs, b, key_head, space);
-    for (auto* sums : {&space.grad_key, &space.grad_value, &space.grad_query, &space.grad_query_bias, &space.grad_key_bias})
-      sums->fill(0.f);
+    for (auto* sums : {&space.grad_key, &space.grad_value, &space.grad_query}) sums->fill(0.f);
+    if (learned)
+      for (auto* sums : {&space.grad_query_bias, &space.grad_key_bias}) sums->fill(0.f);
     for (int64_t g = 0; g < shape.group; g++) {
       int64_t h = key_head * shape.group + g;
       read_queries(shape, inputs, grad_out, delta, statistics, b, h, space);
@@ -851,8 +861,8 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
         Bounds bounds = space.bounds[start_query / QUERIES];
         if (bounds.low >= bounds.high || bounds.low >= start_key + TILE_KEYS || bounds.high <= start_key) return;
         if (supported.data && !has_weights(b, h, start_query, start_key)) return;
-        tile_products(shape, space, start_key, start_query);
         Tile tile = describe_tile(shape, scoring, space, bounds, g, h, start_key, start_query, learned);
+        tile_products(shape, tile, space, start_key, start_query);
         if (scoring.noise.drawn) add_noise(scoring, tile, b, h, space.position.data() + start_query);
         visit(tile);
       };

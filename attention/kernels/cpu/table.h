@@ -29,7 +29,7 @@ struct RowBlock {
 struct Tile {
   float* score;  // [keys, queries]
   float* grad_weight;
-  int keys, queries;     // queries: a multiple of 16
+  int keys, queries;     // multiples of 2 and 16
   bool partly_hidden;
   int first_key;         // of the tile, counted as `first`, `last` and `position` count
   const int32_t* first;  // [queries], the keys [first, last) each query sees
