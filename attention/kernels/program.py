@@ -8,7 +8,7 @@ language. A formula is therefore stated in one place, in PyTorch, whatever runs 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -108,7 +108,7 @@ class Program:
         """A function by its name."""
         return next(function for function in self.functions if function.name == name)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A name that no other program has."""
         return f"{self.mechanism}-{hashlib.sha256(repr(self).encode()).hexdigest()[:12]}"

@@ -353,7 +353,7 @@ struct Adjusted {
   };
 };
 
-enum class Biases { none, constant, learned };
+enum class Biases { none, constant, of_queries, learned };  // the last two: with gradients
 
 template <class Form>
 struct Compiled {
@@ -391,10 +391,9 @@ struct Compiled {
     visit_entry<biases, partly_hidden>(tile, key, query, [&](vec score, vec grad_weight, auto visible) {
       row.template gradients<Element>(score, grad_weight, visible, weight, grad);
     });
-    if constexpr (biases == Biases::learned) {
-      row_sum += grad;
+    if constexpr (biases >= Biases::of_queries) row_sum += grad;
+    if constexpr (biases == Biases::learned)
       store(tile.grad_key_bias + key * LANES, load(tile.grad_key_bias + key * LANES) + grad);
-    }
     grad *= tile.grad_scale;
   }
 
@@ -433,7 +432,7 @@ struct Compiled {
           store(tile.score + key * tile.queries + query, weight);
           store(tile.grad_weight + key * tile.queries + query, grad);
         }
-        if constexpr (biases == Biases::learned)
+        if constexpr (biases >= Biases::of_queries)
           store(tile.grad_query_bias + query, load(tile.grad_query_bias + query) + row_sum);
       }
     }
@@ -454,7 +453,7 @@ struct Compiled {
           store(grads + at + tile.queries, odd);
           store_pairs(pairs + key * tile.queries + 2 * query, even, odd);
         }
-        if constexpr (biases == Biases::learned)
+        if constexpr (biases >= Biases::of_queries)
           store(tile.grad_query_bias + query, load(tile.grad_query_bias + query) + row_sum);
       }
     }
@@ -469,6 +468,8 @@ struct Compiled {
   static void specialised(const Tile& tile, Outputs... outputs) {
     if (tile.grad_key_bias)
       masked<Run, Biases::learned>(tile, outputs...);
+    else if (tile.grad_query_bias)
+      masked<Run, Biases::of_queries>(tile, outputs...);
     else if (tile.key_bias)
       masked<Run, Biases::constant>(tile, outputs...);
     else
