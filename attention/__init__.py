@@ -8,12 +8,13 @@ out = attend(query, key, value, get("lssar", power=3), window=256)
 from attention.capabilities import capabilities
 from attention.errors import AttentionError, nearest
 from attention.functional import RowStats, attend, row_stats, weights
-from attention.mechanism import Call, Mechanism, Moment, Pointwise, Ratio, Scores, TwoStage
+from attention.mechanism import INFERENCE, Call, Mechanism, Moment, Pointwise, Ratio, Scores, TwoStage
 from attention.registry import discover, get, names, register
 
 discover()
 
 __all__ = [
+    "INFERENCE",
     "AttentionError",
     "Call",
     "Mechanism",

@@ -112,6 +112,7 @@ class Mechanism(ABC):
         paper: citation with the version that was followed.
         variants: option sets that differ in more than numbers: each is tested and listed beside the defaults.
         window: default sliding window, None for all keys.
+        follows_training: whether weights depend on the moment of a call.
         form: the class of pointwise functions (Pointwise, Ratio, ...) that kernels shall use.
     """
 
@@ -119,6 +120,7 @@ class Mechanism(ABC):
     formula: ClassVar[str]
     paper: ClassVar[str]
     variants: ClassVar[tuple[dict[str, Any], ...]] = ()
+    follows_training: ClassVar[bool] = False
     window: int | None = None
     form: "type[Mechanism]"
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention import Mechanism, attend
+from attention import INFERENCE, Mechanism, Moment, attend
 from models.cache import LayerCache
 from models.config import Architecture, LayerPlan
 from models.norms import RMSNorm
@@ -26,6 +27,20 @@ class Mixer(nn.Module):
         self.kernel = kernel
         initial = plan.mechanism.parameters(n_head)
         self.learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
+        self.progress = 0.0
+        self.register_buffer("seed", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def advance(self, progress: float, seed: int) -> None:
+        """Say when in training the next call happens: the share of it that is done, and the seed of its noise."""
+        self.progress = progress
+        self.seed.fill_(seed)
+
+    @property
+    def moment(self) -> Moment:
+        """When a call happens, for mechanisms that ask."""
+        if not (self.training and self.mechanism.follows_training):
+            return INFERENCE
+        return Moment(True, self.progress, self.seed)
 
     def arguments(self, documents: Tensor | None) -> dict[str, Any]:
         """The keyword arguments that `attend`, `weights` and `row_stats` need to see what this layer sees."""
@@ -39,7 +54,8 @@ class Mixer(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None) -> Tensor:
         """Mix value [B, S, Hk, Dv] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, Dv]."""
-        return attend(query, key, value, self.mechanism, kernel=self.kernel, **self.arguments(documents))
+        arguments = self.arguments(documents)
+        return attend(query, key, value, self.mechanism, kernel=self.kernel, moment=self.moment, **arguments)
 
 
 class Attention(nn.Module):

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
@@ -214,7 +215,8 @@ class Trainer:
         processes = self.accelerator.num_processes
         scale = self.batches.micro_batches * processes / targets
         sums = torch.zeros(5, device=self.accelerator.device, dtype=torch.float64)
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            self._advance(number)
             with self.accelerator.accumulate(self.model):
                 loss = self.model(batch["tokens"], batch["targets"], batch["documents"])
                 self.accelerator.backward(loss.total * scale)
@@ -227,6 +229,12 @@ class Trainer:
                 )
         nats, total, squares, inverses, count = self.accelerator.reduce(sums, "sum").tolist()
         return nats, total, (squares / count, inverses / count) if count else None
+
+    def _advance(self, micro_batch: int) -> None:
+        """Tell the network when its next call happens: noise is a function of seed, step and micro-batch."""
+        place = self.state.step * self.batches.micro_batches + micro_batch
+        seed = int(np.random.SeedSequence([self.config.seed, place]).generate_state(1, np.uint64)[0]) >> 24
+        self.network.advance(self.state.step / self.config.train.steps, seed)
 
     @property
     def _loss_scale(self) -> float:

@@ -49,6 +49,7 @@ class AdaptiveSoftmax(Composite):
     formula: ClassVar[str] = "softmax(β(H) s),  H = entropy of softmax(s)"
     paper: ClassVar[str] = "Veličković et al. 2024, arXiv 2410.01104"
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"when": "gradient"},)
+    follows_training: ClassVar[bool] = True
 
     when: str = "evaluation"
 
