@@ -11,7 +11,7 @@ from models.config import Architecture, ModelConfig, resolve
 from models.errors import ModelError
 from models.loss import log_stablemax, token_losses
 from models.norms import RMSNorm
-from models.rope import rotations
+from models.rope import Rope
 
 
 class GPT(nn.Module):
@@ -21,6 +21,7 @@ class GPT(nn.Module):
         config: the resolved config.
         layers: the blocks; `layers[i].attention.mixer` is where layer i mixes values.
         head: the output projection, or None where the embedding serves (tied). One tensor, saved once.
+        rope: the rotary frequencies, None for a model without; an evaluation may put rescaled ones here.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -33,6 +34,9 @@ class GPT(nn.Module):
         self.config: Architecture = resolve(config)
         self.embedding = nn.Embedding(self.config.vocab_size, self.config.d_model)
         self.layers = nn.ModuleList(Block(self.config, plan) for plan in self.config.layers())
+        self.rope: Rope | None = None
+        if self.config.position == "rope":
+            self.rope = Rope(self.config.head_dim, self.config.rope_theta)
         self.norm = RMSNorm(self.config.d_model, self.config.norm_eps)
         self.head = None
         if not self.config.tie_embeddings:
@@ -76,9 +80,7 @@ class GPT(nn.Module):
         start = 0 if cache is None else cache.length
         self._check(tokens, documents, start)
         x = self.embedding(tokens)
-        rotation = None
-        if self.config.position == "rope":
-            rotation = rotations(start, tokens.shape[1], self.config.head_dim, self.config.rope_theta, like=x)
+        rotation = None if self.rope is None else self.rope.rotations(start, tokens.shape[1], like=x)
         if cache is not None:
             documents = cache.extend_documents(documents)
         for index, layer in enumerate(self.layers):

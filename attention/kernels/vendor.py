@@ -94,6 +94,8 @@ def sdpa_refuses(problem: Problem) -> str | None:
         return "it computes softmax only"
     if not (scores.query_bias is None and scores.key_bias is None and scores.slope is None):
         return "it takes no biases of scores"
+    if scores.noise is not None:
+        return "it adds no noise to scores"
     return None
 
 
