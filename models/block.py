@@ -28,6 +28,7 @@ class Mixer(nn.Module):
         initial = plan.mechanism.parameters(n_head)
         self.learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
         self.progress = 0.0
+        self.seed: Tensor
         self.register_buffer("seed", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def advance(self, progress: float, seed: int) -> None:

@@ -28,7 +28,7 @@ from training.checkpoint import SHARDED, Checkpointer, TrainerState
 from training.config import Config, as_dict, fingerprint, resolve_precision
 from training.diagnosis import find_cause
 from training.launch import check_launch, choose_device, from_main
-from training.losses import Objective
+from training.losses import EntropyPenalty, Objective
 from training.noise_scale import GradientSquares
 from training.optimizer import build_optimizer, learning_rate
 from training.orthograd import orthogonalise
@@ -122,7 +122,10 @@ class Trainer:
             raise ModelError(
                 "DeepSpeed takes its step in the backward pass; use train.orthograd=false with it"
             )
-        objective = Objective(self.network, z_loss=train.z_loss, kernel=train.loss_kernel)
+        entropy = None
+        if train.entropy_penalty:
+            entropy = EntropyPenalty(train.entropy_penalty, train.entropy_share, train.entropy_margin)
+        objective = Objective(self.network, z_loss=train.z_loss, kernel=train.loss_kernel, entropy=entropy)
         model = torch.compile(objective) if train.compile else objective
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(self.network, train))
         self.squares: GradientSquares | None = None
