@@ -6,8 +6,10 @@ out = attend(query, key, value, get("lssar", power=3), window=256)
 """
 
 from attention.capabilities import capabilities
+from attention.chunked import Chunked, Recurrence
 from attention.errors import AttentionError, nearest
 from attention.functional import RowStats, attend, row_stats, weights
+from attention.kernels.memory import Memory
 from attention.mechanism import Call, Mechanism, Moment, Pointwise, Ratio, Scores, TwoStage
 from attention.registry import discover, get, names, register
 
@@ -16,10 +18,13 @@ discover()
 __all__ = [
     "AttentionError",
     "Call",
+    "Chunked",
     "Mechanism",
+    "Memory",
     "Moment",
     "Pointwise",
     "Ratio",
+    "Recurrence",
     "RowStats",
     "Scores",
     "TwoStage",

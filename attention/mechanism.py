@@ -7,7 +7,8 @@ Every mechanism of this package mixes values as
 where r_i are a few statistics of row i. A mechanism says how queries and keys become scores (`scores`), states its
 weights as the paper does (`weights`, used by the dense reference), and gives the pointwise functions from which
 kernels assemble the same weights and their gradient without ever holding a row matrix of the whole sequence. Three
-forms of pointwise functions exist: `Pointwise`, `Ratio` and `TwoStage`. A kernel is written once per form.
+forms of pointwise functions exist: `Pointwise`, `Ratio` and `TwoStage`. A kernel is written once per form. A fourth
+form, for weights that are no function of scores, is `attention.chunked.Chunked`.
 """
 
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from attention.errors import AttentionError
+from attention.masks import Visibility
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Mechanism(ABC):
         paper: citation with the version that was followed.
         variants: option sets that differ in more than numbers: each is tested and listed beside the defaults.
         window: default sliding window, None for all keys.
-        form: the class of pointwise functions (Pointwise, Ratio or TwoStage) that kernels shall use.
+        form: the class of functions (Pointwise, Ratio, TwoStage or Chunked) that kernels shall use.
     """
 
     name: ClassVar[str]
@@ -99,6 +101,14 @@ class Mechanism(ABC):
     def parameters(self, n_head: int) -> dict[str, Tensor]:
         """Learned parameters per head, at their initial values; the block registers them."""
         return {}
+
+    def learned(self, n_head: int, head_dim: int) -> dict[str, Tensor]:
+        """All learned parameters: `parameters`, and what also depends on the width of a head."""
+        return self.parameters(n_head)
+
+    def refuses(self, visible: Visibility) -> str | None:
+        """Why the mechanism does not work under a mask, None if it does; to follow its name in an error message."""
+        return None
 
     def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
         """Scores from query [B, T, H, D] and key [B, S, Hk, D]; scaled dot product unless overridden."""

@@ -6,9 +6,12 @@ Memory grows with T x S. What every other kernel is tested against.
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.nn.functional import pad
 
+from attention.chunked import Chunked
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
+from attention.masks import spans
 
 
 def attend(problem: Problem) -> Tensor:
@@ -20,25 +23,47 @@ def attend(problem: Problem) -> Tensor:
 
 def weights(problem: Problem) -> Tensor:
     """Weights [B, H, T, S], zero where hidden; float32 for half types, else the query's dtype."""
+    if isinstance(problem.mechanism, Chunked):
+        return matrix(problem, problem.mechanism)
     visible = problem.visible.mask()[:, None]
     blind = (problem.visible.count == 0)[:, None, :, None]
     weight = problem.mechanism.weights(score_matrix(problem), visible | blind)
     return weight.where(visible, 0)
 
 
-def score_matrix(problem: Problem) -> Tensor:
-    """Scores [B, H, T, S], hidden entries included."""
-    scores = problem.scores
+@torch.compiler.disable(reason="documents are taken one by one; the model around it compiles")
+def matrix(problem: Problem, mechanism: Chunked, rows: slice = slice(None)) -> Tensor:
+    """Weights [B, H, rows, S] of a mechanism that states its matrix, one document after the other."""
+    scores, visible = problem.scores, problem.visible
+    recurrence = mechanism.recurrence(scores)
     query = rearrange(scores.query, "b t h d -> b h t d")
+    key = _per_query_head(scores.key, query.shape[1])
+    place = visible.position[rows]
+    weight = query.new_zeros(*query.shape[:2], len(place), visible.keys)
+    # Where all is padding, something is computed all the same, and hidden below: every gradient exists and is zero.
+    for sequence, start, stop in list(spans(visible.documents, len(key), visible.keys)) or [(0, 0, visible.keys)]:
+        here = ((place >= start) & (place < stop)).nonzero()[:, 0]
+        if len(here):
+            reads = query[sequence][:, rows][:, here]
+            mixed = recurrence.matrix(reads, key[sequence, :, start:stop], place[here] - start, visible.causal)
+            known = pad(recurrence.normalise(mixed, mixed.sum(-1, keepdim=True)), (start, visible.keys - stop))
+            weight = weight.index_put((torch.tensor(sequence), torch.arange(weight.shape[1])[:, None], here), known)
+    return weight.where(visible.mask(rows)[:, None], 0)
+
+
+def score_matrix(problem: Problem, rows: slice = slice(None)) -> Tensor:
+    """Scores [B, H, rows, S], hidden entries included."""
+    scores = problem.scores
+    query = rearrange(scores.query[:, rows], "b t h d -> b h t d")
     key = _per_query_head(scores.key, query.shape[1])
     score = query @ key.mT
     score = score.to(torch.promote_types(score.dtype, torch.float32)) * scores.scale
     if scores.query_bias is not None:
-        score = score + rearrange(scores.query_bias, "b t h -> b h t 1")
+        score = score + rearrange(scores.query_bias[:, rows], "b t h -> b h t 1")
     if scores.key_bias is not None:
         score = score + rearrange(scores.key_bias, "b s h -> b h 1 s")
     if scores.slope is not None:
-        position = problem.visible.position
+        position = problem.visible.position[rows]
         distance = position[:, None] - torch.arange(problem.visible.keys, device=position.device)
         score = score + scores.slope.to(score.dtype)[:, None, None] * distance
     return score
