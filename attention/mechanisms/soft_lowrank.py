@@ -40,7 +40,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import normalize, pad, softplus
 
 from attention.chunked import Chunked, Recurrence, State, causal_bias
 from attention.errors import AttentionError, nearest
@@ -193,24 +193,26 @@ class _LowRank(Recurrence):
         return pool(key, self.of.landmarks)
 
     def matrix(self, query: Tensor, key: Tensor, position: Tensor, causal: bool) -> Tensor:
-        """The formula, chunk by chunk of the queries."""
-        unit = torch.eye(key.shape[-2], dtype=key.dtype, device=key.device)
+        """The formula, a chunk of queries after the other."""
+        length, chunk = key.shape[-2], self.of.chunk
+        unit = torch.eye(length, dtype=key.dtype, device=key.device)
         if not causal:
             return self.whole(query, key, unit)
-        column = torch.arange(key.shape[-2], device=key.device)
-        here = position[:, None] // self.of.chunk == column // self.of.chunk
-        weight = gaussian(query, key) * (here & (column <= position[:, None]))
-        for index in range(1, int(position.max()) // self.of.chunk + 1):
-            rows = (position // self.of.chunk == index).nonzero()[:, 0]
-            for landmarks, coefficients in self.expansions(key, index) if len(rows) else ():
-                known = coefficients.shape[-1]
-                far = gaussian(query[:, rows], landmarks) @ coefficients
-                far = torch.nn.functional.pad(far, (0, key.shape[-2] - known))
-                weight = weight.index_add(-2, rows, far)
-        return weight
+        column = torch.arange(length, device=key.device)
+        seen = (column // chunk == position[:, None] // chunk) & (column <= position[:, None])
+        weight = gaussian(query, key) * seen
+        index = position // chunk
+        rows = []
+        for number, (landmarks, given) in enumerate(self.expansions(key, int(index[-1]))):
+            here = weight[:, index == number]
+            if here.shape[1]:
+                far = gaussian(query[:, index == number], landmarks) @ given
+                here = here + pad(far, (0, length - given.shape[-1]))
+            rows.append(here)
+        return torch.cat(rows, 1)
 
-    def expansions(self, key: Tensor, index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Landmarks and what they give to each key, [H, m, keys], as chunk `index` reads them."""
+    def expansions(self, key: Tensor, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """For the chunks up to number `last`: the landmarks that each reads and what they give to keys, [H, m, keys]."""
         raise NotImplementedError
 
     def _chunk(self, key: Tensor, index: int) -> Tensor:
@@ -249,31 +251,45 @@ class _Blocks(_LowRank):
     def mix(self, query: Tensor, key: State, value: Tensor, state: State) -> Tensor:
         return self.read(query, key[0], value, torch.cat(state[::2], -2), torch.cat(state[1::2], -2))
 
-    def expansions(self, key: Tensor, index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One per set bit of `index`, or the last chunks."""
-        if self.of.summaries:
-            for chunk in range(max(0, index - self.of.summaries), index):
-                yield self._expand(key, chunk, 0)
-            return
-        start = 0
-        for level in reversed(range(index.bit_length())):
-            if index >> level & 1:
-                yield self._expand(key, start, level)
-                start += 1 << level
+    def expansions(self, key: Tensor, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """A block of 2^level chunks per set bit of a chunk's number, the oldest first; or the last chunks."""
+        known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        for index in range(last + 1):
+            blocks, start = [], 0
+            if self.of.summaries:
+                blocks = [(chunk, 0) for chunk in range(max(0, index - self.of.summaries), index)]
+            else:
+                for level in reversed(range(index.bit_length())):
+                    if index >> level & 1:
+                        blocks.append((start, level))
+                        start += 1 << level
+            found = [self._expand(key, *block, known) for block in blocks]
+            longest = index * self.of.chunk
+            landmarks = torch.cat([key[:, :0], *(points for points, _ in found)], 1)
+            given = [pad(given, (0, longest - given.shape[-1])) for _, given in found]
+            yield landmarks, torch.cat([key.new_zeros(len(key), 0, longest), *given], 1)
 
-    def _expand(self, key: Tensor, start: int, level: int) -> tuple[Tensor, Tensor]:
+    def _expand(
+        self, key: Tensor, start: int, level: int, known: dict[tuple[int, int], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
         """Landmarks of 2^level chunks from `start` on, and A^-1 kappa(M, keys), zero for earlier keys."""
+        if (start, level) in known:
+            return known[start, level]
         if level == 0:
             here = self._chunk(key, start)
             landmarks = pool(here, self.of.landmarks)
-            given = self.solve(gaussian(landmarks, here), landmarks)
-            return landmarks, torch.nn.functional.pad(given, (start * self.of.chunk, 0))
-        half = 1 << (level - 1)
-        (older, given), (newer, more) = (self._expand(key, s, level - 1) for s in (start, start + half))
-        landmarks = pool(torch.cat([older, newer], -2), self.of.landmarks)
-        given = torch.nn.functional.pad(given, (0, more.shape[-1] - given.shape[-1]))
-        right = gaussian(landmarks, older) @ given + gaussian(landmarks, newer) @ more
-        return landmarks, self.solve(right, landmarks)
+            given = pad(self.solve(gaussian(landmarks, here), landmarks), (start * self.of.chunk, 0))
+        else:
+            half = 1 << (level - 1)
+            (older, before), (newer, after) = (
+                self._expand(key, place, level - 1, known) for place in (start, start + half)
+            )
+            landmarks = pool(torch.cat([older, newer], -2), self.of.landmarks)
+            before = pad(before, (0, after.shape[-1] - before.shape[-1]))
+            right = gaussian(landmarks, older) @ before + gaussian(landmarks, newer) @ after
+            given = self.solve(right, landmarks)
+        known[start, level] = landmarks, given
+        return landmarks, given
 
 
 @dataclass(frozen=True)
@@ -304,9 +320,11 @@ class _Global(_LowRank):
         unit = torch.eye(size, dtype=self.points.dtype, device=self.points.device)
         return self.solve(unit.expand(len(self.points), size, size), self.points)
 
-    def expansions(self, key: Tensor, index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        past = key[:, : index * self.of.chunk]
-        yield self.points, self.solve(gaussian(self.points, past), self.points)
+    def expansions(self, key: Tensor, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same landmarks for all, and the keys of finished chunks."""
+        given = self.solve(gaussian(self.points, key), self.points)
+        for index in range(last + 1):
+            yield self.points, given[..., : index * self.of.chunk]
 
 
 @dataclass(frozen=True)
@@ -336,12 +354,13 @@ class _Streaming(_LowRank):
     def mix(self, query: Tensor, key: State, value: Tensor, state: State) -> Tensor:
         return self.read(query, key[0], value, *state)
 
-    def expansions(self, key: Tensor, index: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def expansions(self, key: Tensor, last: int) -> Iterator[tuple[Tensor, Tensor]]:
         """What the chunks before left, one after the other."""
         landmarks, given = key[:, :0], key.new_zeros(len(key), 0, 0)
-        for chunk in range(index):
-            here = self._chunk(key, chunk)
-            chosen = self._choose(landmarks, here, chunk)
-            right = torch.cat([gaussian(chosen, landmarks) @ given, gaussian(chosen, here)], -1)
-            landmarks, given = chosen, self.solve(right, chosen)
-        yield landmarks, given
+        for index in range(last + 1):
+            yield landmarks, given
+            here = self._chunk(key, index)
+            if index < last:
+                chosen = self._choose(landmarks, here, index)
+                right = torch.cat([gaussian(chosen, landmarks) @ given, gaussian(chosen, here)], -1)
+                landmarks, given = chosen, self.solve(right, chosen)
