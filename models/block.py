@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention import Mechanism, attend
-from models.cache import LayerCache
+from attention import Mechanism, Memory, attend
+from models.cache import LayerCache, StateCache
 from models.config import Architecture, LayerPlan
 from models.rope import rotate
 
@@ -32,12 +32,12 @@ class Mixer(nn.Module):
     A module of its own so that `models.trace` and quantisation studies can hook what goes in and comes out.
     """
 
-    def __init__(self, plan: LayerPlan, n_head: int, kernel: str) -> None:
+    def __init__(self, plan: LayerPlan, n_head: int, head_dim: int, kernel: str) -> None:
         super().__init__()
         self.mechanism: Mechanism = plan.mechanism
         self.window = plan.window
         self.kernel = kernel
-        initial = plan.mechanism.parameters(n_head)
+        initial = plan.mechanism.learned(n_head, head_dim)
         self.learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
 
     def arguments(self, documents: Tensor | None) -> dict[str, Any]:
@@ -50,9 +50,15 @@ class Mixer(nn.Module):
             "params": dict(self.learned.items()),
         }
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None) -> Tensor:
-        """Mix value [B, S, Hk, D] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, D]."""
-        return attend(query, key, value, self.mechanism, kernel=self.kernel, **self.arguments(documents))
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None, memory: Memory | None = None
+    ) -> Tensor:
+        """Mix value [B, S, Hk, D] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, D].
+
+        With a memory, keys, values and documents are those of the T new positions.
+        """
+        arguments = self.arguments(documents)
+        return attend(query, key, value, self.mechanism, kernel=self.kernel, memory=memory, **arguments)
 
 
 class Attention(nn.Module):
@@ -67,14 +73,14 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.n_head * config.head_dim, config.d_model, bias=False)
         self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.mixer = Mixer(plan, config.n_head, config.kernel)
+        self.mixer = Mixer(plan, config.n_head, config.head_dim, config.kernel)
 
     def forward(
         self,
         x: Tensor,
         rotation: tuple[Tensor, Tensor] | None,
         documents: Tensor | None,
-        cache: LayerCache | None,
+        cache: LayerCache | StateCache | None,
     ) -> Tensor:
         """From [B, T, d_model] to [B, T, d_model]; documents [B, S] covers the cached positions, too."""
         query = self.query_norm(self._heads(self.query(x)))
@@ -82,11 +88,14 @@ class Attention(nn.Module):
         value = self._heads(self.value(x))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        if cache is not None:
+        memory = None
+        if isinstance(cache, StateCache):
+            memory = cache.memory
+        elif cache is not None:
             key, value = cache.extend(key, value)
         if documents is not None:
             documents = documents[:, -key.shape[1] :]
-        return self.output(self.mixer(query, key, value, documents).flatten(-2))
+        return self.output(self.mixer(query, key, value, documents, memory).flatten(-2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))
@@ -134,7 +143,7 @@ class Block(nn.Module):
         x: Tensor,
         rotation: tuple[Tensor, Tensor] | None = None,
         documents: Tensor | None = None,
-        cache: LayerCache | None = None,
+        cache: LayerCache | StateCache | None = None,
     ) -> Tensor:
         """The residual stream [B, T, d_model] after this block; arguments as in `Attention`."""
         x = x + self.attention(self.attention_norm(x), rotation, documents, cache)

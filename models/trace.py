@@ -78,7 +78,11 @@ def _hidden_hook(report: Callable[[int, Tensor], None], layer: int) -> Callable[
 
 def _attention_hook(report: Callable[[AttentionCall], None], layer: int) -> Callable[..., None]:
     def hook(mixer: Mixer, inputs: tuple[Any, ...], output: Tensor) -> None:
-        query, key, value, documents = inputs
+        query, key, value, documents, memory = inputs
+        if memory is not None:
+            raise ModelError(
+                f"layer {layer} ({mixer.mechanism.name}) keeps a state instead of its keys; trace it without a cache"
+            )
         arguments = mixer.arguments(documents)
         report(AttentionCall(layer, query, key, value, output, mixer.mechanism, arguments))
 

@@ -214,7 +214,8 @@ def blocks(problem: Problem) -> Iterator[Block]:
         rows = slice(start, min(start + height, queries))
         hidden = -problem.visible.mask(rows)[:, None, None].int()
         tile = Tile(rows, slice(0, keys), ((slice(0, keys), hidden),))
-        yield Block(tile, dense.score_matrix(problem, rows), dense.matrix(problem, mechanism_of(problem), rows))
+        weight = dense.matrix(problem, mechanism_of(problem), rows)
+        yield Block(tile, dense.score_matrix(problem, rows), dense.normalised(problem, weight, weight))
 
 
 def refuses(problem: Problem) -> str | None:

@@ -17,6 +17,10 @@ from attention.masks import spans
 def attend(problem: Problem) -> Tensor:
     """Outputs [B, T, H, Dv]."""
     value = _per_query_head(problem.value, problem.scores.query.shape[2])
+    if isinstance(problem.mechanism, Chunked):
+        weight = matrix(problem, problem.mechanism)
+        mixed = normalised(problem, weight @ value.to(weight.dtype), weight)
+        return rearrange(mixed, "b h t d -> b t h d").to(value.dtype)
     mixed = weights(problem).to(value.dtype) @ value
     return rearrange(mixed, "b h t d -> b t h d")
 
@@ -24,7 +28,8 @@ def attend(problem: Problem) -> Tensor:
 def weights(problem: Problem) -> Tensor:
     """Weights [B, H, T, S], zero where hidden; float32 for half types, else the query's dtype."""
     if isinstance(problem.mechanism, Chunked):
-        return matrix(problem, problem.mechanism)
+        weight = matrix(problem, problem.mechanism)
+        return normalised(problem, weight, weight)
     visible = problem.visible.mask()[:, None]
     blind = (problem.visible.count == 0)[:, None, :, None]
     weight = problem.mechanism.weights(score_matrix(problem), visible | blind)
@@ -33,7 +38,7 @@ def weights(problem: Problem) -> Tensor:
 
 @torch.compiler.disable(reason="documents are taken one by one; the model around it compiles")
 def matrix(problem: Problem, mechanism: Chunked, rows: slice = slice(None)) -> Tensor:
-    """Weights [B, H, rows, S] of a mechanism that states its matrix, one document after the other."""
+    """What a mechanism states of its weights before it normalises them, [B, H, rows, S], document by document."""
     scores, visible = problem.scores, problem.visible
     recurrence = mechanism.recurrence(scores)
     query = rearrange(scores.query, "b t h d -> b h t d")
@@ -45,10 +50,17 @@ def matrix(problem: Problem, mechanism: Chunked, rows: slice = slice(None)) -> T
         here = ((place >= start) & (place < stop)).nonzero()[:, 0]
         if len(here):
             reads = query[sequence][:, rows][:, here]
-            mixed = recurrence.matrix(reads, key[sequence, :, start:stop], place[here] - start, visible.causal)
-            known = pad(recurrence.normalise(mixed, mixed.sum(-1, keepdim=True)), (start, visible.keys - stop))
+            known = recurrence.matrix(reads, key[sequence, :, start:stop], place[here] - start, visible.causal)
+            known = pad(known, (start, visible.keys - stop))
             weight = weight.index_put((torch.tensor(sequence), torch.arange(weight.shape[1])[:, None], here), known)
     return weight.where(visible.mask(rows)[:, None], 0)
+
+
+def normalised(problem: Problem, mixed: Tensor, weight: Tensor) -> Tensor:
+    """Values that such weights mixed, or the weights themselves, as the mechanism normalises them; 0 in empty rows."""
+    assert isinstance(problem.mechanism, Chunked)
+    recurrence = problem.mechanism.recurrence(problem.scores)
+    return recurrence.normalise(mixed, weight.sum(-1, keepdim=True))
 
 
 def score_matrix(problem: Problem, rows: slice = slice(None)) -> Tensor:

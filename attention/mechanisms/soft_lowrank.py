@@ -52,6 +52,8 @@ from attention.registry import register
 FORMS = ("blocks", "global", "streaming")
 NORMS = ("row", "none", "symmetric")
 SMALLEST_MASS = 1e-3
+SMALLEST_NORM = 1e-6
+"""What is shorter is not brought to length one, so that a zero vector's gradient stays finite in half precision."""
 
 
 @register
@@ -139,7 +141,7 @@ class SoftLowRank(Chunked):
         return _Scores(self._scaled(query.to(wide), root), self._scaled(key, root), landmarks=landmarks)
 
     def _scaled(self, x: Tensor, root: Tensor) -> Tensor:
-        return root * (normalize(x, dim=-1) if self.normalise else x * x.shape[-1] ** -0.25)
+        return root * (normalize(x, dim=-1, eps=SMALLEST_NORM) if self.normalise else x * x.shape[-1] ** -0.25)
 
     def recurrence(self, scores: Scores) -> Recurrence:
         """That of the chosen form."""
