@@ -68,6 +68,21 @@ class Recurrence(ABC):
     def update(self, state: State, summary: State, index: int) -> State:
         """The state after a chunk, which is number `index` of its document."""
 
+    def states(self, first: State, summaries: State, active: list[int], index: int) -> list[State]:
+        """The states before the chunks of each step, the first one given.
+
+        Args:
+            first: of `active[0]` documents, which have `index` chunks behind them.
+            summaries: of the chunks of each step that another follows, one step after the other.
+            active: how many documents have a chunk in each step; those that end drop out from behind.
+        """
+        states = [first]
+        steps = zip(*(x.split(active[1:]) for x in summaries), strict=True)
+        for step, (count, summary) in enumerate(zip(active[1:], steps, strict=True)):
+            state = states[-1] if count == active[step] else tuple(x[:count] for x in states[-1])
+            states.append(self.update(state, summary, index + step))
+        return states
+
     @abstractmethod
     def mix(self, query: Tensor, key: State, value: Tensor, state: State) -> Tensor:
         """Values mixed by the weights before `normalise`, [chunks, H, C, Dv + 1], of many chunks at once."""

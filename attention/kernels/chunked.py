@@ -163,18 +163,14 @@ def _states(recurrence: Recurrence, key: State, value: Tensor, active: list[int]
     """The states before each step's chunks, fewer wherever documents have ended."""
     some = slice(active[0] if active else 0)
     fresh = recurrence.begin(tuple(x[some] for x in key), value[some], past.chunks + len(active))
-    states = [(*past.state, *fresh[len(past.state) :])]
+    first = (*past.state, *fresh[len(past.state) :])
     if len(active) < 2:
-        return states
+        return [first]
     edges = [0, *accumulate(active)]
     finished = torch.cat([torch.arange(edges[i], edges[i] + more) for i, more in enumerate(active[1:])])
     followed = finished.to(value.device) if len(finished) <= finished[-1] else slice(len(finished))
     summaries = recurrence.summarise(tuple(x[followed] for x in key), value[followed])
-    steps = zip(*(x.split(active[1:]) for x in summaries), strict=True)
-    for step, (count, summary) in enumerate(zip(active[1:], steps, strict=True)):
-        state = states[-1] if count == active[step] else tuple(x[:count] for x in states[-1])
-        states.append(recurrence.update(state, summary, past.chunks + step))
-    return states
+    return recurrence.states(first, summaries, active, past.chunks)
 
 
 def _whole(problem: Problem, recurrence: Recurrence) -> Tensor:

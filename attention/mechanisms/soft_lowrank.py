@@ -245,10 +245,38 @@ class _Blocks(_LowRank):
         emptied = tuple(torch.zeros_like(x) for x in state[: 2 * level])
         return (*emptied, *summary, *state[2 * level + 2 :])
 
+    def states(self, first: State, summaries: State, active: list[int], index: int) -> list[State]:
+        """From a document's start, all merges of a level at once."""
+        if self.of.summaries or index:
+            return super().states(first, summaries, active, index)
+        level = list(zip(*(x.split(active[1:]) for x in summaries), strict=True))
+        levels = [level]
+        while len(level) > 1:
+            size = 1 << len(levels)
+            counts = active[size::size]
+            pairs = list(zip(level[::2], level[1::2], counts, strict=False))
+            if not pairs:
+                break
+            older, newer = (
+                tuple(torch.cat([pair[side][i][: pair[2]] for pair in pairs]) for i in (0, 1)) for side in (0, 1)
+            )
+            merged = self._merge(older, newer)
+            level = list(zip(*(x.split([pair[2] for pair in pairs]) for x in merged), strict=True))
+            levels.append(level)
+        states = []
+        for step, count in enumerate(active):
+            state = [x[:count] for x in first]
+            for place in range(step.bit_length()):
+                if step >> place & 1:
+                    block = levels[place][(step >> place) - 1]
+                    state[2 * place : 2 * place + 2] = [x[:count] for x in block]
+            states.append(tuple(state))
+        return states
+
     def _merge(self, older: State, newer: State) -> State:
-        landmarks = pool(torch.cat([older[0], newer[0]], -2), self.of.landmarks)
-        moved = [gaussian(landmarks, points) @ values for points, values in (older, newer)]
-        return landmarks, self.solve(moved[0] + moved[1], landmarks)
+        points, values = (torch.cat(both, -2) for both in zip(older, newer, strict=True))
+        landmarks = pool(points, self.of.landmarks)
+        return landmarks, self.summary(landmarks, points, values)
 
     def mix(self, query: Tensor, key: State, value: Tensor, state: State) -> Tensor:
         return self.read(query, key[0], value, torch.cat(state[::2], -2), torch.cat(state[1::2], -2))
