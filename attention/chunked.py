@@ -107,7 +107,9 @@ class Chunked(Mechanism):
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """There are none of this kind."""
-        raise AttentionError(f"{self.name}'s weights are no function of scores; ask attention.weights for them")
+        raise AttentionError(
+            f"{self.name}'s weights are no function of scores; ask attention.weights for them"
+        )
 
     def refuses(self, visible: Visibility) -> str | None:
         """A window: what is folded into the state cannot be taken out again."""

@@ -145,7 +145,9 @@ def nystrom(
     Returns:
         [..., T, Dv].
     """
-    return gaussian(query, landmarks) @ bridge(gaussian(landmarks, key) @ value, landmarks, ridge, inverse, symmetric)
+    return gaussian(query, landmarks) @ bridge(
+        gaussian(landmarks, key) @ value, landmarks, ridge, inverse, symmetric
+    )
 
 
 def bridge(right: Tensor, landmarks: Tensor, ridge: float, inverse: str, symmetric: bool = False) -> Tensor:
@@ -161,7 +163,7 @@ class ConvolutionalLandmarks(nn.Module):
     """SOFT's landmarks of an image: GELU(LayerNorm(convolution of the queries)), kernel and stride alike.
 
         landmarks = ConvolutionalLandmarks(head_dim=32, height=28, width=28, ratio=4)
-        scaled = query / 32**0.25                                              # [B, H, 784, 32]; SOFT's key is its query
+        scaled = query / 32**0.25                                    # [B, H, 784, 32]; SOFT's key is its query
         out = nystrom(scaled, scaled, value, landmarks(scaled))
 
     Args:

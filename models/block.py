@@ -51,7 +51,12 @@ class Mixer(nn.Module):
         }
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None, memory: Memory | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        documents: Tensor | None,
+        memory: Memory | None = None,
     ) -> Tensor:
         """Mix value [B, S, Hk, D] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, D].
 

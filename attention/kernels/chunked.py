@@ -90,15 +90,11 @@ class Layout:
         sequence, position = self.place // keys, self.place % keys - (keys - queries)
         place = (sequence * queries + position).where((self.place >= 0) & (position >= 0), -1)
         chosen = (place >= 0).any(1).nonzero()[:, 0]
-        slot = self.slot.view(batch, keys)[:, keys - queries :].flatten()
-        chunk = self.place.shape[1]
-        renumbered = torch.full((len(place),), 0, device=place.device).index_put((chosen,), _count(chosen))
-        slot = (renumbered[slot // chunk] * chunk + slot % chunk).where(slot >= 0, -1)
-        return chosen, place[chosen], slot
-
-
-def _count(like: Tensor) -> Tensor:
-    return torch.arange(len(like), device=like.device)
+        place = place[chosen]
+        real = (place.flatten() >= 0).nonzero()[:, 0]
+        slot = torch.full((batch * queries,), -1, device=place.device)
+        slot[place.flatten()[real]] = real
+        return chosen, place, slot
 
 
 class _Move(torch.autograd.Function):
@@ -180,7 +176,9 @@ def _whole(problem: Problem, recurrence: Recurrence) -> Tensor:
     missing = visible.keys - queries
     alike = defaultdict(list)
     # Where all is padding, something is computed all the same, and hidden below: every gradient exists and is zero.
-    for sequence, start, stop in list(spans(visible.documents, batch, visible.keys)) or [(0, missing, visible.keys)]:
+    for sequence, start, stop in list(spans(visible.documents, batch, visible.keys)) or [
+        (0, missing, visible.keys)
+    ]:
         asked = max(start, missing)
         if asked < stop:
             alike[stop - start, stop - asked].append((sequence, start, asked - missing))

@@ -46,13 +46,19 @@ def matrix(problem: Problem, mechanism: Chunked, rows: slice = slice(None)) -> T
     place = visible.position[rows]
     weight = query.new_zeros(*query.shape[:2], len(place), visible.keys)
     # Where all is padding, something is computed all the same, and hidden below: every gradient exists and is zero.
-    for sequence, start, stop in list(spans(visible.documents, len(key), visible.keys)) or [(0, 0, visible.keys)]:
+    for sequence, start, stop in list(spans(visible.documents, len(key), visible.keys)) or [
+        (0, 0, visible.keys)
+    ]:
         here = ((place >= start) & (place < stop)).nonzero()[:, 0]
         if len(here):
             reads = query[sequence][:, rows][:, here]
-            known = recurrence.matrix(reads, key[sequence, :, start:stop], place[here] - start, visible.causal)
+            known = recurrence.matrix(
+                reads, key[sequence, :, start:stop], place[here] - start, visible.causal
+            )
             known = pad(known, (start, visible.keys - stop))
-            weight = weight.index_put((torch.tensor(sequence), torch.arange(weight.shape[1])[:, None], here), known)
+            weight = weight.index_put(
+                (torch.tensor(sequence), torch.arange(weight.shape[1])[:, None], here), known
+            )
     return weight.where(visible.mask(rows)[:, None], 0)
 
 

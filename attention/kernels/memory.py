@@ -35,7 +35,7 @@ class Memory:
     def extend(
         self, key: Tensor, value: Tensor, documents: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Append keys and values [B, T, Hk, D] of a part; returns them, and the part's documents, behind what is pending.
+        """Append keys and values [B, T, Hk, D] of a part; returns them and its documents behind what is pending.
 
         Raises:
             AttentionError: a gradient is wanted, another batch size than before, documents for one part and not for
@@ -52,8 +52,12 @@ class Memory:
         if (documents is None) != (self.documents is None):
             raise AttentionError("give documents for every call on one memory, or for none")
         if documents is not None and self.documents is not None:
-            kept = torch.full((len(key), self.key.shape[1]), -1, device=documents.device, dtype=documents.dtype)
-            for sequence, (first, last) in enumerate(zip(documents[:, 0].tolist(), self.documents, strict=True)):
+            kept = torch.full(
+                (len(key), self.key.shape[1]), -1, device=documents.device, dtype=documents.dtype
+            )
+            for sequence, (first, last) in enumerate(
+                zip(documents[:, 0].tolist(), self.documents, strict=True)
+            ):
                 if first < 0 or first != last:
                     self.pending[sequence] = self.finished[sequence] = 0
                 kept[sequence, kept.shape[1] - self.pending[sequence] :] = last
@@ -67,7 +71,9 @@ class Memory:
         """
         assert self.key is not None
         assert self.value is not None
-        self.finished, self.pending = (list(x) for x in zip(*(pair or (0, 0) for pair in running), strict=True))
+        self.finished, self.pending = (
+            list(x) for x in zip(*(pair or (0, 0) for pair in running), strict=True)
+        )
         start = self.key.shape[1] - max(self.pending)
         self.key, self.value, self.state = self.key[:, start:].clone(), self.value[:, start:].clone(), state
         self.documents = None if documents is None else documents[:, -1].tolist()
@@ -82,14 +88,18 @@ def resume(problem: Problem, memory: Memory) -> Tensor:
     """
     reason = chunked.refuses(problem)
     if reason or not problem.visible.causal:
-        raise AttentionError(f"a memory serves causal calls of form Chunked; {reason or 'this one is not causal'}")
+        raise AttentionError(
+            f"a memory serves causal calls of form Chunked; {reason or 'this one is not causal'}"
+        )
     mechanism = chunked.mechanism_of(problem)
     recurrence, documents = mechanism.recurrence(problem.scores), problem.visible.documents
     batch, keys = problem.value.shape[:2]
     found = list(spans(documents, batch, keys))
     # A sequence's first document goes on where the last call ended, if `Memory.extend` let it.
     firsts = {sequence: index for index, (sequence, *_) in reversed(list(enumerate(found)))}
-    behind = [memory.finished[sequence] if firsts[sequence] == i else 0 for i, (sequence, *_) in enumerate(found)]
+    behind = [
+        memory.finished[sequence] if firsts[sequence] == i else 0 for i, (sequence, *_) in enumerate(found)
+    ]
     running: list[tuple[int, int] | None] = [None] * batch
     out, final = None, list[State]()
     places: list[int] = []

@@ -9,8 +9,8 @@ in blocks of d: W = D S R, with a random rotation R, norms D of Gaussian vectors
     orthogonal   the identity
     iid          no coupling: W is Gaussian
 
-Paper. Reid, Choromanski, Likhosherstov, Weller, "Simplex Random Features", arXiv 2301.13856 (ICML 2023): of all couplings
-that do not look at the norms, the simplex has the least mean square error. Positive and orthogonal features:
+Paper. Reid, Choromanski, Likhosherstov, Weller, "Simplex Random Features", arXiv 2301.13856 (ICML 2023): of all
+couplings that do not look at the norms, the simplex has the least mean square error. Positive and orthogonal features:
 Choromanski et al., "Rethinking Attention with Performers", arXiv 2009.14794.
 
 Published code. Public ports disagree on D: some draw it from a chi-squared law with one degree of freedom, which makes
@@ -39,6 +39,8 @@ from attention.mechanism import Call, Scores
 from attention.registry import register
 
 COUPLINGS = ("simplex", "orthogonal", "iid")
+SMALLEST_MASS = 1e-19
+"""Of a row, relative to the largest feature of its query and of the keys it sees: what is less is a row of zeros."""
 
 
 @register
@@ -103,7 +105,7 @@ class _Features(Recurrence):
         return (exponent - exponent.detach().amax(-1, keepdim=True)).exp()
 
     def normalise(self, mixed: Tensor, mass: Tensor) -> Tensor:
-        return mixed / mass.clamp(min=torch.finfo(mass.dtype).tiny)
+        return mixed / mass.where(mass > SMALLEST_MASS, 1)
 
     def prepare(self, key: Tensor) -> State:
         """phi(k) relative to the largest so far in the chunk, and the exponents of those, [chunks, H, C, 1]."""
@@ -177,13 +179,15 @@ def directions(coupling: str, features: int, head_dim: int, seed: int) -> Tensor
 def simplex(size: int) -> Tensor:
     """Unit rows, float64 [size, size], in the first size - 1 dimensions; every two at the cosine -1 / (size - 1).
 
-        S_i = sqrt(d / (d - 1)) e_i - (sqrt(d) + 1) / (d - 1)^{3/2} (1, ..., 1, 0),      S_d = (d - 1)^{-1/2} (1, ..., 1, 0)
+    S_i = sqrt(d / (d - 1)) e_i - (sqrt(d) + 1) / (d - 1)^{3/2} (1, ..., 1, 0),   S_d = (d - 1)^{-1/2} (1, ..., 1, 0)
 
     Raises:
         AttentionError: fewer than two dimensions.
     """
     if size < 2:
-        raise AttentionError(f"a simplex needs a head dimension of at least 2, got {size}; use coupling='iid'")
+        raise AttentionError(
+            f"a simplex needs a head dimension of at least 2, got {size}; use coupling='iid'"
+        )
     rest = size - 1
     rows = torch.zeros(size, size, dtype=torch.float64)
     rows[:rest, :rest] = math.sqrt(size / rest) * torch.eye(rest, dtype=torch.float64)

@@ -20,11 +20,11 @@ comes from Newton-Raphson. SOFT++ normalises the landmarks' matrix by its row su
 Published code. Landmarks are GELU(LayerNorm(a strided convolution of the scaled queries)), not tokens, so that nothing
 approximates the kernel; a depthwise convolution of the values is added; the last stage of every released model is
 softmax. Newton runs 20 steps on A with a ridge of 0.01, and its gradient is that of the exact inverse, which the
-steps have not reached where landmarks are close together. SOFT++'s class cannot be constructed (its parent is misnamed).
+steps have not reached where landmarks are close together. SOFT++'s class cannot be constructed.
 
 Here. `attend(causal=False)` is the published form with pooled landmarks; `norm="none"` is SOFT, "symmetric" SOFT++ and
-`normalise=False` the published scale, exp(-beta |q - k|^2 / 2 sqrt(d)) with beta 1 at the start. The landmarks of images
-are `attention.lowrank.ConvolutionalLandmarks`, for `attention.lowrank.nystrom`; the convolution of values is the
+`normalise=False` the published scale, exp(-beta |q - k|^2 / 2 sqrt(d)) with beta 1 at the start. The landmarks of
+images are `attention.lowrank.ConvolutionalLandmarks`, for `attention.lowrank.nystrom`; the convolution of values is the
 block's business. The inverse is a Cholesky factorisation with a ridge, whose gradient is exact; `inverse="newton"` runs
 30 steps and refuses to go on where they have not converged. The causal forms are this project's: no paper has them.
 Queries and keys are untied, unless the block ties them. `norm="row"` divides by the row's sum, as language models need.
@@ -73,7 +73,9 @@ class SoftLowRank(Chunked):
     """
 
     name: ClassVar[str] = "soft_lowrank"
-    formula: ClassVar[str] = "κ(q, k) in the chunk, κ(q, M) (κ(M, M) + λ)⁻¹ κ(M, k) beyond  [/ Σ],  κ = exp(−β (1 − cos))"
+    formula: ClassVar[str] = (
+        "κ(q, k) in the chunk, κ(q, M) (κ(M, M) + λ)⁻¹ κ(M, k) beyond  [/ Σ],  κ = exp(−β (1 − cos))"
+    )
     paper: ClassVar[str] = "Lu et al. 2021, arXiv 2110.11945 (causal forms: this project's)"
     variants: ClassVar[tuple[dict[str, Any], ...]] = (
         {"chunk": 8, "landmarks": 4},
@@ -141,7 +143,9 @@ class SoftLowRank(Chunked):
         return _Scores(self._scaled(query.to(wide), root), self._scaled(key, root), landmarks=landmarks)
 
     def _scaled(self, x: Tensor, root: Tensor) -> Tensor:
-        return root * (normalize(x, dim=-1, eps=SMALLEST_NORM) if self.normalise else x * x.shape[-1] ** -0.25)
+        return root * (
+            normalize(x, dim=-1, eps=SMALLEST_NORM) if self.normalise else x * x.shape[-1] ** -0.25
+        )
 
     def recurrence(self, scores: Scores) -> Recurrence:
         """That of the chosen form."""
@@ -175,7 +179,9 @@ class _LowRank(Recurrence):
         """Y = A^-1 kappa(M, K) V."""
         return self.solve(gaussian(landmarks, key) @ value, landmarks)
 
-    def read(self, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, coefficients: Tensor) -> Tensor:
+    def read(
+        self, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, coefficients: Tensor
+    ) -> Tensor:
         """The chunk's own keys as far as they are past, and all landmarks, in one product."""
         points, values = torch.cat([key, landmarks], -2), torch.cat([value, coefficients], -2)
         score = distance(query, points)
@@ -214,7 +220,7 @@ class _LowRank(Recurrence):
         return torch.cat(rows, 1)
 
     def expansions(self, key: Tensor, last: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """For the chunks up to number `last`: the landmarks that each reads and what they give to keys, [H, m, keys]."""
+        """For the chunks up to number `last`: the landmarks that each reads, and what they give to keys [H, m, L]."""
         raise NotImplementedError
 
     def _chunk(self, key: Tensor, index: int) -> Tensor:
@@ -258,7 +264,8 @@ class _Blocks(_LowRank):
             if not pairs:
                 break
             older, newer = (
-                tuple(torch.cat([pair[side][i][: pair[2]] for pair in pairs]) for i in (0, 1)) for side in (0, 1)
+                tuple(torch.cat([pair[side][i][: pair[2]] for pair in pairs]) for i in (0, 1))
+                for side in (0, 1)
             )
             merged = self._merge(older, newer)
             level = list(zip(*(x.split([pair[2] for pair in pairs]) for x in merged), strict=True))

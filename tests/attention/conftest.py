@@ -23,7 +23,9 @@ def pointwise_mechanisms() -> list[attention.Mechanism]:
 KERNELS = [
     name
     for name, kernel in dispatch.KERNELS.items()
-    if not any(kernel.refuses(example(mechanism, dtype=torch.float64)) for mechanism in pointwise_mechanisms())
+    if not any(
+        kernel.refuses(example(mechanism, dtype=torch.float64)) for mechanism in pointwise_mechanisms()
+    )
 ]
 """Those that run every mechanism of pointwise functions in float64, here."""
 

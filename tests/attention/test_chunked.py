@@ -65,7 +65,7 @@ def texts(draw):
 
 
 @mechanisms
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(text=texts())
 def test_a_text_in_any_parts_equals_the_whole(mechanism, text):
     length, documents, cuts = text
@@ -91,8 +91,8 @@ def test_a_memory_is_for_one_kind_of_calls():
     query, key, value = (x.detach() for x in inputs.all[:3])
     memory = attention.Memory()
     attention.attend(query, key, value, "simrf", memory=memory)
+    documents = torch.zeros(2, 6, dtype=torch.long)
     with pytest.raises(attention.AttentionError, match="documents for every call on one memory, or for none"):
-        documents = torch.zeros(2, 6, dtype=torch.long)
         attention.attend(query, key, value, "simrf", documents=documents, memory=memory)
     with pytest.raises(attention.AttentionError, match="holds a batch of 2, got one of 1"):
         attention.attend(query[:1], key[:1], value[:1], "simrf", memory=memory)

@@ -10,7 +10,7 @@ import torch
 import attention
 from attention.kernels import cpu
 from attention.kernels.program import program_of
-from tests.attention.conftest import pointwise_mechanisms, label, make, run
+from tests.attention.conftest import label, make, pointwise_mechanisms, run
 
 pytestmark = pytest.mark.skipif(
     cpu.refuses(attention.kernels.problem.example(attention.get("softmax"))) is not None,

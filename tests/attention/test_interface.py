@@ -48,10 +48,22 @@ Q = torch.zeros(1, 4, 4, 8)
         ),
         (lambda: attend(Q, Q, Q, "lssa", scale=1.0), "lssa fixes the scale"),
         (lambda: attend(Q, Q, Q, "simrf", scale=-1.0), "simrf needs a scale above 0"),
-        (lambda: attend(Q, Q, Q, "simrf", window=3), "simrf keeps a state of all earlier keys; it takes no window"),
-        (lambda: attend(Q, Q, Q, "simrf", kernel="tiled"), "no row functions for form Chunked; use chunked, dense"),
-        (lambda: attend(Q, Q, Q, "softmax", kernel="chunked"), "it scans mechanisms of form Chunked, not Ratio"),
-        (lambda: attend(Q, Q, Q, "softmax", memory=attention.Memory()), "a memory serves causal calls of form Chunked"),
+        (
+            lambda: attend(Q, Q, Q, "simrf", window=3),
+            "simrf keeps a state of all earlier keys; it takes no window",
+        ),
+        (
+            lambda: attend(Q, Q, Q, "simrf", kernel="tiled"),
+            "no row functions for form Chunked; use chunked, dense",
+        ),
+        (
+            lambda: attend(Q, Q, Q, "softmax", kernel="chunked"),
+            "it scans mechanisms of form Chunked, not Ratio",
+        ),
+        (
+            lambda: attend(Q, Q, Q, "softmax", memory=attention.Memory()),
+            "a memory serves causal calls of form Chunked",
+        ),
         (
             lambda: attend(Q, Q, Q, "simrf", causal=False, memory=attention.Memory()),
             "a memory serves causal calls of form Chunked; this one is not causal",
@@ -62,7 +74,10 @@ Q = torch.zeros(1, 4, 4, 8)
         (lambda: get("soft_lowrank", far="block"), "did you mean 'blocks'?"),
         (lambda: get("soft_lowrank", inverse="newtn"), "did you mean 'newton'?"),
         (lambda: get("soft_lowrank", chunk=10), "a chunk of 10 keys cannot be divided among 16 landmarks"),
-        (lambda: get("soft_lowrank", far="global", summaries=2), "summaries must be at least 1 and belong to"),
+        (
+            lambda: get("soft_lowrank", far="global", summaries=2),
+            "summaries must be at least 1 and belong to",
+        ),
         (lambda: get("soft_lowrank", ridge=0), "ridge must be above 0"),
         (lambda: attend(Q, Q, Q, get("soft_lowrank", norm="symmetric")), "call it with causal=False"),
         (

@@ -10,6 +10,7 @@ from attention.lowrank import (
     ITERATIONS,
     ConvolutionalLandmarks,
     gaussian,
+    inverse_softplus,
     newton,
     nystrom,
     pivots,
@@ -41,10 +42,12 @@ def test_the_kernel_is_gaussian():
 def test_solving_and_its_gradient(inverse):
     points, right = _draw(3, 6, 4).requires_grad_(), _draw(3, 6, 2, seed=1).requires_grad_()
     gram = gaussian(points, points)
-    expected = torch.linalg.solve(gram + 0.05 * torch.eye(6), right)
+    expected = torch.linalg.solve(gram + 0.05 * torch.eye(6, dtype=torch.float64), right)
     torch.testing.assert_close(solve(gram, right, 0.05, inverse), expected, rtol=0, atol=1e-9)
     assert torch.autograd.gradcheck(
-        lambda points, right: solve(gaussian(points, points), right, 0.05, inverse), (points, right), atol=1e-6
+        lambda points, right: solve(gaussian(points, points), right, 0.05, inverse),
+        (points, right),
+        atol=1e-6,
     )
 
 
@@ -106,13 +109,16 @@ def _exact(points, value):
 def _gaussian_beta(points):
     """The sharpness with which `gaussian` has soft_lowrank's kernel: its exponent is -beta sqrt(d) (1 - cos)."""
     beta = BETA / points.shape[-1] ** 0.5
-    return {"sharpness": torch.tensor([beta]).expm1().log()}
+    return {"sharpness": torch.tensor([beta], dtype=torch.float64).expm1().log()}
 
 
 @pytest.mark.parametrize("far", ["blocks", "streaming"])
 def test_with_every_key_a_landmark_it_is_exact(far):
     points, value = _draw(1, 24, 1, 5), _draw(1, 24, 1, 3, seed=1)
-    landmarks = {"blocks": {"chunk": 8, "landmarks": 8, "summaries": 3}, "streaming": {"chunk": 12, "landmarks": 12}}
+    landmarks = {
+        "blocks": {"chunk": 8, "landmarks": 8, "summaries": 3},
+        "streaming": {"chunk": 12, "landmarks": 12},
+    }
     options = {**landmarks[far], "ridge": 1e-9}
     out = attend(points, points, value, get("soft_lowrank", far=far, **options))
     torch.testing.assert_close(out, _exact(points, value), rtol=0, atol=1e-5)
@@ -120,7 +126,8 @@ def test_with_every_key_a_landmark_it_is_exact(far):
 
 def test_one_chunk_is_exact():
     points, value = _draw(1, 16, 1, 5), _draw(1, 16, 1, 3, seed=1)
-    out = attend(points, points, value, get("soft_lowrank", chunk=16))
+    sharpness = {"sharpness": torch.tensor([inverse_softplus(BETA)], dtype=torch.float64)}
+    out = attend(points, points, value, get("soft_lowrank", chunk=16), params=sharpness)
     torch.testing.assert_close(out, _exact(points, value), rtol=0, atol=1e-9)
 
 
@@ -147,15 +154,17 @@ def test_a_negative_mass_does_not_blow_up():
     sharp = {"sharpness": torch.full((1,), 12.0, dtype=torch.float64)}
     mechanism = get("soft_lowrank", chunk=8, landmarks=4)
     out = attend(query, key, _draw(1, 64, 1, 4, seed=2), mechanism, params=sharp)
-    weight = attention.weights(query, key, get("soft_lowrank", chunk=8, landmarks=4, norm="none"), params=sharp)
+    weight = attention.weights(
+        query, key, get("soft_lowrank", chunk=8, landmarks=4, norm="none"), params=sharp
+    )
     assert weight.min() < 0
     assert weight.sum(-1).min() < 1e-3
     assert out.abs().max() < 10
 
 
 def test_pooling_of_a_ragged_length():
-    points = torch.arange(7.0)[:, None]
+    points = torch.arange(7.0)[None, :, None]
     assert pool(points, 7).equal(points)
     assert pool(points, 9).equal(points)
-    assert pool(points[:6], 3)[:, 0].tolist() == [0.5, 2.5, 4.5]
-    assert pool(points, 2)[:, 0].tolist() == [1.5, 4.5]
+    assert pool(points[:, :6], 3).flatten().tolist() == [0.5, 2.5, 4.5]
+    assert pool(points, 2).flatten().tolist() == [1.5, 4.5]

@@ -5,7 +5,7 @@ import torch
 
 import attention
 from attention.kernels.program import FORMS, UntraceableError, evaluate, program_of
-from tests.attention.conftest import pointwise_mechanisms, label
+from tests.attention.conftest import label, pointwise_mechanisms
 
 mechanisms = pytest.mark.parametrize("mechanism", pointwise_mechanisms(), ids=label)
 

@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 import attention
 from attention.kernels import dense, dispatch, vendor
 from attention.kernels.problem import example, pose
-from tests.attention.conftest import pointwise_mechanisms, label, make, run
+from tests.attention.conftest import label, make, pointwise_mechanisms, run
 
 SOFTMAX = attention.get("softmax")
 MASKS = {

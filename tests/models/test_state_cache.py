@@ -51,7 +51,9 @@ def test_padding_and_documents_pass_through_the_cache(build, tokens, layer, size
 
 @layers
 def test_a_batch_of_prompts_is_continued_as_each_alone(build, layer):
-    model = _model(build, layer, position="none")  # padding moves rotary positions, and with them random features
+    model = _model(
+        build, layer, position="none"
+    )  # padding moves rotary positions, and with them random features
     prompts = [[5, 9, 2, 7, 1, 3, 8], [4, 4], [6, 1, 2]]
     tokens, documents = left_pad(prompts)
     together = generate(model, tokens, 12, temperature=0, documents=documents)
@@ -79,15 +81,17 @@ def test_memory_does_not_grow_with_the_text(build, name, grows):
 
 
 def test_what_a_state_cannot_serve_is_refused(build, tokens):
-    with pytest.raises(attention.AttentionError, match="simrf keeps a state of all earlier keys; it takes no window"):
+    with pytest.raises(
+        attention.AttentionError, match="simrf keeps a state of all earlier keys; it takes no window"
+    ):
         build(attention="simrf", window="7")
     model = build(attention="simrf")
-    with pytest.raises(attention.AttentionError, match="no gradient; call attend under torch.no_grad"):
+    with pytest.raises(attention.AttentionError, match=r"no gradient; call attend under torch.no_grad"):
         model(tokens, cache=KVCache(model.config))
     with torch.no_grad():
         cache = KVCache(model.config)
         model(tokens, cache=cache)
         with pytest.raises(attention.AttentionError, match="holds a batch of 2, got one of 1"):
             model(tokens[:1], cache=cache)
-        with pytest.raises(ModelError, match="documents for every call on one cache, or for none"):
+        with pytest.raises(ModelError, match=r"documents for every call on one cache, or for none"):
             model(tokens, documents=torch.zeros_like(tokens), cache=cache)
