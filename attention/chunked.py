@@ -120,7 +120,7 @@ class Chunked(Mechanism):
             raise AttentionError(f"{self.name}'s chunk must be at least 1, got {self.chunk}")
 
 
-Chunked.form = Chunked
+Chunked.form = Chunked  # type: ignore[type-abstract]
 
 
 def causal_bias(length: int, like: Tensor) -> Tensor:

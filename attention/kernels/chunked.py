@@ -29,7 +29,8 @@ def attend(problem: Problem) -> Tensor:
     recurrence = mechanism_of(problem).recurrence(problem.scores)
     if not problem.visible.causal:
         return _whole(problem, recurrence)
-    layout = Layout.of(problem.visible.documents, *problem.value.shape[:2], mechanism_of(problem).chunk)
+    batch, keys = problem.value.shape[:2]
+    layout = Layout.of(problem.visible.documents, batch, keys, mechanism_of(problem).chunk)
     return scan(problem, recurrence, layout)[0]
 
 

@@ -257,18 +257,15 @@ class _Blocks(_LowRank):
             return super().states(first, summaries, active, index)
         level = list(zip(*(x.split(active[1:]) for x in summaries), strict=True))
         levels = [level]
-        while len(level) > 1:
-            size = 1 << len(levels)
-            counts = active[size::size]
-            pairs = list(zip(level[::2], level[1::2], counts, strict=False))
-            if not pairs:
-                break
+        while counts := active[1 << len(levels) :: 1 << len(levels)]:
             older, newer = (
-                tuple(torch.cat([pair[side][i][: pair[2]] for pair in pairs]) for i in (0, 1))
-                for side in (0, 1)
+                tuple(
+                    torch.cat([x[:count] for x, count in zip(parts, counts, strict=False)])
+                    for parts in zip(*side, strict=True)
+                )
+                for side in (level[::2], level[1::2])
             )
-            merged = self._merge(older, newer)
-            level = list(zip(*(x.split([pair[2] for pair in pairs]) for x in merged), strict=True))
+            level = list(zip(*(x.split(counts) for x in self._merge(older, newer)), strict=True))
             levels.append(level)
         states = []
         for step, count in enumerate(active):
