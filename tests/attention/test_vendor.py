@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 import attention
 from attention.kernels import dense, dispatch, vendor
 from attention.kernels.problem import example, pose
-from tests.attention.conftest import every_mechanism, label, make, run
+from tests.attention.conftest import label, make, pointwise_mechanisms, run
 
 SOFTMAX = attention.get("softmax")
 MASKS = {
@@ -78,7 +78,7 @@ def test_sdpa_sees_no_future_bit_for_bit():
     assert not torch.equal(before[:, 7:], after[:, 7:])
 
 
-@pytest.mark.parametrize("mechanism", every_mechanism(), ids=label)
+@pytest.mark.parametrize("mechanism", pointwise_mechanisms(), ids=label)
 def test_what_is_not_softmax_of_plain_scores_is_refused(mechanism):
     reason = vendor.SDPA.refuses(example(mechanism))
     row_gaussian = mechanism.name == "gaussian" and mechanism.norm == "row"
