@@ -13,7 +13,7 @@ from torch import Tensor
 from attention.errors import AttentionError
 from attention.kernels import dense, dispatch, tiled
 from attention.kernels.problem import Problem, pose
-from attention.mechanism import Mechanism
+from attention.mechanism import INFERENCE, Mechanism, Moment
 from attention.registry import get
 
 SMALL_WEIGHT = 1e-5
@@ -32,6 +32,7 @@ def attend(
     scale: float | None = None,
     kernel: str = "auto",
     params: Mapping[str, Tensor] | None = None,
+    moment: Moment = INFERENCE,
 ) -> Tensor:
     """Mix values by a mechanism's weights.
 
@@ -44,6 +45,7 @@ def attend(
         scale: factor of the dot product; None for the mechanism's own.
         kernel: "auto" or a kernel's name.
         params: learned parameters of the mechanism; initial values where missing.
+        moment: when in training the call happens, for mechanisms with noise or a schedule.
 
     Returns:
         [B, T, H, Dv] in the query's dtype.
@@ -63,6 +65,7 @@ def attend(
             documents=documents,
             scale=scale,
             params=params,
+            moment=moment,
         )
         return dispatch.choose(kernel, problem).attend(problem)
 

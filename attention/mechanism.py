@@ -6,23 +6,43 @@ Every mechanism of this package mixes values as
 
 where r_i are a few statistics of row i. A mechanism says how queries and keys become scores (`scores`), states its
 weights as the paper does (`weights`, used by the dense reference), and gives the pointwise functions from which
-kernels assemble the same weights and their gradient without ever holding a row matrix of the whole sequence. Three
-forms of pointwise functions exist: `Pointwise`, `Ratio` and `TwoStage`. A kernel is written once per form.
+kernels assemble the same weights and their gradient without ever holding a row matrix of the whole sequence. Five
+forms of pointwise functions exist: `Pointwise`, `Ratio`, `TwoStage`, `Threshold` and `Adjusted`. A kernel is written
+once per form. A `Composite` is made of several mixings of these forms, and so runs on every kernel that runs its parts.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from attention.errors import AttentionError
 
+if TYPE_CHECKING:
+    from attention.kernels.problem import Problem
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gumbel noise on scores, a function of seed, sequence, head, query position and key (`attention.noise`).
+
+    Attributes:
+        seed: int64 [].
+        amplitude: factor of the noise.
+        first_sequence: place in its batch of the first sequence, where a batch is run in parts.
+    """
+
+    seed: Tensor
+    amplitude: float
+    first_sequence: int = 0
+
 
 @dataclass(frozen=True)
 class Scores:
-    """s_ij = scale * query_i . key_j + query_bias_i + key_bias_j + slope * (position_i - position_j).
+    """s_ij = scale * query_i . key_j + query_bias_i + key_bias_j + slope * (position_i - position_j) [+ noise_ij].
 
     Attributes:
         query: [B, T, H, D].
@@ -31,6 +51,7 @@ class Scores:
         query_bias: [B, T, H] or None.
         key_bias: [B, S, H] or None.
         slope: [H] or None, constant (no gradient).
+        noise: constant (no gradient), or None.
     """
 
     query: Tensor
@@ -39,6 +60,47 @@ class Scores:
     query_bias: Tensor | None = None
     key_bias: Tensor | None = None
     slope: Tensor | None = None
+    noise: Noise | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a call happens: what noise and schedules depend on.
+
+    Attributes:
+        training: whether the weights are being trained.
+        progress: share of the training that is done, 0 to 1.
+        seed: of the noise of this step and layer, int64 []; the same seed gives the same noise.
+    """
+
+    training: bool = False
+    progress: float = 1.0
+    seed: Tensor | None = None
+
+
+INFERENCE = Moment()
+"""Not in training: no noise, schedules at their end."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a mechanism is told of a call beyond its queries and keys.
+
+    Attributes:
+        count: n_i, the number of keys each query sees, [B or 1, T].
+        scale: the caller's factor of the dot product, None for the mechanism's own.
+        params: the learned parameters by name.
+        moment: when it happens.
+    """
+
+    count: Tensor
+    scale: float | None
+    params: Mapping[str, Tensor]
+    moment: Moment = INFERENCE
+
+    def log_count(self, dtype: torch.dtype) -> Tensor:
+        """ln n_i, [B or 1, T]; 0 where a query sees nothing."""
+        return self.count.clamp(min=1).to(dtype).log()
 
 
 class Mechanism(ABC):
@@ -50,13 +112,15 @@ class Mechanism(ABC):
         paper: citation with the version that was followed.
         variants: option sets that differ in more than numbers: each is tested and listed beside the defaults.
         window: default sliding window, None for all keys.
-        form: the class of pointwise functions (Pointwise, Ratio or TwoStage) that kernels shall use.
+        follows_training: whether weights depend on the moment of a call.
+        form: the class of pointwise functions (Pointwise, Ratio, ...) that kernels shall use.
     """
 
     name: ClassVar[str]
     formula: ClassVar[str]
     paper: ClassVar[str]
     variants: ClassVar[tuple[dict[str, Any], ...]] = ()
+    follows_training: ClassVar[bool] = False
     window: int | None = None
     form: "type[Mechanism]"
 
@@ -64,17 +128,9 @@ class Mechanism(ABC):
         """Learned parameters per head, at their initial values; the block registers them."""
         return {}
 
-    def scores(
-        self, query: Tensor, key: Tensor, *, count: Tensor, scale: float | None, params: Mapping[str, Tensor]
-    ) -> Scores:
-        """Scores from query [B, T, H, D] and key [B, S, Hk, D]; scaled dot product unless overridden.
-
-        Args:
-            count: n_i, the number of keys each query sees, [B or 1, T].
-            scale: the caller's factor, None for the mechanism's own.
-            params: the learned parameters.
-        """
-        return Scores(query, key, scale=query.shape[-1] ** -0.5 if scale is None else scale)
+    def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
+        """Scores from query [B, T, H, D] and key [B, S, Hk, D]; scaled dot product unless overridden."""
+        return Scores(query, key, scale=query.shape[-1] ** -0.5 if call.scale is None else call.scale)
 
     @abstractmethod
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
@@ -82,6 +138,10 @@ class Mechanism(ABC):
 
         Every row sees at least one key; what is returned at hidden entries is ignored.
         """
+
+    def weights_in(self, call: Call, score: Tensor, visible: Tensor) -> Tensor:
+        """`weights`, for mechanisms whose formula has learned parameters or changes with the moment."""
+        return self.weights(score, visible)
 
     def _refuse_scale(self, scale: float | None) -> None:
         if scale is not None:
@@ -105,9 +165,14 @@ class Ratio(Mechanism):
 
     The pivot is the row maximum, raised to `pivot_floor`; it cancels and exists so that nothing overflows. A
     mechanism whose terms grow at most linearly needs none and sets `pivot_floor = None` (pivot 0).
+
+    Numerator and denominator are `steep` where they are one function that may be next to nothing while its derivative
+    is not. Gradients cancel there and are divided by next to nothing, so kernels must not take sum_j w_ij dP_ij from
+    the outputs, which are rounded.
     """
 
     pivot_floor: ClassVar[float | None] = float("-inf")
+    steep: ClassVar[bool] = False
 
     @abstractmethod
     def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,5 +213,70 @@ class TwoStage(Mechanism):
         """Its derivative by u, under the same row factor."""
 
 
-for _form in (Pointwise, Ratio, TwoStage):
+class Threshold(Pointwise):
+    """w_ij = weight(s_ij - tau_i), where tau_i is the number at which row i sums to one.
+
+    `weight` is zero below zero, increasing and convex above, and 1 at 1, so that tau lies between the row's largest
+    score less one and the largest score. Newton's method from the lower end never overshoots.
+    """
+
+
+TIED = 2.0**-18
+"""Scores this close to a row's extreme, relative to it, tie with it: they share the gradient that goes through it."""
+
+
+class Adjusted(Mechanism):
+    """w_ij = weight(s_ij, p_ij; a_i, b_i): p = softmax(s), a and b the least and the largest score of the row."""
+
+    @abstractmethod
+    def weight(self, score: Tensor, share: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """w of s, p, a and b."""
+
+    @abstractmethod
+    def weight_derivatives(
+        self, score: Tensor, share: Tensor, lowest: Tensor, highest: Tensor
+    ) -> tuple[Tensor | float, Tensor | float, Tensor | float, Tensor | float]:
+        """dw by s, p, a and b, each while the others stand still."""
+
+
+class Mixture(NamedTuple):
+    """What a kernel makes of values.
+
+    Attributes:
+        out: [B, T, H, Dv].
+        log_mass: of a Ratio: pivot + ln(offset + sum of denominators), the logarithm of what numerators are divided by,
+            float32 at least, [B, T, H]; differentiable. 0 where that sum is 0. None for the other forms.
+    """
+
+    out: Tensor
+    log_mass: Tensor | None
+
+
+class Mix(Protocol):
+    """A kernel, as a Composite sees it."""
+
+    def __call__(self, part: Mechanism, scores: Scores, value: Tensor) -> Mixture:
+        """Mix values [B, S, Hk, any] by one of the parts, under the problem's mask."""
+
+
+class Composite(Mechanism):
+    """Weights that several mixings of elementary mechanisms make together.
+
+    Attributes:
+        mixings: how many, each of which rounds.
+    """
+
+    mixings: ClassVar[int] = 2
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[Mechanism, ...]:
+        """The elementary mechanisms; a kernel that runs them all runs the composite."""
+
+    @abstractmethod
+    def compose(self, problem: "Problem", mix: Mix) -> Tensor:
+        """Outputs [B, T, H, Dv] from calls of `mix`; gradients are autograd's."""
+
+
+for _form in (Pointwise, Ratio, TwoStage, Threshold, Adjusted, Composite):
     _form.form = _form

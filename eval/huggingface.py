@@ -23,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 from attention import attend
 from attention import get as mechanism
 from attention.masks import visibility
+from data import Prepared
 from eval.subject import AttentionReport, HiddenReport, Subject, corpus
 from models import AttentionCall, ModelError
 
@@ -136,9 +137,8 @@ class HuggingFaceSubject(Subject):
                 return module
         raise ModelError(f"{type(self.network).__name__} has no list of {self._layers} blocks to observe")
 
-    def _own_text(self) -> tuple[str, list[str]]:
-        source, prepared = corpus({})
-        return source, prepared.valid_documents()
+    def own_corpus(self) -> tuple[str, Prepared]:  # noqa: D102
+        return corpus({})
 
     @contextmanager
     def _reporting(self, report: AttentionReport) -> Iterator[None]:
@@ -197,7 +197,8 @@ def attention_function(
         layer = getattr(module, "layer_idx", None)
         if not isinstance(layer, int):
             raise ModelError(f"{name} does not know which layer it is (layer_idx), so it cannot be traced")
-        _report(AttentionCall(layer, query, key, value, output, softmax, arguments))
+        replacement = _report(AttentionCall(layer, query, key, value, output, softmax, arguments))
+        output = output if replacement is None else replacement
     return output, None
 
 

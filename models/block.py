@@ -6,24 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention import Mechanism, attend
+from attention import INFERENCE, Mechanism, Moment, attend
 from models.cache import LayerCache
 from models.config import Architecture, LayerPlan
+from models.norms import RMSNorm
+from models.postops import post_ops
 from models.rope import rotate
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square normalisation of the last axis, in float32 at least; keeps the input's dtype."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., size] to [..., size]."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return functional.rms_norm(wide, self.weight.shape, self.weight.to(wide.dtype), self.eps).to(x.dtype)
 
 
 class Mixer(nn.Module):
@@ -39,6 +27,21 @@ class Mixer(nn.Module):
         self.kernel = kernel
         initial = plan.mechanism.parameters(n_head)
         self.learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
+        self.progress = 0.0
+        self.seed: Tensor
+        self.register_buffer("seed", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def advance(self, progress: float, seed: int) -> None:
+        """Say when in training the next call happens: the share of it that is done, and the seed of its noise."""
+        self.progress = progress
+        self.seed.fill_(seed)
+
+    @property
+    def moment(self) -> Moment:
+        """When a call happens, for mechanisms that ask."""
+        if not (self.training and self.mechanism.follows_training):
+            return INFERENCE
+        return Moment(True, self.progress, self.seed)
 
     def arguments(self, documents: Tensor | None) -> dict[str, Any]:
         """The keyword arguments that `attend`, `weights` and `row_stats` need to see what this layer sees."""
@@ -51,16 +54,21 @@ class Mixer(nn.Module):
         }
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None) -> Tensor:
-        """Mix value [B, S, Hk, D] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, D]."""
-        return attend(query, key, value, self.mechanism, kernel=self.kernel, **self.arguments(documents))
+        """Mix value [B, S, Hk, Dv] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, Dv]."""
+        arguments = self.arguments(documents)
+        return attend(query, key, value, self.mechanism, kernel=self.kernel, moment=self.moment, **arguments)
 
 
 class Attention(nn.Module):
-    """Projections to heads, rotation, optional QK-norm, the cache, the mixer, and the projection back."""
+    """Projections to heads, optional QK-norm, rotation, the cache, the mixer, the post-ops, and the projection back.
+
+    With differential attention the heads are maps: two key heads in a row share a value of twice the width, and the
+    query heads that read them come in the same order. One call mixes all maps; the cache holds each value once.
+    """
 
     def __init__(self, config: Architecture, plan: LayerPlan) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
+        self.head_dim, self.value_dim = config.head_dim, config.value_dim
         self.query = nn.Linear(config.d_model, config.n_head * config.head_dim, bias=False)
         self.key = nn.Linear(config.d_model, config.n_kv_head * config.head_dim, bias=False)
         self.value = nn.Linear(config.d_model, config.n_kv_head * config.head_dim, bias=False)
@@ -68,6 +76,7 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.mixer = Mixer(plan, config.n_head, config.kernel)
+        self.post_ops = post_ops(config, plan)
 
     def forward(
         self,
@@ -77,19 +86,21 @@ class Attention(nn.Module):
         cache: LayerCache | None,
     ) -> Tensor:
         """From [B, T, d_model] to [B, T, d_model]; documents [B, S] covers the cached positions, too."""
-        query = self.query_norm(self._heads(self.query(x)))
-        key = self.key_norm(self._heads(self.key(x)))
-        value = self._heads(self.value(x))
+        query = self.query_norm(self.query(x).unflatten(-1, (-1, self.head_dim)))
+        key = self.key_norm(self.key(x).unflatten(-1, (-1, self.head_dim)))
+        value = self.value(x).unflatten(-1, (-1, self.value_dim))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         if cache is not None:
             key, value = cache.extend(key, value)
         if documents is not None:
             documents = documents[:, -key.shape[1] :]
-        return self.output(self.mixer(query, key, value, documents).flatten(-2))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim))
+        if value.shape[2] < key.shape[2]:
+            value = value.repeat_interleave(key.shape[2] // value.shape[2], dim=2)
+        heads = self.mixer(query, key, value, documents)
+        for post_op in self.post_ops.values():
+            heads = post_op(heads, x)
+        return self.output(heads.flatten(-2))
 
 
 class SwiGLU(nn.Module):

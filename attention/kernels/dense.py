@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
+from attention.noise import gumbel
 
 
 def attend(problem: Problem) -> Tensor:
@@ -22,7 +23,7 @@ def weights(problem: Problem) -> Tensor:
     """Weights [B, H, T, S], zero where hidden; float32 for half types, else the query's dtype."""
     visible = problem.visible.mask()[:, None]
     blind = (problem.visible.count == 0)[:, None, :, None]
-    weight = problem.mechanism.weights(score_matrix(problem), visible | blind)
+    weight = problem.mechanism.weights_in(problem.call, score_matrix(problem), visible | blind)
     return weight.where(visible, 0)
 
 
@@ -41,6 +42,9 @@ def score_matrix(problem: Problem) -> Tensor:
         position = problem.visible.position
         distance = position[:, None] - torch.arange(problem.visible.keys, device=position.device)
         score = score + scores.slope.to(score.dtype)[:, None, None] * distance
+    if scores.noise is not None:
+        position = problem.visible.position
+        score = score + gumbel(scores.noise, score.shape, position, dtype=score.dtype)
     return score
 
 
@@ -49,5 +53,9 @@ def _per_query_head(shared: Tensor, n_head: int) -> Tensor:
 
 
 KERNEL = Kernel(
-    "dense", attend, lambda problem: None, "the formula on the whole row matrix, gradients by autograd"
+    "dense",
+    attend,
+    lambda problem: None,
+    "the formula on the whole row matrix, gradients by autograd",
+    whole=True,
 )

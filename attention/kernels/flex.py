@@ -295,6 +295,8 @@ def refuses(problem: Problem) -> str | None:
     reason = _refuses(problem.mechanism)
     if reason is not None:
         return reason
+    if problem.scores.noise is not None:
+        return "it adds no noise to scores"
     if query.device.type != "cuda":
         return f"it runs on CUDA, not on {query.device.type}, where FlexAttention has no backward pass"
     if query.dtype not in DTYPES:

@@ -1,11 +1,13 @@
 """What a kernel is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from attention.kernels.problem import Problem
+from attention.mechanism import Composite, Mechanism, Mixture, Ratio, Scores
 
 
 @dataclass(frozen=True)
@@ -14,12 +16,49 @@ class Kernel:
 
     Attributes:
         name: as the caller writes it.
-        attend: the outputs [B, T, H, Dv] of a problem.
-        refuses: why it cannot serve a problem, None if it can; must not compute anything.
+        run: the outputs [B, T, H, Dv] of a problem.
+        declines: why it cannot serve a problem, None if it can; must not compute anything.
         summary: one line for the capability table.
+        run_with_mass: outputs and log mass [B, T, H] of a Ratio, for composites; None if it cannot tell the mass.
+        whole: it runs a composite by the composite's own formula.
     """
 
     name: str
-    attend: Callable[[Problem], Tensor]
-    refuses: Callable[[Problem], str | None]
+    run: Callable[[Problem], Tensor]
+    declines: Callable[[Problem], str | None]
     summary: str
+    run_with_mass: Callable[[Problem], tuple[Tensor, Tensor | None]] | None = None
+    whole: bool = False
+
+    def attend(self, problem: Problem) -> Tensor:
+        """The outputs [B, T, H, Dv] of a problem that it does not refuse."""
+        mechanism = problem.mechanism
+        if not isinstance(mechanism, Composite) or self.whole:
+            return self.run(problem)
+
+        def mix(part: Mechanism, scores: Scores, value: Tensor) -> Mixture:
+            elementary = replace(problem, mechanism=part, scores=scores, value=value)
+            if part.form is not Ratio:
+                return Mixture(self.run(elementary), None)
+            assert self.run_with_mass is not None
+            return Mixture(*self.run_with_mass(elementary))
+
+        return mechanism.compose(widened(problem), mix).to(problem.value.dtype)
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Why it cannot serve a problem, None if it can."""
+        mechanism = problem.mechanism
+        if not isinstance(mechanism, Composite) or self.whole:
+            return self.declines(problem)
+        if self.run_with_mass is None:
+            return "it does not give the masses of rows that the parts need"
+        problem = widened(problem)
+        reasons = (self.declines(replace(problem, mechanism=part)) for part in mechanism.parts)
+        return next((reason for reason in reasons if reason), None)
+
+
+def widened(problem: Problem) -> Problem:
+    """The problem in float32 at least: what composites do with mixings would drown in the rounding of half types."""
+    scores, wide = problem.scores, torch.promote_types(problem.value.dtype, torch.float32)
+    scores = replace(scores, query=scores.query.to(wide), key=scores.key.to(wide))
+    return replace(problem, scores=scores, value=problem.value.to(wide))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attention.errors import AttentionError, nearest
 from attention.masks import Visibility, visibility
-from attention.mechanism import Mechanism, Scores
+from attention.mechanism import INFERENCE, Call, Mechanism, Moment, Scores
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -22,12 +22,14 @@ class Problem:
         scores: queries [B, T, H, D], keys [B, S, Hk, D] and score biases.
         value: [B, S, Hk, Dv].
         visible: the mask.
+        call: what else the mechanism was told.
     """
 
     mechanism: Mechanism
     scores: Scores
     value: Tensor
     visible: Visibility
+    call: Call
 
     @property
     def operands(self) -> tuple[Tensor | float | None, ...]:
@@ -49,17 +51,22 @@ class Problem:
     def split(self, size: int) -> list["Problem"]:
         """The same problem, `size` sequences at a time."""
         scores, parts = self.scores, -(-self.value.shape[0] // size)
+        noises = [
+            None if scores.noise is None else replace(scores.noise, first_sequence=part * size)
+            for part in range(parts)
+        ]
         operands = (scores.query, scores.key, self.value, scores.query_bias, scores.key_bias)
         pieces = zip(*([None] * parts if x is None else x.split(size) for x in operands), strict=True)
         return [
             Problem(
                 self.mechanism,
-                replace(scores, query=query, key=key, query_bias=query_bias, key_bias=key_bias),
+                replace(scores, query=query, key=key, query_bias=query_bias, key_bias=key_bias, noise=noise),
                 value,
                 visible,
+                self.call,
             )
-            for (query, key, value, query_bias, key_bias), visible in zip(
-                pieces, self.visible.split(size, parts), strict=True
+            for (query, key, value, query_bias, key_bias), visible, noise in zip(
+                pieces, self.visible.split(size, parts), noises, strict=True
             )
         ]
 
@@ -75,6 +82,7 @@ def pose(
     documents: Tensor | None,
     scale: float | None,
     params: Mapping[str, Tensor] | None,
+    moment: Moment = INFERENCE,
 ) -> Problem:
     """Check a call and let the mechanism turn queries and keys into scores.
 
@@ -101,8 +109,8 @@ def pose(
     complete = {
         name: given[name] if name in given else value.to(query.device) for name, value in initial.items()
     }
-    scores = mechanism.scores(query, key, count=visible.count, scale=scale, params=complete)
-    return Problem(mechanism, scores, value, visible)
+    call = Call(visible.count, scale, complete, moment)
+    return Problem(mechanism, mechanism.scores(query, key, call), value, visible, call)
 
 
 def example(

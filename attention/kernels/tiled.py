@@ -17,21 +17,31 @@ from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 from attention.kernels.rows import FORMS, rows_of
 from attention.masks import Tile, Visibility
+from attention.mechanism import Composite, Noise, Ratio
+from attention.noise import gumbel
 
 BUDGET = 1 << 21
 MINIMUM_ROWS, MAXIMUM_ROWS = 32, 64
 
 
-@torch.compiler.disable(reason="blocks depend on the mask's values; the model around them compiles")
 def attend(problem: Problem) -> Tensor:
     """Outputs [B, T, H, Dv]."""
+    return attend_with_mass(problem)[0]
+
+
+@torch.compiler.disable(reason="blocks depend on the mask's values; the model around them compiles")
+def attend_with_mass(problem: Problem) -> tuple[Tensor, Tensor | None]:
+    """Outputs and, of a Ratio, log masses [B, T, H] (else None)."""
     batch, queries, n_head, _ = problem.scores.query.shape
     per_sequence = n_head * min(queries, MAXIMUM_ROWS) * problem.visible.keys
-    parts = problem.split(min(batch, max(1, BUDGET // per_sequence)))
-    return torch.cat([_attend(part) for part in parts]) if len(parts) > 1 else _attend(problem)
+    parts = [_attend(part) for part in problem.split(min(batch, max(1, BUDGET // per_sequence)))]
+    if len(parts) == 1:
+        return parts[0]
+    outs, masses = zip(*parts, strict=True)
+    return torch.cat(outs), None if masses[0] is None else torch.cat(masses)
 
 
-def _attend(problem: Problem) -> Tensor:
+def _attend(problem: Problem) -> tuple[Tensor, Tensor | None]:
     scores = problem.scores
     return _TiledAttention.apply(
         scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias, problem
@@ -47,16 +57,32 @@ class Block:
     weight: Tensor
 
 
-@torch.no_grad()
-def blocks(problem: Problem) -> Iterator[Block]:
-    """The weights of `attend`, block by block, in float32 (float64 for float64)."""
+def score_blocks(problem: Problem) -> Iterator[tuple[Tile, Tensor]]:
+    """Scores [B, Hk, G, rows, keys], hidden entries included, block by block."""
     scores = problem.scores
     operands = _Operands.of(scores.query, scores.key, scores.query_bias, scores.key_bias, problem)
-    rows = rows_of(problem.mechanism)
     for tile in operands.tiles():
-        score = operands.score(tile)
-        weight = rows.weights(problem.mechanism, score, tile, operands.count(tile))
-        yield Block(tile, score.flatten(1, 2), weight.flatten(1, 2))
+        yield tile, operands.score(tile)
+
+
+@torch.no_grad()
+def blocks(problem: Problem) -> Iterator[Block]:
+    """The weights of `attend`, block by block, in float32 (float64 for float64).
+
+    A composite's weights are those of its formula.
+    """
+    mechanism = problem.mechanism
+    for tile, score in score_blocks(problem):
+        if isinstance(mechanism, Composite):
+            visible = problem.visible.mask(tile.rows, tile.keys)[:, None]
+            blind = ~visible.any(-1, keepdim=True)
+            weight = mechanism.weights_in(problem.call, score.flatten(1, 2), visible | blind).where(
+                visible, 0
+            )
+        else:
+            weight, _ = rows_of(mechanism).weights(mechanism, score, tile, tile_count(problem.visible, tile))
+            weight = weight.flatten(1, 2)
+        yield Block(tile, score.flatten(1, 2), weight)
 
 
 @dataclass(frozen=True)
@@ -68,6 +94,7 @@ class _Operands:
     query_bias: Tensor | None
     key_bias: Tensor | None
     slope: Tensor | None
+    noise: Noise | None
     scale: float
     visible: Visibility
 
@@ -83,6 +110,7 @@ class _Operands:
             None if query_bias is None else rearrange(query_bias, "b t (k g) -> b k g t 1", k=key_heads),
             None if key_bias is None else rearrange(key_bias, "b s (k g) -> b k g 1 s", k=key_heads),
             None if slope is None else rearrange(slope, "(k g) -> k g 1 1", k=key_heads),
+            problem.scores.noise,
             problem.scores.scale,
             problem.visible,
         )
@@ -91,10 +119,6 @@ class _Operands:
         batch, key_heads, group, queries = self.query.shape[:4]
         per_row = max(1, batch * key_heads * group * self.key.shape[2])
         return self.visible.tiles(min(queries, max(MINIMUM_ROWS, min(MAXIMUM_ROWS, BUDGET // per_row))))
-
-    def count(self, tile: Tile) -> Tensor:
-        """n_i of the tile's rows, [B or 1, 1, 1, rows, 1]."""
-        return self.visible.count[:, None, None, tile.rows, None]
 
     def score(self, tile: Tile) -> Tensor:
         """Scores [B, Hk, G, rows, keys], hidden entries included."""
@@ -109,6 +133,11 @@ class _Operands:
             position = self.visible.position[tile.rows, None]
             column = torch.arange(tile.keys.start, tile.keys.stop, device=position.device)
             score += self.slope * (position - column)
+        if self.noise is not None:
+            place = self.visible.position[tile.rows]
+            shape = score.flatten(1, 2).shape
+            drawn = gumbel(self.noise, shape, place, dtype=score.dtype, first_key=tile.keys.start)
+            score += drawn.view_as(score)
         return score
 
 
@@ -122,28 +151,45 @@ class _TiledAttention(torch.autograd.Function):
         query_bias: Tensor | None,
         key_bias: Tensor | None,
         problem: Problem,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         ctx.save_for_backward(query, key, value, query_bias, key_bias)
         ctx.problem = problem
         operands = _Operands.of(query, key, query_bias, key_bias, problem)
         values = rearrange(value, "b s k d -> b k s d").contiguous()
         rows = rows_of(problem.mechanism)
         out = values.new_zeros(*operands.query.shape[:4], value.shape[-1])
+        log_mass = None
+        if problem.mechanism.form is Ratio:
+            wide = torch.promote_types(query.dtype, torch.float32)
+            log_mass = values.new_zeros(*out.shape[:4], 1, dtype=wide)
         for tile in operands.tiles():
-            weight = rows.weights(problem.mechanism, operands.score(tile), tile, operands.count(tile))
+            weight, mass = rows.weights(
+                problem.mechanism, operands.score(tile), tile, tile_count(problem.visible, tile)
+            )
+            if log_mass is not None and mass is not None:
+                log_mass[..., tile.rows, :] = mass
             mixed = weight.to(value.dtype).flatten(2, 3) @ values[:, :, tile.keys]
             out[..., tile.rows, :] = mixed.unflatten(2, weight.shape[2:4])
-        return rearrange(out, "b k g t d -> b t (k g) d")
+        if log_mass is not None:
+            log_mass = rearrange(log_mass, "b k g t 1 -> b t (k g)")
+        ctx.set_materialize_grads(False)
+        return rearrange(out, "b k g t d -> b t (k g) d"), log_mass
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_out: Tensor | None, grad_log_mass: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         query, key, value, query_bias, key_bias = ctx.saved_tensors
         problem: Problem = ctx.problem
         operands = _Operands.of(query, key, query_bias, key_bias, problem)
         rows = rows_of(problem.mechanism)
         values = rearrange(value, "b s k d -> b k s d").contiguous()
+        if grad_out is None:
+            grad_out = value.new_zeros(*query.shape[:3], value.shape[-1])
         grad_mixed = _heads_first(grad_out, key.shape[2])
+        if grad_log_mass is not None:
+            grad_log_mass = _heads_first(grad_log_mass[..., None], key.shape[2])
         wide = torch.promote_types(query.dtype, torch.float32)
         grad_query = torch.zeros_like(operands.query)
         grad_key = torch.zeros_like(operands.key, dtype=wide)
@@ -154,8 +200,9 @@ class _TiledAttention(torch.autograd.Function):
             grad_rows = grad_mixed[..., tile.rows, :].flatten(2, 3)
             score = operands.score(tile)
             grad_weights = (grad_rows @ values[:, :, tile.keys].mT).to(score.dtype).view_as(score)
+            grad_mass = None if grad_log_mass is None else grad_log_mass[..., tile.rows, :]
             weight, grad_score = rows.gradients(
-                problem.mechanism, score, tile, operands.count(tile), grad_weights
+                problem.mechanism, score, tile, tile_count(problem.visible, tile), grad_weights, grad_mass
             )
             if grad_query_bias is not None:
                 grad_query_bias[..., tile.rows, :] = grad_score.sum(-1, keepdim=True)
@@ -178,6 +225,11 @@ class _TiledAttention(torch.autograd.Function):
         )
 
 
+def tile_count(visible: Visibility, tile: Tile) -> Tensor:
+    """n_i of the tile's rows, [B or 1, 1, 1, rows, 1]."""
+    return visible.count[:, None, None, tile.rows, None]
+
+
 def _zeros_like(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else torch.zeros_like(tensor)
 
@@ -192,4 +244,10 @@ def refuses(problem: Problem) -> str | None:
     return None if form in FORMS else f"it has no row functions for form {form.__name__}"
 
 
-KERNEL = Kernel("tiled", attend, refuses, "PyTorch, blocks of rows, memory linear in length, any device")
+KERNEL = Kernel(
+    "tiled",
+    attend,
+    refuses,
+    "PyTorch, blocks of rows, memory linear in length, any device",
+    run_with_mass=attend_with_mass,
+)

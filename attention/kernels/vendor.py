@@ -90,15 +90,18 @@ def sdpa_refuses(problem: Problem) -> str | None:
     reason = untraceable(problem.mechanism)
     if reason is not None:
         return reason
-    if not _is_softmax(problem.mechanism):
+    if not is_softmax(problem.mechanism):
         return "it computes softmax only"
     if not (scores.query_bias is None and scores.key_bias is None and scores.slope is None):
         return "it takes no biases of scores"
+    if scores.noise is not None:
+        return "it adds no noise to scores"
     return None
 
 
 @torch.compiler.assume_constant_result
-def _is_softmax(mechanism: Mechanism) -> bool:
+def is_softmax(mechanism: Mechanism) -> bool:
+    """Whether weights are softmax, of whatever scores."""
     return program_of(mechanism).functions == SOFTMAX
 
 

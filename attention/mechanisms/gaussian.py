@@ -1,24 +1,27 @@
 """Gaussian attention: SOFT's softmax-free kernel, exact and causal.
 
 Source: Lu et al., "SOFT: Softmax-free Transformer with Linear Complexity", arXiv 2110.11945, and "Softmax-free Linear
-Transformers", arXiv 2207.03341 (code). Theirs is a vision model: bidirectional, queries equal keys, and the kernel is
-approximated through landmarks. This is a causal adaptation of the exact kernel:
+Transformers", arXiv 2207.03341.
 
-    kappa(q_i, k_j) = exp(-beta_h |q_i - k_j|^2 / (2 sqrt(d)))
+    kappa(q_i, k_j) = exp(-beta_h |q_i - k_j|^2 / (2 sqrt(d))),        beta_h = softplus(b_h), learned per head
     w_ij = kappa(q_i, k_j)                          norm = "none", SOFT's kernel
     w_ij = kappa(q_i, k_j) / sum_k kappa(q_i, k_k)  norm = "row"
 
-beta_h > 0 is the learned sharpness of a head (softplus of a parameter), 1 at the start. With `normalise`, queries and
-keys are brought to a root mean square of one first, so that the exponent is -beta_h sqrt(d) (1 - cos(q, k)); without,
-kernels of raw projections vanish in width d as training goes on.
+Paper: a vision model, bidirectional, queries equal keys, the kernel approximated through a few landmarks.
 
-With norm "row" the query's own norm cancels: row-normalised Gaussian attention is softmax attention with the key bias
--|k|^2 / (2 sqrt(d)), and, normalised, cosine softmax. With norm "none" a row's mass can reach n_i; follow it by a
-normalisation of the head's output.
+Published code: landmarks are a learned convolution with layer norm, and the last stage of every released model is
+ordinary softmax attention. No language results exist.
+
+Here: the exact kernel in causal form, a new thing that the papers do not evaluate. Queries and keys are brought to a
+root mean square of one (`normalise`), so that the exponent is -beta_h sqrt(d) (1 - cos(q, k)): with raw unit-variance
+vectors of 64 channels the kernel is numerically the identity. With norm "row" the query's own norm cancels: it is
+softmax attention with the key bias -|k|^2 / (2 sqrt(d)), and, normalised, cosine softmax; a test holds it to that.
+
+Beware: with norm "none" a row's mass may be anything between 0 and n_i; follow it by a normalisation of the head's
+output.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,9 +30,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from attention.errors import AttentionError, nearest
-from attention.mechanism import Mechanism, Pointwise, Ratio, Scores
+from attention.mechanism import Call, Mechanism, Pointwise, Ratio, Scores
 from attention.mechanisms.softmax import Exponential
 from attention.registry import register
+from attention.vectors import unit
 
 NORMS = ("none", "row")
 
@@ -69,17 +73,17 @@ class Gaussian(Pointwise, Exponential):
         """`sharpness` [H], where beta = softplus(sharpness) = 1."""
         return {"sharpness": torch.full((n_head,), math.log(math.e - 1))}
 
-    def scores(
-        self, query: Tensor, key: Tensor, *, count: Tensor, scale: float | None, params: Mapping[str, Tensor]
-    ) -> Scores:
+    def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
         """-beta |q - k|^2 / (2 sqrt(d)), expanded so that the only product of queries and keys is a dot product."""
-        self._refuse_scale(scale)
-        scale = query.shape[-1] ** -0.5
+        self._refuse_scale(call.scale)
+        head_dim = query.shape[-1]
+        scale = head_dim**-0.5
         wide = torch.promote_types(query.dtype, torch.float32)
+        beta = softplus(call.params["sharpness"].to(wide))
+        if self.normalise:  # -beta sqrt(d) (1 - cos)
+            row_bias = None if self.norm == "row" else (-beta / scale).expand(query.shape[:-1])
+            return Scores(unit(query, beta / scale), unit(key), 1.0, row_bias)
         wide_query, wide_key = query.to(wide), key.to(wide)
-        if self.normalise:
-            wide_query, wide_key = (_unit_mean_square(x) for x in (wide_query, wide_key))
-        beta = softplus(params["sharpness"].to(wide))
         group = query.shape[2] // key.shape[2]
         query_bias = None
         if self.norm == "none":  # it cancels in a row sum
@@ -101,7 +105,3 @@ class Gaussian(Pointwise, Exponential):
     def weight_derivative(self, score: Tensor, weight: Tensor) -> Tensor:
         """The exponential is its own derivative."""
         return weight
-
-
-def _unit_mean_square(vectors: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])

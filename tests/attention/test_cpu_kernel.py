@@ -74,7 +74,7 @@ def test_one_head_on_many_threads_equals_one_thread(mechanism):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_operator_keeps_the_rules_of_operators(dtype):
-    mechanism = attention.get("gaussian")
+    mechanism = attention.get("gaussian", normalise=False)
     inputs = make(batch=1, queries=9, heads=2, key_heads=1, head_dim=16).to(dtype)
     problem = attention.kernels.problem.pose(
         *inputs.all[:3],
@@ -86,8 +86,23 @@ def test_the_operator_keeps_the_rules_of_operators(dtype):
         params=None,
     )
     assert cpu.refuses(problem) is None
-    arguments = (*problem.operands, program_of(mechanism).key, True)
+    arguments = (*problem.operands, None, 0.0, 0, program_of(mechanism).key, True, False, False)
     detached = tuple(
         x.detach().requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in arguments
     )
     torch.library.opcheck(torch.ops.attention_zoo_cpu.forward.default, detached)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["sparsemax", "entmax15"])
+def test_tiles_without_weights_are_not_read(name, dtype):
+    inputs = make(batch=1, queries=400, heads=2, key_heads=1, head_dim=16)
+    near = torch.arange(400) // 134  # queries find keys of their own part only
+    for tensor in (inputs.query, inputs.key):
+        tensor.data[..., :3] = 30 * (near[:, None] == torch.arange(3))[None, :, None]
+    inputs = inputs.to(dtype)
+    expected = run(inputs, attention.get(name), "cpu")
+    inputs.value.data[:, :128] = torch.nan
+    poisoned = run(inputs, attention.get(name), "cpu")
+    for tensor, clean in ((poisoned["out"], expected["out"]), (poisoned["query"], expected["query"])):
+        assert torch.equal(tensor[:, 268:], clean[:, 268:])

@@ -78,7 +78,7 @@ def test_a_run_is_measured_as_its_head_says(make_run: RunMaker, tied: bool) -> N
     head = (model.embedding if tied else model.head).weight
     with torch.no_grad():
         left, values, right = torch.linalg.svd(head.double(), full_matrices=False)
-        states = model.states(tokens).double()
+        states = model.hidden(tokens).double()
         cosine = functional.cosine_similarity(states.flatten(0, 1)[:, None], states.flatten(0, 1), dim=-1)
     assert got["spectrum"]["values"] == pytest.approx(values.tolist())
     shares = values / values.sum()

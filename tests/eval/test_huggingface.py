@@ -9,10 +9,14 @@ import torch
 from attention import weights
 from eval import activations, bottleneck, lengths, quantize, sinks
 from eval.analysis import _plain
-from eval.quantize import weight_matrices
+from eval.quantization import probabilities
+from eval.quantization.activations import largest_inputs, quantized_activations
+from eval.quantization.cache import QuantizedCache
+from eval.quantization.weights import weight_matrices
 from eval.subject import Subject, open_subject
 from eval.text import cut
 from models import AttentionCall, ModelError
+from tests.eval.test_gptq import check_blocks
 
 transformers = pytest.importorskip("transformers")
 
@@ -288,9 +292,9 @@ def test_the_analyses_take_them(folders: dict[str, Path], prose_file: str, tmp_p
             activations.run(subject, activations.Settings(length=16, sequences=4))["results"]["tokens"] == 64
         )
         assert len(weight_matrices(subject.blocks)) == {"llama": 14, "gpt2": 8}[kind]
-        scores = quantize.run(subject, quantize.Settings(length=16, sequences=4, bits=(8, 2)))["results"][
-            "bits"
-        ]
+        scores = quantize.run(
+            subject, quantize.Settings(methods=("rtn",), length=16, sequences=4, bits=(8, 2))
+        )["results"]["bits"]
         assert scores["2"]["weight_error"] > scores["8"]["weight_error"] > 0
         measured = lengths.run(subject, lengths.Settings(tokens=256))["results"]
         assert list(measured["lengths"]) == {"llama": ["64", "128", "256"], "gpt2": ["64"]}[kind]
@@ -305,3 +309,51 @@ def test_what_is_not_a_causal_language_model_is_refused(tmp_path: Path, folders:
         open_subject(tmp_path)
     with pytest.raises(ModelError, match="has no steps"):
         open_subject(folders["llama"], step=3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_gptq_walks_through_their_blocks(
+    kind: str, folders: dict[str, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject: Any = open_subject(folders[kind], text=str(corpus / "00.txt"), results=tmp_path)
+    documents = [(corpus / f"{index:02}.txt").read_text() for index in (1, 2, 3)]
+    monkeypatch.setattr(subject, "training_documents", lambda count: ("prose", documents))
+    check_blocks(subject)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_few_bits_in_their_attention_and_activations(
+    kind: str, folders: dict[str, Path], corpus: Path, tmp_path: Path
+) -> None:
+    subject = open_subject(folders[kind], text=str(corpus / "00.txt"), results=tmp_path)
+    windows = cut(subject, 24, 2)
+    full = subject.logits(windows.tokens)
+    moved = {}
+    for bits in (8, 2):
+        with subject.trace(attention=QuantizedCache(bits).attention):
+            moved["cache", bits] = float((subject.logits(windows.tokens) - full).abs().mean())
+        found = probabilities.ranges(subject, windows)
+        mass = probabilities.mass(subject, windows, found, [bits])[bits]
+        with subject.trace(
+            attention=lambda call, b=bits, m=mass, f=found: probabilities.attention(call, b, f, m)
+        ):
+            moved["probabilities", bits] = float((subject.logits(windows.tokens) - full).abs().mean())
+        with quantized_activations(subject, bits, largest_inputs(subject, windows)):
+            moved["activations", bits] = float((subject.logits(windows.tokens) - full).abs().mean())
+    for what in ("cache", "probabilities", "activations"):
+        assert 0 < moved[what, 8] < 0.2 * moved[what, 2], what
+    assert torch.equal(subject.logits(windows.tokens), full)
+
+
+def test_attention_that_cannot_be_traced_is_refused(
+    folders: dict[str, Path], corpus: Path, tmp_path: Path
+) -> None:
+    subject = open_subject(folders["gemma2"], text=str(corpus / "00.txt"), results=tmp_path)
+    windows = cut(subject, 24, 2)
+    with (
+        pytest.raises(ModelError, match="caps its scores"),
+        subject.trace(attention=QuantizedCache(8).attention),
+    ):
+        subject.logits(windows.tokens)
+    with pytest.raises(ModelError, match="caps its scores"):
+        probabilities.ranges(subject, windows)

@@ -15,20 +15,37 @@ from attention.kernels.cpu.ops import load_mechanism, unsupported
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 from attention.kernels.program import program_of, untraceable
-from attention.mechanism import Mechanism, Pointwise
+from attention.mechanism import Mechanism, Noise, Pointwise, Threshold
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 def attend(problem: Problem) -> Tensor:
     """Outputs [B, T, H, Dv]."""
+    return _forward(problem, with_mass=False)[0]
+
+
+def attend_with_mass(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Outputs and log masses [B, T, H] of a Ratio."""
+    return _forward(problem, with_mass=True)
+
+
+def _forward(problem: Problem, with_mass: bool) -> tuple[Tensor, Tensor]:
     scores = problem.scores
     differentiable = (scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias)
     trains = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in differentiable)
     # Gradients through a row sum live on differences that the rounding of outputs would drown.
     keeps_rest = trains and problem.mechanism.form is not Pointwise
-    out, _, _ = torch.ops.attention_zoo_cpu.forward(*problem.operands, _key(problem.mechanism), keeps_rest)
-    return out
+    keeps_support = trains and problem.mechanism.form is Threshold
+    out, log_mass, *_ = torch.ops.attention_zoo_cpu.forward(
+        *problem.operands,
+        *_noise(scores.noise),
+        _key(problem.mechanism),
+        keeps_rest,
+        keeps_support,
+        with_mass,
+    )
+    return out, log_mass
 
 
 def refuses(problem: Problem) -> str | None:
@@ -41,6 +58,16 @@ def refuses(problem: Problem) -> str | None:
     return untraceable(problem.mechanism) or _refuses(problem.mechanism, dtype)
 
 
+def _noise(noise: Noise | None) -> tuple[Tensor | None, float, int]:
+    return (None, 0.0, 0) if noise is None else (noise.seed, noise.amplitude, noise.first_sequence)
+
+
+@torch.compiler.assume_constant_result
+def available() -> bool:
+    """Whether the engine's operators can be had here."""
+    return _missing() is None
+
+
 @torch.compiler.assume_constant_result
 def _key(mechanism: Mechanism) -> str:
     return program_of(mechanism).key
@@ -51,8 +78,13 @@ def _refuses(mechanism: Mechanism, dtype: torch.dtype) -> str | None:
     missing = _missing()
     if missing:
         return missing
-    load_mechanism(program_of(mechanism))
+    _load(mechanism)
     return unsupported(dtype)
+
+
+@cache
+def _load(mechanism: Mechanism) -> None:
+    load_mechanism(program_of(mechanism))
 
 
 @cache
@@ -66,4 +98,10 @@ def _missing() -> str | None:
     return None
 
 
-KERNEL = Kernel("cpu", attend, refuses, "C++, fused forward and backward, float32 and bfloat16")
+KERNEL = Kernel(
+    "cpu",
+    attend,
+    refuses,
+    "C++, fused forward and backward, float32 and bfloat16",
+    run_with_mass=attend_with_mass,
+)

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <tuple>
@@ -19,6 +20,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "noise.h"
 #include "simd.h"
 #include "table.h"
 
@@ -33,6 +35,7 @@ constexpr int64_t WIDE_KEYS = 256;  // keys of a large matrix product there
 constexpr int64_t TILE_KEYS = 128;  // keys of a tile in the backward pass
 constexpr int64_t QUERIES = 64;     // queries of a tile there, and most rows of a block in the forward pass
 constexpr int64_t FEW_QUERIES = 4;  // up to which keys and values are read where they lie
+constexpr int64_t GROUP_ROWS = 16;  // queries and TILE_KEYS keys of which it is kept whether they have a weight
 constexpr int64_t BLOCK_SCORES = 1 << 18;  // scores of a row block, so that it stays in the second-level cache
 
 int64_t round_up(int64_t size, int64_t grain) { return (size + grain - 1) / grain * grain; }
@@ -124,6 +127,7 @@ struct Scoring {
   bool biased;
   View<const float> query_bias, key_bias;
   const float* slope = nullptr;
+  Noise noise;
   const int32_t *first, *last, *position;
   int64_t mask_stride;  // 0 where all sequences share a mask
   const int32_t* first_of(int64_t b) const { return first + b * mask_stride; }
@@ -139,7 +143,7 @@ struct Inputs {
 
   Inputs(const Tensor& query_, const Tensor& key_, const Tensor& value_, const optional<Tensor>& query_bias_,
          const optional<Tensor>& key_bias_, const optional<Tensor>& slope_, const Tensor& first_, const Tensor& last_,
-         const Tensor& position_, double scale)
+         const Tensor& position_, double scale, const optional<Tensor>& seed, double amplitude, int64_t first_sequence)
       : query(width_contiguous(query_)),
         key(width_contiguous(key_)),
         value(width_contiguous(value_)),
@@ -159,6 +163,10 @@ struct Inputs {
     if (slope_) {
       slope = slope_->to(at::kFloat).contiguous();
       scoring.slope = slope->const_data_ptr<float>();
+    }
+    if (seed) {
+      uint64_t drawn_by = seed->item<int64_t>();
+      scoring.noise = {true, drawn_by, static_cast<float>(amplitude), static_cast<uint32_t>(first_sequence)};
     }
     scoring.first = first.const_data_ptr<int32_t>();
     scoring.last = last.const_data_ptr<int32_t>();
@@ -221,9 +229,13 @@ template <class Element>
 void pack_columns(const Element* from, int64_t from_stride, int64_t count, int64_t width, Element* to, int64_t rows,
                   int64_t padded_width, int64_t to_stride, Buffer<Element>& scratch) {
   constexpr int64_t per_word = 4 / sizeof(Element);
-  scratch.resize(rows * padded_width);
-  copy_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
-  transpose(reinterpret_cast<const int32_t*>(scratch.data()), padded_width / per_word, rows, padded_width / per_word,
+  if (count < rows || width < padded_width || from_stride % per_word || reinterpret_cast<uintptr_t>(from) % 4) {
+    scratch.resize(rows * padded_width);
+    copy_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
+    from = scratch.data();
+    from_stride = padded_width;
+  }
+  transpose(reinterpret_cast<const int32_t*>(from), from_stride / per_word, rows, padded_width / per_word,
             reinterpret_cast<int32_t*>(to), to_stride);
 }
 
@@ -232,9 +244,13 @@ template <class Element>
 void transpose_rows(const Element* from, int64_t from_stride, int64_t count, int64_t width, Element* to, int64_t rows,
                     int64_t padded_width, Buffer<Element>& scratch) {
   constexpr int64_t per_word = 4 / sizeof(Element);
-  scratch.resize(rows * padded_width);
-  pack_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
-  transpose(reinterpret_cast<const int32_t*>(scratch.data()), padded_width, rows / per_word, padded_width,
+  if (paired<Element> || count < rows || width < padded_width) {
+    scratch.resize(rows * padded_width);
+    pack_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
+    from = scratch.data();
+    from_stride = padded_width;
+  }
+  transpose(reinterpret_cast<const int32_t*>(from), from_stride, rows / per_word, padded_width,
             reinterpret_cast<int32_t*>(to), rows / per_word);
 }
 
@@ -281,8 +297,9 @@ std::pair<int64_t, int64_t> seen(const int32_t* first, const int32_t* last, int6
 // Memory of one thread that computes row blocks.
 template <class Element>
 struct RowSpace {
-  Buffer<float> score, out, bias, row_scale, row_bias, position;
+  Buffer<float> score, out, bias, row_scale, row_bias, position, scratch;
   Buffer<Element> query, weight;
+  Buffer<uint8_t> occupied;
   Buffer<int32_t> first, last;
   int64_t stride;
 
@@ -293,6 +310,8 @@ struct RowSpace {
     query.resize(rows * shape.padded_dim);
     out.resize(rows * shape.padded_value);
     bias.resize(stride);
+    scratch.resize(stride);
+    occupied.resize(stride / LANES);
     for (auto* per_row : {&row_scale, &row_bias, &position}) per_row->resize(rows);
     first.resize(rows);
     last.resize(rows);
@@ -317,6 +336,8 @@ RowBlock describe(const Scoring& scoring, RowSpace<Element>& space, int64_t b, i
   block.first = space.first.data();
   block.last = space.last.data();
   block.scale = scoring.scale;
+  block.scratch = space.scratch.data();
+  block.occupied = space.occupied.data();
   block.statistics = statistics + start;
   block.statistics_stride = statistics_stride;
   if (scoring.biased) {
@@ -333,6 +354,18 @@ RowBlock describe(const Scoring& scoring, RowSpace<Element>& space, int64_t b, i
     block.slope = scoring.slope ? scoring.slope[h] : 0.f;
   }
   return block;
+}
+
+// Products become scores with noise.
+inline void add_noise(const Scoring& scoring, RowBlock& block, int64_t b, int64_t h, int64_t start, int64_t low) {
+  for (int row = 0; row < block.rows; row++) {
+    float* score = block.score + row * block.stride;
+    uvec position = uvec{} + uint32_t(scoring.position[start + row]);
+    for (int column = block.first[row] & ~(LANES - 1); column < block.last[row]; column += LANES)
+      store(score + column, load(score + column) * block.scale +
+                                scoring.noise(uvec(lanes()) + uint32_t(low + column), position, h, b));
+  }
+  block.scale = 1.f;
 }
 
 // Keys or values of one head as the right side of products with queries: blocks of WIDE_KEYS transposed rows.
@@ -418,13 +451,16 @@ struct PackedKeys {
 
 template <class Element>
 void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, Tensor& out, Tensor& rest,
-                    float* statistics) {
+                    Tensor& support, float* statistics) {
   const Scoring& scoring = inputs.scoring;
   int64_t rows = block_rows(widest(scoring, shape, QUERIES)), width = widest(scoring, shape, rows);
   int64_t blocks = (shape.queries + rows - 1) / rows;
   View<const Element> query(inputs.query);
   View<Element> output(out), lost;
   if (rest.numel()) lost = View<Element>(rest);
+  View<uint8_t> supported;
+  if (support.numel()) supported = View<uint8_t>(support);
+  int64_t widest_depth = mechanism.vanishes ? TILE_KEYS : WIDE_KEYS;
   PackedKeys<Element> packed(shape, inputs.key, inputs.value);
   auto make_space = [&] { return RowSpace<Element>(shape, rows, width); };
   dynamic(shape.batch * shape.heads * blocks, make_space, [&](int64_t index, RowSpace<Element>& space) {
@@ -444,7 +480,9 @@ void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& m
     float* row_statistics = statistics + head * shape.queries;
     RowBlock block = describe(scoring, space, b, h, start, count, low, columns, shape.keys, row_statistics,
                               shape.batch * shape.heads * shape.queries);
+    if (scoring.noise.drawn) add_noise(scoring, block, b, h, start, low);
     const Element* weight;
+    if (mechanism.vanishes) space.occupied.fill(0);
     if constexpr (paired<Element>) {
       mechanism.weights_bfloat16(block, raw(space.weight.data()), space.stride, space.row_scale.data());
       weight = space.weight.data();
@@ -452,14 +490,20 @@ void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& m
       mechanism.weights(block, space.score.data(), space.row_scale.data());
       weight = space.score.data();
     }
-    for (int64_t column = 0; column < columns;) {
-      int64_t depth = columns - column >= WIDE_KEYS ? WIDE_KEYS : KEYS;
+    bool mixed = false;
+    for (int64_t column = 0, depth; column < columns; column += depth) {
+      depth = columns - column >= widest_depth ? widest_depth : KEYS;
+      const uint8_t* here = space.occupied.data() + column / LANES;
+      if (mechanism.vanishes && std::none_of(here, here + depth / LANES, std::identity())) continue;
       multiply(rows, shape.padded_value, depth, weight + column, space.stride,
                values + (low + column) * shape.padded_value, shape.padded_value, space.out.data(),
-               shape.padded_value, column > 0);
-      column += depth;
+               shape.padded_value, mixed);
+      mixed = true;
     }
-    if (columns == 0) space.out.fill(0.f);
+    if (!mixed) space.out.fill(0.f);
+    for (int64_t row = start; supported.data && row < start + count; row += GROUP_ROWS)
+      for (int64_t column = 0; column < columns; column += LANES)
+        supported.at(b, row / GROUP_ROWS, h)[(low + column) / TILE_KEYS] |= space.occupied[column / LANES];
     for (int64_t row = 0; row < count; row++)
       write_output(output, lost, b, start + row, h, space.out.data() + row * shape.padded_value,
                    columns ? space.row_scale[row] : 0.f, shape.value_dim);
@@ -505,6 +549,7 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
                                 statistics + (b * shape.heads + h) * shape.queries,
                                 shape.batch * shape.heads * shape.queries);
       block.score += g * rows * space.stride;
+      if (scoring.noise.drawn) add_noise(scoring, block, b, h, 0, low);
       mechanism.weights(block, block.score, space.row_scale.data() + g * rows);
     }
     line.fill(0.f);
@@ -524,28 +569,40 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
   });
 }
 
-// Outputs, what their rounding lost (where a backward pass will want it, else empty) and row statistics.
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const Tensor& value,
+// Outputs, log masses of a Ratio (where asked for, else empty), what the outputs' rounding lost (where a backward pass
+// will want it, else empty), which tiles have weights (where those vanish, else empty) and row statistics.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const Tensor& value,
                                            const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
                                            const optional<Tensor>& slope, const Tensor& first, const Tensor& last,
-                                           const Tensor& position, double scale, std::string mechanism,
-                                           bool keeps_rest) {
+                                           const Tensor& position, double scale, const optional<Tensor>& seed,
+                                           double amplitude, int64_t first_sequence, std::string mechanism,
+                                           bool keeps_rest, bool keeps_support, bool with_mass) {
   const Mechanism& functions = find_mechanism(mechanism);
   Shape shape(query, key, value);
-  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale);
+  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale, seed, amplitude,
+                first_sequence);
   bool half = query.scalar_type() != at::kFloat, few = shape.queries <= FEW_QUERIES;
   Tensor out = at::empty({shape.batch, shape.queries, shape.heads, shape.value_dim}, query.options());
   Tensor rest = half && keeps_rest ? at::empty(out.sizes(), out.options()) : at::empty({0}, query.options());
+  Tensor support = at::zeros({0}, query.options().dtype(at::kByte));
+  if (keeps_support) {
+    int64_t groups = (shape.queries + GROUP_ROWS - 1) / GROUP_ROWS, tiles = (shape.keys + TILE_KEYS - 1) / TILE_KEYS;
+    support = at::zeros({shape.batch, groups, shape.heads, tiles}, support.options());
+    if (few) support.fill_(1);
+  }
   Tensor statistics = at::zeros({MAXIMUM_STATISTICS, shape.batch, shape.heads, shape.queries},
                                 query.options().dtype(at::kFloat));
   float* rows = statistics.data_ptr<float>();
   if (half)
     few ? forward_few<BFloat16>(shape, inputs, functions, out, rest, rows)
-        : forward_blocks<BFloat16>(shape, inputs, functions, out, rest, rows);
+        : forward_blocks<BFloat16>(shape, inputs, functions, out, rest, support, rows);
   else
     few ? forward_few<float>(shape, inputs, functions, out, rest, rows)
-        : forward_blocks<float>(shape, inputs, functions, out, rest, rows);
-  return {out, rest, statistics};
+        : forward_blocks<float>(shape, inputs, functions, out, rest, support, rows);
+  // pivot + ln(mass), from the pivot and one over the mass.
+  Tensor log_mass = with_mass ? statistics.select(0, PIVOT).sub(statistics.select(0, SCALE).log()).transpose(1, 2).contiguous()
+                              : at::empty({0}, statistics.options());
+  return {out, log_mass, rest, support, statistics};
 }
 
 // ---- backward
@@ -663,13 +720,13 @@ Tile describe_tile(const Shape& shape, const Scoring& scoring, const HeadSpace<E
   Tile tile{};
   tile.score = space.score.data();
   tile.grad_weight = space.grad_weight.data();
-  tile.keys = TILE_KEYS;
+  tile.keys = std::min(TILE_KEYS, round_up(bounds.high - start_key, TILE_KEYS / 2));
   tile.queries = QUERIES;
-  tile.partly_hidden = bounds.shared_low > start_key || bounds.shared_high < start_key + TILE_KEYS;
+  tile.partly_hidden = bounds.shared_low > start_key || bounds.shared_high < start_key + tile.keys;
   tile.first_key = start_key;
   tile.first = space.first.data() + start_query;
   tile.last = space.last.data() + start_query;
-  tile.scale = scoring.scale;
+  tile.scale = tile.grad_scale = scoring.scale;
   tile.count = space.count.data() + start_query;
   tile.delta = space.delta.data() + start_query;
   tile.sums = space.sums.data() + start_query;
@@ -683,18 +740,35 @@ Tile describe_tile(const Shape& shape, const Scoring& scoring, const HeadSpace<E
   }
   if (learned_biases) {
     tile.grad_query_bias = space.grad_query_bias.data() + g * shape.padded_queries + start_query;
-    tile.grad_key_bias = space.grad_key_bias.data() + (g * space.keys + start_key) * LANES;
+    if (scoring.key_bias.data)
+      tile.grad_key_bias = space.grad_key_bias.data() + (g * space.keys + start_key) * LANES;
   }
   return tile;
 }
 
+// The same noise as in the forward pass, on a tile.
+inline void add_noise(const Scoring& scoring, Tile& tile, int64_t b, int64_t h, const float* position) {
+  for (int query = 0; query < tile.queries; query += LANES) {
+    uvec places = uvec(__builtin_convertvector(load(position + query), ivec));
+    ivec first = load(tile.first + query), last = load(tile.last + query);
+    for (int key = 0; key < tile.keys; key++) {
+      int place = tile.first_key + key;
+      if (!any((first <= place) & (last > place))) continue;
+      float* score = tile.score + key * tile.queries + query;
+      store(score, load(score) * tile.scale + scoring.noise(uvec{} + uint32_t(place), places, h, b));
+    }
+  }
+  tile.scale = 1.f;
+}
+
 // Scores and weight gradients of a tile.
 template <class Element>
-void tile_products(const Shape& shape, const HeadSpace<Element>& space, int64_t start_key, int64_t start_query) {
+void tile_products(const Shape& shape, const Tile& tile, const HeadSpace<Element>& space, int64_t start_key,
+                   int64_t start_query) {
   int64_t dim = shape.padded_dim, value_dim = shape.padded_value;
-  multiply(TILE_KEYS, QUERIES, dim, space.key.data() + start_key * dim, dim,
+  multiply(tile.keys, QUERIES, dim, space.key.data() + start_key * dim, dim,
            space.query_transposed.data() + start_query * dim, QUERIES, space.score.data(), QUERIES, false);
-  multiply(TILE_KEYS, QUERIES, value_dim, space.value.data() + start_key * value_dim, value_dim,
+  multiply(tile.keys, QUERIES, value_dim, space.value.data() + start_key * value_dim, value_dim,
            space.grad_transposed.data() + start_query * value_dim, QUERIES, space.grad_weight.data(), QUERIES, false);
 }
 
@@ -714,11 +788,11 @@ void add_gradients(const Shape& shape, const Mechanism& mechanism, const Tile& t
     weight = tile.score;
     grad_score = grad_score_right = tile.grad_weight;
   }
-  multiply(TILE_KEYS, value_dim, QUERIES, weight, QUERIES, space.grad.data() + start_query * value_dim, value_dim,
+  multiply(tile.keys, value_dim, QUERIES, weight, QUERIES, space.grad.data() + start_query * value_dim, value_dim,
            space.grad_value.data() + start_key * value_dim, value_dim, true);
-  multiply(TILE_KEYS, dim, QUERIES, grad_score, QUERIES, space.query.data() + start_query * dim, dim,
+  multiply(tile.keys, dim, QUERIES, grad_score, QUERIES, space.query.data() + start_query * dim, dim,
            space.grad_key.data() + start_key * dim, dim, true);
-  multiply(dim, QUERIES, TILE_KEYS, space.key_transposed.data() + start_key * dim, TILE_KEYS, grad_score_right, QUERIES,
+  multiply(dim, QUERIES, tile.keys, space.key_transposed.data() + start_key * dim, TILE_KEYS, grad_score_right, QUERIES,
            grad_query + start_query * dim, QUERIES, true);
 }
 
@@ -756,19 +830,28 @@ void write_query_gradients(const Shape& shape, int64_t b, int64_t key_head, cons
 
 template <class Element>
 void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, const Tensor& grad_out,
-                    const float* delta, const float* statistics, Gradients& gradients) {
+                    const Tensor& support, const float* delta, const float* statistics, Gradients& gradients) {
   const Scoring& scoring = inputs.scoring;
   int64_t heads = shape.batch * shape.key_heads, key_tiles = (shape.keys + TILE_KEYS - 1) / TILE_KEYS;
   // Fewer heads than threads: several threads share a head, each with every n-th tile of its keys.
   int64_t shares = std::clamp<int64_t>((at::get_num_threads() + heads - 1) / heads, 1, key_tiles);
+  View<const uint8_t> supported;
+  if (support.numel()) supported = View<const uint8_t>(support);
+  // Whether a tile of queries of a head has a weight among a tile of keys.
+  auto has_weights = [&](int64_t b, int64_t h, int64_t start_query, int64_t start_key) {
+    int64_t row = start_query, end = std::min(start_query + QUERIES, shape.queries);
+    while (row < end && !supported.at(b, row / GROUP_ROWS, h)[start_key / TILE_KEYS]) row += GROUP_ROWS;
+    return row < end;
+  };
   bool learned = gradients.query_bias || gradients.key_bias;
   std::vector<Buffer<float>> parts(shares > 1 ? heads * shares : 0), bias_parts(parts.size());
   auto make_space = [&] { return HeadSpace<Element>(shape); };
   dynamic(heads * shares, make_space, [&](int64_t index, HeadSpace<Element>& space) {
     int64_t head = index / shares, share = index % shares, b = head / shape.key_heads, key_head = head % shape.key_heads;
     read_keys(shape, inputs, b, key_head, space);
-    for (auto* sums : {&space.grad_key, &space.grad_value, &space.grad_query, &space.grad_query_bias, &space.grad_key_bias})
-      sums->fill(0.f);
+    for (auto* sums : {&space.grad_key, &space.grad_value, &space.grad_query}) sums->fill(0.f);
+    if (learned)
+      for (auto* sums : {&space.grad_query_bias, &space.grad_key_bias}) sums->fill(0.f);
     for (int64_t g = 0; g < shape.group; g++) {
       int64_t h = key_head * shape.group + g;
       read_queries(shape, inputs, grad_out, delta, statistics, b, h, space);
@@ -777,8 +860,11 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
       auto visit_tile = [&](int64_t start_key, int64_t start_query, auto visit) {
         Bounds bounds = space.bounds[start_query / QUERIES];
         if (bounds.low >= bounds.high || bounds.low >= start_key + TILE_KEYS || bounds.high <= start_key) return;
-        tile_products(shape, space, start_key, start_query);
-        visit(describe_tile(shape, scoring, space, bounds, g, h, start_key, start_query, learned));
+        if (supported.data && !has_weights(b, h, start_query, start_key)) return;
+        Tile tile = describe_tile(shape, scoring, space, bounds, g, h, start_key, start_query, learned);
+        tile_products(shape, tile, space, start_key, start_query);
+        if (scoring.noise.drawn) add_noise(scoring, tile, b, h, space.position.data() + start_query);
+        visit(tile);
       };
       if (mechanism.prepare) {
         space.sums.fill(0.f);
@@ -827,22 +913,26 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
 
 template <class Element>
 void backward_of(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, const Tensor& grad_out,
-                 const Tensor& out, const Tensor& rest, const Tensor& statistics, Gradients& gradients) {
+                 const optional<Tensor>& grad_log_mass, const Tensor& out, const Tensor& rest, const Tensor& support,
+                 const Tensor& statistics, Gradients& gradients) {
   Tensor delta = at::empty({shape.batch, shape.heads, shape.queries}, statistics.options());
   weigh_outputs<Element>(shape, out, rest, grad_out, delta.data_ptr<float>());
-  backward_heads<Element>(shape, inputs, mechanism, grad_out, delta.const_data_ptr<float>(),
+  if (grad_log_mass) delta.sub_(grad_log_mass->transpose(1, 2));
+  backward_heads<Element>(shape, inputs, mechanism, grad_out, support, delta.const_data_ptr<float>(),
                           statistics.const_data_ptr<float>(), gradients);
 }
 
 // Gradients of query, key, value, query_bias and key_bias; the last two are empty where there is no such bias.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    const Tensor& grad_out, const Tensor& out, const Tensor& rest, const Tensor& statistics, const Tensor& query, const Tensor& key,
-    const Tensor& value, const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
+    const Tensor& grad_out, const optional<Tensor>& grad_log_mass, const Tensor& out, const Tensor& rest,
+    const Tensor& support, const Tensor& statistics, const Tensor& query, const Tensor& key, const Tensor& value,
+    const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
     const optional<Tensor>& slope, const Tensor& first, const Tensor& last, const Tensor& position, double scale,
-    std::string mechanism) {
+    const optional<Tensor>& seed, double amplitude, int64_t first_sequence, std::string mechanism) {
   const Mechanism& functions = find_mechanism(mechanism);
   Shape shape(query, key, value);
-  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale);
+  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale, seed, amplitude,
+                first_sequence);
   auto fresh = [](const Tensor& like) { return at::empty(like.sizes(), like.options()); };
   auto of_bias = [&](const optional<Tensor>& bias) {
     return bias ? optional<Tensor>(at::empty(bias->sizes(), bias->options().dtype(at::kFloat))) : std::nullopt;
@@ -850,14 +940,94 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   Gradients gradients{fresh(query), fresh(key), fresh(value), of_bias(query_bias), of_bias(key_bias)};
   Tensor grad = width_contiguous(grad_out.to(query.scalar_type())), mixed = width_contiguous(out);
   if (query.scalar_type() == at::kFloat)
-    backward_of<float>(shape, inputs, functions, grad, mixed, rest, statistics, gradients);
+    backward_of<float>(shape, inputs, functions, grad, grad_log_mass, mixed, rest, support, statistics, gradients);
   else
-    backward_of<BFloat16>(shape, inputs, functions, grad, mixed, rest, statistics, gradients);
+    backward_of<BFloat16>(shape, inputs, functions, grad, grad_log_mass, mixed, rest, support, statistics, gradients);
   auto as_output = [&](const optional<Tensor>& grad, const optional<Tensor>& bias) {
     return grad ? grad->to(bias->scalar_type()) : at::empty({0}, query.options().dtype(at::kFloat));
   };
   return {gradients.query, gradients.key, gradients.value, as_output(gradients.query_bias, query_bias),
           as_output(gradients.key_bias, key_bias)};
+}
+
+// ---- vectors brought to a length: y = factor x / max(|x|, SHORTEST)
+
+constexpr float SHORTEST = 1e-12f;
+
+// visit(row, b, t, h) for all vectors, row counting them.
+template <class Visit>
+void each_vector(const Tensor& vectors, Visit visit) {
+  int64_t length = vectors.size(1), heads = vectors.size(2), grain = std::max<int64_t>(1, (1 << 14) / vectors.size(3));
+  at::parallel_for(0, vectors.size(0) * length * heads, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++)
+      visit(row, row / heads / length, row / heads % length, row % heads);
+  });
+}
+
+// The sum of products of two vectors; what is beyond the last whole vector register comes one by one.
+template <class Element>
+float dot(const Element* x, const Element* y, int64_t width) {
+  vec total = broadcast(0.f);
+  int64_t d = 0;
+  for (; d + LANES <= width; d += LANES) total = fused(load(raw(x) + d), load(raw(y) + d), total);
+  for (; d < width; d++) total[0] += float(x[d]) * float(y[d]);
+  return sum(total);
+}
+
+template <class Element>
+void unit_of(const Tensor& vectors, const Tensor& factor, Tensor& out) {
+  View<const Element> from(vectors);
+  View<Element> to(out);
+  const float* factors = factor.const_data_ptr<float>();
+  int64_t width = vectors.size(3);
+  each_vector(vectors, [&](int64_t, int64_t b, int64_t t, int64_t h) {
+    const Element* x = from.at(b, t, h);
+    Element* y = to.at(b, t, h);
+    float length = std::max(std::sqrt(dot(x, x, width)), SHORTEST);
+    float times = factors[b * factor.stride(0) + t * factor.stride(1) + h * factor.stride(2)] / length;
+    int64_t d = 0;
+    for (; d + LANES <= width; d += LANES) store(raw(y) + d, load(raw(x) + d) * times);
+    for (; d < width; d++) y[d] = Element(float(x[d]) * times);
+  });
+}
+
+// dx = factor (dy - u (u . dy)) / |x|,  dfactor = u . dy,  u = x / |x|.
+template <class Element>
+void unit_backward_of(const Tensor& grad, const Tensor& vectors, const Tensor& factor, Tensor& grad_vectors,
+                      Tensor& grad_factor) {
+  View<const Element> from(vectors), from_grad(grad);
+  View<Element> to(grad_vectors);
+  const float* factors = factor.const_data_ptr<float>();
+  float* to_factor = grad_factor.data_ptr<float>();
+  int64_t width = vectors.size(3);
+  each_vector(vectors, [&](int64_t row, int64_t b, int64_t t, int64_t h) {
+    const Element *x = from.at(b, t, h), *dy = from_grad.at(b, t, h);
+    Element* dx = to.at(b, t, h);
+    float length = std::sqrt(dot(x, x, width)), divisor = std::max(length, SHORTEST);
+    float along = dot(x, dy, width) / divisor, turned = length < SHORTEST ? 0.f : along / divisor;
+    float times = factors[b * factor.stride(0) + t * factor.stride(1) + h * factor.stride(2)] / divisor;
+    int64_t d = 0;
+    for (; d + LANES <= width; d += LANES)
+      store(raw(dx) + d, (load(raw(dy) + d) - load(raw(x) + d) * turned) * times);
+    for (; d < width; d++) dx[d] = Element((float(dy[d]) - float(x[d]) * turned) * times);
+    to_factor[row] = along;
+  });
+}
+
+Tensor unit(const Tensor& vectors, const Tensor& factor) {
+  Tensor from = width_contiguous(vectors), out = at::empty(vectors.sizes(), vectors.options());
+  from.scalar_type() == at::kFloat ? unit_of<float>(from, factor, out) : unit_of<BFloat16>(from, factor, out);
+  return out;
+}
+
+std::tuple<Tensor, Tensor> unit_backward(const Tensor& grad, const Tensor& vectors, const Tensor& factor) {
+  Tensor from = width_contiguous(vectors), from_grad = width_contiguous(grad.to(vectors.scalar_type()));
+  Tensor grad_vectors = at::empty(vectors.sizes(), vectors.options());
+  Tensor grad_factor = at::empty(factor.sizes(), factor.options());
+  from.scalar_type() == at::kFloat
+      ? unit_backward_of<float>(from_grad, from, factor, grad_vectors, grad_factor)
+      : unit_backward_of<BFloat16>(from_grad, from, factor, grad_vectors, grad_factor);
+  return {grad_vectors, grad_factor};
 }
 
 // Whether this processor's matrix products serve a type; raises where they do not.
@@ -880,17 +1050,23 @@ void probe(at::ScalarType type) {
 TORCH_LIBRARY(attention_zoo_cpu, library) {
   library.def("load(str mechanism, str path) -> ()", load_mechanism);
   library.def("probe(ScalarType type) -> ()", probe);
+  library.def("unit(Tensor vectors, Tensor factor) -> Tensor");
+  library.def("unit_backward(Tensor grad, Tensor vectors, Tensor factor) -> (Tensor, Tensor)");
   library.def(
       "forward(Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, Tensor? slope, "
-      "Tensor first, Tensor last, Tensor position, float scale, str mechanism, bool keeps_rest) "
-      "-> (Tensor out, Tensor rest, Tensor statistics)");
+      "Tensor first, Tensor last, Tensor position, float scale, Tensor? seed, float amplitude, "
+      "int first_sequence, str mechanism, bool keeps_rest, bool keeps_support, bool with_mass) "
+      "-> (Tensor out, Tensor log_mass, Tensor rest, Tensor support, Tensor statistics)");
   library.def(
-      "backward(Tensor grad_out, Tensor out, Tensor rest, Tensor statistics, Tensor query, Tensor key, Tensor value, "
+      "backward(Tensor grad_out, Tensor? grad_log_mass, Tensor out, Tensor rest, Tensor support, Tensor statistics, Tensor query, "
+      "Tensor key, Tensor value, "
       "Tensor? query_bias, Tensor? key_bias, Tensor? slope, Tensor first, Tensor last, Tensor position, "
-      "float scale, str mechanism) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "float scale, Tensor? seed, float amplitude, int first_sequence, str mechanism) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(attention_zoo_cpu, CPU, library) {
   library.impl("forward", forward);
   library.impl("backward", backward);
+  library.impl("unit", unit);
+  library.impl("unit_backward", unit_backward);
 }

@@ -10,7 +10,13 @@ from attention.kernels.cpu.build import HERE, BuildError, build, torch_flags
 from attention.kernels.cpu.printer import source
 from attention.kernels.program import Program
 
+STATISTICS = 5
+"""Of a row, as many as MAXIMUM_STATISTICS of the engine."""
+
 NOTICE = "attention: compiling the CPU kernels, once for this machine (about 20 seconds) ..."
+
+GROUP_ROWS, TILE_KEYS = 16, 128
+"""Queries and keys of a tile of which `support` says whether it has weights, as in engine.cpp."""
 
 
 @cache
@@ -25,6 +31,9 @@ def load_engine() -> None:
     torch.library.register_fake("attention_zoo_cpu::forward", _fake_forward)
     torch.library.register_fake("attention_zoo_cpu::backward", _fake_backward)
     torch.library.register_autograd("attention_zoo_cpu::forward", _backward, setup_context=_keep)
+    torch.library.register_fake("attention_zoo_cpu::unit", _fake_unit)
+    torch.library.register_fake("attention_zoo_cpu::unit_backward", _fake_unit_backward)
+    torch.library.register_autograd("attention_zoo_cpu::unit", _unit_backward, setup_context=_keep_unit)
 
 
 @cache
@@ -62,19 +71,35 @@ def _fake_forward(
     last: Tensor,
     position: Tensor,
     scale: float,
+    seed: Tensor | None,
+    amplitude: float,
+    first_sequence: int,
     mechanism: str,
     keeps_rest: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    keeps_support: bool,
+    with_mass: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, queries, heads, _ = query.shape
+    tiles = (batch, -(-queries // GROUP_ROWS), heads, -(-key.shape[1] // TILE_KEYS))
+    support = query.new_empty(tiles if keeps_support else (0,), dtype=torch.uint8)
     out = query.new_empty(batch, queries, heads, value.shape[-1])
+    log_mass = query.new_empty(out.shape[:3] if with_mass else (0,), dtype=torch.float32)
     rest = out.new_empty(out.shape if keeps_rest and out.dtype != torch.float32 else (0,))
-    return out, rest, query.new_empty(4, batch, heads, queries, dtype=torch.float32)
+    return (
+        out,
+        log_mass,
+        rest,
+        support,
+        query.new_empty(STATISTICS, batch, heads, queries, dtype=torch.float32),
+    )
 
 
 def _fake_backward(
     grad_out: Tensor,
+    grad_log_mass: Tensor | None,
     out: Tensor,
     rest: Tensor,
+    support: Tensor,
     statistics: Tensor,
     query: Tensor,
     key: Tensor,
@@ -90,22 +115,44 @@ def _fake_backward(
     return (*(x.new_empty(x.shape) for x in (query, key, value)), *biases)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.scale, ctx.mechanism, _ = inputs
-    ctx.save_for_backward(*output, *tensors)
-    ctx.mark_non_differentiable(*output[1:])
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.scale, seed, ctx.amplitude, ctx.first_sequence, ctx.mechanism, _, _, with_mass = inputs
+    out, log_mass, *saved = output
+    ctx.save_for_backward(out, *saved, *tensors, seed)
+    ctx.mark_non_differentiable(*saved, *([] if with_mass else [log_mass]))
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_out: Tensor | None, *others: None) -> tuple[Tensor | None, ...]:
-    if grad_out is None:
-        return (None,) * 12
-    out, rest, statistics, *tensors = ctx.saved_tensors
+def _backward(
+    ctx: Any, grad_out: Tensor | None, grad_log_mass: Tensor | None, *others: None
+) -> tuple[Tensor | None, ...]:
+    if grad_out is None and grad_log_mass is None:
+        return (None,) * 17
+    out, rest, support, statistics, *tensors, seed = ctx.saved_tensors
+    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+    noise = (seed, ctx.amplitude, ctx.first_sequence)
+    saved = (out, rest, support, statistics, *tensors)
     gradients = torch.ops.attention_zoo_cpu.backward(
-        grad_out, out, rest, statistics, *tensors, ctx.scale, ctx.mechanism
+        grad_out, grad_log_mass, *saved, ctx.scale, *noise, ctx.mechanism
     )
     wanted = [
         gradient if tensor is not None else None
         for gradient, tensor in zip(gradients, tensors[:5], strict=True)
     ]
-    return (*wanted, *(None,) * 7)
+    return (*wanted, *(None,) * 12)
+
+
+def _fake_unit(vectors: Tensor, factor: Tensor) -> Tensor:
+    return vectors.new_empty(vectors.shape)
+
+
+def _fake_unit_backward(grad: Tensor, vectors: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    return vectors.new_empty(vectors.shape), factor.new_empty(factor.shape)
+
+
+def _keep_unit(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _unit_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ops.attention_zoo_cpu.unit_backward(grad, *ctx.saved_tensors)

@@ -47,7 +47,7 @@ inline void clear_hidden(const RowBlock& block, int row, Element* weight) {
 
 template <class Functions>
 struct Pointwise {
-  static constexpr bool prepares = false;
+  static constexpr bool prepares = false, vanishes = false;
 
   template <bool biased, class Element>
   static float weights(const RowBlock& block, int row, Element* out) {
@@ -68,22 +68,24 @@ struct Pointwise {
   };
 };
 
+template <bool biased>
+inline float largest_score(const RowBlock& block, int row, float floor) {
+  vec most = broadcast(floor);
+  visit_row<biased>(block, row, [&](int, vec score, auto visible) {
+    most = maximum(keep_or(score, visible, -INFINITY), most);
+  });
+  float found = largest(most);
+  return found == -INFINITY ? 0.f : found;
+}
+
 template <class Functions>
 struct Ratio {
-  static constexpr bool prepares = false;
-  enum { PIVOT, SCALE };
+  static constexpr bool prepares = Functions::steep, vanishes = false;
 
   template <bool biased, class Element>
   static float weights(const RowBlock& block, int row, Element* out) {
     float pivot = 0;
-    if constexpr (Functions::pivoted) {
-      vec most = broadcast(Functions::pivot_floor);
-      visit_row<biased>(block, row, [&](int, vec score, auto visible) {
-        most = maximum(keep_or(score, visible, -INFINITY), most);
-      });
-      pivot = largest(most);
-      if (pivot == -INFINITY) pivot = 0;
-    }
+    if constexpr (Functions::pivoted) pivot = largest_score<biased>(block, row, Functions::pivot_floor);
     vec total = broadcast(0.f), wide_pivot = broadcast(pivot);
     visit_row<biased>(block, row, [&](int column, vec score, auto visible) {
       auto terms = Functions::terms(score, wide_pivot);
@@ -112,12 +114,26 @@ struct Ratio {
       weight = keep(numerator * scale, visible);
       grad_score = keep(slope * scale, visible);
     }
+    // Where terms are steep: adds one key to the sums over w and w dP', dP' = dP less a first guess of delta.
+    template <class Visible>
+    void prepare(vec score, vec grad_weight, Visible visible, vec (&sums)[PREPARED]) const {
+      vec numerator = keep(Functions::terms(score, pivot).first, visible);
+      sums[0] += numerator;
+      sums[1] += numerator * (grad_weight - delta);
+    }
+    // delta = sum_k w_k dP_k; the mass of a row is what the offset leaves of 1.
+    static void finish(const Tile& tile, int query, const vec (&sums)[PREPARED], float* delta, float*) {
+      vec pivot = load(tile.statistics + PIVOT * tile.statistics_stride + query);
+      vec mass = 1.f - Functions::offset(pivot) * load(tile.statistics + SCALE * tile.statistics_stride + query);
+      vec change = sums[1] / where(sums[0] == 0.f, broadcast(1.f), sums[0]);
+      store(delta + query, (load(delta + query) + change) * mass);
+    }
   };
 };
 
 template <class Functions>
 struct TwoStage {
-  static constexpr bool prepares = true;
+  static constexpr bool prepares = true, vanishes = false;
   enum { UNIT, LARGEST, SCALE, MEAN };
 
   template <bool biased, class Element>
@@ -188,7 +204,156 @@ struct TwoStage {
   };
 };
 
-enum class Biases { none, constant, learned };
+template <class Functions>
+struct Threshold {
+  static constexpr bool prepares = true, vanishes = true;
+  enum { LARGEST, TAU, SCALE };
+  static constexpr int NEWTON_STEPS = 100;  // never reached
+
+  // weights(score - largest - tau), from the few scores above largest - 1, where tau begins.
+  template <bool biased, class Element>
+  static float weights(const RowBlock& block, int row, Element* out) {
+    float most = largest_score<biased>(block, row, -INFINITY);
+    int count = 0;
+    visit_row<biased>(block, row, [&](int, vec score, auto visible) {
+      vec below = keep_or(score - most, visible, -2.f);
+      ivec chosen = below > -1.f;
+      if (any(chosen)) count += compress(block.scratch + count, below, chosen);
+    });
+    float tau = threshold(block.scratch, count);
+    vec total = broadcast(0.f);
+    visit_row<biased>(block, row, [&](int column, vec score, auto visible) {
+      vec weight = keep(rounded<Element>(Functions::weight(score - most - tau)), visible);
+      store(out + column, weight);
+      total += weight;
+      block.occupied[column / LANES] |= any(weight != 0.f);
+    });
+    float mass = sum(total);
+    statistic(block, LARGEST, row) = most;
+    statistic(block, TAU, row) = tau;
+    return statistic(block, SCALE, row) = 1.f / (mass == 0.f ? 1.f : mass);
+  }
+
+  // Newton's method from -1: sum of weight(score - tau) = 1, a sum that is convex in tau.
+  static float threshold(float* score, int count) {
+    store(score + count, broadcast(-2.f));
+    float tau = -1.f;
+    for (int step = 0; step < NEWTON_STEPS; step++) {
+      vec total = broadcast(0.f), slope = broadcast(0.f);
+      for (int place = 0; place < count; place += LANES) {
+        vec excess = load(score + place) - tau, weight = Functions::weight(excess);
+        total += weight;
+        slope += Functions::weight_derivative(excess, weight);
+      }
+      float next = tau + (sum(total) - 1.f) / sum(slope);
+      if (!(next > tau)) break;
+      tau = next;
+    }
+    return tau;
+  }
+
+  struct Row {
+    vec most, tau, scale, delta;
+    Row(const Tile& tile, int query)
+        : most(load(tile.statistics + LARGEST * tile.statistics_stride + query)),
+          tau(load(tile.statistics + TAU * tile.statistics_stride + query)),
+          scale(load(tile.statistics + SCALE * tile.statistics_stride + query)),
+          delta(load(tile.delta + query)) {}
+    template <class Element, class Visible>
+    void gradients(vec score, vec grad_weight, Visible visible, vec& weight, vec& grad_score) const {
+      vec excess = score - most - tau, value = Functions::weight(excess);
+      weight = keep(rounded<Element>(value) * scale, visible);
+      grad_score = keep(Functions::weight_derivative(excess, value) * (grad_weight - delta), visible);
+    }
+    // Adds one key to the sums over u and u dP', u = weight', dP' = dP less a first guess of delta.
+    template <class Visible>
+    void prepare(vec score, vec grad_weight, Visible visible, vec (&sums)[PREPARED]) const {
+      vec excess = score - most - tau;
+      vec slope = keep(Functions::weight_derivative(excess, Functions::weight(excess)), visible);
+      sums[0] += slope;
+      sums[1] += slope * (grad_weight - delta);
+    }
+    // delta = sum_k u_k dP_k / sum_k u_k.
+    static void finish(const Tile&, int query, const vec (&sums)[PREPARED], float* delta, float*) {
+      store(delta + query, load(delta + query) + sums[1] / where(sums[0] == 0.f, broadcast(1.f), sums[0]));
+    }
+  };
+};
+
+template <class Functions>
+struct Adjusted {
+  static constexpr bool prepares = true, vanishes = false;
+  enum { HIGHEST, LOWEST, INVERSE, THROUGH_LOWEST, THROUGH_HIGHEST };
+
+  template <bool biased, class Element>
+  static float weights(const RowBlock& block, int row, Element* out) {
+    float most = largest_score<biased>(block, row, -INFINITY);
+    vec least = broadcast(INFINITY), total = broadcast(0.f);
+    visit_row<biased>(block, row, [&](int, vec score, auto visible) {
+      least = minimum(keep_or(score, visible, INFINITY), least);
+      total += keep(exp(score - most), visible);
+    });
+    float low = -largest(-least), mass = sum(total);
+    if (low == INFINITY) low = 0.f;
+    float inverse = 1.f / (mass == 0.f ? 1.f : mass);
+    vec wide_low = broadcast(low), wide_most = broadcast(most);
+    visit_row<biased>(block, row, [&](int column, vec score, auto visible) {
+      store(out + column, keep(Functions::weight(score, exp(score - most) * inverse, wide_low, wide_most), visible));
+    });
+    statistic(block, HIGHEST, row) = most;
+    statistic(block, LOWEST, row) = low;
+    statistic(block, INVERSE, row) = inverse;
+    return 1.f;
+  }
+
+  static ivec ties(vec score, vec extreme) { return abs(score - extreme) <= abs(extreme) * Functions::tied; }
+
+  struct Row {
+    vec most, low, inverse, through_low, through_most, delta;
+    Row(const Tile& tile, int query)
+        : most(load(tile.statistics + HIGHEST * tile.statistics_stride + query)),
+          low(load(tile.statistics + LOWEST * tile.statistics_stride + query)),
+          inverse(load(tile.statistics + INVERSE * tile.statistics_stride + query)),
+          through_low(load(tile.statistics + THROUGH_LOWEST * tile.statistics_stride + query)),
+          through_most(load(tile.statistics + THROUGH_HIGHEST * tile.statistics_stride + query)),
+          delta(load(tile.delta + query)) {}
+    template <class Element, class Visible>
+    void gradients(vec score, vec grad_weight, Visible visible, vec& weight, vec& grad_score) const {
+      ivec least = ties(score, low), largest = ties(score, most);
+      score = snapped(score, least, largest);
+      vec share = exp(score - most) * inverse;
+      auto by = Functions::weight_derivatives(score, share, low, most);
+      vec grad_explicit = by.first * grad_weight;
+      grad_explicit += where(least, through_low, broadcast(0.f));
+      grad_explicit += where(largest, through_most, broadcast(0.f));
+      weight = keep(Functions::weight(score, share, low, most), visible);
+      grad_score = keep(share * (by.second * grad_weight - delta) + grad_explicit, visible);
+    }
+    // Adds one key to the sums over p w_p dP, w_a dP, w_b dP and the numbers of keys that tie with the extremes.
+    template <class Visible>
+    void prepare(vec score, vec grad_weight, Visible visible, vec (&sums)[PREPARED]) const {
+      ivec least = ties(score, low), largest = ties(score, most);
+      score = snapped(score, least, largest);
+      vec share = exp(score - most) * inverse;
+      auto by = Functions::weight_derivatives(score, share, low, most);
+      sums[0] += keep(share * (by.second * grad_weight), visible);
+      sums[1] += keep(by.third * grad_weight, visible);
+      sums[2] += keep(by.fourth * grad_weight, visible);
+      sums[3] += keep(where(least, broadcast(1.f), broadcast(0.f)), visible);
+      sums[4] += keep(where(largest, broadcast(1.f), broadcast(0.f)), visible);
+    }
+    // Scores differ from the forward pass's in a last bit; one that ties with an extreme is that extreme.
+    vec snapped(vec score, ivec least, ivec largest) const { return where(largest, most, where(least, low, score)); }
+    static void finish(const Tile& tile, int query, const vec (&sums)[PREPARED], float* delta, float* statistics) {
+      vec one = broadcast(1.f);
+      store(delta + query, sums[0]);
+      store(statistics + THROUGH_LOWEST * tile.statistics_stride + query, sums[1] / maximum(sums[3], one));
+      store(statistics + THROUGH_HIGHEST * tile.statistics_stride + query, sums[2] / maximum(sums[4], one));
+    }
+  };
+};
+
+enum class Biases { none, constant, of_queries, learned };  // the last two: with gradients
 
 template <class Form>
 struct Compiled {
@@ -226,11 +391,10 @@ struct Compiled {
     visit_entry<biases, partly_hidden>(tile, key, query, [&](vec score, vec grad_weight, auto visible) {
       row.template gradients<Element>(score, grad_weight, visible, weight, grad);
     });
-    if constexpr (biases == Biases::learned) {
-      row_sum += grad;
+    if constexpr (biases >= Biases::of_queries) row_sum += grad;
+    if constexpr (biases == Biases::learned)
       store(tile.grad_key_bias + key * LANES, load(tile.grad_key_bias + key * LANES) + grad);
-    }
-    grad *= tile.scale;
+    grad *= tile.grad_scale;
   }
 
   struct Prepare {
@@ -268,7 +432,7 @@ struct Compiled {
           store(tile.score + key * tile.queries + query, weight);
           store(tile.grad_weight + key * tile.queries + query, grad);
         }
-        if constexpr (biases == Biases::learned)
+        if constexpr (biases >= Biases::of_queries)
           store(tile.grad_query_bias + query, load(tile.grad_query_bias + query) + row_sum);
       }
     }
@@ -289,7 +453,7 @@ struct Compiled {
           store(grads + at + tile.queries, odd);
           store_pairs(pairs + key * tile.queries + 2 * query, even, odd);
         }
-        if constexpr (biases == Biases::learned)
+        if constexpr (biases >= Biases::of_queries)
           store(tile.grad_query_bias + query, load(tile.grad_query_bias + query) + row_sum);
       }
     }
@@ -304,6 +468,8 @@ struct Compiled {
   static void specialised(const Tile& tile, Outputs... outputs) {
     if (tile.grad_key_bias)
       masked<Run, Biases::learned>(tile, outputs...);
+    else if (tile.grad_query_bias)
+      masked<Run, Biases::of_queries>(tile, outputs...);
     else if (tile.key_bias)
       masked<Run, Biases::constant>(tile, outputs...);
     else
@@ -313,6 +479,7 @@ struct Compiled {
   static const Mechanism* table() {
     static const Mechanism mechanism = [] {
       Mechanism made{};
+      made.vanishes = Form::vanishes;
       made.weights = weights_float;
       made.weights_bfloat16 = weights<uint16_t>;
       made.gradients = specialised<Gradients>;

@@ -120,6 +120,29 @@ inline float largest(vec x) {
 inline vec reciprocal(vec x) { return 1.f / x; }
 #endif
 
+// Writes the chosen lanes one after the other, and anything behind them up to LANES; returns how many were chosen.
+inline int compress(float* to, vec x, ivec chosen) {
+#ifdef __AVX512DQ__
+  __mmask16 mask = _mm512_movepi32_mask((__m512i)chosen);
+  store(to, (vec)_mm512_maskz_compress_ps(mask, (__m512)x));
+  return __builtin_popcount(mask);
+#else
+  int count = 0;
+  for (int lane = 0; lane < LANES; lane++)
+    if (chosen[lane]) to[count++] = x[lane];
+  return count;
+#endif
+}
+#ifdef __AVX512DQ__
+inline bool any(ivec mask) { return _mm512_movepi32_mask((__m512i)mask); }
+#else
+inline bool any(ivec mask) {
+  int32_t found = 0;
+  for (int lane = 0; lane < LANES; lane++) found |= mask[lane];
+  return found;
+}
+#endif
+
 inline vec neg(vec x) { return -x; }
 inline vec abs(vec x) { return from_bits(bits(x) & 0x7fffffff); }
 inline vec copysign(vec x, vec sign) {
