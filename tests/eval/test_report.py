@@ -453,7 +453,11 @@ def test_the_report_and_its_data_are_written(subject, tmp_path):
     assert cells["runs"] == 2
     data = json.loads((tmp_path / "new" / "report.json").read_text())
     assert [entry["name"] for entry in data["runs"]] == [str(subject.path), str(subject_too.path)]
-    assert data["runs"][1]["missing"] == {"training": "not logged"}
+    assert data["runs"][1]["missing"] == {
+        "training": "not logged",
+        "passkey": "not measured",
+        "synthetic": "not measured",
+    }
     assert "<title>Two</title>" in (tmp_path / "new" / "report.html").read_text()
     report.run_all([subject], Settings())
     assert (tmp_path / "report.html").is_file()
