@@ -90,6 +90,7 @@ def by_library(path: Path, bits: int, calibration: Tensor) -> dict[str, Tensor]:
         act_group_aware=False,
         damp_percent=DAMPING,
         true_sequential=False,
+        offload_to_disk=False,
     )
     quantizer: Any = GPTQModel.load(str(path), config, device="cpu", dtype=torch.float32)
     examples = [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in calibration]
