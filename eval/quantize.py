@@ -80,7 +80,7 @@ class Settings:
     )
     longest: int = field(default=1024, metadata={"help": "but by default no more than this"})
     sequences: int = field(default=16, metadata={"help": "held-out windows to score"})
-    calibration: int = field(default=16, metadata={"help": "windows of training text to calibrate on"})
+    calibration: int = field(default=8, metadata={"help": "windows of training text to calibrate on"})
     damping: float = field(default=0.01, metadata={"help": "of gptq, in means of the Hessian's diagonal"})
     attention_bits: tuple[int, ...] = field(
         default=(8, 4), metadata={"help": "bits of cache and probabilities"}
