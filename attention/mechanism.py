@@ -163,9 +163,14 @@ class Ratio(Mechanism):
 
     The pivot is the row maximum, raised to `pivot_floor`; it cancels and exists so that nothing overflows. A
     mechanism whose terms grow at most linearly needs none and sets `pivot_floor = None` (pivot 0).
+
+    Numerator and denominator are `steep` where they are one function that may be next to nothing while its derivative
+    is not. Gradients cancel there and are divided by next to nothing, so kernels must not take sum_j w_ij dP_ij from
+    the outputs, which are rounded.
     """
 
     pivot_floor: ClassVar[float | None] = float("-inf")
+    steep: ClassVar[bool] = False
 
     @abstractmethod
     def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,7 +258,13 @@ class Mix(Protocol):
 
 
 class Composite(Mechanism):
-    """Weights that several mixings of elementary mechanisms make together."""
+    """Weights that several mixings of elementary mechanisms make together.
+
+    Attributes:
+        mixings: how many, each of which rounds.
+    """
+
+    mixings: ClassVar[int] = 2
 
     @property
     @abstractmethod

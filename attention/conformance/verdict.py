@@ -133,8 +133,8 @@ def judge(
 
 
 def mixings(mechanism: Mechanism) -> int:
-    """Of how many elementary mechanisms it is made."""
-    return len(mechanism.parts) if isinstance(mechanism, Composite) else 1
+    """How many mixings make its outputs."""
+    return mechanism.mixings if isinstance(mechanism, Composite) else 1
 
 
 def judged(truth: Tensor, eager: Tensor, dtype: torch.dtype) -> Tensor:

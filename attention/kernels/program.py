@@ -8,7 +8,7 @@ language. A formula is therefore stated in one place, in PyTorch, whatever runs 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -94,6 +94,7 @@ class Program:
         functions: in the order of FORMS.
         pivot_floor: of a Ratio; None where it needs no pivot, and for the other forms.
         epsilon: of a TwoStage, else 0.
+        steep: of a Ratio, else False.
     """
 
     mechanism: str
@@ -101,12 +102,13 @@ class Program:
     functions: tuple[Function, ...]
     pivot_floor: float | None
     epsilon: float
+    steep: bool = False
 
     def __getitem__(self, name: str) -> Function:
         """A function by its name."""
         return next(function for function in self.functions if function.name == name)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A name that no other program has."""
         return f"{self.mechanism}-{hashlib.sha256(repr(self).encode()).hexdigest()[:12]}"
@@ -132,6 +134,7 @@ def program_of(mechanism: Mechanism) -> Program:
         functions,
         mechanism.pivot_floor if is_ratio else None,  # type: ignore[attr-defined]
         mechanism.epsilon if mechanism.form is TwoStage else 0.0,  # type: ignore[attr-defined]
+        is_ratio and mechanism.steep,  # type: ignore[attr-defined]
     )
 
 

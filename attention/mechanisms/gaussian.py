@@ -33,6 +33,7 @@ from attention.errors import AttentionError, nearest
 from attention.mechanism import Call, Mechanism, Pointwise, Ratio, Scores
 from attention.mechanisms.softmax import Exponential
 from attention.registry import register
+from attention.vectors import unit
 
 NORMS = ("none", "row")
 
@@ -75,12 +76,14 @@ class Gaussian(Pointwise, Exponential):
     def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
         """-beta |q - k|^2 / (2 sqrt(d)), expanded so that the only product of queries and keys is a dot product."""
         self._refuse_scale(call.scale)
-        scale = query.shape[-1] ** -0.5
+        head_dim = query.shape[-1]
+        scale = head_dim**-0.5
         wide = torch.promote_types(query.dtype, torch.float32)
-        wide_query, wide_key = query.to(wide), key.to(wide)
-        if self.normalise:
-            wide_query, wide_key = (_unit_mean_square(x) for x in (wide_query, wide_key))
         beta = softplus(call.params["sharpness"].to(wide))
+        if self.normalise:  # -beta sqrt(d) (1 - cos)
+            row_bias = None if self.norm == "row" else (-beta / scale).expand(query.shape[:-1])
+            return Scores(unit(query, beta / scale), unit(key), 1.0, row_bias)
+        wide_query, wide_key = query.to(wide), key.to(wide)
         group = query.shape[2] // key.shape[2]
         query_bias = None
         if self.norm == "none":  # it cancels in a row sum
@@ -102,7 +105,3 @@ class Gaussian(Pointwise, Exponential):
     def weight_derivative(self, score: Tensor, weight: Tensor) -> Tensor:
         """The exponential is its own derivative."""
         return weight
-
-
-def _unit_mean_square(vectors: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])

@@ -22,10 +22,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import softplus
 
 from attention.mechanism import Call, Mechanism, Ratio, Scores
 from attention.registry import register
+from attention.vectors import unit
 
 
 class LengthScaledCosine(Mechanism):
@@ -35,9 +36,8 @@ class LengthScaledCosine(Mechanism):
         """Unit queries and keys; the length factor goes into the query."""
         self._refuse_scale(call.scale)
         wide = torch.promote_types(query.dtype, torch.float32)
-        length = call.log_count(wide)[..., None, None]
-        unit_query = normalize(query.to(wide), dim=-1) * (math.log(query.shape[-1]) * length)
-        return Scores(unit_query.to(query.dtype), normalize(key.to(wide), dim=-1).to(key.dtype))
+        length = call.log_count(wide)[..., None]
+        return Scores(unit(query, math.log(query.shape[-1]) * length), unit(key))
 
 
 @register

@@ -32,6 +32,7 @@ class ReluSoftmax(Softpick):
     name: ClassVar[str] = "relu_softmax"
     formula: ClassVar[str] = "relu(exp(s) − 1) / Σ relu(exp(s) − 1)"
     paper: ClassVar[str] = "Zuhri et al. 2025, arXiv 2504.20966 v4, equation 5"
+    steep: ClassVar[bool] = True
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """Equation 5, with the pivot max(0, max s); a hidden key counts as s = 0, which adds nothing."""

@@ -74,7 +74,7 @@ def test_one_head_on_many_threads_equals_one_thread(mechanism):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_operator_keeps_the_rules_of_operators(dtype):
-    mechanism = attention.get("gaussian")
+    mechanism = attention.get("gaussian", normalise=False)
     inputs = make(batch=1, queries=9, heads=2, key_heads=1, head_dim=16).to(dtype)
     problem = attention.kernels.problem.pose(
         *inputs.all[:3],

@@ -81,9 +81,10 @@ def test_sdpa_sees_no_future_bit_for_bit():
 @pytest.mark.parametrize("mechanism", every_mechanism(), ids=label)
 def test_what_is_not_softmax_of_plain_scores_is_refused(mechanism):
     reason = vendor.SDPA.refuses(example(mechanism))
-    if mechanism == SOFTMAX:
+    row_gaussian = mechanism.name == "gaussian" and mechanism.norm == "row"
+    if mechanism == SOFTMAX or (row_gaussian and mechanism.normalise):
         assert reason is None
-    elif mechanism.name == "gaussian" and mechanism.norm == "row":
+    elif row_gaussian:
         assert reason == "it takes no biases of scores"
     else:
         assert reason == "it computes softmax only"

@@ -68,7 +68,8 @@ def test_error_is_at_most_twice_that_of_eager_in_the_same_dtype(mechanism, dtype
         eager = run(inputs, mechanism, "dense")
         result = run(inputs, mechanism, "triton")
         rounds = mixings(mechanism)
-        judge(result, {key: truth[key] for key in MIXED}, eager, name, floor=1.0, mixings=rounds)
+        if rounds == 1:
+            judge(result, {key: truth[key] for key in MIXED}, eager, name, floor=1.0)
         judge(result, truth, eager, name, SLACK[dtype], floor=1.0, mixings=rounds)
 
 

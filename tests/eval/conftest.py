@@ -178,6 +178,16 @@ class Scripted(Subject):
     def logits(self, tokens: Tensor) -> Tensor:
         return torch.zeros(*tokens.shape, self.vocab_size)
 
+    def states(self, tokens: Tensor) -> Tensor:
+        return torch.zeros(*tokens.shape, 4)
+
+    @property
+    def head(self) -> Tensor:
+        return torch.zeros(self.vocab_size, 4)
+
+    def read_out(self, states: Tensor) -> Tensor:
+        return states @ self.head.mT
+
     def generate(self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0) -> list[int]:
         return []
 

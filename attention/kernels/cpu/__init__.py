@@ -63,6 +63,12 @@ def _noise(noise: Noise | None) -> tuple[Tensor | None, float, int]:
 
 
 @torch.compiler.assume_constant_result
+def available() -> bool:
+    """Whether the engine's operators can be had here."""
+    return _missing() is None
+
+
+@torch.compiler.assume_constant_result
 def _key(mechanism: Mechanism) -> str:
     return program_of(mechanism).key
 
@@ -72,8 +78,13 @@ def _refuses(mechanism: Mechanism, dtype: torch.dtype) -> str | None:
     missing = _missing()
     if missing:
         return missing
-    load_mechanism(program_of(mechanism))
+    _load(mechanism)
     return unsupported(dtype)
+
+
+@cache
+def _load(mechanism: Mechanism) -> None:
+    load_mechanism(program_of(mechanism))
 
 
 @cache

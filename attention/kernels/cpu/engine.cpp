@@ -229,9 +229,13 @@ template <class Element>
 void pack_columns(const Element* from, int64_t from_stride, int64_t count, int64_t width, Element* to, int64_t rows,
                   int64_t padded_width, int64_t to_stride, Buffer<Element>& scratch) {
   constexpr int64_t per_word = 4 / sizeof(Element);
-  scratch.resize(rows * padded_width);
-  copy_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
-  transpose(reinterpret_cast<const int32_t*>(scratch.data()), padded_width / per_word, rows, padded_width / per_word,
+  if (count < rows || width < padded_width || from_stride % per_word || reinterpret_cast<uintptr_t>(from) % 4) {
+    scratch.resize(rows * padded_width);
+    copy_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
+    from = scratch.data();
+    from_stride = padded_width;
+  }
+  transpose(reinterpret_cast<const int32_t*>(from), from_stride / per_word, rows, padded_width / per_word,
             reinterpret_cast<int32_t*>(to), to_stride);
 }
 
@@ -240,9 +244,13 @@ template <class Element>
 void transpose_rows(const Element* from, int64_t from_stride, int64_t count, int64_t width, Element* to, int64_t rows,
                     int64_t padded_width, Buffer<Element>& scratch) {
   constexpr int64_t per_word = 4 / sizeof(Element);
-  scratch.resize(rows * padded_width);
-  pack_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
-  transpose(reinterpret_cast<const int32_t*>(scratch.data()), padded_width, rows / per_word, padded_width,
+  if (paired<Element> || count < rows || width < padded_width) {
+    scratch.resize(rows * padded_width);
+    pack_rows(from, from_stride, count, width, scratch.data(), rows, padded_width);
+    from = scratch.data();
+    from_stride = padded_width;
+  }
+  transpose(reinterpret_cast<const int32_t*>(from), from_stride, rows / per_word, padded_width,
             reinterpret_cast<int32_t*>(to), rows / per_word);
 }
 
@@ -712,9 +720,9 @@ Tile describe_tile(const Shape& shape, const Scoring& scoring, const HeadSpace<E
   Tile tile{};
   tile.score = space.score.data();
   tile.grad_weight = space.grad_weight.data();
-  tile.keys = TILE_KEYS;
+  tile.keys = std::min(TILE_KEYS, round_up(bounds.high - start_key, TILE_KEYS / 2));
   tile.queries = QUERIES;
-  tile.partly_hidden = bounds.shared_low > start_key || bounds.shared_high < start_key + TILE_KEYS;
+  tile.partly_hidden = bounds.shared_low > start_key || bounds.shared_high < start_key + tile.keys;
   tile.first_key = start_key;
   tile.first = space.first.data() + start_query;
   tile.last = space.last.data() + start_query;
@@ -732,7 +740,8 @@ Tile describe_tile(const Shape& shape, const Scoring& scoring, const HeadSpace<E
   }
   if (learned_biases) {
     tile.grad_query_bias = space.grad_query_bias.data() + g * shape.padded_queries + start_query;
-    tile.grad_key_bias = space.grad_key_bias.data() + (g * space.keys + start_key) * LANES;
+    if (scoring.key_bias.data)
+      tile.grad_key_bias = space.grad_key_bias.data() + (g * space.keys + start_key) * LANES;
   }
   return tile;
 }
@@ -754,11 +763,12 @@ inline void add_noise(const Scoring& scoring, Tile& tile, int64_t b, int64_t h, 
 
 // Scores and weight gradients of a tile.
 template <class Element>
-void tile_products(const Shape& shape, const HeadSpace<Element>& space, int64_t start_key, int64_t start_query) {
+void tile_products(const Shape& shape, const Tile& tile, const HeadSpace<Element>& space, int64_t start_key,
+                   int64_t start_query) {
   int64_t dim = shape.padded_dim, value_dim = shape.padded_value;
-  multiply(TILE_KEYS, QUERIES, dim, space.key.data() + start_key * dim, dim,
+  multiply(tile.keys, QUERIES, dim, space.key.data() + start_key * dim, dim,
            space.query_transposed.data() + start_query * dim, QUERIES, space.score.data(), QUERIES, false);
-  multiply(TILE_KEYS, QUERIES, value_dim, space.value.data() + start_key * value_dim, value_dim,
+  multiply(tile.keys, QUERIES, value_dim, space.value.data() + start_key * value_dim, value_dim,
            space.grad_transposed.data() + start_query * value_dim, QUERIES, space.grad_weight.data(), QUERIES, false);
 }
 
@@ -778,11 +788,11 @@ void add_gradients(const Shape& shape, const Mechanism& mechanism, const Tile& t
     weight = tile.score;
     grad_score = grad_score_right = tile.grad_weight;
   }
-  multiply(TILE_KEYS, value_dim, QUERIES, weight, QUERIES, space.grad.data() + start_query * value_dim, value_dim,
+  multiply(tile.keys, value_dim, QUERIES, weight, QUERIES, space.grad.data() + start_query * value_dim, value_dim,
            space.grad_value.data() + start_key * value_dim, value_dim, true);
-  multiply(TILE_KEYS, dim, QUERIES, grad_score, QUERIES, space.query.data() + start_query * dim, dim,
+  multiply(tile.keys, dim, QUERIES, grad_score, QUERIES, space.query.data() + start_query * dim, dim,
            space.grad_key.data() + start_key * dim, dim, true);
-  multiply(dim, QUERIES, TILE_KEYS, space.key_transposed.data() + start_key * dim, TILE_KEYS, grad_score_right, QUERIES,
+  multiply(dim, QUERIES, tile.keys, space.key_transposed.data() + start_key * dim, TILE_KEYS, grad_score_right, QUERIES,
            grad_query + start_query * dim, QUERIES, true);
 }
 
@@ -839,8 +849,9 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
   dynamic(heads * shares, make_space, [&](int64_t index, HeadSpace<Element>& space) {
     int64_t head = index / shares, share = index % shares, b = head / shape.key_heads, key_head = head % shape.key_heads;
     read_keys(shape, inputs, b, key_head, space);
-    for (auto* sums : {&space.grad_key, &space.grad_value, &space.grad_query, &space.grad_query_bias, &space.grad_key_bias})
-      sums->fill(0.f);
+    for (auto* sums : {&space.grad_key, &space.grad_value, &space.grad_query}) sums->fill(0.f);
+    if (learned)
+      for (auto* sums : {&space.grad_query_bias, &space.grad_key_bias}) sums->fill(0.f);
     for (int64_t g = 0; g < shape.group; g++) {
       int64_t h = key_head * shape.group + g;
       read_queries(shape, inputs, grad_out, delta, statistics, b, h, space);
@@ -850,8 +861,8 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
         Bounds bounds = space.bounds[start_query / QUERIES];
         if (bounds.low >= bounds.high || bounds.low >= start_key + TILE_KEYS || bounds.high <= start_key) return;
         if (supported.data && !has_weights(b, h, start_query, start_key)) return;
-        tile_products(shape, space, start_key, start_query);
         Tile tile = describe_tile(shape, scoring, space, bounds, g, h, start_key, start_query, learned);
+        tile_products(shape, tile, space, start_key, start_query);
         if (scoring.noise.drawn) add_noise(scoring, tile, b, h, space.position.data() + start_query);
         visit(tile);
       };
@@ -939,6 +950,86 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
           as_output(gradients.key_bias, key_bias)};
 }
 
+// ---- vectors brought to a length: y = factor x / max(|x|, SHORTEST)
+
+constexpr float SHORTEST = 1e-12f;
+
+// visit(row, b, t, h) for all vectors, row counting them.
+template <class Visit>
+void each_vector(const Tensor& vectors, Visit visit) {
+  int64_t length = vectors.size(1), heads = vectors.size(2), grain = std::max<int64_t>(1, (1 << 14) / vectors.size(3));
+  at::parallel_for(0, vectors.size(0) * length * heads, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++)
+      visit(row, row / heads / length, row / heads % length, row % heads);
+  });
+}
+
+// The sum of products of two vectors; what is beyond the last whole vector register comes one by one.
+template <class Element>
+float dot(const Element* x, const Element* y, int64_t width) {
+  vec total = broadcast(0.f);
+  int64_t d = 0;
+  for (; d + LANES <= width; d += LANES) total = fused(load(raw(x) + d), load(raw(y) + d), total);
+  for (; d < width; d++) total[0] += float(x[d]) * float(y[d]);
+  return sum(total);
+}
+
+template <class Element>
+void unit_of(const Tensor& vectors, const Tensor& factor, Tensor& out) {
+  View<const Element> from(vectors);
+  View<Element> to(out);
+  const float* factors = factor.const_data_ptr<float>();
+  int64_t width = vectors.size(3);
+  each_vector(vectors, [&](int64_t, int64_t b, int64_t t, int64_t h) {
+    const Element* x = from.at(b, t, h);
+    Element* y = to.at(b, t, h);
+    float length = std::max(std::sqrt(dot(x, x, width)), SHORTEST);
+    float times = factors[b * factor.stride(0) + t * factor.stride(1) + h * factor.stride(2)] / length;
+    int64_t d = 0;
+    for (; d + LANES <= width; d += LANES) store(raw(y) + d, load(raw(x) + d) * times);
+    for (; d < width; d++) y[d] = Element(float(x[d]) * times);
+  });
+}
+
+// dx = factor (dy - u (u . dy)) / |x|,  dfactor = u . dy,  u = x / |x|.
+template <class Element>
+void unit_backward_of(const Tensor& grad, const Tensor& vectors, const Tensor& factor, Tensor& grad_vectors,
+                      Tensor& grad_factor) {
+  View<const Element> from(vectors), from_grad(grad);
+  View<Element> to(grad_vectors);
+  const float* factors = factor.const_data_ptr<float>();
+  float* to_factor = grad_factor.data_ptr<float>();
+  int64_t width = vectors.size(3);
+  each_vector(vectors, [&](int64_t row, int64_t b, int64_t t, int64_t h) {
+    const Element *x = from.at(b, t, h), *dy = from_grad.at(b, t, h);
+    Element* dx = to.at(b, t, h);
+    float length = std::sqrt(dot(x, x, width)), divisor = std::max(length, SHORTEST);
+    float along = dot(x, dy, width) / divisor, turned = length < SHORTEST ? 0.f : along / divisor;
+    float times = factors[b * factor.stride(0) + t * factor.stride(1) + h * factor.stride(2)] / divisor;
+    int64_t d = 0;
+    for (; d + LANES <= width; d += LANES)
+      store(raw(dx) + d, (load(raw(dy) + d) - load(raw(x) + d) * turned) * times);
+    for (; d < width; d++) dx[d] = Element((float(dy[d]) - float(x[d]) * turned) * times);
+    to_factor[row] = along;
+  });
+}
+
+Tensor unit(const Tensor& vectors, const Tensor& factor) {
+  Tensor from = width_contiguous(vectors), out = at::empty(vectors.sizes(), vectors.options());
+  from.scalar_type() == at::kFloat ? unit_of<float>(from, factor, out) : unit_of<BFloat16>(from, factor, out);
+  return out;
+}
+
+std::tuple<Tensor, Tensor> unit_backward(const Tensor& grad, const Tensor& vectors, const Tensor& factor) {
+  Tensor from = width_contiguous(vectors), from_grad = width_contiguous(grad.to(vectors.scalar_type()));
+  Tensor grad_vectors = at::empty(vectors.sizes(), vectors.options());
+  Tensor grad_factor = at::empty(factor.sizes(), factor.options());
+  from.scalar_type() == at::kFloat
+      ? unit_backward_of<float>(from_grad, from, factor, grad_vectors, grad_factor)
+      : unit_backward_of<BFloat16>(from_grad, from, factor, grad_vectors, grad_factor);
+  return {grad_vectors, grad_factor};
+}
+
 // Whether this processor's matrix products serve a type; raises where they do not.
 void probe(at::ScalarType type) {
   auto run = [](auto element) {
@@ -959,6 +1050,8 @@ void probe(at::ScalarType type) {
 TORCH_LIBRARY(attention_zoo_cpu, library) {
   library.def("load(str mechanism, str path) -> ()", load_mechanism);
   library.def("probe(ScalarType type) -> ()", probe);
+  library.def("unit(Tensor vectors, Tensor factor) -> Tensor");
+  library.def("unit_backward(Tensor grad, Tensor vectors, Tensor factor) -> (Tensor, Tensor)");
   library.def(
       "forward(Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, Tensor? slope, "
       "Tensor first, Tensor last, Tensor position, float scale, Tensor? seed, float amplitude, "
@@ -974,4 +1067,6 @@ TORCH_LIBRARY(attention_zoo_cpu, library) {
 TORCH_LIBRARY_IMPL(attention_zoo_cpu, CPU, library) {
   library.impl("forward", forward);
   library.impl("backward", backward);
+  library.impl("unit", unit);
+  library.impl("unit_backward", unit_backward);
 }

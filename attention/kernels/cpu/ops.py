@@ -31,6 +31,9 @@ def load_engine() -> None:
     torch.library.register_fake("attention_zoo_cpu::forward", _fake_forward)
     torch.library.register_fake("attention_zoo_cpu::backward", _fake_backward)
     torch.library.register_autograd("attention_zoo_cpu::forward", _backward, setup_context=_keep)
+    torch.library.register_fake("attention_zoo_cpu::unit", _fake_unit)
+    torch.library.register_fake("attention_zoo_cpu::unit_backward", _fake_unit_backward)
+    torch.library.register_autograd("attention_zoo_cpu::unit", _unit_backward, setup_context=_keep_unit)
 
 
 @cache
@@ -137,3 +140,19 @@ def _backward(
         for gradient, tensor in zip(gradients, tensors[:5], strict=True)
     ]
     return (*wanted, *(None,) * 12)
+
+
+def _fake_unit(vectors: Tensor, factor: Tensor) -> Tensor:
+    return vectors.new_empty(vectors.shape)
+
+
+def _fake_unit_backward(grad: Tensor, vectors: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    return vectors.new_empty(vectors.shape), factor.new_empty(factor.shape)
+
+
+def _keep_unit(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _unit_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ops.attention_zoo_cpu.unit_backward(grad, *ctx.saved_tensors)

@@ -45,6 +45,7 @@ def _constants(program: Program) -> str:
         constants["floor"] = f"constexpr float pivot_floor = {_number(0.0 if floor is None else floor)}"
         one = derivatives[0] == derivatives[1]
         constants["one"] = f"constexpr bool one_derivative = {str(one).lower()}"
+        constants["steep"] = f"constexpr bool steep = {str(program.steep).lower()}"
     return "\n".join(f"  static {constant};" for constant in constants.values())
 
 

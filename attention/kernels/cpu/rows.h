@@ -80,7 +80,7 @@ inline float largest_score(const RowBlock& block, int row, float floor) {
 
 template <class Functions>
 struct Ratio {
-  static constexpr bool prepares = false, vanishes = false;
+  static constexpr bool prepares = Functions::steep, vanishes = false;
 
   template <bool biased, class Element>
   static float weights(const RowBlock& block, int row, Element* out) {
@@ -113,6 +113,20 @@ struct Ratio {
                                             : derivatives.first * grad_weight - derivatives.second * delta;
       weight = keep(numerator * scale, visible);
       grad_score = keep(slope * scale, visible);
+    }
+    // Where terms are steep: adds one key to the sums over w and w dP', dP' = dP less a first guess of delta.
+    template <class Visible>
+    void prepare(vec score, vec grad_weight, Visible visible, vec (&sums)[PREPARED]) const {
+      vec numerator = keep(Functions::terms(score, pivot).first, visible);
+      sums[0] += numerator;
+      sums[1] += numerator * (grad_weight - delta);
+    }
+    // delta = sum_k w_k dP_k; the mass of a row is what the offset leaves of 1.
+    static void finish(const Tile& tile, int query, const vec (&sums)[PREPARED], float* delta, float*) {
+      vec pivot = load(tile.statistics + PIVOT * tile.statistics_stride + query);
+      vec mass = 1.f - Functions::offset(pivot) * load(tile.statistics + SCALE * tile.statistics_stride + query);
+      vec change = sums[1] / where(sums[0] == 0.f, broadcast(1.f), sums[0]);
+      store(delta + query, (load(delta + query) + change) * mass);
     }
   };
 };
@@ -339,7 +353,7 @@ struct Adjusted {
   };
 };
 
-enum class Biases { none, constant, learned };
+enum class Biases { none, constant, of_queries, learned };  // the last two: with gradients
 
 template <class Form>
 struct Compiled {
@@ -377,10 +391,9 @@ struct Compiled {
     visit_entry<biases, partly_hidden>(tile, key, query, [&](vec score, vec grad_weight, auto visible) {
       row.template gradients<Element>(score, grad_weight, visible, weight, grad);
     });
-    if constexpr (biases == Biases::learned) {
-      row_sum += grad;
+    if constexpr (biases >= Biases::of_queries) row_sum += grad;
+    if constexpr (biases == Biases::learned)
       store(tile.grad_key_bias + key * LANES, load(tile.grad_key_bias + key * LANES) + grad);
-    }
     grad *= tile.grad_scale;
   }
 
@@ -419,7 +432,7 @@ struct Compiled {
           store(tile.score + key * tile.queries + query, weight);
           store(tile.grad_weight + key * tile.queries + query, grad);
         }
-        if constexpr (biases == Biases::learned)
+        if constexpr (biases >= Biases::of_queries)
           store(tile.grad_query_bias + query, load(tile.grad_query_bias + query) + row_sum);
       }
     }
@@ -440,7 +453,7 @@ struct Compiled {
           store(grads + at + tile.queries, odd);
           store_pairs(pairs + key * tile.queries + 2 * query, even, odd);
         }
-        if constexpr (biases == Biases::learned)
+        if constexpr (biases >= Biases::of_queries)
           store(tile.grad_query_bias + query, load(tile.grad_query_bias + query) + row_sum);
       }
     }
@@ -455,6 +468,8 @@ struct Compiled {
   static void specialised(const Tile& tile, Outputs... outputs) {
     if (tile.grad_key_bias)
       masked<Run, Biases::learned>(tile, outputs...);
+    else if (tile.grad_query_bias)
+      masked<Run, Biases::of_queries>(tile, outputs...);
     else if (tile.key_bias)
       masked<Run, Biases::constant>(tile, outputs...);
     else

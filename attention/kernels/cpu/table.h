@@ -29,7 +29,7 @@ struct RowBlock {
 struct Tile {
   float* score;  // [keys, queries]
   float* grad_weight;
-  int keys, queries;     // queries: a multiple of 16
+  int keys, queries;     // multiples of 2 and 16
   bool partly_hidden;
   int first_key;         // of the tile, counted as `first`, `last` and `position` count
   const int32_t* first;  // [queries], the keys [first, last) each query sees
@@ -44,8 +44,8 @@ struct Tile {
   const float* statistics;
   int64_t statistics_stride;
   float* sums;             // [PREPARED, statistics_stride], of `prepare`
-  float* grad_query_bias;  // [queries], added to; null, as grad_key_bias, where no bias has a gradient
-  float* grad_key_bias;    // [keys, 16], added to: what is left to sum over the lanes
+  float* grad_query_bias;  // [queries], added to; null where no bias has a gradient
+  float* grad_key_bias;    // [keys, 16], added to: what is left to sum over the lanes; null where keys have no bias
 };
 
 struct Mechanism {

@@ -1,0 +1,56 @@
+"""Vectors brought to a given length: what mechanisms of cosines do to queries and keys before a kernel runs.
+
+Done apart by elementary operations this costs more than a fused kernel on the result, so it is one operation with its
+own gradient: compiled on CPUs that have the C++ kernels, explicit elsewhere.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from attention.kernels import cpu
+
+SHORTEST = 1e-12
+"""What a shorter vector is divided by, as by `torch.nn.functional.normalize`."""
+
+
+def unit(vectors: Tensor, factor: Tensor | float = 1.0) -> Tensor:
+    """x / max(|x|, 1e-12) times a factor, in float32 at least.
+
+    Args:
+        vectors: [B, T, H, D].
+        factor: broadcast against [B, T, H]; differentiable.
+
+    Returns:
+        [B, T, H, D] in the vectors' dtype.
+    """
+    wide = torch.promote_types(vectors.dtype, torch.float32)
+    factor = torch.as_tensor(factor, dtype=wide, device=vectors.device).expand(vectors.shape[:-1])
+    if vectors.device.type == "cpu" and vectors.dtype in cpu.DTYPES and cpu.available():
+        return torch.ops.attention_zoo_cpu.unit(vectors, factor)
+    return _Unit.apply(vectors, factor)
+
+
+class _Unit(torch.autograd.Function):
+    """y = factor u, u = x / |x|;  dx = factor (dy - u (u . dy)) / |x|,  dfactor = u . dy."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(vectors, factor)
+        wide = vectors.to(factor.dtype)
+        length = torch.linalg.vector_norm(wide, dim=-1).clamp(min=SHORTEST)
+        return (wide * (factor / length)[..., None]).to(vectors.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        vectors, factor = ctx.saved_tensors
+        wide, wide_grad = vectors.to(factor.dtype), grad.to(factor.dtype)
+        length = torch.linalg.vector_norm(wide, dim=-1)
+        divisor = length.clamp(min=SHORTEST)
+        along = (wide * wide_grad).sum(-1) / divisor
+        turned = (along / divisor).masked_fill(length < SHORTEST, 0)[..., None]
+        grad_vectors = torch.addcmul(wide_grad, wide, turned, value=-1) * (factor / divisor)[..., None]
+        return grad_vectors.to(vectors.dtype), along
