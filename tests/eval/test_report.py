@@ -473,6 +473,15 @@ def test_mistakes_are_named(subject, tmp_path, monkeypatch):
         report.before(Settings())
 
 
+def test_methods_of_quantization_beyond_rounding_have_a_table(runs):
+    found = copy.deepcopy(dict(runs[0].results))
+    found["quantize"]["results"] |= {"gptq": {"3": {"perplexity_ratio": 1.0234}}}
+    runs[0] = replace(runs[0], results=found)
+    column = next(column for column in columns(runs) if column.group == "Quantize")
+    assert (column.title, column.unit, column.source) == ("gptq 3", "× perplexity", "quantize")
+    assert [cell.text for cell in cells(column, runs)] == ["1.023", "–", "–"]
+
+
 def test_an_analysis_shows_its_own_numbers_and_plots(runs, monkeypatch):
     """Two runs of an analysis that this project does not have."""
 
