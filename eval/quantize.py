@@ -50,6 +50,7 @@ from typing import Any
 import models.packing
 from attention import nearest
 from eval.analysis import progress
+from eval.exhibits import Number
 from eval.quantization import cache, hqq, probabilities
 from eval.quantization.activations import largest_inputs, quantized_activations
 from eval.quantization.methods import WeightQuantizer
@@ -145,6 +146,15 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
         "bpb": results["full_precision"]["bits_per_byte"],
         **{f"+{title}": score["delta_loss"] for title, score in scores(results).items()},
     }
+
+
+def numbers(results: Mapping[str, Any]) -> list[Number]:
+    """A column of the report for each method but rtn, which it shows anyway."""
+    return [
+        Number(title, score["perplexity_ratio"], "× perplexity", better="lower", digits=4)
+        for title, score in scores(results).items()
+        if not title.startswith("rtn ")
+    ]
 
 
 class Study:
