@@ -29,7 +29,8 @@ class Mixer(nn.Module):
         self.learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
         self.progress = 0.0
         self.seed: Tensor
-        self.register_buffer("seed", torch.zeros((), dtype=torch.int64), persistent=False)
+        # No checkpoint holds it, so it must exist even where a run is opened and the model built on the meta device.
+        self.register_buffer("seed", torch.zeros((), dtype=torch.int64, device="cpu"), persistent=False)
 
     def advance(self, progress: float, seed: int) -> None:
         """Say when in training the next call happens: the share of it that is done, and the seed of its noise."""
