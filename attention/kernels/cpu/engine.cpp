@@ -410,6 +410,15 @@ void widen(const Element* from, float* to, int64_t width) {
   for (; column < width; column++) to[column] = float(from[column]);
 }
 
+// A vector as floats, padded with what `line` holds to a multiple of LANES: where it lies if it needs neither.
+template <class Element>
+const float* widened(const Element* from, const Buffer<float>& line, int64_t width) {
+  if constexpr (!paired<Element>)
+    if (width % LANES == 0) return from;
+  widen(from, line.data(), width);
+  return line.data();
+}
+
 int64_t block_rows(int64_t width) {
   return std::clamp<int64_t>(BLOCK_SCORES / std::max<int64_t>(width, 1) / 16 * 16, 16, QUERIES);
 }
@@ -533,11 +542,11 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
     Buffer<float> line(std::max(shape.padded_dim, shape.padded_value));
     line.fill(0.f);
     for (int64_t column = 0; column < high - low; column++) {
-      const Element* source = key.at(b, low + column, key_head);
-      widen(source, line.data(), shape.head_dim);
+      const float* keys = widened(key.at(b, low + column, key_head), line, shape.head_dim);
       for (int64_t row = 0; row < rows * shape.group; row++) {
         vec total = broadcast(0.f);
-        for (int64_t d = 0; d < wide; d += LANES) total = fused(load(line.data() + d), load(space.query.data() + row * wide + d), total);
+        for (int64_t d = 0; d < shape.head_dim; d += LANES)
+          total = fused(load(keys + d), load(space.query.data() + row * wide + d), total);
         space.score[row * space.stride + column] = sum(total);
       }
     }
@@ -554,13 +563,12 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
     }
     line.fill(0.f);
     for (int64_t column = 0; column < high - low; column++) {
-      const Element* source = value.at(b, low + column, key_head);
-      widen(source, line.data(), shape.value_dim);
+      const float* values = widened(value.at(b, low + column, key_head), line, shape.value_dim);
       for (int64_t row = 0; row < rows * shape.group; row++) {
         float weight = space.score[row * space.stride + column];
         if (weight == 0.f) continue;
         float* to = mixed.data() + row * shape.padded_value;
-        for (int64_t d = 0; d < shape.padded_value; d += LANES) store(to + d, fused(load(line.data() + d), weight, load(to + d)));
+        for (int64_t d = 0; d < shape.value_dim; d += LANES) store(to + d, fused(load(values + d), weight, load(to + d)));
       }
     }
     for (int64_t row = 0; row < rows * shape.group; row++)
