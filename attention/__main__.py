@@ -1,23 +1,49 @@
-"""`python -m attention`: the mechanisms, their formulas, options and kernels."""
+"""`python -m attention`: the mechanisms, their formulas, papers, options and kernels."""
 
 import argparse
+import sys
+from pathlib import Path
 
-from attention.capabilities import capabilities
+from attention import notes
+from attention.errors import AttentionError
 
 
-def main() -> None:
-    """Print the capability table."""
+def main() -> int:
+    """Print or write what the mechanisms say of themselves.
+
+    Returns:
+        The exit status: 0, or 2 for a caller's mistake.
+    """
     parser = argparse.ArgumentParser(prog="python -m attention", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=["list"], default="list", help="list every mechanism")
-    parser.parse_args()
-    for entry in capabilities():
-        options = ", ".join(f"{name}={value!r}" for name, value in entry.options.items()) or "none"
-        print(f"{entry.name}")
-        print(f"  formula  {entry.formula}")
-        print(f"  paper    {entry.paper}")
-        print(f"  form     {entry.form}; kernels: {', '.join(entry.kernels)}")
-        print(f"  options  {options}; learned per head: {', '.join(entry.learned) or 'none'}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("list", help="every mechanism: formula, paper, form, kernels (the default)")
+    listing.add_argument("--markdown", action="store_true", help="as the tables of README.md")
+    show = commands.add_parser(
+        "show", help="one mechanism: paper, published code, this code, hazards, options"
+    )
+    show.add_argument("name", help="as the list has it")
+    docs = commands.add_parser("docs", help=f"all of that for every mechanism: {notes.PAGE}")
+    docs.add_argument(
+        "--write",
+        type=Path,
+        metavar="DIR",
+        help=f"a checkout, whose {notes.PAGE} and {notes.README} are updated",
+    )
+    options = parser.parse_args(sys.argv[1:] or ["list"])
+    try:
+        if options.command == "list":
+            print(notes.table() if options.markdown else notes.listing(), end="")
+        elif options.command == "show":
+            print(notes.section(options.name) + notes.kernels_here(options.name), end="")
+        elif options.write is None:
+            print(notes.page(), end="")
+        else:
+            notes.write(options.write)
+    except AttentionError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -121,25 +121,32 @@ def weights(
 class RowStats:
     """Statistics of weights W, streamed over blocks of rows.
 
+    Rows are divided by sum_j |W_ij|, the magnitude, where they are renormalised: weights may be negative, and their
+    sum may then vanish where the row does not.
+
     Attributes:
-        mass: sum_j W_ij, float32 [B, H, T].
-        entropy: of the row divided by its mass, in nats; 0 where the mass is below 1e-8.
+        mass: sum_j W_ij, float32 [B, H, T], as all that follow unless said otherwise.
+        magnitude: sum_j |W_ij|.
+        entropy: of |W_ij| / magnitude_i, in nats; 0 where the magnitude is below 1e-8.
         first: the weight on key 0.
-        zeros: visible entries that are exactly 0.
-        small: visible entries of at most 1e-5.
+        zeros: number of visible entries that are exactly 0.
+        small: number of visible entries of at most 1e-5 in magnitude.
         max_score: largest |score| among visible entries.
-        visible: n_i, int64 [B, T].
-        key_mass: sum_i W_ij, [B, H, S].
-        key_mass_renormalised: sum_i W_ij / (mass_i + 1e-8), [B, H, S].
+        visible: n_i, the number of keys that query i sees, int64 [B, T].
+        audience: the number of queries that see key j, int64 [B, S].
+        key_mass: sum_i W_ij, float64 [B, H, S].
+        key_mass_renormalised: sum_i |W_ij| / (magnitude_i + 1e-8), float64 [B, H, S].
     """
 
     mass: Tensor
+    magnitude: Tensor
     entropy: Tensor
     first: Tensor
     zeros: Tensor
     small: Tensor
     max_score: Tensor
     visible: Tensor
+    audience: Tensor
     key_mass: Tensor
     key_mass_renormalised: Tensor
 
@@ -163,29 +170,35 @@ def row_stats(
     batch, queries, n_head, _ = query.shape
     rows = {
         name: query.new_zeros(batch, n_head, queries, dtype=torch.float32)
-        for name in ("mass", "entropy", "first", "zeros", "small", "max_score")
+        for name in ("mass", "magnitude", "entropy", "first", "zeros", "small", "max_score")
     }
     columns = {
-        name: query.new_zeros(batch, n_head, key.shape[1], dtype=torch.float32)
+        name: query.new_zeros(batch, n_head, key.shape[1], dtype=torch.float64)
         for name in ("key_mass", "key_mass_renormalised")
     }
     visible = problem.visible.count.expand(batch, -1)
     for block in tiled.blocks(problem):
         here, keys, weight = block.tile.rows, block.tile.keys, block.weight
-        mass = weight.sum(-1)
-        magnitude = weight.abs()
-        outside = (weight.shape[-1] - visible[:, None, here]).to(weight.dtype)
-        share = magnitude / (magnitude.sum(-1, keepdim=True) + MASS_FLOOR)
-        rows["mass"][..., here] = mass
-        rows["entropy"][..., here] = torch.special.entr(share).sum(-1)
-        rows["zeros"][..., here] = (weight == 0).sum(-1) - outside
-        rows["small"][..., here] = (magnitude <= SMALL_WEIGHT).sum(-1) - outside
-        rows["max_score"][..., here] = block.tile.zero_(block.score.abs()[:, :, None])[:, :, 0].amax(-1)
+        hidden = (weight.shape[-1] - visible[:, None, here]).to(weight.dtype)
+        score = block.tile.zero_(block.score[:, :, None])[:, :, 0]
+        rows["max_score"][..., here] = torch.maximum(score.amax(-1), -score.amin(-1))
+        rows["mass"][..., here] = weight.sum(-1)
+        columns["key_mass"][..., keys] += weight.sum(-2)
         if keys.start == 0:
             rows["first"][..., here] = weight[..., 0]
-        columns["key_mass"][..., keys] += weight.sum(-2)
+        # In place and into one buffer, since fresh memory costs more than the arithmetic. Comparisons write floats,
+        # since sums over booleans take five times as long.
+        magnitude, scratch = weight.abs_(), torch.empty_like(weight)
+        rows["zeros"][..., here] = torch.eq(magnitude, 0, out=scratch).sum(-1) - hidden
+        rows["small"][..., here] = torch.le(magnitude, SMALL_WEIGHT, out=scratch).sum(-1) - hidden
+        total = magnitude.sum(-1, keepdim=True)
+        rows["magnitude"][..., here] = total[..., 0]
+        share = magnitude.div_(total + MASS_FLOOR)
         columns["key_mass_renormalised"][..., keys] += share.sum(-2)
-    return RowStats(**rows, **columns, visible=visible)
+        logarithm = torch.clamp(share, min=torch.finfo(share.dtype).tiny, out=scratch).log_()
+        rows["entropy"][..., here] = -torch.linalg.vecdot(share, logarithm)
+    audience = problem.visible.audience.expand(batch, -1)
+    return RowStats(**rows, **columns, visible=visible, audience=audience)
 
 
 def _posed(

@@ -81,6 +81,14 @@ class Visibility:
         """n_i, the number of visible keys, int64 [B or 1, T]."""
         return self.last - self.first
 
+    @property
+    def audience(self) -> Tensor:
+        """Number of queries that see each key, int64 [B or 1, S]."""
+        steps = self.first.new_zeros(self.first.shape[0], self.keys + 1)
+        steps.scatter_add_(1, self.first, torch.ones_like(self.first))
+        steps.scatter_add_(1, self.last, torch.full_like(self.last, -1))
+        return steps.cumsum(1)[:, :-1]
+
     def mask(self, rows: slice = slice(None), keys: slice = slice(None)) -> Tensor:
         """True where visible, [B or 1, rows, keys]."""
         column = torch.arange(self.keys, device=self.first.device)[keys]

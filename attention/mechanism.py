@@ -6,9 +6,9 @@ Every mechanism of this package mixes values as
 
 where r_i are a few statistics of row i. A mechanism says how queries and keys become scores (`scores`), states its
 weights as the paper does (`weights`, used by the dense reference), and gives the pointwise functions from which
-kernels assemble the same weights and their gradient without ever holding a row matrix of the whole sequence. Four
-forms of pointwise functions exist: `Pointwise`, `Ratio`, `TwoStage` and `Threshold`. A kernel is written once per form.
-A `Composite` is made of several mixings of these forms, and so runs on every kernel that runs its parts.
+kernels assemble the same weights and their gradient without ever holding a row matrix of the whole sequence. Five
+forms of pointwise functions exist: `Pointwise`, `Ratio`, `TwoStage`, `Threshold` and `Adjusted`. A kernel is written
+once per form. A `Composite` is made of several mixings of these forms, and so runs on every kernel that runs its parts.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from attention.errors import AttentionError
@@ -97,6 +98,10 @@ class Call:
     params: Mapping[str, Tensor]
     moment: Moment = INFERENCE
 
+    def log_count(self, dtype: torch.dtype) -> Tensor:
+        """ln n_i, [B or 1, T]; 0 where a query sees nothing."""
+        return self.count.clamp(min=1).to(dtype).log()
+
 
 class Mechanism(ABC):
     """An attention mechanism; subclasses are frozen dataclasses whose fields are its options.
@@ -158,9 +163,14 @@ class Ratio(Mechanism):
 
     The pivot is the row maximum, raised to `pivot_floor`; it cancels and exists so that nothing overflows. A
     mechanism whose terms grow at most linearly needs none and sets `pivot_floor = None` (pivot 0).
+
+    Numerator and denominator are `steep` where they are one function that may be next to nothing while its derivative
+    is not. Gradients cancel there and are divided by next to nothing, so kernels must not take sum_j w_ij dP_ij from
+    the outputs, which are rounded.
     """
 
     pivot_floor: ClassVar[float | None] = float("-inf")
+    steep: ClassVar[bool] = False
 
     @abstractmethod
     def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,6 +219,24 @@ class Threshold(Pointwise):
     """
 
 
+TIED = 2.0**-18
+"""Scores this close to a row's extreme, relative to it, tie with it: they share the gradient that goes through it."""
+
+
+class Adjusted(Mechanism):
+    """w_ij = weight(s_ij, p_ij; a_i, b_i): p = softmax(s), a and b the least and the largest score of the row."""
+
+    @abstractmethod
+    def weight(self, score: Tensor, share: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """w of s, p, a and b."""
+
+    @abstractmethod
+    def weight_derivatives(
+        self, score: Tensor, share: Tensor, lowest: Tensor, highest: Tensor
+    ) -> tuple[Tensor | float, Tensor | float, Tensor | float, Tensor | float]:
+        """dw by s, p, a and b, each while the others stand still."""
+
+
 class Mixture(NamedTuple):
     """What a kernel makes of values.
 
@@ -230,7 +258,13 @@ class Mix(Protocol):
 
 
 class Composite(Mechanism):
-    """Weights that several mixings of elementary mechanisms make together."""
+    """Weights that several mixings of elementary mechanisms make together.
+
+    Attributes:
+        mixings: how many, each of which rounds.
+    """
+
+    mixings: ClassVar[int] = 2
 
     @property
     @abstractmethod
@@ -242,5 +276,5 @@ class Composite(Mechanism):
         """Outputs [B, T, H, Dv] from calls of `mix`; gradients are autograd's."""
 
 
-for _form in (Pointwise, Ratio, TwoStage, Threshold, Composite):
+for _form in (Pointwise, Ratio, TwoStage, Threshold, Adjusted, Composite):
     _form.form = _form

@@ -29,6 +29,7 @@ from benchmarks.measure import broken, interleaved, median
 from models import GPT, ModelConfig, presets, resolve
 from models.machine import default_device
 from training.config import TrainConfig
+from training.losses import Objective
 from training.optimizer import build_optimizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -76,7 +77,8 @@ def training_step(
     """A model with its optimiser and one batch, as a step to repeat; it returns the loss."""
     torch.manual_seed(0)
     network = GPT(config).to(device)
-    model = torch.compile(network) if compiled else network
+    objective = Objective(network)
+    model = torch.compile(objective) if compiled else objective
     optimizer = build_optimizer(network, train)
     shape = (train.batch_size, train.length + 1)
     text = torch.randint(network.config.vocab_size, shape, device=device)
@@ -86,7 +88,7 @@ def training_step(
 
     def step() -> Tensor:
         with autocast:
-            loss = model(tokens, targets=targets).sum() / targets.numel()
+            loss = model(tokens, targets).total / targets.numel()
         loss.backward()
         norm = get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
         clip_grads_with_norm_(network.parameters(), clip, norm)

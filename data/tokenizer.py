@@ -14,7 +14,7 @@ import sentencepiece
 from data.config import TokenizerConfig
 from data.errors import DataError, nearest
 
-KINDS = ("bpe", "unigram")
+KINDS = ("bpe", "unigram", "char")
 LONGEST_LINE = 1 << 16
 SPACE = "\u2581"
 """SentencePiece writes a space as this character, and would read the character as a space."""

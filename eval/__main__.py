@@ -53,8 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def overview() -> str:
     """The text of `--help`."""
-    runs = "RUN is a run directory, or a directory with a Hugging Face causal language model."
-    lines = [f"usage: {USAGE}", "", runs, ""]
+    runs = [
+        "RUN is a run directory, a directory with a Hugging Face causal language model,",
+        "or package:NAME, an installed package that carries one as a GGUF file.",
+    ]
+    lines = [f"usage: {USAGE}", "", *runs, ""]
     entries = {name: analysis.summary for name, analysis in analyses().items()} | {
         "all": "Every analysis above."
     }
@@ -105,7 +108,10 @@ def _parser(name: str, chosen: list[Analysis]) -> argparse.ArgumentParser:
     summary = "Every analysis, each with its default options." if name == "all" else chosen[0].summary
     parser = Parser(prog=f"python -m eval {name}", description=summary)
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run directory, or directory of a Hugging Face model"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="run directory, directory of a Hugging Face model, or package:NAME",
     )
     if name != "all":
         add_options(parser.add_argument_group("options of this analysis"), chosen[0].settings)

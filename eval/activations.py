@@ -8,6 +8,7 @@ belongs to.
 Results (`[L]` is a list with one number per block, the first block first):
 
     {
+      "definitions": {...}, "protocol": {...},       what the entries are, in words, and how the windows were cut
       "sequences": 32, "tokens": 8192,
       "kurtosis": {
         "pooled": 41.2,                    all blocks together
@@ -23,6 +24,7 @@ Results (`[L]` is a list with one number per block, the first block first):
         "ratio": [L],                      top-1 divided by median, both averaged
         "count": 12, "count_by_layer": [L] entries that qualify, over all sequences
       },
+      "largest": {"value": 412.5, "layer": 3, "sequence": 7, "token": 0, "dimension": 19},        |x|; all from 0 on
       "range": {"min": -31.0, "max": 44.1, "min_by_layer": [L], "max_by_layer": [L]}
     }
 """
@@ -41,6 +43,17 @@ from eval.text import cut
 from models import ModelError
 
 MASSIVE, TIMES_MEDIAN = 100.0, 1000.0
+TOKENS = 1024
+"""Tokens looked at at once."""
+
+DEFINITIONS = {
+    "kurtosis": "n sum (x - mean)^4 / (sum (x - mean)^2)^2, Pearson's, 3 for a Gaussian, over all (sequence, token, "
+    "dimension) of the residual stream after a block, before any norm, in float64; per_token: over the dimensions of "
+    "one token, mean over tokens",
+    "massive": "entries with |x| > 100 and |x| >= 1000 times the median |x| of their sequence at their layer (Sun et "
+    "al., arXiv 2402.17762); top and median: means over sequences",
+    "range": "least and greatest entry of the residual stream after the blocks",
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,8 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     median = torch.stack([layer.mean("median") for layer in ordered])
     count = torch.stack([layer.total("massive") for layer in ordered]).long()
     results = {
+        "definitions": DEFINITIONS,
+        "protocol": windows.protocol,
         "sequences": len(windows.tokens),
         "tokens": windows.tokens.numel(),
         "kurtosis": {
@@ -90,6 +105,7 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
             "count": int(count.sum()),
             "count_by_layer": count,
         },
+        "largest": _largest(ordered),
         "range": {
             "min": min(layer.least for layer in ordered),
             "max": max(layer.most for layer in ordered),
@@ -126,12 +142,19 @@ class Moments:
     @classmethod
     def of(cls, values: Tensor) -> "Moments":
         """Of all entries of a tensor, in float64."""
-        values = values.double()
-        mean = values.mean()
-        centred = values - mean
-        square = centred.square()
-        sums = (square.sum(), (square * centred).sum(), square.square().sum())
-        return cls(values.numel(), float(mean), *map(float, sums))
+        return cls.together(*central_sums(values.flatten()[None]), size=values.numel())
+
+    @classmethod
+    def together(cls, mean: Tensor, second: Tensor, third: Tensor, fourth: Tensor, size: int) -> "Moments":
+        """Of samples of one size together, from the mean and the sums of each."""
+        centre = mean.mean()
+        delta = mean - centre
+        sums = (
+            second + size * delta**2,
+            third + 3 * delta * second + size * delta**3,
+            fourth + 4 * delta * third + 6 * delta**2 * second + size * delta**4,
+        )
+        return cls(size * mean.numel(), float(centre), *(float(part.sum()) for part in sums))
 
     def __add__(self, other: "Moments") -> "Moments":
         """Of both samples together."""
@@ -154,48 +177,82 @@ class Moments:
         return self.count * self.fourth / self.second**2 if self.second else None
 
 
+def _largest(layers: list["_Layer"]) -> dict[str, Any]:
+    """The largest |x| of all and where it stands."""
+    tops = torch.stack([torch.stack(layer.values["top"])[:, 0] for layer in layers])
+    layer, sequence = divmod(int(tops.argmax()), tops.shape[1])
+    token, dimension = layers[layer].places[sequence]
+    return {
+        "value": float(tops.max()),
+        "layer": layer,
+        "sequence": sequence,
+        "token": token,
+        "dimension": dimension,
+    }
+
+
 class _Layer:
-    """What is kept of one layer's residual stream while the windows pass."""
+    """What is kept of one layer's residual stream while the windows pass.
+
+    One sequence at a time and some of its tokens at a time: memory is bounded, and the size of a batch changes nothing.
+    """
 
     def __init__(self) -> None:
         self.moments = Moments()
         self.least, self.most = float("inf"), -float("inf")
         self.values: dict[str, list[Tensor]] = defaultdict(list)
+        self.places: list[tuple[int, int]] = []
 
     def add(self, residual: Tensor) -> None:
         """Account for a batch [B, T, d]."""
-        residual = residual.detach().double()
-        self.moments += Moments.of(residual)
-        self.least, self.most = min(self.least, float(residual.min())), max(self.most, float(residual.max()))
-        per_token = _kurtosis(residual)
-        magnitude = residual.abs().flatten(1)
-        top = magnitude.topk(min(3, magnitude.shape[1]), dim=1).values
-        median = magnitude.median(1).values
-        qualifies = (magnitude > MASSIVE) & (magnitude >= TIMES_MEDIAN * median[:, None])
+        for sequence in residual.detach():
+            self._add(sequence.to(torch.promote_types(sequence.dtype, torch.float32)))
+
+    def _add(self, sequence: Tensor) -> None:
+        width = sequence.shape[1]
+        per_token = []
+        for tokens in sequence.split(TOKENS):
+            mean, second, third, fourth = central_sums(tokens)
+            self.moments += Moments.together(mean, second, third, fourth, width)
+            per_token.append(width * fourth / second**2)
+        kurtosis = torch.cat(per_token)
+        self.least, self.most = min(self.least, float(sequence.min())), max(self.most, float(sequence.max()))
+        magnitude = sequence.abs().flatten()
+        top = magnitude.topk(min(3, magnitude.numel())).values.double()
+        median = magnitude.median().double()
         values = {
             "top": top,
             "median": median,
-            "massive": qualifies.sum(1),
-            "per_token": per_token.mean(1),
-            "first_token": per_token[:, 0],
+            "massive": ((magnitude > MASSIVE) & (magnitude >= TIMES_MEDIAN * median)).sum(),
+            "per_token": kurtosis.mean(),
+            "first_token": kurtosis[0],
         }
+        self.places.append(divmod(int(magnitude.argmax()), width))
         for name, value in values.items():
             self.values[name].append(value.cpu())
 
     def mean(self, name: str) -> Tensor:
         """Mean over sequences."""
-        return torch.cat(self.values[name]).mean(0)
+        return torch.stack(self.values[name]).mean(0)
 
     def total(self, name: str) -> Tensor:
         """Sum over sequences."""
-        return torch.cat(self.values[name]).sum(0)
+        return torch.stack(self.values[name]).sum(0)
 
 
 def _pooled(layers: list[_Layer]) -> Moments:
     return sum((layer.moments for layer in layers), Moments())
 
 
-def _kurtosis(values: Tensor) -> Tensor:
-    """Along the last dimension; NaN where it is constant."""
-    square = (values - values.mean(-1, keepdim=True)).square()
-    return square.square().mean(-1) / square.mean(-1).square()
+def central_sums(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean and sums of the second, third and fourth central powers of each row of [N, d], float64 [N]."""
+    values = values.double()
+    mean = values.mean(-1, keepdim=True)
+    centred = values - mean
+    square = centred.square()
+    return (
+        mean[:, 0],
+        square.sum(-1),
+        torch.linalg.vecdot(square, centred),
+        torch.linalg.vecdot(square, square),
+    )

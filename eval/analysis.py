@@ -9,6 +9,7 @@ Adding an analysis is adding one file to this package. A module is an analysis w
     run_all             `run_all(subjects, settings) -> {...}` for one that needs all subjects at once (a report); it
                         writes its own files, and the dict it returns is printed as a table row.
     row                 optional: `row(results) -> dict[str, object]`, a row of the table printed after the analysis.
+    numbers, plots      optional: what the report shows of the analysis; see `eval/exhibits.py`.
     before              optional: `before(settings)`, called before the first subject is opened.
     SOURCES             optional: paths of further files that decide the numbers; the protocol hashes them, too.
 

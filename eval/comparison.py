@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from eval import analysis
+from eval.exhibits import Number
 
 EPSILON = "0.3"
 """Threshold of the sink rate that the comparison shows; the result files hold others."""
@@ -88,6 +89,7 @@ class Column:
         show: how it is written.
         of: how it is found.
         error: how its standard error is found, where it has one.
+        windows: its value for each window of text, in the order of the text, where the analysis keeps them.
     """
 
     key: str
@@ -99,6 +101,16 @@ class Column:
     show: Callable[[float], str]
     of: Callable[[Measured], float | None]
     error: Callable[[Measured], float | None] = lambda run: None
+    windows: Callable[[Measured], Sequence[float] | None] = lambda run: None
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title} {self.unit}".strip()
+
+    def signed(self, difference: float) -> str:
+        """A difference between two values, with its sign; between two shares in percentage points."""
+        return ("−" if difference < 0 else "+") + self.show(abs(difference)).replace("%", " pp")
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,7 @@ def cells(column: Column, runs: Sequence[Measured]) -> list[Cell]:
 
     The best are marked if the column ranks, the runs were measured alike, and not all of them show the same.
     """
-    values = [_finite(column.of(run)) for run in runs]
+    values = [finite(column.of(run)) for run in runs]
     texts = ["–" if value is None else column.show(value) for value in values]
     known = [value for value in values if value is not None]
     best = None
@@ -147,7 +159,7 @@ def cells(column: Column, runs: Sequence[Measured]) -> list[Cell]:
 
 def known(column: Column, runs: Sequence[Measured]) -> list[tuple[Measured, float]]:
     """The runs that have a number, and their numbers, the smallest first."""
-    found = [(run, value) for run in runs if (value := _finite(column.of(run))) is not None]
+    found = [(run, value) for run in runs if (value := finite(column.of(run))) is not None]
     return sorted(found, key=lambda entry: entry[1])
 
 
@@ -185,7 +197,7 @@ def _absent(column: Column, run: Measured) -> Cell:
 
 
 def _plus_minus(column: Column, run: Measured) -> str:
-    error = _finite(column.error(run))
+    error = finite(column.error(run))
     return "" if error is None else f" ± {column.show(error)}"
 
 
@@ -259,6 +271,12 @@ def _robustness() -> list[Column]:
     def loss(run: Measured, times: int) -> float | None:
         return run.at_length(times).get("bits_per_byte")
 
+    def windows(run: Measured, times: int) -> list[float] | None:
+        entry = run.at_length(times)
+        if not entry.get("per_window"):
+            return None
+        return [nats * entry["bits_per_byte"] / entry["loss"] for nats in entry["per_window"]]
+
     column = partial(Column, group="Robustness", better="lower")
     rounded = [
         column(
@@ -270,7 +288,7 @@ def _robustness() -> list[Column]:
     longer = [
         column(
             key=f"bits_{times}x", title=f"at {times}× length", unit="bits/byte", source="lengths", show=_four,
-            of=partial(loss, times=times),
+            of=partial(loss, times=times), windows=partial(windows, times=times),
         )
         for times in (1, 4, 16)
     ]  # fmt: skip
@@ -301,41 +319,45 @@ def _harness(runs: Sequence[Measured]) -> list[Column]:
 
 
 def _others(runs: Sequence[Measured]) -> list[Column]:
-    """Numbers of analyses that this module does not know: the cells of their own table rows."""
-
-    def number(run: Measured, name: str, title: str) -> float | None:
-        value = (
-            analysis.get(name).row(run.results[name]["results"]).get(title) if name in run.results else None
-        )
-        return float(value) if isinstance(value, int | float) else None
-
-    names = {name for run in runs for name in run.results} - SHOWN
-    titles = [
-        (name, title)
-        for name in sorted(names)
-        for title in dict.fromkeys(
-            title
-            for run in runs
-            if name in run.results
-            for title in analysis.get(name).row(run.results[name]["results"])
-        )
-    ]
-    return [
-        Column(
-            key=f"{name}_{title}",
-            group="Other analyses",
-            title=title,
-            unit=name,
-            better=None,
-            source=name,
-            show=_three,
-            of=partial(number, name=name, title=title),
-        )
-        for name, title in titles
-    ]
+    """Numbers of analyses that this module does not know, a table for each; `eval/exhibits.py` has the convention."""
+    found: dict[tuple[str, str], Column] = {}
+    for name in sorted({name for run in runs for name in run.results} - SHOWN):
+        for run in runs:
+            for title, number in _numbers(run, name).items():
+                found.setdefault(
+                    (name, title),
+                    Column(
+                        key=f"{name}_{title}",
+                        group=name.capitalize(),
+                        title=title,
+                        unit=number.unit,
+                        better=number.better,
+                        source=name,
+                        show=partial(_significant, digits=number.digits),
+                        of=partial(_exhibited, name=name, title=title, part="value"),
+                        error=partial(_exhibited, name=name, title=title, part="error"),
+                    ),
+                )
+    return list(found.values())
 
 
-def _finite(value: float | None) -> float | None:
+def _numbers(run: Measured, name: str) -> dict[str, Number]:
+    """What an analysis shows of a run, by title."""
+    if name not in run.results:
+        return {}
+    known, results = analysis.get(name), run.results[name]["results"]
+    if hasattr(known.module, "numbers"):
+        return {number.title: number for number in known.module.numbers(results)}
+    row = known.row(results).items()
+    return {title: Number(title, float(value)) for title, value in row if isinstance(value, int | float)}
+
+
+def _exhibited(run: Measured, name: str, title: str, part: str) -> float | None:
+    return getattr(_numbers(run, name).get(title), part, None)
+
+
+def finite(value: float | None) -> float | None:
+    """The number; None where there is none, or it is not finite."""
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -352,6 +374,10 @@ def _whole(value: float) -> str:
 
 def _three(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def _significant(value: float, digits: int) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}"
 
 
 def _thousandths(value: float) -> str:

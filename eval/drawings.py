@@ -1,21 +1,18 @@
 """The curves and head grids of the report, drawn from what the runs have left."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from eval import figures
+from eval import analysis, figures
 from eval.comparison import EPSILON, Measured, sink_length
+from eval.exhibits import Plot
 from eval.figures import Curve
 
 POINTS = 400
 """Points that a training curve keeps; longer logs are thinned evenly."""
-
-FEW = 100
-"""Tokens below which a bin of positions is too noisy to draw."""
 
 
 @dataclass(frozen=True)
@@ -140,41 +137,47 @@ def quantisation(runs: Sequence[Measured]) -> list[Drawing]:
     ]  # fmt: skip
 
 
-def lengths(runs: Sequence[Measured]) -> list[Drawing]:
-    """Loss by length of the context, and by position at the longest length."""
-    by_length, by_position = [], []
-    for place, run in enumerate(runs):
-        entries = sorted((run.get("lengths", "lengths") or {}).items(), key=lambda entry: int(entry[0]))
-        if entries:
-            x = [int(length) for length, _ in entries]
-            by_length.append(Curve(run.name, place, x, [entry["bits_per_byte"] for _, entry in entries]))
-            by_position += _positions(run.name, place, entries[-1][1]["curve"])
-    trained = {run.train_length for run in runs}
-    mark = (float(trained.pop()), "training length") if len(trained) == 1 else None
-    ticks = [(x, f"{x:,}") for x in sorted({x for line in by_length for x in line.x})]
-    return [
-        _draw(
-            "Loss by length of the context",
-            "The same held-out tokens at every length; only how much context they have differs. "
-            "Positions are not rescaled.",
-            by_length, runs, "lengths", x="context, tokens", y="bits per byte", log_x=2, ticks=ticks, mark=mark,
-        ),
-        _draw(
-            "Loss by position",
-            "In windows of the longest length measured, in bins that double; bins of fewer than "
-            f"{FEW} tokens are left out. Where a curve rises beyond the training length, the model cannot use "
-            "the longer context.",
-            by_position, runs, "lengths", x="position", y="nats per token", log_x=2, mark=mark,
-        ),
-    ]  # fmt: skip
+def exhibited(runs: Sequence[Measured]) -> dict[str, list[Drawing]]:
+    """The plots that analyses define themselves, by analysis; `eval/exhibits.py` has the convention."""
+    found: dict[str, list[Drawing]] = {}
+    for name, known in analysis.analyses().items():
+        if hasattr(known.module, "plots"):
+            by_title: dict[str, dict[int, Plot]] = {}
+            for place, run in enumerate(runs):
+                if name in run.results:
+                    for plot in known.module.plots(run.results[name]["results"]):
+                        by_title.setdefault(plot.title, {})[place] = plot
+            found[name] = [_exhibit(plots, runs, name) for plots in by_title.values()]
+    return found
+
+
+def _exhibit(plots: Mapping[int, Plot], runs: Sequence[Measured], source: str) -> Drawing:
+    """Plots of one title in one figure, by place of the run."""
+    lines = [
+        Curve(None if index else runs[place].name, place, line.x, line.y, dashed=index > 0)
+        for place, plot in plots.items()
+        for index, line in enumerate(plot.lines)
+        if line.x
+    ]
+    first = next(iter(plots.values()))
+    marks = {plot.mark for plot in plots.values()}
+    places = sorted({x for line in lines for x in line.x}) if first.ticks else []
+    return _draw(
+        first.title, first.caption, lines, runs, source, x=first.x, y=first.y, log_x=first.log_x, log_y=first.log_y,
+        ticks=[(x, f"{x:,g}") for x in places] or None, mark=marks.pop() if len(marks) == 1 else None,
+    )  # fmt: skip
 
 
 def _draw(
     title: str, caption: str, lines: Sequence[Curve], runs: Sequence[Measured], source: str, **axes: Any
 ) -> Drawing:
-    absent = [f"{run.name}: {run.missing[source]}" for run in runs if source in run.missing]
+    absent: dict[str, list[str]] = {}
+    for run in runs:
+        if source in run.missing:
+            absent.setdefault(run.missing[source], []).append(run.name)
     if absent:
-        caption = f"{caption} Missing: {'; '.join(absent)}."
+        listed = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in absent.items())
+        caption = f"{caption} Missing: {listed}."
     name = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
     return Drawing(
         title, caption, Markup(figures.svg(figures.curves(lines, **axes), name, title)) if lines else None
@@ -188,13 +191,6 @@ def _log(
     every = max(1, -(-len(points) // POINTS))
     kept = [*points[:-1:every], *points[-1:]]
     return [Curve(label, place, [x for x, _ in kept], [y for _, y in kept], faint=faint)] if kept else []
-
-
-def _positions(label: str, place: int, curve: Mapping[str, Any]) -> list[Curve]:
-    """The curve over positions, each bin at its geometric middle; none if every bin is too small."""
-    bins = zip(curve["start"], curve["end"], curve["loss"], curve["tokens"], strict=True)
-    points = [(math.sqrt(first * last), loss) for first, last, loss, tokens in bins if tokens >= FEW]
-    return [Curve(label, place, [x for x, _ in points], [y for _, y in points])] if points else []
 
 
 def _by_layer(

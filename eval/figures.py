@@ -19,10 +19,10 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize, to_rgba
+from matplotlib.colors import Colormap, FuncNorm, ListedColormap, LogNorm, Normalize, to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from eval.heatmaps import Panel
 from models import ModelError
@@ -83,36 +83,72 @@ class Curve:
 
 @dataclass(frozen=True)
 class Scale:
-    """The colour scale that several heatmaps share: "log" or "linear", from `low` to `high`."""
+    """The colour scale that several heatmaps share: "log" or "linear", of magnitudes from `low` to `high`.
+
+    Where `signed`, it diverges from zero: negative weights are blue, positive ones red, by magnitude.
+    """
 
     kind: str
     low: float
     high: float
+    signed: bool = False
 
     @classmethod
     def shared(cls, panels: Sequence[Sequence[Panel]], kind: str) -> "Scale":
-        """The scale that ends at the largest weight of all panels."""
-        high = max((np.nanmax(panel.matrix()) for row in panels for panel in row), default=0.0) or 1.0
-        return cls(kind, high * 10.0**-DECADES if kind == "log" else 0.0, float(high))
+        """The scale that ends at the largest magnitude of all panels, signed if any of their weights is negative."""
+        matrices = [panel.matrix for row in panels for panel in row]
+        high = max((float(np.nanmax(np.abs(matrix))) for matrix in matrices), default=0.0) or 1.0
+        low = high * 10.0**-DECADES if kind == "log" else 0.0
+        return cls(kind, low, high, any((matrix < 0).any() for matrix in matrices))
 
     @property
     def norm(self) -> Normalize:
-        """Maps weights to [0, 1]; below `low` is 0."""
+        """Maps weights to [0, 1]; on a log scale magnitudes below `low` count as `low`."""
+        if self.signed and self.kind == "log":
+            return FuncNorm((self._decades, self._inverse), -self.high, self.high, clip=True)
+        if self.signed:
+            return Normalize(-self.high, self.high, clip=True)
         return (LogNorm if self.kind == "log" else Normalize)(self.low, self.high, clip=True)
+
+    @property
+    def colormap(self) -> Colormap:
+        """Of `norm`, for a white page."""
+        return matplotlib.colormaps["RdBu_r"] if self.signed else _colours()
+
+    @property
+    def ticks(self) -> list[float] | None:
+        """Places to name on a colour bar, where matplotlib's own choice would crowd."""
+        if not (self.signed and self.kind == "log"):
+            return None
+        decades = [self.high / 10.0**step for step in range(0, DECADES, 2)]
+        return [-weight for weight in decades] + [0.0] + decades[::-1]
 
     @property
     def words(self) -> str:
         """The scale, stated for a caption."""
+        high = _plain(float(f"{self.high:.3g}"))
+        if self.signed:
+            return f"{self.kind} scale of magnitude, −{high} to {high}" + (
+                f", neutral below {_plain(float(f'{self.low:.3g}'))}" if self.kind == "log" else ""
+            )
         if self.kind == "log":
-            return f"log scale, {_plain(self.low)} or less to {_plain(float(f'{self.high:.3g}'))}"
-        return f"linear scale, 0 to {_plain(float(f'{self.high:.3g}'))}"
+            return f"log scale, {_plain(float(f'{self.low:.3g}'))} or less to {high}"
+        return f"linear scale, 0 to {high}"
 
     def colours(self, matrix: np.ndarray) -> np.ndarray:
         """RGBA [T, T, 4] of a matrix of weights: zeros grey, nan transparent."""
-        image = _colours()(self.norm(np.nan_to_num(matrix, nan=self.high).clip(self.low or None)))
+        weights = np.nan_to_num(matrix, nan=self.high)
+        image = self.colormap(self.norm(weights if self.signed else weights.clip(self.low or None)))
         image[matrix == 0] = ZERO
         image[np.isnan(matrix)] = 0
         return image
+
+    def _decades(self, weights: np.ndarray) -> np.ndarray:
+        """Decades above `low`, with the weight's sign."""
+        return np.sign(weights) * np.log10(np.maximum(np.abs(weights), self.low) / self.low)
+
+    def _inverse(self, decades: np.ndarray) -> np.ndarray:
+        return np.sign(decades) * self.low * 10.0 ** np.abs(decades)
 
 
 def curves(
@@ -145,6 +181,8 @@ def curves(
             axes.set_xscale("log", base=log_x)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
             axes.xaxis.set_minor_locator(NullLocator())
+        elif ticks is None:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if log_y and _spans(lines) > 5:
             axes.set_yscale("log")
             _plain_ticks(axes)
@@ -212,73 +250,51 @@ def head_grids(grids: Sequence[tuple[str, Sequence[Sequence[float | None]]]], wh
 
 
 def heatmaps(panels: Sequence[Sequence[Panel]], scale: Scale, prompt: str) -> Figure:
-    """A grid of heatmaps of one prompt on one colour scale, a column for each run, with a legend of the scale."""
+    """A grid of heatmaps of one prompt on one colour scale, a column for each run, with a legend of the scale.
+
+    Where all runs read the prompt as the same tokens, these are written once to a row and once to a column.
+    """
     with _style(**{"axes.grid": False}):
         rows, columns = len(panels), len(panels[0])
-        size = _side(max(len(panel.pieces) for panel in panels[0]))
-        figure = Figure(
-            figsize=(columns * (size + 0.3) + 0.9, rows * (size + 0.75) + 1.0), layout="constrained"
-        )
-        grid = figure.subplots(rows, columns, squeeze=False)
+        shared = len({tuple(panel.labels) for line in panels for panel in line}) == 1
+        # Places are computed here: matplotlib's layout measures every label, which takes longer than all drawing.
+        size = _side(max(len(panel.labels) for panel in panels[0]))
+        tokens, titles, head, foot = 0.6, 0.45, 0.35, 1.0
+        across, down = (size + part + (0 if shared else tokens) for part in (0.2, titles))
+        width = max(tokens + columns * across, 6.0)
+        height = head + rows * down + tokens * shared + foot
+        figure = Figure(figsize=(width, height))
         for i, line in enumerate(panels):
             for j, panel in enumerate(line):
-                _heatmap(grid[i][j], panel, scale, size)
-                grid[i][j].set_title(f"{_short(panel.title, 50)}, {panel.place}\n{panel.caption}", loc="left")
-        figure.suptitle(f"Prompt: {_short(' '.join(prompt.split()), 34 * columns + 30)}", fontsize=8)
-        _legend(figure, list(grid.flat), scale)
+                left, top = tokens + j * across, head + i * down + titles
+                axes = figure.add_axes((left / width, 1 - (top + size) / height, size / width, size / height))
+                _heatmap(
+                    axes, panel, scale, size, rows=not shared or j == 0, columns=not shared or i == rows - 1
+                )
+                axes.set_title(f"{_short(panel.title, 50)}, {panel.place}\n{panel.caption}", loc="left")
+        figure.text(
+            0.5,
+            1 - 0.2 / height,
+            f"Prompt: {_short(' '.join(prompt.split()), int(14 * width))}",
+            ha="center",
+            va="center",
+            fontsize=8,
+        )
+        _legend(figure, figure.add_axes((0.2, 0.78 / height, 0.6, 0.12 / height)), scale)
         return figure
 
 
-def heatmap(panel: Panel, scale: Scale) -> tuple[Figure, tuple[float, float, float, float]]:
-    """One heatmap without title, and where its cells lie in the figure: left, top, width, height as fractions."""
-    with _style(**{"axes.grid": False, "font.size": 7}):
-        figure = Figure(figsize=(4.2, 4.2))
-        axes = figure.add_axes((0.15, 0.15, 0.84, 0.84))
-        _heatmap(axes, panel, scale, 4.2 * 0.84)
-        return figure, (0.15, 0.01, 0.84, 0.84)
+def palettes() -> dict[str, list[str]]:
+    """Colours for pages that paint heatmaps themselves: evenly spaced stops from low to high.
 
-
-def head_mosaic(layers: Sequence[Sequence[Panel]], scale: Scale) -> Figure:
-    """Small heatmaps of every head: a row for each layer, a column for each head."""
-    with _style(**{"axes.grid": False}):
-        images = [[scale.colours(panel.matrix()) for panel in layer] for layer in layers]
-        size = len(images[0][0])
-        columns = max(len(row) for row in images)
-        gap = max(2, size // 12)
-        mosaic = np.zeros((len(images) * (size + gap) - gap, columns * (size + gap) - gap, 4))
-        for i, line in enumerate(images):
-            for j, image in enumerate(line):
-                mosaic[i * (size + gap) :, j * (size + gap) :][:size, :size] = image
-        figure = Figure(figsize=(0.35 + 0.72 * columns, 0.3 + 0.72 * len(images)), layout="constrained")
-        axes = figure.subplots()
-        axes.imshow(mosaic, interpolation="nearest")
-        middle = (size - 1) / 2
-        axes.set_xticks(
-            [j * (size + gap) + middle for j in range(columns)], [str(panel.head) for panel in layers[0]]
-        )
-        axes.set_yticks(
-            [i * (size + gap) + middle for i in range(len(images))], [str(layer[0].layer) for layer in layers]
-        )
-        axes.set_xlabel("head")
-        axes.set_ylabel("layer")
-        _bare(axes)
-        return figure
-
-
-def colour_bar(scale: Scale) -> Figure:
-    """The legend of heatmaps on their own: the scale, and the colour of exact zeros."""
-    with _style(**{"axes.grid": False}):
-        figure = Figure(figsize=(4.6, 0.62), layout="constrained")
-        axes = figure.subplots()
-        bar = figure.colorbar(
-            ScalarMappable(scale.norm, _colours()),
-            cax=axes,
-            orientation="horizontal",
-            format=lambda value, _: _plain(value),
-        )
-        bar.outline.set_visible(False)
-        bar.set_label(f"attention weight, {scale.words}")
-        return figure
+    "sequential" for magnitudes; "light" and "dark" diverge from the middle, for pages of either kind.
+    """
+    maps = {
+        "sequential": _colours(),
+        "light": matplotlib.colormaps["RdBu_r"],
+        "dark": matplotlib.colormaps["berlin"],
+    }
+    return {name: [to_hex(found(place)) for place in np.linspace(0, 1, 33)] for name, found in maps.items()}
 
 
 def colour(run: int) -> str:
@@ -397,25 +413,24 @@ def _plain(value: float) -> str:
     return f"{value:,.0f}" if value >= 1 and value == round(value) else f"{value:g}"
 
 
-def _heatmap(axes: Axes, panel: Panel, scale: Scale, inches: float) -> None:
-    axes.imshow(scale.colours(panel.matrix()), interpolation="nearest")
-    every = max(1, len(panel.pieces) // 64)
-    places = range(0, len(panel.pieces), every)
-    labels = [_short(_visible(panel.pieces[place]), 10) for place in places]
-    size = max(2.5, min(7.0, 0.92 * 72 * inches / len(panel.pieces)))
-    axes.set_xticks(places, labels, rotation=90, fontsize=size)
-    axes.set_yticks(places, labels, fontsize=size)
+def _heatmap(axes: Axes, panel: Panel, scale: Scale, inches: float, *, rows: bool, columns: bool) -> None:
+    """One panel; `rows` and `columns` say whether tokens are written to them."""
+    axes.imshow(scale.colours(panel.matrix), interpolation="nearest")
+    every = max(1, len(panel.labels) // 64)
+    places = range(0, len(panel.labels), every)
+    labels = [_short(_visible(panel.labels[place]), 10) for place in places]
+    size = max(2.5, min(7.0, 0.92 * 72 * inches / len(panel.labels)))
+    axes.set_xticks(places if columns else [], labels if columns else [], rotation=90, fontsize=size)
+    axes.set_yticks(places if rows else [], labels if rows else [], fontsize=size)
     _bare(axes)
 
 
-def _legend(figure: Figure, axes: list[Axes], scale: Scale) -> None:
+def _legend(figure: Figure, axes: Axes, scale: Scale) -> None:
     bar = figure.colorbar(
-        ScalarMappable(scale.norm, _colours()),
-        ax=axes,
-        location="bottom",
-        shrink=0.6,
-        aspect=50,
-        pad=0.02,
+        ScalarMappable(scale.norm, scale.colormap),
+        cax=axes,
+        orientation="horizontal",
+        ticks=scale.ticks,
         format=lambda value, _: _plain(value),
     )
     bar.outline.set_visible(False)
@@ -424,7 +439,7 @@ def _legend(figure: Figure, axes: list[Axes], scale: Scale) -> None:
         Patch(facecolor=to_rgba(ZERO), label="exactly 0"),
         Patch(facecolor="none", edgecolor=INK, linewidth=0.4, label="blank: not visible to the query"),
     ]
-    figure.legend(handles=entries, loc="outside lower center", ncols=2)
+    figure.legend(handles=entries, loc="lower center", ncols=2)
 
 
 def _bare(axes: Axes) -> None:
@@ -439,7 +454,7 @@ def _side(tokens: int) -> float:
 
 
 def _colours() -> Colormap:
-    """Viridis without its darkest fifth, which would vanish on a dark page."""
+    """Viridis without its darkest sixth, which would vanish on a dark page."""
     return ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.16, 1, 256)))
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.comparison import DEAD, EPSILON, SHOWN, Column, Measured, columns, disagreements, known, sink_length
+from eval.pairs import baseline, compare, groups
 
-CHOSEN = ("name", "out", "model.attention", "model.attention_options")
+CHOSEN = ("name", "out", "seed", "model.attention", "model.attention_options")
 """Config keys in which compared runs are meant to differ."""
 
 APART = 0.05
@@ -27,6 +28,7 @@ def findings(runs: Sequence[Measured]) -> list[str]:
     by_key = {column.key: column for column in columns(runs)}
     sentences = [
         *_quality(by_key["bits_per_byte"], runs),
+        *_paired(by_key["bits_per_byte"], runs),
         *_sinks(by_key, runs),
         *_range(by_key["kurtosis"], "The kurtosis of the residual stream (3 for a Gaussian)", runs),
         *_dead(by_key["dead"], runs),
@@ -45,19 +47,13 @@ def checks(runs: Sequence[Measured]) -> list[Check]:
         return [Check(None, "One run: there is nothing to compare.")]
     return [
         _same("The same data (corpus and tokenizer)", runs, lambda run: (run.record or {}).get("data")),
-        _same("The same number of training tokens", runs, lambda run: run.last("tokens")),
+        _tokens(runs),
         _same("The same training length", runs, lambda run: run.train_length),
         _same("The same number of parameters", runs, lambda run: run.parameters),
-        _same("The same seed", runs, lambda run: (run.config or {}).get("seed")),
         _configs(runs),
         _protocols(runs),
-        _seeds(runs),
+        *_seeds(runs),
     ]
-
-
-def baseline(runs: Sequence[Measured]) -> Measured:
-    """The run that the others are held against: the first with softmax in every layer, otherwise the first."""
-    return next((run for run in runs if run.label.split()[-1] == "softmax"), runs[0])
 
 
 def _quality(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
@@ -79,6 +75,17 @@ def _quality(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
         yield f"{sentence}, and {worst.name} the highest, {high:.4f} ({high / low - 1:+.1%})."
     else:
         yield f"{sentence}, against {against:.4f} of {base.name} ({low / against - 1:+.1%})."
+
+
+def _paired(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
+    for paired in compare(column, runs):
+        low, high = paired.interval.low, paired.interval.high
+        if paired.over == "seeds" and low is not None and high is not None:
+            yield (
+                f"Over {len(paired.seeds)} seeds {paired.group} differs from {paired.baseline} by "
+                f"{column.signed(paired.interval.mean)} bits per byte, with a 95 % interval of {column.signed(low)} to "
+                f"{column.signed(high)}, which {'leaves out' if paired.interval.sign else 'includes'} zero."
+            )
 
 
 def _sinks(by_key: Mapping[str, Column], runs: Sequence[Measured]) -> Iterator[str]:
@@ -152,12 +159,29 @@ def _protocols(runs: Sequence[Measured]) -> Check:
     )
 
 
-def _seeds(runs: Sequence[Measured]) -> Check:
-    seeds = {(run.config or {}).get("seed") for run in runs} - {None}
-    untested = "differences are not statistically tested"
-    if len(seeds) <= 1:
-        return Check(False, "Several seeds", f"One seed: {untested}.")
-    return Check(None, "Several seeds", f"{len(seeds)} seeds, but {untested} by this report.")
+def _tokens(runs: Sequence[Measured]) -> Check:
+    """Runs of one seed are compared; another order of the documents packs slightly other numbers of tokens."""
+    claim = "The same number of training tokens"
+    by_seed = {(run.config or {}).get("seed"): run for run in runs}
+    every = [[run for run in runs if (run.config or {}).get("seed") == seed] for seed in by_seed]
+    found = [_same(claim, some, lambda run: run.last("tokens")) for some in every]
+    details = "; ".join(dict.fromkeys(check.detail for check in found))
+    worst = next((check for check in found if not check.holds), found[0])
+    return Check(worst.holds, claim, details)
+
+
+def _seeds(runs: Sequence[Measured]) -> list[Check]:
+    found = {group.name: sorted(map(str, group.runs)) for group in groups(runs)}
+    listed = "; ".join(f"{name} {', '.join(seeds)}" for name, seeds in found.items())
+    same = len({tuple(seeds) for seeds in found.values()}) == 1
+    lone = [name for name, seeds in found.items() if len(seeds) == 1]
+    of = "" if len(lone) == len(found) else f" of {', '.join(lone)}"
+    untested = f"A single seed{of}: differences from it are not tested against other seeds."
+    if any("None" in seeds for seeds in found.values()):
+        alike = Check(None, "The same seeds", "not recorded for all runs")
+    else:
+        alike = Check(same, "The same seeds", ", ".join(next(iter(found.values()))) if same else listed)
+    return [alike, Check(not lone, "Several seeds", untested if lone else listed)]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,9 +14,11 @@ Results:
                               "perplexity": {"value": 812.0, "stderr": null, "higher_is_better": false}}},
         "continuation": {... "chance": 0.25, "metrics": {"acc": ..., "acc_norm": ...}},
         "order":        {... "chance": 0.5,  "metrics": {"acc": ..., "acc_norm": ...}},
+        "substitution": {... "chance": 0.5,  "metrics": {"acc": ..., "acc_norm": ...}},
         "rolling":      {... "metrics": {"bits_per_byte": ..., "byte_perplexity": ..., "word_perplexity": ...}}
       },
-      "headline": {"cloze": "acc", "continuation": "acc_norm", "order": "acc", "rolling": "bits_per_byte"}
+      "headline": {"cloze": "acc", "continuation": "acc_norm", "order": "acc", "substitution": "acc",
+                   "rolling": "bits_per_byte"}
     }
 """
 
@@ -40,8 +42,15 @@ from models import ModelError
 
 FOLDER = Path(__file__).parent / "tasks"
 SOURCES = [Path(__file__).parent / "language_model.py", *sorted(FOLDER.glob("*.yaml")), FOLDER / "build.py"]
-OFFLINE = {"cloze": "acc", "continuation": "acc_norm", "order": "acc", "rolling": "bits_per_byte"}
-CHANCE = {"continuation": 0.25, "order": 0.5}
+OFFLINE = {
+    "cloze": "acc",
+    "continuation": "acc_norm",
+    "order": "acc",
+    "substitution": "acc",
+    "rolling": "bits_per_byte",
+}
+"""The offline tasks and the metric that a table shows of each."""
+CHANCE = {"continuation": 0.25, "order": 0.5, "substitution": 0.5}
 
 
 @dataclass(frozen=True)
@@ -95,13 +104,9 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
 
     from eval.language_model import HarnessModel
 
-    max_length = settings.max_length or subject.train_length
-    if subject.max_length is not None and max_length > subject.max_length:
-        raise ModelError(
-            f"--max-length {max_length} exceeds the {subject.max_length} positions of {subject.name}"
-        )
-    model = HarnessModel(subject, max_length, settings.bos)
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    model = HarnessModel(subject, settings.max_length, settings.bos)
+    for library in ("lm_eval", "huggingface_hub", "datasets"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "texts.json"
         texts.write_text(json.dumps(subject.held_out()), encoding="utf-8")
@@ -129,7 +134,7 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     headline = {name: OFFLINE.get(name) or next(iter(results[name]["metrics"]), None) for name in results}
     protocol = {
         "lm_eval": importlib.metadata.version("lm_eval"),
-        "positions": max_length,
+        "positions": model.max_length,
         "bos": bool(model.begin),
         "task_versions": {name: entry["version"] for name, entry in results.items()},
     }

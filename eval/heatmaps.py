@@ -1,29 +1,37 @@
-"""Attention weights of chosen layers and heads on one prompt, runs side by side, checked against the model's output.
+"""Attention weights of every layer and head on one prompt, runs side by side, checked against the model's output.
 
-The model runs the prompt once. For each chosen layer the weights W are then recomputed from the query and key that the
-layer saw, by the mechanism's formula (the dense kernel, whatever the model used), and multiplied with its values:
-`residual = ||W v - o|| / ||o||`, with o the head's output in that forward pass, is stored, printed on each panel, and
-must stay below the limit of the dtype. What a panel shows is therefore what the model did.
+The model runs the prompt once. For each layer the weights W are then recomputed from the query and key that the layer
+saw, by the mechanism's formula (the dense kernel, whatever the model used), and multiplied with its values:
+`residual = ||W v - o|| / ||o||`, with o the head's output in that forward pass, is stored, printed with each head, and
+must stay below the limit of the dtype. What a heatmap shows is therefore what the model did.
 
-Every run gets the same prompt, and all panels of a figure share one colour scale. A weight that is exactly zero has a
-colour of its own, a key that the query cannot see is blank.
+Every run gets the same prompt, and heatmaps side by side share one colour scale. A weight that is exactly zero has a
+colour of its own, a key that the query cannot see is blank; where weights are negative, the scale diverges from zero.
+Prompts longer than `--cells` are pooled: a cell then shows the weight of largest magnitude of `pool` queries and `pool`
+keys, and says so. Residuals and zeros are those of the weights before pooling.
+
+Written are a viewer, one HTML file that needs nothing else (every layer and head, differences, weights by token), and a
+figure of chosen layers and heads as PNG and SVG.
 
 Results:
 
     {
       "prompt": "To be, or not to be", "pieces": ["<s>", "To", " be", ...],       BOS first, if there is one
+      "pool": 1,                                                                 tokens to the side of a cell
       "layers": [
         {"layer": 0, "mechanism": "softpick", "window": null,
-         "heads": [{"head": 0, "residual": 2.1e-07, "zeros": 0.41,
-                    "weights": [[0.0], [0.12, 0.3], ...]}]}]      row i: keys 0..i, null where invisible
+         "heads": [{"head": 0, "residual": 2.1e-07, "zeros": 0.41, "negative": 0.0,
+                    "top": 0.93, "cells": "..."}]}]                              packed as `eval/packing.py` says
     }
 
-All heads of a chosen layer are stored. `zeros` is the share of exact zeros among the visible pairs.
+`zeros` and `negative` are shares of the visible pairs, `top` is the largest |w|. `unpack(head)` of `eval.packing` gives
+a head's weights as an array.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,6 +43,7 @@ from torch import Tensor
 from attention import nearest, weights
 from attention.masks import visibility
 from eval import analysis
+from eval.packing import pack, pool, unpack
 from eval.subject import Subject
 from models import AttentionCall, ModelError
 
@@ -43,8 +52,8 @@ RESIDUAL_LIMIT = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
 
 SCALES = ("log", "linear")
 
-LONGEST = 256
-"""Tokens of a prompt beyond which a heatmap cannot be read."""
+LONGEST = 2048
+"""Tokens of a prompt whose weights the dense formula still computes within a few hundred megabytes."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +64,19 @@ class Settings:
         default=None, metadata={"help": "text; default: how the first held-out document begins"}
     )
     length: int = field(default=48, metadata={"help": "tokens of the default prompt"})
-    layers: str | None = field(default=None, metadata={"help": "like 0,3; default: first, middle and last"})
-    heads: str | None = field(default=None, metadata={"help": "like 0,1; default: two, spread"})
-    scale: str = field(default="log", metadata={"help": "colour scale, log or linear"})
+    layers: str | None = field(
+        default=None, metadata={"help": "of the figure, like 0,3; default: first, middle and last"}
+    )
+    heads: str | None = field(
+        default=None, metadata={"help": "of the figure, like 0,1; default: two, spread"}
+    )
+    scale: str = field(default="log", metadata={"help": "colour scale to begin with, log or linear"})
+    cells: int = field(default=192, metadata={"help": "cells to a side; longer prompts are max-pooled"})
     out: str | None = field(
         default=None,
-        metadata={"help": "figure, written as .png and .svg; default: heatmaps next to the first run"},
+        metadata={
+            "help": "written as .html, .png and .svg; default: viewer.html and heatmaps.png, .svg next to the first run"
+        },
     )
 
 
@@ -69,7 +85,7 @@ class Recording:
     """What is recorded of one run: the part of the settings that decides the content of its result file."""
 
     prompt: str
-    layers: tuple[int, ...]
+    cells: int
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,8 @@ class Panel:
     residual: float
     zeros: float
     pieces: list[str]
-    weights: list[list[float | None]]
+    pool: int
+    packed: Mapping[str, Any]
 
     @property
     def title(self) -> str:
@@ -97,25 +114,32 @@ class Panel:
 
     @property
     def caption(self) -> str:
-        """What is printed on the panel: how well its weights explain the output, and the share of exact zeros."""
-        return f"residual {short(self.residual)} · exact zeros {self.zeros:.0%}"
+        """What is printed on the panel: how well its weights explain the output, zeros, and pooling."""
+        pooled = f" · largest of {self.pool} × {self.pool}" if self.pool > 1 else ""
+        return f"residual {short(self.residual)} · exact zeros {self.zeros:.0%}{pooled}"
 
+    @cached_property
     def matrix(self) -> np.ndarray:
-        """[T, T], nan where invisible."""
-        matrix = np.full((len(self.weights), len(self.weights)), np.nan)
-        for i, row in enumerate(self.weights):
-            matrix[i, : len(row)] = [math.nan if weight is None else weight for weight in row]
-        return matrix
+        """[cells, cells], nan where invisible."""
+        return unpack(self.packed)
+
+    @property
+    def labels(self) -> list[str]:
+        """The first token of each row and column of cells."""
+        return self.pieces[:: self.pool]
 
 
 def before(settings: Settings) -> None:
     """Refuse what can be refused before a model is opened.
 
     Raises:
-        ModelError: no matplotlib, an unknown scale, layers or heads that are not numbers.
+        ModelError: no matplotlib or jinja2, an unknown scale, layers or heads that are not numbers, too few cells.
     """
-    if find_spec("matplotlib") is None:
-        raise ModelError("heatmaps need the package matplotlib: pip install 'attention-zoo[eval]'")
+    missing = [package for package in ("matplotlib", "jinja2") if find_spec(package) is None]
+    if missing:
+        raise ModelError(f"heatmaps need {' and '.join(missing)}: pip install 'attention-zoo[eval]'")
+    if settings.cells < 8:
+        raise ModelError(f"heatmaps need at least 8 cells to a side, got {settings.cells}")
     if settings.scale not in SCALES:
         raise ModelError(f"unknown scale {settings.scale!r}{nearest(settings.scale, SCALES)}")
     for what, text in (("layers", settings.layers), ("heads", settings.heads)):
@@ -124,31 +148,38 @@ def before(settings: Settings) -> None:
 
 
 def run_all(subjects: Sequence[Subject], settings: Settings) -> dict[str, object]:
-    """Record every run and draw the figure, as PNG and SVG.
+    """Record every run, write the viewer as HTML and the figure as PNG and SVG.
 
     Raises:
-        ModelError: a layer, head, prompt or scale that does not exist, or a residual beyond the limit.
+        ModelError: a layer, head, prompt or scale that does not exist, a residual beyond the limit, or files that
+            cannot be written.
     """
     before(settings)
-    # Imported late: matplotlib is optional, and only figures need it.
-    from eval import figures
+    # Imported late: matplotlib and jinja2 are optional, and only pictures and pages need them.
+    from eval import figures, viewer
 
     prompt = opening(subjects[0], settings.length) if settings.prompt is None else settings.prompt
-    asked = None if settings.layers is None else indices(settings.layers, "layers")
+    layers = None if settings.layers is None else indices(settings.layers, "layers")
     heads = None if settings.heads is None else indices(settings.heads, "heads")
     this = analysis.get("heatmaps")
-    records = []
-    for subject in subjects:
-        recording = Recording(prompt, spread(len(subject.blocks), 3) if asked is None else asked)
-        records.append(analysis.evaluate(this, subject, recording)[0])
-    panels = choose(records, heads)
-    stem = subjects[0].path.parent / "heatmaps" if settings.out is None else Path(settings.out)
-    stem = stem.with_suffix("") if stem.suffix in (".png", ".svg") else stem
+    records = [analysis.evaluate(this, subject, Recording(prompt, settings.cells))[0] for subject in subjects]
+    panels = choose(records, layers, heads)
+    if settings.out is None:
+        stem, page = subjects[0].path.parent / "heatmaps", subjects[0].path.parent / "viewer.html"
+    else:
+        stem = Path(settings.out)
+        stem = stem.with_suffix("") if stem.suffix in (".html", ".png", ".svg") else stem
+        page = stem.with_name(f"{stem.name}.html")
     files = figures.save(figures.heatmaps(panels, figures.Scale.shared(panels, settings.scale), prompt), stem)
+    first = panels[0][0]
+    size = viewer.write(page, records, layer=first.layer, head=first.head, scale=settings.scale)
     return {
+        "viewer": f"{page} ({size / 1e6:.2f} MB)",
         "figure": " ".join(map(str, files)),
         "prompt": prompt if len(prompt) <= 40 else f"{prompt[:39]}…",
-        "worst residual": max(panel.residual for row in panels for panel in row),
+        "worst residual": max(
+            panel.residual for record in records for layer in every(record) for panel in layer
+        ),
     }
 
 
@@ -156,7 +187,7 @@ def run(subject: Subject, settings: Recording) -> dict[str, Any]:
     """Record the attention of one run on the prompt.
 
     Raises:
-        ModelError: an empty or too long prompt, a layer the model lacks, a residual beyond the limit.
+        ModelError: an empty or too long prompt, a residual beyond the limit.
     """
     ids = subject.encode(settings.prompt)
     if not ids:
@@ -167,16 +198,12 @@ def run(subject: Subject, settings: Recording) -> dict[str, Any]:
         raise ModelError(
             f"the prompt has {len(tokens)} tokens for {subject.name}, a heatmap takes at most {longest}"
         )
-    depth = len(subject.blocks)
-    for index in settings.layers:
-        if not 0 <= index < depth:
-            raise ModelError(f"{subject.name} has no layer {index} (it has layers 0 to {depth - 1})")
     limit = RESIDUAL_LIMIT[str(subject.dtype).removeprefix("torch.")]
+    factor = -(-len(tokens) // settings.cells)
     layers: list[dict[str, Any]] = []
 
     def record(call: AttentionCall) -> None:
-        if call.layer in settings.layers:
-            layers.append(_layer(call))
+        layers.append(_layer(call, factor))
 
     with torch.inference_mode(), subject.trace(attention=record):
         subject.observe(torch.tensor([tokens]))
@@ -190,7 +217,12 @@ def run(subject: Subject, settings: Recording) -> dict[str, Any]:
                 )
     return {
         "protocol": {"tokens": len(tokens), "bos": subject.bos is not None, "residual_limit": limit},
-        "results": {"prompt": settings.prompt, "pieces": subject.pieces(tokens), "layers": layers},
+        "results": {
+            "prompt": settings.prompt,
+            "pieces": subject.pieces(tokens),
+            "pool": factor,
+            "layers": layers,
+        },
     }
 
 
@@ -225,63 +257,70 @@ def spread(count: int, wanted: int) -> tuple[int, ...]:
     return tuple(round(step * (count - 1) / max(wanted - 1, 1)) for step in range(wanted))
 
 
-def choose(records: Sequence[Mapping[str, Any]], heads: tuple[int, ...] | None = None) -> list[list[Panel]]:
-    """The panels to draw: a row for each recorded layer and chosen head, a column for each run.
-
-    Where runs differ in depth, rows pair their layers in order.
+def choose(
+    records: Sequence[Mapping[str, Any]],
+    layers: tuple[int, ...] | None = None,
+    heads: tuple[int, ...] | None = None,
+) -> list[list[Panel]]:
+    """The panels to draw: a row for each chosen layer and head, a column for each run.
 
     Args:
         records: result files of this analysis.
+        layers: by number; default three, spread over the layers of each run: where runs differ in depth, rows pair them
+            in order.
         heads: by number; default two, spread over the heads of each run.
 
     Raises:
-        ModelError: a head that some run lacks.
+        ModelError: a layer or head that some run lacks.
     """
     rows = []
-    shared = min(len(record["results"]["layers"]) for record in records)
-    for position in range(shared):
-        layers = [record["results"]["layers"][position] for record in records]
-        chosen = [_heads(record, layer, heads) for record, layer in zip(records, layers, strict=True)]
-        for places in zip(*chosen, strict=False):
-            rows.append([_panel(*cell) for cell in zip(records, layers, places, strict=True)])
+    by_run = [_chosen(record, record["results"]["layers"], "layer", layers, 3) for record in records]
+    for level in zip(*by_run, strict=False):
+        chosen = [
+            _chosen(record, layer["heads"], "head", heads, 2)
+            for record, layer in zip(records, level, strict=True)
+        ]
+        for cell in zip(*chosen, strict=False):
+            rows.append([_panel(*place) for place in zip(records, level, cell, strict=True)])
     return rows
 
 
 def every(record: Mapping[str, Any]) -> list[list[Panel]]:
-    """All recorded heads of a run: a list for each layer."""
-    return [
-        [_panel(record, layer, head) for head in range(len(layer["heads"]))]
-        for layer in record["results"]["layers"]
-    ]
+    """All heads of a run: a list for each layer."""
+    return [[_panel(record, layer, head) for head in layer["heads"]] for layer in record["results"]["layers"]]
 
 
-def _heads(
-    record: Mapping[str, Any], layer: Mapping[str, Any], heads: tuple[int, ...] | None
-) -> tuple[int, ...]:
-    count = len(layer["heads"])
-    for head in heads or ():
-        if head >= count:
+def _chosen(
+    record: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    what: str,
+    asked: tuple[int, ...] | None,
+    several: int,
+) -> list[Mapping[str, Any]]:
+    """The entries asked for by number; by default `several`, spread."""
+    for index in asked or ():
+        if index >= len(entries):
             raise ModelError(
-                f"{record['subject']['name']} has no head {head} (it has heads 0 to {count - 1})"
+                f"{record['subject']['name']} has no {what} {index} (it has {what}s 0 to {len(entries) - 1})"
             )
-    return spread(count, 2) if heads is None else heads
+    return [entries[index] for index in (spread(len(entries), several) if asked is None else asked)]
 
 
-def _panel(record: Mapping[str, Any], layer: Mapping[str, Any], head: int) -> Panel:
-    entry = layer["heads"][head]
+def _panel(record: Mapping[str, Any], layer: Mapping[str, Any], head: Mapping[str, Any]) -> Panel:
     return Panel(
         run=record["subject"]["name"],
         mechanism=layer["mechanism"],
         layer=layer["layer"],
-        head=head,
-        residual=entry["residual"],
-        zeros=entry["zeros"],
+        head=head["head"],
+        residual=head["residual"],
+        zeros=head["zeros"],
         pieces=record["results"]["pieces"],
-        weights=entry["weights"],
+        pool=record["results"]["pool"],
+        packed=head,
     )
 
 
-def _layer(call: AttentionCall) -> dict[str, Any]:
+def _layer(call: AttentionCall, factor: int) -> dict[str, Any]:
     recomputed = weights(call.query, call.key, call.mechanism, kernel="dense", **call.arguments)[0].float()
     value = call.value[0].float().repeat_interleave(call.query.shape[2] // call.value.shape[2], 1)
     mixed = torch.einsum("hts,shd->htd", recomputed, value)
@@ -295,6 +334,7 @@ def _layer(call: AttentionCall) -> dict[str, Any]:
         documents=call.arguments.get("documents"),
         device=call.query.device,
     ).mask()[0]
+    hidden = torch.full_like(recomputed[0], math.nan).masked_fill(visible, 0)
     return {
         "layer": call.layer,
         "mechanism": call.mechanism.name,
@@ -304,7 +344,8 @@ def _layer(call: AttentionCall) -> dict[str, Any]:
                 "head": head,
                 "residual": relative(mixed[head], output[head]),
                 "zeros": (recomputed[head][visible] == 0).double().mean().item(),
-                "weights": _rows(recomputed[head], visible),
+                "negative": (recomputed[head][visible] < 0).double().mean().item(),
+                **pack(pool((recomputed[head] + hidden).cpu().numpy(), factor)),
             }
             for head in range(len(recomputed))
         ],
@@ -320,11 +361,3 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 def short(residual: float) -> str:
     """A residual in two digits; 0 means equal bit for bit."""
     return f"{residual:.1e}" if residual else "0"
-
-
-def _rows(matrix: Tensor, visible: Tensor) -> list[list[float | None]]:
-    """Row i up to its own key, four significant digits, None where invisible."""
-    return [
-        [float(f"{weight:.4g}") if seen else None for weight, seen in zip(row[: i + 1], mask, strict=False)]
-        for i, (row, mask) in enumerate(zip(matrix.tolist(), visible.tolist(), strict=True))
-    ]

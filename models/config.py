@@ -34,7 +34,11 @@ class ModelConfig:
         position: "rope" or "none".
         rope_theta: base of the rotary frequencies.
         qk_norm: RMS-normalise queries and keys per head.
+        differential: subtract one map from another: heads are paired, values are twice as wide.
+        output_norm: RMS-normalise the output of each head.
+        gate: "headwise" or "elementwise": multiply the heads' outputs by a sigmoid of the block's input; "none".
         mlp: "swiglu" or "gelu"; None: the preset's, else swiglu.
+        prediction: how logits become probabilities, "softmax" or "stablemax"; the cross-entropy trained on is its.
         tie_embeddings: one matrix for embedding and head; None: the preset's, else true.
         norm_eps: epsilon of every RMSNorm.
         init_std: standard deviation of initial weights; None: the preset's, else 0.02.
@@ -55,7 +59,11 @@ class ModelConfig:
     position: str = "rope"
     rope_theta: float = 10_000.0
     qk_norm: bool = False
+    differential: bool = False
+    output_norm: bool = False
+    gate: str = "none"
     mlp: str | None = None
+    prediction: str = "softmax"
     tie_embeddings: bool | None = None
     norm_eps: float = 1e-6
     init_std: float | None = None
@@ -63,8 +71,9 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """How one layer attends: its mechanism, and the window that holds for it (None: all keys)."""
+    """How one layer attends: its 0-based depth, its mechanism, and the window that holds for it (None: all keys)."""
 
+    depth: int
     mechanism: Mechanism
     window: int | None
 
@@ -89,6 +98,16 @@ class Architecture(ModelConfig):
         """Channels per head."""
         return self.d_model // self.n_head
 
+    @property
+    def value_dim(self) -> int:
+        """Channels of a value, and of what a head mixes: two heads' together where maps are paired."""
+        return 2 * self.head_dim if self.differential else self.head_dim
+
+    @property
+    def n_output_head(self) -> int:
+        """Heads that reach the output projection: pairs of maps count once."""
+        return self.n_head // 2 if self.differential else self.n_head
+
     def layers(self) -> list[LayerPlan]:
         """Mechanism and window of each layer.
 
@@ -103,9 +122,10 @@ class Architecture(ModelConfig):
                 used = nearest(name, set(names))
                 raise ModelError(f"attention_options has {name!r}, which no layer uses{used}")
         windows = patterns.windows(self.window, self.n_layer)
-        return [self._layer(*choice) for choice in zip(names, windows, strict=True)]
+        choices = zip(range(self.n_layer), names, windows, strict=True)
+        return [self._layer(*choice) for choice in choices]
 
-    def _layer(self, name: str, window: int | None) -> LayerPlan:
+    def _layer(self, depth: int, name: str, window: int | None) -> LayerPlan:
         options = self.attention_options.get(name, {})
         if window is not None and "window" in options:
             raise ModelError(
@@ -115,7 +135,7 @@ class Architecture(ModelConfig):
         mechanism = attention.get(name, **options)
         if self.kernel != "auto" and self.kernel not in (kernels := ["auto", *capable_kernels(mechanism)]):
             raise ModelError(f"no kernel {self.kernel!r} runs {name}{nearest(self.kernel, kernels)}")
-        return LayerPlan(mechanism, mechanism.window if window is None else window)
+        return LayerPlan(depth, mechanism, mechanism.window if window is None else window)
 
 
 _PRESETS: dict[str, ModelConfig] = {
@@ -209,6 +229,8 @@ def _check(config: Architecture) -> None:
     for name in ("n_kv_head", "d_ff"):
         _check_positive(name, getattr(config, name))
     _check_choice("position", config.position, ("rope", "none"))
+    _check_choice("prediction", config.prediction, ("softmax", "stablemax"))
+    _check_choice("gate", config.gate, ("none", "headwise", "elementwise"))
     if config.d_model % config.n_head:
         raise ModelError(f"d_model {config.d_model} must be a multiple of n_head {config.n_head}")
     if config.n_head % config.n_kv_head:
@@ -216,6 +238,14 @@ def _check(config: Architecture) -> None:
     if config.position == "rope" and config.head_dim % 2:
         raise ModelError(
             f"RoPE turns pairs of channels, so d_model / n_head must be even, got {config.head_dim}"
+        )
+    if config.differential and (config.n_head % 2 or config.n_kv_head % 2):
+        raise ModelError(
+            f"differential attention pairs heads: n_head {config.n_head} and n_kv_head {config.n_kv_head} must be even"
+        )
+    if config.differential and config.output_norm:
+        raise ModelError(
+            "differential attention norms the output of each head itself; leave output_norm false"
         )
     for name in ("rope_theta", "norm_eps", "init_std"):
         value = getattr(config, name)

@@ -5,12 +5,13 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.block import Block, RMSNorm
+from models.block import Block
 from models.cache import KVCache
 from models.config import Architecture, ModelConfig, resolve
 from models.errors import ModelError
-from models.loss import token_losses
-from models.rope import rotations
+from models.loss import log_stablemax, token_losses
+from models.norms import RMSNorm
+from models.rope import Rope
 
 
 class GPT(nn.Module):
@@ -20,6 +21,7 @@ class GPT(nn.Module):
         config: the resolved config.
         layers: the blocks; `layers[i].attention.mixer` is where layer i mixes values.
         head: the output projection, or None where the embedding serves (tied). One tensor, saved once.
+        rope: the rotary frequencies, None for a model without; an evaluation may put rescaled ones here.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -32,6 +34,9 @@ class GPT(nn.Module):
         self.config: Architecture = resolve(config)
         self.embedding = nn.Embedding(self.config.vocab_size, self.config.d_model)
         self.layers = nn.ModuleList(Block(self.config, plan) for plan in self.config.layers())
+        self.rope: Rope | None = None
+        if self.config.position == "rope":
+            self.rope = Rope(self.config.head_dim, self.config.rope_theta)
         self.norm = RMSNorm(self.config.d_model, self.config.norm_eps)
         self.head = None
         if not self.config.tie_embeddings:
@@ -61,26 +66,38 @@ class GPT(nn.Module):
         Raises:
             ModelError: wrong shapes, or positions beyond `config.max_length`.
         """
+        if targets is not None:
+            self._check_shape("targets", targets, tokens)
+        x = self.hidden(tokens, documents=documents, cache=cache)
+        if targets is None:
+            return self.logits(x)
+        return token_losses(x, targets, self.logits, self.config.vocab_size)
+
+    def hidden(
+        self, tokens: Tensor, *, documents: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """What the head reads: the normalised residual stream [B, T, d_model]; arguments as for `forward`."""
         start = 0 if cache is None else cache.length
-        self._check(tokens, {"targets": targets, "documents": documents}, start)
+        self._check(tokens, documents, start)
         x = self.embedding(tokens)
-        rotation = None
-        if self.config.position == "rope":
-            rotation = rotations(start, tokens.shape[1], self.config.head_dim, self.config.rope_theta, like=x)
+        rotation = None if self.rope is None else self.rope.rotations(start, tokens.shape[1], like=x)
         if cache is not None:
             documents = cache.extend_documents(documents)
         for index, layer in enumerate(self.layers):
             x = layer(x, rotation, documents, None if cache is None else cache.layers[index])
         if cache is not None:
             cache.length += tokens.shape[1]
-        x = self.norm(x)
-        if targets is None:
-            return self.logits(x)
-        return token_losses(x, targets, self.logits, self.config.vocab_size)
+        return self.norm(x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """The head: normalised residual [..., d_model] to [..., vocab_size]."""
-        return functional.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+        """The head: normalised residual [..., d_model] to [..., vocab_size], whose softmax is the prediction."""
+        logits = functional.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+        return log_stablemax(logits) if self.config.prediction == "stablemax" else logits
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The matrix [vocab_size, d_model] of the head: its own, or the embedding's where they are tied."""
+        return self.embedding.weight if self.head is None else self.head.weight
 
     def parameter_count(self) -> int:
         """Number of trained scalars; a tied embedding counts once."""
@@ -89,7 +106,7 @@ class GPT(nn.Module):
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations of one training step per token, at sequences of `length` tokens.
 
-        6 N + sum over layers of 12 n_head head_dim n. N counts the weights that multiply every token: all
+        6 N + sum over layers of 6 n_head (head_dim + value_dim) n. N counts the weights that multiply every token: all
         matrices and the head, not the embedding's lookup. n is the mean number of keys a query sees:
         (length + 1) / 2 under causality, fewer under a window. 6 is 2 (multiply, add) x 3 (one product
         forward, two backward); attention has two products, scores and values. Norms, pointwise functions,
@@ -98,24 +115,28 @@ class GPT(nn.Module):
         weights = sum(module.weight.numel() for module in self.modules() if isinstance(module, nn.Linear))
         if self.head is None:
             weights += self.embedding.weight.numel()
-        width = self.config.n_head * self.config.head_dim
+        width = self.config.n_head * (self.config.head_dim + self.config.value_dim)
         keys = sum(_mean_visible(length, plan.window) for plan in self.config.layers())
-        return 6 * weights + 12 * width * keys
+        return 6 * (weights + width * keys)
 
-    def _check(self, tokens: Tensor, companions: dict[str, Tensor | None], start: int) -> None:
+    def _check(self, tokens: Tensor, documents: Tensor | None, start: int) -> None:
         if tokens.dim() != 2 or tokens.is_floating_point() or tokens.shape[1] == 0:
             raise ModelError(
                 f"tokens must be integers [batch, length], got {tokens.dtype} {list(tokens.shape)}"
             )
-        for name, tensor in companions.items():
-            if tensor is not None and tensor.shape != tokens.shape:
-                shapes = f"{list(tokens.shape)}, got {list(tensor.shape)}"
-                raise ModelError(f"{name} must have the shape of tokens {shapes}")
+        if documents is not None:
+            self._check_shape("documents", documents, tokens)
         if start + tokens.shape[1] > self.config.max_length:
             raise ModelError(
                 f"{start + tokens.shape[1]} positions exceed max_length {self.config.max_length}; "
                 "shorten the input or build the model with a larger max_length"
             )
+
+    @staticmethod
+    def _check_shape(name: str, tensor: Tensor, tokens: Tensor) -> None:
+        if tensor.shape != tokens.shape:
+            shapes = f"{list(tokens.shape)}, got {list(tensor.shape)}"
+            raise ModelError(f"{name} must have the shape of tokens {shapes}")
 
     def _initialise(self) -> None:
         """N(0, init_std); less by sqrt(2 n_layer) for the projections that add up in the residual stream."""

@@ -19,8 +19,6 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from attention import nearest
 from data import DataError, Tokenizer
@@ -29,6 +27,7 @@ from models.config import from_dict
 from models.errors import ModelError
 from models.gpt import GPT
 from models.machine import machine
+from models.packing import read_state
 
 CONFIG, RECORD, TOKENIZER, WEIGHTS = "config.yaml", "run.json", "tokenizer.model", "model.safetensors"
 
@@ -59,7 +58,13 @@ class Run:
 
 
 def create_run(
-    path: str | Path, *, config: Mapping[str, Any], tokenizer: Tokenizer, train_length: int, data: str
+    path: str | Path,
+    *,
+    config: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    train_length: int,
+    data: str,
+    quantized: Mapping[str, Any] | None = None,
 ) -> Path:
     """Make a run directory with its config, record and tokenizer; it appears whole or not at all.
 
@@ -69,6 +74,7 @@ def create_run(
         tokenizer: saved with the run, its fingerprint recorded.
         train_length: tokens per training sequence.
         data: fingerprint of the corpus.
+        quantized: what was quantized and how, where the weights will be (`models.quantized`).
 
     Raises:
         ModelError: the directory exists.
@@ -89,6 +95,8 @@ def create_run(
         "versions": _versions(),
         "machine": machine(),
     }
+    if quantized is not None:
+        record["quantized"] = dict(quantized)
     (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     publish(partial, path)
     return path
@@ -137,14 +145,12 @@ def load_run(
 def load_weights(model: GPT, file: str | Path) -> None:
     """Load a safetensors file into a model, on the meta device even; parameters take the file's dtype.
 
+    Packed matrices (`models.packing`) become float32.
+
     Raises:
         ModelError: unreadable, or tensors missing, left over or of another shape.
     """
-    try:
-        state = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read the weights {file}: {error}") from error
-    state = {_unwrapped(name): tensor for name, tensor in state.items()}
+    state = {_unwrapped(name): tensor for name, tensor in read_state(file).items()}
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     problems = {
         "missing": sorted(wanted.keys() - state.keys()),
@@ -205,8 +211,8 @@ def _choose(path: Path, step: int | None) -> int:
 
 
 def _unwrapped(name: str) -> str:
-    """The name of a tensor without what DDP and torch.compile put into it."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")
+    """The name of a tensor without what DDP, torch.compile and the training objective put into it."""
+    return name.replace("_orig_mod.", "").removeprefix("module.").removeprefix("network.")
 
 
 def _versions() -> dict[str, str]:

@@ -20,11 +20,16 @@ class AttentionCall:
     `attention.row_stats(call.query, call.key, call.mechanism, **call.arguments)` sees what the layer saw, and
     so does `attention.weights`. With a cache the tensors are valid until the next forward pass only.
 
+    What is reported is the mechanism's own work, before any post-op of the block. Each map of differential attention is
+    therefore a head of its own, with the value that it shares with its partner: `output = weights @ value` holds, and
+    neither λ nor the difference is in it.
+
     Attributes:
         layer: 0-based.
         query: [B, T, H, D], after RoPE and QK-norm.
-        key, value: [B, S, Hk, D]; S > T with a cache.
-        output: [B, T, H, D], before the output projection.
+        key: [B, S, Hk, D]; S > T with a cache.
+        value: [B, S, Hk, Dv]; Dv = D, or 2 D with differential attention.
+        output: [B, T, H, Dv], before output norm, gate, difference of maps and output projection.
         mechanism: how the layer attends.
         arguments: causal, window, documents, scale, params.
     """
@@ -42,14 +47,15 @@ class AttentionCall:
 def trace(
     model: GPT,
     *,
-    attention: Callable[[AttentionCall], None] | None = None,
+    attention: Callable[[AttentionCall], Tensor | None] | None = None,
     hidden: Callable[[int, Tensor], None] | None = None,
 ) -> Iterator[None]:
-    """While open, every forward pass of `model` calls back; nothing is stored and nothing is changed.
+    """While open, every forward pass of `model` calls back; nothing is stored, and only a returned tensor changes it.
 
     Args:
         model: not compiled and not wrapped, so that the hooks run.
-        attention: called once per layer, in order, after the layer's attention.
+        attention: called once per layer, in order, after the layer's attention; a tensor that it returns takes the
+            place of the attention's output.
         hidden: called with (layer, residual stream [B, T, d_model]): -1 and the embeddings, then each layer
             and the stream after its block.
 
@@ -76,10 +82,12 @@ def _hidden_hook(report: Callable[[int, Tensor], None], layer: int) -> Callable[
     return hook
 
 
-def _attention_hook(report: Callable[[AttentionCall], None], layer: int) -> Callable[..., None]:
-    def hook(mixer: Mixer, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _attention_hook(
+    report: Callable[[AttentionCall], Tensor | None], layer: int
+) -> Callable[..., Tensor | None]:
+    def hook(mixer: Mixer, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
         query, key, value, documents = inputs
         arguments = mixer.arguments(documents)
-        report(AttentionCall(layer, query, key, value, output, mixer.mechanism, arguments))
+        return report(AttentionCall(layer, query, key, value, output, mixer.mechanism, arguments))
 
     return hook

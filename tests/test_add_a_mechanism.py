@@ -48,7 +48,8 @@ def _run(project: Path, *command: str) -> str:
 
 
 def test_it_is_listed(project):
-    assert "softsign\n  formula" in _run(project, "-m", "attention")
+    assert "(1 + softsign(s)) / Σ (1 + softsign(s))" in _run(project, "-m", "attention")
+    assert "- **Option** `epsilon`, 1e-08 by default" in _run(project, "-m", "attention", "show", "softsign")
 
 
 def test_the_conformance_suite_picks_it_up(project):

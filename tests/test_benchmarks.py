@@ -1,6 +1,8 @@
 """The benchmarks' commands at sizes that say nothing about speed: what they write, and what they refuse to time."""
 
+import collections
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ from attention import get
 from attention.kernels import dispatch, tiled, vendor
 from attention.kernels.kernel import Kernel
 from attention.masks import visibility
-from benchmarks import bench_attention, bench_train, measure
+from benchmarks import bench_attention, bench_train, learn, measure
 from models import ModelConfig
 from training.config import TrainConfig
 
@@ -117,3 +119,44 @@ def test_a_model_on_a_wrong_kernel_is_not_timed(monkeypatch):
     timed = bench_train.time_model("nano", train, ["softmax", "softpick"], 1, CPU)
     assert [x.candidate for x in timed if x.seconds is None] == ["softpick, auto"]
     assert "not measured: is wrong" in bench_train.model_table(timed)
+
+
+@pytest.fixture
+def small_text(tmp_path, monkeypatch):
+    """Runs of `learn` in a folder of their own, on a text of which frequencies tell something."""
+    documents = "".join(json.dumps({"text": f"{'the king sees the fox ' * 9}{n}"}) + "\n" for n in range(60))
+    (tmp_path / "text.jsonl").write_text(documents)
+    model = {"n_layer": 1, "n_head": 2, "d_model": 32, "d_ff": 32, "max_length": 64}
+    data = {"corpus": "jsonl", "path": str(tmp_path / "text.jsonl"), "tokenizer": {"vocab_size": 290}}
+    train = {"batch_size": 4, "length": 32, "learning_rate": 3e-2, "precision": "fp32"}
+    (tmp_path / "base.yaml").write_text(json.dumps({"model": model, "data": data, "train": train}))
+    monkeypatch.setattr(learn, "CONFIG", str(tmp_path / "base.yaml"))
+    monkeypatch.setenv("ATTENTION_ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return documents
+
+
+def test_learning_is_held_against_the_frequencies_of_tokens(small_text, tmp_path, capsys):
+    assert learn.main(["--mechanisms", "softmax", "--steps", "20", "--write", "."]) == 0
+    page = (tmp_path / "benchmarks/results/learn.md").read_text()
+    assert page in capsys.readouterr().out
+    raw = json.loads((tmp_path / "benchmarks/results/learn.json").read_text())
+    (run,) = raw["runs"]
+    assert run["after"] < raw["unigram"] < run["before"]
+    assert f"| softmax | {run['before']:.3f} | {run['after']:.3f} | yes |" in page
+    assert learn.main(["--mechanisms", "softmax", "--steps", "1"]) == 1
+    assert "| **no** |" in capsys.readouterr().out
+
+
+def test_the_unigram_model_is_that_of_the_training_text(small_text):
+    prepared = learn.prepare(learn.configured("softmax", 1).data)
+    tokens = {split: _tokens(prepared, split) for split in ("train", "valid")}
+    seen = collections.Counter(tokens["train"])
+    total = len(tokens["train"]) + prepared.tokenizer.vocab_size
+    bits = -sum(math.log2((seen[token] + 1) / total) for token in tokens["valid"])
+    size = sum(len(text.encode()) for text in prepared.valid_documents())
+    assert learn.unigram(prepared) == pytest.approx(bits / size, rel=1e-3)
+
+
+def _tokens(prepared, split):
+    return [token for text in prepared.text.documents(split) for token in prepared.tokenizer.encode(text)]

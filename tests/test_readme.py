@@ -4,16 +4,17 @@ import re
 from pathlib import Path
 
 import attention
+from attention import notes
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_table_of_mechanisms_is_that_of_the_registry():
-    section = README.partition("## The mechanisms")[2].partition("\n## ")[0]
-    lines = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", section, re.MULTILINE)
-    rows = {name: (formula.replace("\\|", "|"), paper) for name, formula, paper in lines}
-    assert rows == {entry.name: (entry.formula, entry.paper) for entry in attention.capabilities()}
+def test_the_tables_of_mechanisms_are_those_of_the_registry():
+    written = README.partition(notes.BEGIN)[2].partition(notes.END)[0]
+    assert written == f"\n{notes.table()}\n", f"stale; run `{notes.COMMAND}`"
+    rows = re.findall(r"^\| \[`(\w+)`\]", written, re.MULTILINE)
+    assert sorted(rows) == attention.names()
 
 
 def test_every_linked_file_exists():

@@ -24,9 +24,10 @@ from models import (
 )
 from models.run import WEIGHTS
 from training.launch import from_main
+from training.noise_scale import NoiseScale
 
 STATE = "trainer.json"
-_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 @dataclass
@@ -41,6 +42,7 @@ class TrainerState:
         skipped_in_a_row: of these, the ones since the last good step.
         config, data: fingerprints.
         processes: how many wrote the checkpoint.
+        noise_scale: the moving averages of the gradient noise scale.
         versions: of the libraries that decide what a step computes.
     """
 
@@ -52,6 +54,7 @@ class TrainerState:
     seconds: float = 0.0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    noise_scale: NoiseScale = field(default_factory=NoiseScale)
     versions: dict[str, str] = field(
         default_factory=lambda: {name: version(name) for name in ("torch", "accelerate")}
     )
@@ -101,7 +104,7 @@ class Checkpointer:
 
     @property
     def _sharded(self) -> bool:
-        return self._accelerator.distributed_type in _SHARDED
+        return self._accelerator.distributed_type in SHARDED
 
 
 def read_state(folder: Path) -> TrainerState:
@@ -112,7 +115,7 @@ def read_state(folder: Path) -> TrainerState:
     """
     try:
         values: dict[str, Any] = json.loads((folder / STATE).read_text())
-        return TrainerState(**values)
+        return TrainerState(**{**values, "noise_scale": NoiseScale(**values.get("noise_scale", {}))})
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"checkpoint {folder} has no readable {STATE}: {error}") from error
 

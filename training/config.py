@@ -41,6 +41,9 @@ class TrainConfig:
         weight_decay: AdamW's, on the weights of linear layers and embeddings only.
         beta1, beta2, adam_epsilon: AdamW's.
         clip: largest norm of the whole gradient; None: no clipping.
+        z_loss: weight of the squared log of the softmax's normaliser, per target token; PaLM's is 1e-4.
+        loss_kernel: "chunked", or "cce" (the package cut-cross-entropy); "auto": cce on a GPU where it is installed.
+        orthograd: take from each linear layer's gradient the part along its weights, before clipping.
         precision: "fp32", "bf16" or "fp16"; "auto": bf16 where the device multiplies it natively, else fp32.
         float32_matmul: how float32 matrices are multiplied: "highest", "high" (TF32 on GPU) or "medium".
         compile: run the model through torch.compile.
@@ -66,6 +69,9 @@ class TrainConfig:
     beta2: float = 0.95
     adam_epsilon: float = 1e-8
     clip: float | None = 1.0
+    z_loss: float = 0.0
+    loss_kernel: Literal["auto", "chunked", "cce"] = "auto"
+    orthograd: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     float32_matmul: Literal["highest", "high", "medium"] = "highest"
     compile: bool = False
@@ -169,7 +175,8 @@ def check(config: Config) -> None:
     _require(
         0 <= train.min_learning_rate <= 1, "train.min_learning_rate", "in [0, 1]", train.min_learning_rate
     )
-    _require(train.weight_decay >= 0, "train.weight_decay", "0 or positive", train.weight_decay)
+    for name in ("weight_decay", "z_loss"):
+        _require(getattr(train, name) >= 0, f"train.{name}", "0 or positive", getattr(train, name))
     _require(train.clip is None or train.clip > 0, "train.clip", "positive, or null", train.clip)
     _require(
         0 <= train.warmup_steps <= train.steps,
@@ -210,8 +217,12 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 
 def differences(saved: Mapping[str, Any], config: Config) -> list[str]:
-    """The keys whose values differ, as "key: saved -> now", without those in `FREE_ON_RESUME`."""
-    before, now = dict(_flat(saved)), dict(_flat(as_dict(config)))
+    """The keys whose values differ, as "key: saved -> now", without those in `FREE_ON_RESUME`.
+
+    A key that did not exist when the config was saved had what is its default now.
+    """
+    now, default = dict(_flat(as_dict(config))), dict(_flat(as_dict(Config())))
+    before = {key: default[key] for key in now.keys() & default.keys()} | dict(_flat(saved))
     return [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

@@ -23,11 +23,14 @@ from tqdm import tqdm
 from data import PackedDataset, Prepared, prepare
 from models import GPT, ModelError, metrics, resolve
 from training.batches import Batch, TrainingBatches, count_targets, validation_batches
-from training.checkpoint import Checkpointer, TrainerState
+from training.checkpoint import SHARDED, Checkpointer, TrainerState
 from training.config import Config, as_dict, fingerprint, resolve_precision
 from training.diagnosis import find_cause
 from training.launch import check_launch, choose_device, from_main
+from training.losses import Objective
+from training.noise_scale import GradientSquares
 from training.optimizer import build_optimizer, learning_rate
+from training.orthograd import orthogonalise
 from training.rundir import check_free, open_run
 from training.stopping import StopRequest
 from training.telemetry import Throughput, attention_statistics, matmul_rate
@@ -64,9 +67,12 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
 @dataclass
 class StepResult:
-    """One optimiser step: mean loss in nats per target token, norm of the gradient, and why it was skipped if so."""
+    """One optimiser step: means per target token of the cross-entropy in nats and of what was minimised, norm of the
+    gradient, and why it was skipped if so.
+    """
 
     loss: float
+    objective: float
     gradient_norm: float
     learning_rate: float
     skipped: str | None = None
@@ -111,8 +117,19 @@ class Trainer:
                 gradient_accumulation_steps=self.batches.micro_batches,
                 gradient_clipping=train.clip or 0.0,
             )
-        model = torch.compile(self.network) if train.compile else self.network
+        if self._deepspeed and train.orthograd:
+            raise ModelError(
+                "DeepSpeed takes its step in the backward pass; use train.orthograd=false with it"
+            )
+        objective = Objective(self.network, z_loss=train.z_loss, kernel=train.loss_kernel)
+        model = torch.compile(objective) if train.compile else objective
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(self.network, train))
+        self.squares: GradientSquares | None = None
+        if (
+            self.batches.micro_batches * accelerator.num_processes > 1
+            and accelerator.distributed_type not in SHARDED
+        ):
+            self.squares = GradientSquares(self.network.parameters())
         self.checkpointer = Checkpointer(
             config.path, accelerator, self.model, self.network, train.keep_checkpoints
         )
@@ -163,10 +180,14 @@ class Trainer:
         rate = learning_rate(self.state.step, self.config.train)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        nats = self._accumulate(batches, targets)
+        nats, total, small = self._accumulate(batches, targets)
         norm = self._gradient_norm()
-        result = StepResult(nats / targets, _number(norm), rate)
-        if math.isfinite(nats) and math.isfinite(result.gradient_norm):
+        result = StepResult(nats / targets, total / targets, _number(norm), rate)
+        if math.isfinite(total) and math.isfinite(result.gradient_norm):
+            if small is not None:
+                self.state.noise_scale.update(*small, result.gradient_norm**2, targets)
+            if self.config.train.orthograd:
+                orthogonalise(self.network)
             if self.config.train.clip is not None and not self._deepspeed:
                 clip_grads_with_norm_(self.network.parameters(), self.config.train.clip, norm)
             self.optimizer.step()
@@ -179,24 +200,38 @@ class Trainer:
         self.throughput.tokens += targets
         return result
 
-    def _accumulate(self, batches: list[Batch], targets: int) -> float:
+    def _accumulate(
+        self, batches: list[Batch], targets: int
+    ) -> tuple[float, float, tuple[float, float] | None]:
         """Gradient of the mean over all target tokens of the step, whatever micro-batch or process they are in.
 
         accelerate divides by the number of micro-batches and averages over processes; both are undone here.
 
         Returns:
-            The summed loss of the step over all processes, in nats.
+            Over all processes: the summed cross-entropy of the step in nats, the sum that was minimised, and what
+            `NoiseScale.update` wants to know of micro-batches, None where the step is a single one.
         """
-        scale = self.batches.micro_batches * self.accelerator.num_processes / targets
-        nats = torch.zeros((), device=self.accelerator.device, dtype=torch.float64)
+        processes = self.accelerator.num_processes
+        scale = self.batches.micro_batches * processes / targets
+        sums = torch.zeros(5, device=self.accelerator.device, dtype=torch.float64)
         for batch in batches:
             with self.accelerator.accumulate(self.model):
-                loss = self.model(
-                    batch["tokens"], targets=batch["targets"], documents=batch["documents"]
-                ).sum()
-                self.accelerator.backward(loss * scale)
-                nats += loss.detach()
-        return self._sum(nats)
+                loss = self.model(batch["tokens"], batch["targets"], batch["documents"])
+                self.accelerator.backward(loss.total * scale)
+            sums[:2] += torch.stack([loss.nats, loss.total.detach()])
+            if self.squares is not None and (share := count_targets([batch])):
+                # The backward pass brought processes / targets times the sum over this micro-batch.
+                mean = targets / (processes * share * self._loss_scale)
+                sums[2:] += torch.stack(
+                    [self.squares.take() * mean**2, sums.new_tensor(1 / share), sums.new_ones(())]
+                )
+        nats, total, squares, inverses, count = self.accelerator.reduce(sums, "sum").tolist()
+        return nats, total, (squares / count, inverses / count) if count else None
+
+    @property
+    def _loss_scale(self) -> float:
+        """What float16 training multiplies losses by."""
+        return 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
 
     def _gradient_norm(self) -> Tensor:
         """Norm of the whole gradient, before clipping: by a non-finite norm, clipping would damage every part."""
@@ -268,17 +303,20 @@ class Trainer:
             rate = self.throughput.rate()
             utilisation = rate * self.network.flops_per_token(self.config.train.length) / self.peak
             self.bar.set_postfix_str(f"loss {result.loss:.4f}, {rate:,.0f} tokens/s", refresh=False)
-            self._record(
-                {
-                    "loss": result.loss,
-                    "gradient_norm": result.gradient_norm,
-                    "learning_rate": result.learning_rate,
-                    "tokens": self.state.tokens,
-                    "tokens_per_second": rate,
-                    "mfu": utilisation,
-                    "seconds": self.state.seconds,
-                }
-            )
+            values = {
+                "loss": result.loss,
+                "gradient_norm": result.gradient_norm,
+                "learning_rate": result.learning_rate,
+                "tokens": self.state.tokens,
+                "tokens_per_second": rate,
+                "mfu": utilisation,
+                "seconds": self.state.seconds,
+            }
+            if self.config.train.z_loss:
+                values["objective"] = result.objective
+            if self.squares is not None and (tokens := self.state.noise_scale.tokens) is not None:
+                values["noise_scale"] = tokens
+            self._record(values)
 
     @property
     def _deepspeed(self) -> bool:

@@ -35,6 +35,7 @@ CHECKS: dict[str, Check] = {
     "decode": masks.decode,
     "causality": masks.causality,
     "extreme scores": execution.extreme_scores,
+    "in training": execution.in_training,
     "determinism": execution.determinism,
     "poisoned memory": execution.poisoned_memory,
     "torch.compile": execution.compiled,

@@ -11,7 +11,7 @@ from torch import Tensor
 from attention.conformance.inputs import Inputs, RefusedError, make, run
 from attention.conformance.verdict import ConformanceError, compare, dtypes, equal, judged
 from attention.functional import attend
-from attention.mechanism import Mechanism
+from attention.mechanism import Mechanism, Moment
 
 EXTREMES = (-1000.0, -300.0, -100.0, -1e-6, 0.0, 80.0, 88.0, 1000.0)
 
@@ -30,8 +30,19 @@ def extreme_scores(mechanism: Mechanism, kernel: str, device: torch.device | str
             truth = run(rounded.to(torch.float64), mechanism, "dense", causal=causal)
             eager = run(rounded, mechanism, "dense", causal=causal)
             for name, tensor in run(rounded, mechanism, kernel, causal=causal).items():
-                if not torch.isfinite(tensor[judged(truth[name], eager[name])]).all():
+                if not torch.isfinite(tensor[judged(truth[name], eager[name], dtype)]).all():
                     raise ConformanceError(f"extreme scores, {dtype}, {name}: not finite")
+
+
+def in_training(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
+    """The moments of a training, with the noise and the schedules of their own."""
+    for dtype in dtypes(mechanism, kernel, device):
+        inputs = make(batch=3, queries=75, heads=4, key_heads=2, head_dim=16).to(dtype, device)
+        for progress, seed in ((0.0, 5), (0.4, 2**62 + 2**33 + 1)):
+            moment = Moment(training=True, progress=progress, seed=torch.tensor(seed, device=device))
+            for window in (None, 9):
+                name = f"progress {progress}, window {window}, {dtype}"
+                compare(inputs, mechanism, kernel, dtype, name, floor=1.0, moment=moment, window=window)
 
 
 def determinism(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:

@@ -10,7 +10,7 @@ from attention.conformance.inputs import Inputs, RefusedError, run
 from attention.functional import attend
 from attention.kernels.dispatch import KERNELS
 from attention.kernels.problem import DTYPES, example
-from attention.mechanism import Mechanism
+from attention.mechanism import Composite, Mechanism
 
 SLACK = {torch.float64: 1e-8, torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Root mean square error, of values of size one, that is rounding and not a wrong mask, shape or stride."""
@@ -81,7 +81,7 @@ def compare(
     result = run(rounded, mechanism, kernel, call=call, **masks)
     truth = run(rounded.to(torch.float64), mechanism, "dense", **masks)
     eager = run(rounded, mechanism, "dense", **masks)
-    judge(result, truth, eager, what, SLACK[dtype], floor)
+    judge(result, truth, eager, what, SLACK[dtype], floor, mixings(mechanism))
 
 
 def judge(
@@ -91,11 +91,14 @@ def judge(
     what: str,
     slack: float = 0.0,
     floor: float = 0.0,
+    mixings: int = 1,
 ) -> None:
     """Fail unless each root mean square error is at most twice that of `eager` plus twice that of rounding.
 
-    Not judged are numbers that the dtype cannot hold, float16 results on whose way the formula overflows, and the
-    digits of what the formula itself returns as nothing but noise: identical keys put every key of lssar on its
+    A composite is allowed that for each of its mixings, since each of them rounds.
+
+    Not judged are numbers that the dtype cannot hold, results of float16 calls on whose way the formula overflows, and
+    the digits of what the formula itself returns as nothing but noise: identical keys put every key of lssar on its
     threshold, and rounding decides. All else must be finite.
 
     Args:
@@ -104,12 +107,13 @@ def judge(
         slack: allowed on top, relative to the truth's root mean square or `floor`, whichever is larger; for the
             gradient of a learned parameter, a sum over all positions, a hundredfold.
         floor: 1 where gradients cancel, so that nothing but rounding is left of them.
+        mixings: of a composite, 1 for all others.
     """
     for name, expected in truth.items():
         actual, place = result[name], f"{what}, {name}"
         if actual.shape != expected.shape:
             raise ConformanceError(f"{place}: shape {list(actual.shape)}, expected {list(expected.shape)}")
-        fits = judged(expected, eager[name])
+        fits = judged(expected, eager[name], eager["out"].dtype)
         if not torch.isfinite(actual[fits]).all():
             raise ConformanceError(f"{place}: not finite")
         rounded = expected.to(actual.dtype)
@@ -120,7 +124,7 @@ def judge(
         if eager_error > max(0.1, 10 * size):
             continue
         size = max(floor, size) * (1 if name in MIXED else 100)
-        allowed = 2 * eager_error + 2 * rounding + slack * size + 1e-12
+        allowed = mixings * (2 * eager_error + 2 * rounding) + slack * size + 1e-12
         if not error <= allowed:
             raise ConformanceError(
                 f"{place}: error {error:.3g}, at most {allowed:.3g} is allowed "
@@ -128,10 +132,18 @@ def judge(
             )
 
 
-def judged(truth: Tensor, eager: Tensor) -> Tensor:
-    """Where numbers fit the dtype of `eager`; nowhere if the formula overflows in float16 on the way to one."""
+def mixings(mechanism: Mechanism) -> int:
+    """How many mixings make its outputs."""
+    return mechanism.mixings if isinstance(mechanism, Composite) else 1
+
+
+def judged(truth: Tensor, eager: Tensor, dtype: torch.dtype) -> Tensor:
+    """Where numbers fit the dtype of `eager`; nowhere if a call in float16 overflows by the formula on the way to one.
+
+    The gradient of a learned parameter is float32, and made of those of queries and keys in the call's dtype.
+    """
     fits = truth.abs() <= torch.finfo(eager.dtype).max / 2
-    overflows = eager.dtype == torch.float16 and not torch.isfinite(eager[fits]).all()
+    overflows = dtype == torch.float16 and not torch.isfinite(eager[fits]).all()
     return torch.zeros_like(fits) if overflows else fits
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from attention.kernels.problem import Problem
@@ -42,7 +43,7 @@ class Kernel:
             assert self.run_with_mass is not None
             return Mixture(*self.run_with_mass(elementary))
 
-        return mechanism.compose(problem, mix)
+        return mechanism.compose(widened(problem), mix).to(problem.value.dtype)
 
     def refuses(self, problem: Problem) -> str | None:
         """Why it cannot serve a problem, None if it can."""
@@ -51,5 +52,13 @@ class Kernel:
             return self.declines(problem)
         if self.run_with_mass is None:
             return "it does not give the masses of rows that the parts need"
+        problem = widened(problem)
         reasons = (self.declines(replace(problem, mechanism=part)) for part in mechanism.parts)
         return next((reason for reason in reasons if reason), None)
+
+
+def widened(problem: Problem) -> Problem:
+    """The problem in float32 at least: what composites do with mixings would drown in the rounding of half types."""
+    scores, wide = problem.scores, torch.promote_types(problem.value.dtype, torch.float32)
+    scores = replace(scores, query=scores.query.to(wide), key=scores.key.to(wide))
+    return replace(problem, scores=scores, value=problem.value.to(wide))

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from attention.errors import AttentionError
-from attention.mechanism import Mechanism, Pointwise, Ratio, Threshold, TwoStage
+from attention.mechanism import Adjusted, Mechanism, Pointwise, Ratio, Threshold, TwoStage
 
 FORMS: dict[type, dict[str, tuple[str, ...]]] = {
     Pointwise: {"weight": ("score",), "weight_derivative": ("score", "weight")},
@@ -31,6 +31,10 @@ FORMS: dict[type, dict[str, tuple[str, ...]]] = {
         "second_derivative": ("relative", "largest", "count"),
     },
     Threshold: {"weight": ("score",), "weight_derivative": ("score", "weight")},
+    Adjusted: {
+        "weight": ("score", "share", "lowest", "highest"),
+        "weight_derivatives": ("score", "share", "lowest", "highest"),
+    },
 }
 """The functions of each form with their arguments, in the order in which a program lists them."""
 
@@ -90,6 +94,7 @@ class Program:
         functions: in the order of FORMS.
         pivot_floor: of a Ratio; None where it needs no pivot, and for the other forms.
         epsilon: of a TwoStage, else 0.
+        steep: of a Ratio, else False.
     """
 
     mechanism: str
@@ -97,6 +102,7 @@ class Program:
     functions: tuple[Function, ...]
     pivot_floor: float | None
     epsilon: float
+    steep: bool = False
 
     def __getitem__(self, name: str) -> Function:
         """A function by its name."""
@@ -128,6 +134,7 @@ def program_of(mechanism: Mechanism) -> Program:
         functions,
         mechanism.pivot_floor if is_ratio else None,  # type: ignore[attr-defined]
         mechanism.epsilon if mechanism.form is TwoStage else 0.0,  # type: ignore[attr-defined]
+        is_ratio and mechanism.steep,  # type: ignore[attr-defined]
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attention.masks import Tile
-from attention.mechanism import Mechanism, Pointwise, Ratio, Threshold, TwoStage
+from attention.mechanism import TIED, Adjusted, Mechanism, Pointwise, Ratio, Threshold, TwoStage
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,47 @@ def _excess(mechanism: Threshold, score: Tensor, tile: Tile) -> Tensor:
     return score - tau
 
 
+def adjusted_weights(mechanism: Mechanism, score: Tensor, tile: Tile, count: Tensor) -> tuple[Tensor, None]:
+    """w = weight(s, p; a, b)."""
+    mechanism = cast(Adjusted, mechanism)
+    share, lowest, highest = _shares(score, tile)
+    return tile.zero_(mechanism.weight(score, share, lowest, highest)), None
+
+
+def adjusted_gradients(
+    mechanism: Mechanism, score: Tensor, tile: Tile, count: Tensor, grad_weights: Tensor, _: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """dS = p (w_p dP - sum_k p_k w_p dP) + w_s dP + 1[s = a] sum_k w_a dP + 1[s = b] sum_k w_b dP.
+
+    Keys that tie with an extreme share what goes through it.
+    """
+    mechanism = cast(Adjusted, mechanism)
+    share, lowest, highest = _shares(score, tile)
+    by_score, by_share, by_lowest, by_highest = mechanism.weight_derivatives(score, share, lowest, highest)
+    grad_share = by_share * grad_weights
+    grad_explicit = by_score * grad_weights
+    for extreme, slope in ((lowest, by_lowest), (highest, by_highest)):
+        hit = tile.zero_(((score - extreme).abs() <= TIED * extreme.abs()).to(score.dtype))
+        through = tile.zero_(slope * grad_weights).sum(-1, keepdim=True)
+        grad_explicit = grad_explicit + hit * (through / hit.sum(-1, keepdim=True).clamp_(min=1))
+    delta = tile.zero_(share * grad_share).sum(-1, keepdim=True)
+    weight = tile.zero_(mechanism.weight(score, share, lowest, highest))
+    return weight, tile.zero_(share * (grad_share - delta) + grad_explicit)
+
+
+def _shares(score: Tensor, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
+    """Softmax of the rows, and their least and largest score; 0 where a row sees nothing."""
+    highest, lowest = tile.maximum(score), -tile.maximum(-score)
+    blind = highest == -torch.inf
+    highest, lowest = highest.masked_fill(blind, 0), lowest.masked_fill(blind, 0)
+    exponential = tile.zero_((score - highest).exp_())
+    return exponential.div_(exponential.sum(-1, keepdim=True).masked_fill_(blind, 1)), lowest, highest
+
+
 FORMS: dict[type, Rows] = {
     Pointwise: Rows(pointwise_weights, pointwise_gradients),
     Ratio: Rows(ratio_weights, ratio_gradients),
     TwoStage: Rows(two_stage_weights, two_stage_gradients),
     Threshold: Rows(threshold_weights, threshold_gradients),
+    Adjusted: Rows(adjusted_weights, adjusted_gradients),
 }

@@ -17,7 +17,7 @@ from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 from attention.kernels.rows import FORMS, rows_of
 from attention.masks import Tile, Visibility
-from attention.mechanism import Composite, Noise
+from attention.mechanism import Composite, Noise, Ratio
 from attention.noise import gumbel
 
 BUDGET = 1 << 21
@@ -57,16 +57,22 @@ class Block:
     weight: Tensor
 
 
+def score_blocks(problem: Problem) -> Iterator[tuple[Tile, Tensor]]:
+    """Scores [B, Hk, G, rows, keys], hidden entries included, block by block."""
+    scores = problem.scores
+    operands = _Operands.of(scores.query, scores.key, scores.query_bias, scores.key_bias, problem)
+    for tile in operands.tiles():
+        yield tile, operands.score(tile)
+
+
 @torch.no_grad()
 def blocks(problem: Problem) -> Iterator[Block]:
     """The weights of `attend`, block by block, in float32 (float64 for float64).
 
     A composite's weights are those of its formula.
     """
-    scores, mechanism = problem.scores, problem.mechanism
-    operands = _Operands.of(scores.query, scores.key, scores.query_bias, scores.key_bias, problem)
-    for tile in operands.tiles():
-        score = operands.score(tile)
+    mechanism = problem.mechanism
+    for tile, score in score_blocks(problem):
         if isinstance(mechanism, Composite):
             visible = problem.visible.mask(tile.rows, tile.keys)[:, None]
             blind = ~visible.any(-1, keepdim=True)
@@ -74,7 +80,7 @@ def blocks(problem: Problem) -> Iterator[Block]:
                 visible, 0
             )
         else:
-            weight, _ = rows_of(mechanism).weights(mechanism, score, tile, operands.count(tile))
+            weight, _ = rows_of(mechanism).weights(mechanism, score, tile, tile_count(problem.visible, tile))
             weight = weight.flatten(1, 2)
         yield Block(tile, score.flatten(1, 2), weight)
 
@@ -113,10 +119,6 @@ class _Operands:
         batch, key_heads, group, queries = self.query.shape[:4]
         per_row = max(1, batch * key_heads * group * self.key.shape[2])
         return self.visible.tiles(min(queries, max(MINIMUM_ROWS, min(MAXIMUM_ROWS, BUDGET // per_row))))
-
-    def count(self, tile: Tile) -> Tensor:
-        """n_i of the tile's rows, [B or 1, 1, 1, rows, 1]."""
-        return self.visible.count[:, None, None, tile.rows, None]
 
     def score(self, tile: Tile) -> Tensor:
         """Scores [B, Hk, G, rows, keys], hidden entries included."""
@@ -157,11 +159,14 @@ class _TiledAttention(torch.autograd.Function):
         rows = rows_of(problem.mechanism)
         out = values.new_zeros(*operands.query.shape[:4], value.shape[-1])
         log_mass = None
+        if problem.mechanism.form is Ratio:
+            wide = torch.promote_types(query.dtype, torch.float32)
+            log_mass = values.new_zeros(*out.shape[:4], 1, dtype=wide)
         for tile in operands.tiles():
-            weight, mass = rows.weights(problem.mechanism, operands.score(tile), tile, operands.count(tile))
-            if mass is not None:
-                if log_mass is None:
-                    log_mass = mass.new_zeros(*out.shape[:4], 1)
+            weight, mass = rows.weights(
+                problem.mechanism, operands.score(tile), tile, tile_count(problem.visible, tile)
+            )
+            if log_mass is not None and mass is not None:
                 log_mass[..., tile.rows, :] = mass
             mixed = weight.to(value.dtype).flatten(2, 3) @ values[:, :, tile.keys]
             out[..., tile.rows, :] = mixed.unflatten(2, weight.shape[2:4])
@@ -197,7 +202,7 @@ class _TiledAttention(torch.autograd.Function):
             grad_weights = (grad_rows @ values[:, :, tile.keys].mT).to(score.dtype).view_as(score)
             grad_mass = None if grad_log_mass is None else grad_log_mass[..., tile.rows, :]
             weight, grad_score = rows.gradients(
-                problem.mechanism, score, tile, operands.count(tile), grad_weights, grad_mass
+                problem.mechanism, score, tile, tile_count(problem.visible, tile), grad_weights, grad_mass
             )
             if grad_query_bias is not None:
                 grad_query_bias[..., tile.rows, :] = grad_score.sum(-1, keepdim=True)
@@ -218,6 +223,11 @@ class _TiledAttention(torch.autograd.Function):
             None if grad_key_bias is None else rearrange(grad_key_bias, "b k g 1 s -> b s (k g)"),
             None,
         )
+
+
+def tile_count(visible: Visibility, tile: Tile) -> Tensor:
+    """n_i of the tile's rows, [B or 1, 1, 1, rows, 1]."""
+    return visible.count[:, None, None, tile.rows, None]
 
 
 def _zeros_like(tensor: Tensor | None) -> Tensor | None:

@@ -4,11 +4,17 @@ Source: Peters, Niculae, Martins, "Sparse Sequence-to-Sequence Models", arXiv 19
 
     w_ij = relu((alpha - 1) s_ij - tau_i)^{1 / (alpha - 1)},        tau_i such that sum_j w_ij = 1
 
-At alpha = 1.5 the reference sorts; at any other alpha it bisects, and a last step of Newton's method carries the
-gradient. Kernels find tau by Newton's method from max_j (alpha - 1) s_ij - 1, where the sum is at least 1: the sum is
-convex in tau, so the steps never overshoot. The factor alpha - 1 goes into the scores.
+Paper: alpha = 1.5 by sorting, any alpha by bisection; the gradient is dS = u (dP - sum_k u_k dP_k / sum_k u_k) with
+u = w^{2 - alpha} on the support and 0 elsewhere.
 
-The gradient is dS = u (dP - sum_k u_k dP_k / sum_k u_k), u = w^{2 - alpha} on the support and 0 elsewhere.
+Published code: kernels for GPUs (AdaSplash, arXiv 2502.12082) find tau by Halley's method inside a shrinking bracket,
+ten sweeps over the keys.
+
+Here: the reference sorts at alpha = 1.5, and bisects at any other, with a last step of Newton's method that carries the
+gradient. Kernels find tau by Newton's method from max_j (alpha - 1) s_ij - 1, where the sum is at least 1: the sum is
+convex in tau, so no step overshoots. The factor alpha - 1 goes into the scores.
+
+Beware: alpha near 1 raises to a large power.
 """
 
 from dataclasses import dataclass, replace

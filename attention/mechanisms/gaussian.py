@@ -1,20 +1,24 @@
 """Gaussian attention: SOFT's softmax-free kernel, exact and causal.
 
 Source: Lu et al., "SOFT: Softmax-free Transformer with Linear Complexity", arXiv 2110.11945, and "Softmax-free Linear
-Transformers", arXiv 2207.03341 (code). Theirs is a vision model: bidirectional, queries equal keys, and the kernel is
-approximated through landmarks. This is a causal adaptation of the exact kernel:
+Transformers", arXiv 2207.03341.
 
-    kappa(q_i, k_j) = exp(-beta_h |q_i - k_j|^2 / (2 sqrt(d)))
+    kappa(q_i, k_j) = exp(-beta_h |q_i - k_j|^2 / (2 sqrt(d))),        beta_h = softplus(b_h), learned per head
     w_ij = kappa(q_i, k_j)                          norm = "none", SOFT's kernel
     w_ij = kappa(q_i, k_j) / sum_k kappa(q_i, k_k)  norm = "row"
 
-beta_h > 0 is the learned sharpness of a head (softplus of a parameter), 1 at the start. With `normalise`, queries and
-keys are brought to a root mean square of one first, so that the exponent is -beta_h sqrt(d) (1 - cos(q, k)); without,
-kernels of raw projections vanish in width d as training goes on.
+Paper: a vision model, bidirectional, queries equal keys, the kernel approximated through a few landmarks.
 
-With norm "row" the query's own norm cancels: row-normalised Gaussian attention is softmax attention with the key bias
--|k|^2 / (2 sqrt(d)), and, normalised, cosine softmax. With norm "none" a row's mass can reach n_i; follow it by a
-normalisation of the head's output.
+Published code: landmarks are a learned convolution with layer norm, and the last stage of every released model is
+ordinary softmax attention. No language results exist.
+
+Here: the exact kernel in causal form, a new thing that the papers do not evaluate. Queries and keys are brought to a
+root mean square of one (`normalise`), so that the exponent is -beta_h sqrt(d) (1 - cos(q, k)): with raw unit-variance
+vectors of 64 channels the kernel is numerically the identity. With norm "row" the query's own norm cancels: it is
+softmax attention with the key bias -|k|^2 / (2 sqrt(d)), and, normalised, cosine softmax; a test holds it to that.
+
+Beware: with norm "none" a row's mass may be anything between 0 and n_i; follow it by a normalisation of the head's
+output.
 """
 
 import math

@@ -1,12 +1,19 @@
 """LSSA: length-scaled softplus attention.
 
-Source: Gao, Spratling, "Length-scaled softplus attention with re-weighting", arXiv 2501.13428 (ICML 2026 version);
-epsilon is that of two independent implementations, the paper's own value is not public.
+Source: Gao, Spratling, "Length-scaled softplus attention with re-weighting", arXiv 2501.13428 (ICML 2026 version).
 
     w_ij = softplus(x_ij) / (sum_k softplus(x_ik) + epsilon),        x_ij = ln(d) ln(n_i) q_i . k_j / (|q_i| |k_j|)
 
-n_i is the number of keys that query i sees (never its column index). The scores are bounded by ln(d) ln(n_i), so no
-pivot is needed. The factor ln(d) ln(n_i) is folded into the query: cached keys stay valid while n_i grows.
+Paper: n_i is the number of keys that query i sees; natural logarithms.
+
+Published code: announced, not reachable. Epsilon is that of two independent implementations.
+
+Here: scores are bounded by ln(d) ln(n_i), so no pivot is needed. The factor goes into the query: cached keys stay valid
+while n_i grows.
+
+Beware: when comparing, note that queries and keys are normalised and that plain softmax lacks the length factor; the
+baseline that has both is ssmax with `learned=False` and `model.qk_norm=true`. Softplus is close to linear, so one key
+at cosine 1 among others at 0 gets 4 % of the weight at n = 1024, d = 64.
 """
 
 import math
@@ -29,7 +36,7 @@ class LengthScaledCosine(Mechanism):
         """Unit queries and keys; the length factor goes into the query."""
         self._refuse_scale(call.scale)
         wide = torch.promote_types(query.dtype, torch.float32)
-        length = call.count.clamp(min=1).to(wide).log()[..., None]
+        length = call.log_count(wide)[..., None]
         return Scores(unit(query, math.log(query.shape[-1]) * length), unit(key))
 
 

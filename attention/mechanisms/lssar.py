@@ -1,17 +1,23 @@
 """LSSAR: length-scaled softplus attention with re-weighting.
 
-Source: Gao, Spratling, arXiv 2501.13428 (ICML 2026 version); the rule for the first rows and epsilon are known from
-two independent implementations only.
+Source: Gao, Spratling, arXiv 2501.13428 (ICML 2026 version).
 
     A_ij = softplus(x_ij) / (sum_k softplus(x_ik) + epsilon)        (LSSA)
     w_ij = relu(n_i A_ij - O_i)^p / sum_k relu(n_i A_ik - O_i)^p,        O_i = 0 where n_i <= 3, else 1
 
-n A has mean one, so O = 1 is a threshold at the row's mean. The literal power overflows float32 at p = 15 from n = 1024
-on; here the base is divided by the row's largest value, which cancels. Published epsilon on the second sum (1e-8)
-would silence every row whose largest base lies below 0.3; the scaled form needs none.
+Paper: n A has mean one, so O = 1 is a threshold at the row's mean. p = 15 keeps the loss flat to 8 times the training
+length, p = 3 is best at the training length. Early versions call the re-weighting a step that needs no training, later
+ones train with it.
 
-p = 15 is the value for lengths beyond training, p = 3 did best at the training length. Hazards: a row of identical
-keys has nothing above its mean and is dead from n = 4 on, so never zero-initialise the query or key projection.
+Published code: announced, not reachable. Epsilon and the rule for the first three rows are those of two independent
+implementations; treat both as such.
+
+Here: the base is divided by its row maximum, which cancels. The literal power overflows float32 at p = 15 from n = 1024
+on, and the published epsilon on its sum (1e-8) would silence every row whose largest base is below 0.3; the scaled form
+needs none.
+
+Beware: a row of identical keys has nothing above its mean and is dead from n = 4 on, so never zero-initialise the query
+or key projection. What lssa.py says of comparisons holds here.
 """
 
 from dataclasses import dataclass

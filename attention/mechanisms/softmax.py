@@ -4,7 +4,14 @@ Source: Vaswani et al., "Attention Is All You Need", arXiv 1706.03762, equation 
 
     w_ij = e^{s_ij} / sum_k e^{s_ik},        s = q . k / sqrt(d)
 
-Invariant to a constant added to a row, sums to one, hence its sink: a head with nothing to say must say it somewhere.
+Paper: the scale 1/sqrt(d) keeps scores of wide heads from saturating it.
+
+Published code: every framework's; those of torch and flash-attn are kernels here (`sdpa`, `flash`).
+
+Here: the same. A row that sees nothing but padding gives 0.
+
+Beware: invariant to a constant added to a row, and rows sum to one, hence its sink: a head with nothing to say must say
+it somewhere.
 """
 
 from dataclasses import dataclass

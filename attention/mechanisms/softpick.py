@@ -5,15 +5,20 @@ arXiv 2504.20966 v4, equations 1, 2 and 7.
 
     w_ij = relu(e^{s_ij} - 1) / (sum_k |e^{s_ik} - 1| + epsilon),        s = q . k / sqrt(d)
 
-What differs from the published kernels, and why:
-- The pivot is max(0, max_k s_ik). The value is the same; with the paper's max_k s_ik, e^{-pivot} overflows float32
-  once a row (or, online, its first block) lies below -88, and the row turns to zero or NaN.
-- e^s - 1 is evaluated through expm1, since the difference cancels near s = 0, where a fresh model is.
-Epsilon is added in the pivot's frame, as in the paper (1e-6 there and in its kernel, 1e-8 in its eager code).
+Paper: pivot m = max s, epsilon 1e-6; no attention sink, far smaller activations, near parity with softmax at 340M
+parameters; at 1.8B it loses 0.12 nats.
 
-Hazards: a row whose scores are all <= 0 is dead, output and gradients exactly zero, so never zero-initialise the
-query or key projection; the only weight of the first row jumps from 0 to 1 at s = 0; every irrelevant key adds up to
-1 to the denominator, so a relevant score must exceed ln n to win half of the weight.
+Published code: epsilon is 1e-8 in the eager version and 1e-6 in the kernel, added after the shift by the pivot in
+both. With the pivot max s the eager version's gradients turn into NaN, and the kernel's row into zero or NaN, as soon
+as a row (or its first block) lies below about -88 in float32.
+
+Here: pivot max(0, max s), the same value without the overflow; epsilon 1e-6 in the pivot's frame; e^s - 1 through
+expm1, because the plain difference loses its digits near s = 0, where a fresh model is. At s = 0 exactly the gradient
+is 0.
+
+Beware: a row whose scores are all <= 0 is dead; zero-initialised query or key projections never leave that state, and
+the config refuses `init_std` 0. The only weight of the first row jumps from 0 to 1 at s = 0. Every irrelevant key adds
+up to 1 to the denominator: a relevant score must exceed ln n to win half of the weight.
 """
 
 from dataclasses import dataclass

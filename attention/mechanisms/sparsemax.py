@@ -4,9 +4,14 @@ Source: Martins, Astudillo, "From Softmax to Sparsemax", arXiv 1602.02068, algor
 
     w_ij = relu(s_ij - tau_i),        tau_i such that sum_j w_ij = 1
 
-The reference finds tau by sorting; kernels find it by Newton's method from max_j s_ij - 1, where the sum is at least 1:
-the sum is convex and piecewise linear in tau, so the steps never overshoot and end after finitely many. The gradient is
-centred on the support: dS = 1[w > 0] (dP - mean of dP over the support).
+Paper: tau by sorting; the gradient is centred on the support, dS = 1[w > 0] (dP - mean of dP over the support).
+
+Published code: none was consulted.
+
+Here: the reference sorts; kernels use Newton's method from max_j s_ij - 1, where the sum is at least 1: the sum is
+convex and piecewise linear in tau, so that the steps never overshoot and end after finitely many.
+
+Beware: a key outside of the support gets no gradient. Scores that differ by more than 1 leave a single key.
 """
 
 from dataclasses import dataclass

@@ -1,17 +1,21 @@
 """SWAT: sigmoid attention in a sliding window with balanced ALiBi slopes.
 
 Source: Fu et al., "Sliding Window Attention Training for Efficient Large Language Models", arXiv 2502.18845,
-equations 4 and 5; meant to be used with rotary positions.
+equations 4 and 5.
 
     w_ij = sigmoid(q_i . k_j / sqrt(d) + slope_h (i - j)),        i - j < window, no normalisation
 
-Slopes are -2^{-k} for half of the heads and +2^{-k} for the other half, k = 1..H/2. Negative slopes are ordinary ALiBi
-decay; positive ones favour old tokens. The authors' public code runs softmax with decaying slopes only; this file
-follows the paper. The window of the paper's main table is not published; its analysis trains at four windows' length.
-For "decay" and "favour" the paper gives no range of k; ALiBi's 2^{-8k/H} is used.
+Paper: slopes are -2^{-k} for half of the heads and +2^{-k} for the other half, k = 1..H/2; negative ones are ordinary
+ALiBi decay, positive ones favour old tokens. To be used with rotary positions. The window of the main table is not
+stated; the analysis trains at a length of four windows.
 
-Hazard: with slope +1/2 and a window of 1024 the bias reaches +511; such a head sums the whole window, so the outputs
-of heads differ in size by orders of magnitude. `bias` (for instance -ln window) is a remedy that the paper lacks.
+Published code: softmax with decaying slopes; no sigmoid, no balanced slopes on any branch.
+
+Here: the paper's formula. `slopes` also offers "decay", "favour" and "none"; the paper gives no range of k for the
+first two, so ALiBi's 2^{-8k/H} is used. `bias`, say -ln window, is an addition of ours, 0 by default.
+
+Beware: with slope +1/2 and a window of 1024 the bias reaches +511 and a head sums its whole window, while one with -1/2
+has a total weight of about 1.6. Outputs of heads differ in size by orders of magnitude.
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +25,8 @@ import torch
 from torch import Tensor
 
 from attention.errors import AttentionError, nearest
-from attention.mechanism import Call, Pointwise, Scores
+from attention.mechanism import Call, Scores
+from attention.mechanisms.sigmoid import Logistic
 from attention.registry import register
 
 SLOPES = ("balanced", "decay", "favour")
@@ -29,7 +34,7 @@ SLOPES = ("balanced", "decay", "favour")
 
 @register
 @dataclass(frozen=True)
-class Swat(Pointwise):
+class Swat(Logistic):
     """sigmoid(s + slope (i - j)) within a sliding window.
 
     Args:
@@ -62,18 +67,6 @@ class Swat(Pointwise):
             bias = torch.full(query.shape[:3], self.bias, device=query.device, dtype=torch.float32)
         slope = None if self.slopes == "none" else head_slopes(n_head, self.slopes, query.device)
         return replace(scores, slope=slope, query_bias=bias)
-
-    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
-        """The logistic function."""
-        return score.sigmoid()
-
-    def weight(self, score: Tensor) -> Tensor:
-        """sigma(s)."""
-        return score.sigmoid()
-
-    def weight_derivative(self, score: Tensor, weight: Tensor) -> Tensor:
-        """sigma (1 - sigma)."""
-        return weight * (1 - weight)
 
 
 def head_slopes(n_head: int, kind: str, device: torch.device | None = None) -> Tensor:

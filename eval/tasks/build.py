@@ -105,6 +105,34 @@ def order(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
     return _test(documents)
 
 
+def substitution(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
+    """Tell the word that was written from the one that was written at another place.
+
+    Two passages exchange the first words of their endings, each between single spaces and in small letters. Whatever
+    prefers one word over the other without looking at the passage is right in exactly one of the two: a unigram model
+    has 0.5, whichever words are frequent. What follows the word is scored along with it.
+    """
+    passages = Passages(texts, "substitution")
+    documents: list[dict[str, Any]] = []
+    waiting: tuple[str, str, str] | None = None
+    for context, ending in passages.draw(words // 2, words // 4, tries=40 * samples):
+        found = re.match(r" [a-z]{3,}(?= )", ending)
+        if found is None or (waiting is not None and waiting[1] == found[0]):
+            continue
+        here = (context, found[0], ending[found.end() :])
+        if waiting is None:
+            waiting = here
+            continue
+        for (before, word, after), other in ((waiting, here[1]), (here, waiting[1])):
+            endings = [word + after, other + after]
+            passages.random.shuffle(endings)
+            documents.append({"context": before, "endings": endings, "answer": endings.index(word + after)})
+        waiting = None
+        if len(documents) >= samples - 1:
+            break
+    return _test(documents)
+
+
 def rolling(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
     """Disjoint passages whose whole text is scored, evenly spread over the texts."""
     passages = []

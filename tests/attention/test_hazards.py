@@ -26,10 +26,72 @@ def _weights(query, key, mechanism, kernel, **arguments) -> torch.Tensor:
     return _run(inputs, mechanism, kernel, **arguments)["out"][0, :, 0]
 
 
-def _scores(*rows: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+def _scores(*rows: float | list[float]) -> tuple[torch.Tensor, torch.Tensor]:
     """Queries and keys of head_dim 1 whose last row has exactly these scores (scale 1)."""
-    key = torch.tensor(rows, dtype=torch.float32)[:, :, None, None]
+    rows = torch.tensor(rows, dtype=torch.float32)
+    key = (rows if rows.dim() == 2 else rows[None])[:, :, None, None]
     return torch.ones(key.shape[0], 1, 1, 1), key
+
+
+ONE, NEGATIVE, BELOW, NOTHING = (2.0,), (-2.0,), (-30.0,) * 3, (0.0,) * 3
+THIRD = (1 / 3,) * 3
+
+EDGES = {
+    "softmax1": {ONE: (0.880797,), NEGATIVE: (0.119203,), BELOW: (9.357623e-14,) * 3, NOTHING: (0.25,) * 3},
+    "softmax_sink": {
+        ONE: (0.880797,),
+        NEGATIVE: (0.119203,),
+        BELOW: (9.357623e-14,) * 3,
+        NOTHING: (0.25,) * 3,
+    },
+    "relu_softmax": {ONE: (1.0,), NEGATIVE: (0.0,), BELOW: None, NOTHING: None},
+    "rectified": {ONE: (1.0,), NEGATIVE: (0.0,), BELOW: None, NOTHING: THIRD},
+    "sigmoid": {ONE: (0.880797,), NEGATIVE: (0.119203,), BELOW: (3.119208e-14,) * 3, NOTHING: (0.25,) * 3},
+    "relu": {ONE: (2.0,), NEGATIVE: (0.0,), BELOW: None, NOTHING: None},
+    "stablemax": {ONE: (1.0,), NEGATIVE: (1.0,), BELOW: THIRD, NOTHING: THIRD},
+    "ssmax": {ONE: (1.0,), NEGATIVE: (1.0,), BELOW: THIRD, NOTHING: THIRD},
+    "scalable_softpick": {ONE: (0.0,), NEGATIVE: (0.0,), BELOW: None, NOTHING: None},
+}
+"""Weights of rows with one key, with scores far below zero and with scores of zero; None: dead."""
+
+
+@kernels
+@pytest.mark.parametrize("name", EDGES)
+def test_rows_of_one_key_far_below_zero_and_of_zeros(name, kernel):
+    mechanism = attention.get(name)
+    for row, expected in EDGES[name].items():
+        query, key = _scores(*row)
+        weight = _weights(query[:, -1:], key, mechanism, kernel, scale=1.0).flatten()
+        value = torch.tensor([1.0, -1.0, 0.5][: len(row)])[None, :, None, None]
+        inputs = Inputs(query[:, -1:], key, value, torch.ones(1, 1, 1, 1)).to(torch.float32)
+        result = _run(inputs, mechanism, kernel, scale=1.0)
+        if expected is None:
+            assert not weight.any()
+            assert not any(tensor.any() for tensor in result.values())
+        else:
+            assert torch.allclose(weight, torch.tensor(expected), rtol=1e-4, atol=0), row
+            assert len(row) == 1 or result["key"].any(), f"{row}: no gradient"
+
+
+@kernels
+def test_stablemax_has_a_tail_so_heavy_that_a_thousand_hidden_keys_must_not_be_scored_minus_1e4(kernel):
+    query, key = _scores(3.0, *[-1e4] * 1000)
+    weight = _weights(query[:, -1:], key, attention.get("stablemax"), kernel, scale=1.0).flatten()
+    assert float(weight[1:].sum()) == pytest.approx(0.0244, abs=1e-4)
+    query, key = _scores(10.0, -10.0)
+    weight = _weights(query[:, -1:], key, attention.get("stablemax"), kernel, scale=1.0).flatten()
+    assert float(weight[0] / weight[1]) == pytest.approx(121, rel=1e-5)
+
+
+@kernels
+def test_rectified_drops_a_key_as_a_whole_and_without_a_gradient(kernel):
+    for score, expected in ((0.0, 0.268941), (-1e-6, 0.0)):
+        query, key = _scores(score, 1.0)
+        weight = _weights(query[:, -1:], key, attention.get("rectified"), kernel, scale=1.0)
+        assert float(weight.flatten()[0]) == pytest.approx(expected, abs=1e-6)
+        inputs = Inputs(query[:, -1:], key, key.flip(1), torch.ones(1, 1, 1, 1)).to(torch.float32)
+        gradient = _run(inputs, attention.get("rectified"), kernel, scale=1.0)["key"]
+        assert gradient.any() == (expected > 0)
 
 
 @kernels

@@ -82,13 +82,6 @@ def test_every_mechanism_states_its_formula_paper_and_kernels():
         assert dataclasses.is_dataclass(get(entry.name))
 
 
-def test_list_command_prints_every_mechanism():
-    printed = subprocess.run(
-        [sys.executable, "-m", "attention"], capture_output=True, text=True, check=True
-    ).stdout
-    assert all(f"{name}\n  formula" in printed for name in attention.names())
-
-
 def test_attention_imports_nothing_from_the_rest_of_the_project():
     code = "import sys, attention; assert not {'models', 'data', 'training', 'eval'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

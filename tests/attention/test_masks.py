@@ -39,6 +39,7 @@ def test_visibility_and_its_tiles(queries, extra, causal, window, ids, height):
     expected = _dense(queries, keys, causal, window, documents)
     assert torch.equal(visible.mask(), expected)
     assert torch.equal(visible.count, expected.sum(-1))
+    assert torch.equal(visible.audience, expected.sum(-2))
     seen = torch.zeros_like(expected)
     for tile in visible.tiles(height):
         ones = torch.ones(

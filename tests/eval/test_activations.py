@@ -83,6 +83,36 @@ def test_a_run_is_measured_as_its_residual_stream_says(run_path: Path) -> None:
     assert got["kurtosis"]["first_token"][1] == pytest.approx(first)
 
 
+def test_the_largest_activation_is_found() -> None:
+    residual = torch.full((4, 8, 16), 0.05)
+    residual[2, 5, 3] = -7.0
+    got = _plain(
+        activations.run(Scripted(residuals=[residual, residual * 0 + 1, residual]), SETTINGS)["results"]
+    )
+    assert got["largest"] == {"value": 7.0, "layer": 1, "sequence": 2, "token": 5, "dimension": 3}
+
+
+def test_tokens_looked_at_a_few_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    residual = torch.randn(4, 8, 16, generator=torch.Generator().manual_seed(0)) ** 3 + 5
+    whole = _plain(activations.run(Scripted(residuals=[residual] * 3), SETTINGS)["results"])
+    monkeypatch.setattr(activations, "TOKENS", 3)
+    parts = _plain(activations.run(Scripted(residuals=[residual] * 3), SETTINGS)["results"])
+    assert parts["kurtosis"]["pooled"] == pytest.approx(Moments.of(residual).kurtosis, rel=1e-12)
+    for name, value in whole["kurtosis"].items():
+        assert parts["kurtosis"][name] == pytest.approx(value, rel=1e-12), name
+    assert parts["massive"] == whole["massive"]
+
+
+def test_the_batch_changes_no_bit() -> None:
+    residual = torch.randn(4, 8, 16, generator=torch.Generator().manual_seed(0)) ** 3
+    results = []
+    for batch_tokens in (8, 24, 10_000):
+        subject = Scripted(residuals=[residual, residual.exp(), residual])
+        subject.batch_tokens = batch_tokens
+        results.append(_plain(activations.run(subject, SETTINGS)["results"]))
+    assert results[0] == results[1] == results[2]
+
+
 def test_batches_of_any_size_agree(run_path: Path) -> None:
     one, many = (
         _plain(activations.run(open_subject(run_path, batch_tokens=size), Settings(sequences=9))["results"])

@@ -226,7 +226,7 @@ def test_help(capsys: Any) -> None:
         (["sinks", "RUN", "--lengths", "many"], "invalid int value: 'many'"),
         (["sinks", "RUN", "--sequences", "0"], "at least one sequence"),
         (["sinks", "RUN", "--epsilon", "0.1"], "unrecognized arguments: --epsilon"),
-        (["quantize", "RUN", "--bits", "0"], "1 to 16 bits"),
+        (["quantize", "RUN", "--bits", "0"], "1 to 8 bits"),
         (["lengths", "RUN", "--multiples", "0"], "multiples"),
         (["harness", "RUN", "--tasks", "cloz"], "did you mean cloze"),
         (["activations", "RUN", "RUN"], "give each run once"),

@@ -1,23 +1,27 @@
 """The harness: likelihoods against direct computation, truncation, the offline tasks, and its errors."""
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 
 lm_eval = pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance  # noqa: E402
+from lm_eval.tasks import TaskManager  # noqa: E402
 
 from eval import harness  # noqa: E402
 from eval.harness import Settings  # noqa: E402
 from eval.language_model import HarnessModel  # noqa: E402
 from eval.subject import Subject, open_subject  # noqa: E402
-from eval.tasks import build  # noqa: E402
+from eval.tasks import build, separation  # noqa: E402
 from models import ModelError  # noqa: E402
+from tests.eval.conftest import RunMaker  # noqa: E402
 
 
 @pytest.fixture
@@ -82,7 +86,9 @@ def test_a_long_context_loses_its_beginning_but_not_bos(subject: Subject) -> Non
         HarnessModel(subject, 16, bos=True)._loglikelihood_tokens([(("", ""), [subject.bos], context)])
 
 
-def test_batches_of_any_size_agree(run_path: Path) -> None:
+@pytest.mark.parametrize("attention", ["softmax", "lssar", "swat", "gaussian"])
+def test_batches_of_any_size_agree(make_run: RunMaker, attention: str) -> None:
+    run_path = make_run(f"batches-{attention}", attention=attention)
     text = "the queen speaks of night and gentle morning where shadow takes every crown"
     pairs = [(text[:cut], text[cut:]) for cut in range(3, len(text) - 1, 5)]
     random.Random(0).shuffle(pairs)
@@ -92,7 +98,8 @@ def test_batches_of_any_size_agree(run_path: Path) -> None:
         )
         for size in (1, 4096)
     )
-    assert [value for value, _ in one] == pytest.approx([value for value, _ in many], abs=1e-3)
+    assert [value for value, _ in one] == pytest.approx([value for value, _ in many], abs=1e-4)
+    assert [greedy for _, greedy in one] == [greedy for _, greedy in many]
 
 
 def test_rolling_likelihood_covers_every_token_once(subject: Subject) -> None:
@@ -134,10 +141,13 @@ def test_the_offline_tasks_run(subject: Subject) -> None:
     assert first == second
     tasks = first["results"]["tasks"]
     assert list(tasks) == list(harness.OFFLINE)
-    assert {name: tasks[name]["samples"] for name in ("cloze", "continuation", "order")} == {
-        "cloze": 12,
-        "continuation": 12,
-        "order": 12,
+    assert {tasks[name]["samples"] for name in ("cloze", "continuation", "order", "substitution")} == {12}
+    assert {name: task["chance"] for name, task in tasks.items()} == {
+        "cloze": None,
+        "continuation": 0.25,
+        "order": 0.5,
+        "substitution": 0.5,
+        "rolling": None,
     }
     for name, metric in first["results"]["headline"].items():
         assert metric in tasks[name]["metrics"]
@@ -149,6 +159,7 @@ def test_the_offline_tasks_run(subject: Subject) -> None:
         "cloze acc",
         "continuation acc_norm",
         "order acc",
+        "substitution acc",
         "rolling bits_per_byte",
     }
 
@@ -205,6 +216,77 @@ def test_word_order_pairs_have_the_same_words_and_tokens(texts: str, subject: Su
         tokens = [subject.encode(sample["context"] + ending) for ending in (right, wrong)]
         assert sorted(tokens[0]) == sorted(tokens[1])
         assert any(sample["context"] + right in text for text in subject.held_out())
+
+
+def test_substitutions_exchange_two_words(texts: str, subject: Subject) -> None:
+    samples = list(build.substitution(texts, 30, 32)["test"])
+    assert len(samples) == 30
+    for one, two in zip(samples[::2], samples[1::2], strict=True):
+        words = []
+        for sample in (one, two):
+            right, wrong = sample["endings"][sample["answer"]], sample["endings"][1 - sample["answer"]]
+            assert any(sample["context"] + right in text for text in subject.held_out())
+            assert right.split()[1:] == wrong.split()[1:]
+            words.append((right.split()[0], wrong.split()[0]))
+        assert words[0] == words[1][::-1]
+        assert words[0][0] != words[0][1]
+
+
+def test_a_unigram_model_has_nothing_to_go_by(run_path: Path) -> None:
+    blind = separation.unigram(separation.open_run(str(run_path)))
+    tasks = harness.run(blind, Settings(samples=60, words=16))["results"]["tasks"]
+    assert tasks["substitution"]["metrics"]["acc"]["value"] == 0.5
+    assert tasks["cloze"]["metrics"]["acc"]["value"] == 0
+    for name in ("continuation", "order"):
+        metric = tasks[name]["metrics"]["acc"]
+        assert abs(metric["value"] - tasks[name]["chance"]) < 3 * metric["stderr"]
+    assert tasks["rolling"]["metrics"]["bits_per_byte"]["value"] < 3
+
+
+def test_a_model_before_training_is_a_new_one(run_path: Path) -> None:
+    # The run of this test was never trained, and its weights were drawn from seed 0.
+    run, blank = (separation.open_run(str(run_path)) for _ in range(2))
+    blank.network.embedding.weight.zero_()
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    assert not blank.logits(tokens).any()
+    torch.testing.assert_close(separation.untrained(blank, seed=0).logits(tokens), run.logits(tokens))
+    assert not torch.allclose(separation.untrained(blank, seed=1).logits(tokens), run.logits(tokens))
+
+
+def test_lm_eval_takes_the_model(subject: Subject) -> None:
+    report = lm_eval.simple_evaluate(
+        model=HarnessModel(subject),
+        tasks=[
+            {
+                "task": "local",
+                "custom_dataset": lambda **_: {"test": Dataset.from_list([{"text": "the queen speaks of"}])},
+                "dataset_path": "",
+                "output_type": "loglikelihood_rolling",
+                "test_split": "test",
+                "doc_to_text": "",
+                "doc_to_target": "{{text}}",
+                "metric_list": [{"metric": "bits_per_byte"}],
+            }
+        ],
+        task_manager=TaskManager(include_defaults=False),
+        num_fewshot=0,
+    )
+    ids = [subject.bos, *subject.encode("the queen speaks of")]
+    bits = -likelihood(subject, ids, len(ids) - 1) / math.log(2) / 19
+    assert report["results"]["local"]["bits_per_byte,none"] == pytest.approx(bits, rel=1e-5)
+
+
+def test_a_task_that_cannot_be_downloaded_is_one_line(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(**_: Any) -> None:
+        raise ConnectionError("Couldn't reach 'allenai/ai2_arc' on the Hub\nand more")
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", unreachable)
+    monkeypatch.setattr(harness, "_tasks", lambda settings, metadata: None)
+    with pytest.raises(ModelError, match=r"arc_easy: Couldn't reach .* need the network$") as caught:
+        harness.run(subject, Settings(tasks=("arc_easy",)))
+    assert "\n" not in str(caught.value)
 
 
 def test_tasks_refuse_a_text_that_is_too_short(run_path: Path, tmp_path: Path) -> None:

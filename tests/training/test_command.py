@@ -4,16 +4,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from models import checkpoints, load_run, metrics
+from models import checkpoint_path, checkpoints, load_run, metrics
 from tests.training.conftest import ROOT, MakeConfig, clean_environment, run, train_command
 from tests.training.test_trainer import logged, optimizer_state
 from training import train
-from training.checkpoint import newest_checkpoint
+from training.checkpoint import newest_checkpoint, read_state
 
 
 def test_help_says_how_to_go_on() -> None:
@@ -78,7 +79,7 @@ def test_two_processes_compute_what_one_does(
     assert done.returncode == 0, done.stderr
     assert "2 process(es) x 1 x 2" in done.stdout
     assert done.stdout.count("validation loss") == 2
-    one, two = train(make(*options)), tmp_path / "two"
+    one, two = train(make(*options, "train.micro_batch_size=2")), tmp_path / "two"
     moments = [
         {index: state["exp_avg"] for index, state in optimizer_state(path, 1).items()} for path in (one, two)
     ]
@@ -87,6 +88,9 @@ def test_two_processes_compute_what_one_does(
     for record, other in zip(logged(one), logged(two), strict=True):
         assert other == pytest.approx(record, rel=1e-4)
     assert load_run(two).step == 1
+    noise = [read_state(checkpoint_path(path, 1)).noise_scale for path in (one, two)]
+    assert noise[0].trace != 0
+    assert asdict(noise[1]) == pytest.approx(asdict(noise[0]), rel=1e-3)
     refused = run(*torchrun, *arguments)
     assert refused.returncode != 0
     assert refused.stderr.count("error: run ") == 1

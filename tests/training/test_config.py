@@ -58,6 +58,13 @@ def test_options_of_mechanisms_pass_through(tmp_path: Path) -> None:
         ("train.steps=${nothing}", "nothing"),
         ("train.steps=0", "train.steps must be at least 1, got 0"),
         ("train.warmup_steps=1001", "train.warmup_steps must be in [0, steps=1000], got 1001"),
+        ("train.z_loss=-1", "train.z_loss must be 0 or positive, got -1.0"),
+        (
+            "train.loss_kernel=cut",
+            "train.loss_kernel: Invalid value 'cut', expected one of ['auto', 'chunked', 'cce']",
+        ),
+        ("model.gate=headwize", "unknown gate 'headwize'"),
+        ("model.prediction=sigmoid", "unknown prediction 'sigmoid'"),
         ("train.learning_rate=-1", "train.learning_rate must be positive"),
         ("train.length=100000", "train.length must be at most model.max_length=8192"),
         ("name=../elsewhere", "must be a plain folder name"),
@@ -130,6 +137,16 @@ def test_differences_and_fingerprint_leave_out_what_a_resumed_run_may_change(mak
     assert differences(as_dict(saved), same) == []
     assert fingerprint(saved) == fingerprint(same) != fingerprint(other)
     assert differences(as_dict(saved), other) == ["train.learning_rate: 0.003 -> 1.0"]
+
+
+def test_a_key_that_is_newer_than_a_run_had_its_default(make: MakeConfig) -> None:
+    saved = as_dict(make())
+    del saved["model"]["gate"], saved["train"]["z_loss"]
+    assert differences(saved, make()) == []
+    assert differences(saved, make("train.z_loss=0.1", "model.gate=headwise")) == [
+        "model.gate: 'none' -> 'headwise'",
+        "train.z_loss: 0.0 -> 0.1",
+    ]
 
 
 def test_precision_is_decided_by_the_device() -> None:

@@ -39,6 +39,15 @@ def test_matrices_decay_and_nothing_else(mechanism: str, tied: bool) -> None:
         assert (decay == 0) == ("norm" in name or "learned" in name), name
 
 
+def test_the_vectors_of_lambda_do_not_decay_and_a_gate_does() -> None:
+    model = GPT(ModelConfig(preset="nano", n_layer=1, differential=True, gate="headwise"))
+    decaying, others = ([id(p) for p in group["params"]] for group in parameter_groups(model, 0.1))
+    post_ops = dict(model.layers[0].attention.post_ops.named_parameters())
+    assert id(post_ops.pop("gate.projection.weight")) in decaying
+    assert set(post_ops) == {"difference.query", "difference.key", "difference.norm.weight"}
+    assert {id(parameter) for parameter in post_ops.values()} <= set(others)
+
+
 def test_the_optimiser_is_the_configured_one() -> None:
     optimizer = build_optimizer(torch.nn.Linear(2, 2), TrainConfig(beta1=0.8, beta2=0.7, adam_epsilon=1e-15))
     for group in optimizer.param_groups:

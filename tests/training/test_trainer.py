@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,37 @@ def test_resuming_is_exact_to_the_bit(make: MakeConfig, mechanism: str) -> None:
     for index, state in states[0].items():
         assert all(torch.equal(value, states[1][index][name]) for name, value in state.items())
     assert logged(run) == logged(whole)
+
+
+def test_resuming_is_exact_with_every_option(make: MakeConfig) -> None:
+    """Post-ops, losses, OrthoGrad and the noise scale's averages, in one run."""
+    options = ["model.differential=true", "model.gate=elementwise", "model.prediction=stablemax"]
+    options += ["train.z_loss=1e-3", "train.orthograd=true", "train.micro_batch_size=1", "train.batch_size=2"]
+    options += ["train.validate_every=99"]
+    whole = train(make(*options, "name=whole"))
+    parts = make(*options, "name=parts", "train.checkpoint_every=4")
+    run = train(parts)
+    shutil.rmtree(checkpoint_path(run, 6))
+    train(parts, resume=True)
+    weights = [load_file(checkpoint_path(path, 6) / "model.safetensors") for path in (whole, run)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert logged(run) == logged(whole)
+    assert any("noise_scale" in record for record in logged(run))
+    assert all(record["objective"] > record["loss"] for record in logged(run) if "loss" in record)
+
+
+def test_orthograd_keeps_the_length_of_a_step_and_changes_its_direction(make: MakeConfig) -> None:
+    options = ["train.steps=1", "train.warmup_steps=1", "train.clip=null"]
+    plain = train(make(*options, "name=plain"))
+    across = train(make(*options, "name=across", "train.orthograd=true"))
+    moments = [
+        {index: state["exp_avg"] for index, state in optimizer_state(run, 1).items()}
+        for run in (plain, across)
+    ]
+    changed = [index for index, moment in moments[0].items() if not torch.equal(moment, moments[1][index])]
+    assert len(changed) == 2 * 7
+    for index in changed:
+        torch.testing.assert_close(moments[0][index].norm(), moments[1][index].norm(), rtol=1e-4, atol=0)
 
 
 def test_a_resumed_run_really_continues(make: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

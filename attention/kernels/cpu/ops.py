@@ -10,6 +10,9 @@ from attention.kernels.cpu.build import HERE, BuildError, build, torch_flags
 from attention.kernels.cpu.printer import source
 from attention.kernels.program import Program
 
+STATISTICS = 5
+"""Of a row, as many as MAXIMUM_STATISTICS of the engine."""
+
 NOTICE = "attention: compiling the CPU kernels, once for this machine (about 20 seconds) ..."
 
 GROUP_ROWS, TILE_KEYS = 16, 128
@@ -82,7 +85,13 @@ def _fake_forward(
     out = query.new_empty(batch, queries, heads, value.shape[-1])
     log_mass = query.new_empty(out.shape[:3] if with_mass else (0,), dtype=torch.float32)
     rest = out.new_empty(out.shape if keeps_rest and out.dtype != torch.float32 else (0,))
-    return out, log_mass, rest, support, query.new_empty(4, batch, heads, queries, dtype=torch.float32)
+    return (
+        out,
+        log_mass,
+        rest,
+        support,
+        query.new_empty(STATISTICS, batch, heads, queries, dtype=torch.float32),
+    )
 
 
 def _fake_backward(

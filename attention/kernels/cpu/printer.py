@@ -1,8 +1,9 @@
 """A mechanism's traced functions as C++, for `rows.h`."""
 
 from attention.kernels.program import INFIX, PREFIX, Function, Operand, Program, Step
+from attention.mechanism import TIED
 
-PER_ROW = {"pivot", "largest", "count"}
+PER_ROW = {"pivot", "largest", "count", "lowest", "highest"}
 """Arguments that are the same for a whole row: what depends on nothing else is computed once per row."""
 
 
@@ -17,6 +18,9 @@ namespace {{
 struct Pair {{
   vec first, second;
 }};
+struct Four {{
+  vec first, second, third, fourth;
+}};
 
 struct Functions {{
 {_constants(program)}
@@ -30,7 +34,10 @@ extern "C" const Mechanism* mechanism() {{ return Compiled<{program.form}<Functi
 
 
 def _constants(program: Program) -> str:
-    constants = {"epsilon": f"constexpr float epsilon = {_number(program.epsilon)}"}
+    constants = {
+        "tied": f"constexpr float tied = {_number(TIED)}",
+        "epsilon": f"constexpr float epsilon = {_number(program.epsilon)}",
+    }
     if program.form == "Ratio":
         floor = program.pivot_floor
         derivatives = program["derivatives"].results
@@ -38,6 +45,7 @@ def _constants(program: Program) -> str:
         constants["floor"] = f"constexpr float pivot_floor = {_number(0.0 if floor is None else floor)}"
         one = derivatives[0] == derivatives[1]
         constants["one"] = f"constexpr bool one_derivative = {str(one).lower()}"
+        constants["steep"] = f"constexpr bool steep = {str(program.steep).lower()}"
     return "\n".join(f"  static {constant};" for constant in constants.values())
 
 
@@ -55,7 +63,7 @@ def _function(function: Function) -> str:
     results = [_vector(result, names) for result in function.results]
     body = "\n".join(lines)
     value = results[0] if len(results) == 1 else f"{{{', '.join(results)}}}"
-    returned = "vec" if len(results) == 1 else "Pair"
+    returned = {1: "vec", 2: "Pair", 4: "Four"}[len(results)]
     return f"  static inline {returned} {function.name}({arguments}) {{\n{body}\n    return {value};\n  }}"
 
 

@@ -2,8 +2,8 @@
 #pragma once
 #include <cstdint>
 
-constexpr int MAXIMUM_STATISTICS = 4;
-constexpr int PREPARED = 4;
+constexpr int MAXIMUM_STATISTICS = 5;
+constexpr int PREPARED = 5;
 enum { PIVOT, SCALE };  // the statistics of a Ratio: what numerators are scaled by, and one over the row's mass
 
 // Query rows against consecutive keys, each row with all the keys it sees. On entry `score` times `scale` are the products,

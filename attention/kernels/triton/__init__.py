@@ -12,7 +12,7 @@ from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 from attention.kernels.program import program_of, untraceable
 from attention.kernels.triton.tiles import family
-from attention.mechanism import Mechanism, Threshold
+from attention.mechanism import Mechanism
 
 WIDEST_HEAD = 256
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -20,17 +20,23 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def attend(problem: Problem) -> Tensor:
     """Outputs [B, T, H, Dv]."""
-    return attend_with_statistics(problem)[0]
+    return attend_with_statistics(problem, with_mass=False)[0]
 
 
-def attend_with_statistics(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Outputs and what the backward pass knows of the rows, float32 [0 or 3, B, T, H].
+def attend_with_mass(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Outputs and log masses [B, T, H] of a Ratio."""
+    return attend_with_statistics(problem, with_mass=True)[:2]
 
-    Ratio: pivot, one over the sum of denominators, unused. TwoStage: n / (epsilon + sum of first), one over the sum
-    of second, largest u. Pointwise: nothing.
+
+def attend_with_statistics(problem: Problem, with_mass: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs, log masses, and what the backward pass knows of the rows, float32 [0 or 3, B, T, H].
+
+    Pointwise: nothing. Other forms: frame, inverse and other of `attention.kernels.triton.forms.Statistics`.
     """
+    noise = problem.scores.noise
+    drawn = (None, 0.0) if noise is None else (noise.seed, noise.amplitude)
     program = _printed(problem.mechanism)
-    return torch.ops.attention_zoo.triton_forward(*problem.operands, program)
+    return torch.ops.attention_zoo.triton_forward(*problem.operands, *drawn, program, with_mass)
 
 
 def refuses(problem: Problem) -> str | None:
@@ -39,8 +45,6 @@ def refuses(problem: Problem) -> str | None:
     return (
         _refuses_machine(query.device)
         or _refuses_tensors(query.dtype, max(query.shape[3], problem.value.shape[3]))
-        or ("it adds no noise to scores" if problem.scores.noise is not None else None)
-        or ("it does not run the form Threshold" if problem.mechanism.form is Threshold else None)
         or untraceable(problem.mechanism)
     )
 
@@ -84,4 +88,10 @@ def _printed(mechanism: Mechanism) -> str:
     return printer.module_name(program_of(mechanism))
 
 
-KERNEL = Kernel("triton", attend, refuses, "fused, on NVIDIA GPUs from Ampere on and on AMD CDNA 3")
+KERNEL = Kernel(
+    "triton",
+    attend,
+    refuses,
+    "fused, on NVIDIA GPUs from Ampere on and on AMD CDNA 3",
+    run_with_mass=attend_with_mass,
+)

@@ -7,7 +7,7 @@
 import triton
 import triton.language as tl
 
-from attention.kernels.triton.forms import Statistics, gradients, sensitivity, terms
+from attention.kernels.triton.forms import Statistics, Sums, gradients, sensitivity, share, terms, ties
 from attention.kernels.triton.forward import locate, store_rows
 from attention.kernels.triton.operands import (
     accumulate,
@@ -37,13 +37,15 @@ def statistics_of(statistics, places, rows, form: tl.constexpr):
 
 @triton.jit
 def row_sums(sums, places, rows, form: tl.constexpr):
-    """delta and mean, as `sum_rows` wrote them."""
-    if form == "Pointwise":
-        return None, None
-    elif form == "Ratio":
-        return row_values(sums, rows), None
-    else:
-        return row_values(sums, rows), row_values(sums + tl.cast(places, tl.int64), rows)
+    """What `sum_rows` wrote."""
+    delta, mean, through_highest = None, None, None
+    if form != "Pointwise":
+        delta = row_values(sums, rows)
+    if form == "TwoStage" or form == "Adjusted":
+        mean = row_values(sums + tl.cast(places, tl.int64), rows)
+    if form == "Adjusted":
+        through_highest = row_values(sums + 2 * tl.cast(places, tl.int64), rows)
+    return Sums(delta, mean, through_highest)
 
 
 @triton.jit
@@ -52,6 +54,7 @@ def sum_rows(
     functions,
     statistics,
     grad_out,
+    grad_log_mass,
     sums,
     places,
     form: tl.constexpr,
@@ -64,7 +67,7 @@ def sum_rows(
     block_keys: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """delta_i = sum_k w_ik dP_ik and, for TwoStage, mean_i = sum_k dU_ik u_ik / n_i, to `sums` [2, B, T, H].
+    """The sums of a row, to `sums` [3, B, T, H] (`Sums`).
 
     delta is not taken from dO_i . out_i: half types have rounded the weights in out, all of a row alike where keys
     are alike, and what cancels in the gradients of a row would show it.
@@ -77,6 +80,9 @@ def sum_rows(
     delta = tl.zeros([block_rows, 1], tl.float32)
     mean = tl.zeros([block_rows, 1], tl.float32)
     sensitivities = tl.zeros([block_rows, 1], tl.float32)
+    through_highest = tl.zeros([block_rows, 1], tl.float32)
+    lowest_ties = tl.zeros([block_rows, 1], tl.float32)
+    highest_ties = tl.zeros([block_rows, 1], tl.float32)
     for start in range(rows.low, rows.high, block_keys):
         column = start + tl.arange(0, block_keys)
         key = key_vectors(
@@ -95,13 +101,37 @@ def sum_rows(
         dot_product = product(query, tl.trans(key), precision)
         score, visible = scores(dot_product, operands, batch, rows, column)
         grad_weight = product(grad, tl.trans(value), precision)
-        numerator, _ = terms(score, visible, row, rows.count, functions, form)
-        delta += tl.sum(numerator * grad_weight, 1, keep_dims=True)
+        if form == "Threshold":
+            excess = score - row.frame - row.other
+            slope = tl.where(visible, functions[1](excess, functions[0](excess)), 0.0)
+            delta += tl.sum(slope * grad_weight, 1, keep_dims=True)
+            sensitivities += tl.sum(slope, 1, keep_dims=True)
+        elif form == "Adjusted":
+            part = share(score, row)
+            _, by_share, by_lowest, by_highest = functions[1](score, part, row.other, row.frame)
+            delta += tl.sum(tl.where(visible, part * (by_share * grad_weight), 0.0), 1, keep_dims=True)
+            mean += tl.sum(tl.where(visible, by_lowest * grad_weight, 0.0), 1, keep_dims=True)
+            through_highest += tl.sum(tl.where(visible, by_highest * grad_weight, 0.0), 1, keep_dims=True)
+            lowest_ties += tl.sum((visible & ties(score, row.other)).to(tl.float32), 1, keep_dims=True)
+            highest_ties += tl.sum((visible & ties(score, row.frame)).to(tl.float32), 1, keep_dims=True)
+        else:
+            numerator, _ = terms(score, visible, row, rows.count, functions, form)
+            delta += tl.sum(numerator * grad_weight, 1, keep_dims=True)
         if form == "TwoStage":
             sensitive = sensitivity(score, visible, row, rows.count, functions)
             mean += tl.sum(sensitive * grad_weight, 1, keep_dims=True)
             sensitivities += tl.sum(sensitive, 1, keep_dims=True)
-    delta *= row.inverse
+    if form == "Threshold":
+        delta /= tl.where(sensitivities == 0.0, 1.0, sensitivities)
+    elif form == "Adjusted":
+        store_rows(sums + tl.cast(places, tl.int64), rows, mean / tl.maximum(lowest_ties, 1.0))
+        store_rows(
+            sums + 2 * tl.cast(places, tl.int64), rows, through_highest / tl.maximum(highest_ties, 1.0)
+        )
+    else:
+        delta *= row.inverse
+        if grad_log_mass is not None:
+            delta -= row_values(grad_log_mass, rows)
     store_rows(sums, rows, delta)
     if form == "TwoStage":
         store_rows(
@@ -135,7 +165,7 @@ def grad_queries(
     batch, key_head, block = locate(operands, group, block_rows)
     rows = packed_rows(operands, batch, key_head, block, block_rows, group)
     row = statistics_of(statistics, places, rows, form)
-    delta, mean = row_sums(sums, places, rows, form)
+    row_sum = row_sums(sums, places, rows, form)
     query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
     grad = placed_vectors(grad_out, rows, value_dim, value_block)
     total = tl.zeros([block_rows, head_block], tl.float32)
@@ -158,7 +188,7 @@ def grad_queries(
         dot_product = product(query, tl.trans(key), precision)
         score, visible = scores(dot_product, operands, batch, rows, column)
         grad_weight = product(grad, tl.trans(value), precision)
-        _, grad_score = gradients(score, visible, grad_weight, row, rows.count, delta, mean, functions, form)
+        _, grad_score = gradients(score, visible, grad_weight, row, rows.count, row_sum, functions, form)
         if grad_query_bias is not None:
             bias_total += tl.sum(grad_score, 1, keep_dims=True)
         total = accumulate(narrow(grad_score, key.dtype), key, total, precision)
@@ -217,14 +247,14 @@ def grad_keys(
         for row_block in range(start, stop):
             rows = rows_of_head(operands, batch, head, row_block, block_rows)
             row = statistics_of(statistics, places, rows, form)
-            delta, mean = row_sums(sums, places, rows, form)
+            row_sum = row_sums(sums, places, rows, form)
             query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
             grad = placed_vectors(grad_out, rows, value_dim, value_block)
             dot_product = product(query, tl.trans(key), precision)
             score, visible = scores(dot_product, operands, batch, rows, column)
             grad_weight = product(grad, tl.trans(value), precision)
             weight, grad_score = gradients(
-                score, visible, grad_weight, row, rows.count, delta, mean, functions, form
+                score, visible, grad_weight, row, rows.count, row_sum, functions, form
             )
             if grad_key_bias is not None:
                 bias_total += tl.sum(grad_score, 0)

@@ -1,4 +1,6 @@
-"""Outputs: one sweep over the keys, or two for TwoStage, in as many parts of the keys as there are splits.
+"""Outputs: one sweep over the keys, after those that find what TwoStage, Threshold and Adjusted know of a row.
+
+There are as many parts of the keys as there are splits; the searches of Threshold and Adjusted take all keys at once.
 
 A program takes a block of rows and a split of the keys that these rows see. With one split it writes outputs; with
 more it writes partial sums, which `merge` adds in a fixed order.
@@ -89,6 +91,89 @@ def first_stage(
 
 
 @triton.jit
+def tile_scores(
+    operands,
+    query,
+    batch,
+    key_head,
+    rows,
+    start,
+    head_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    block_keys: tl.constexpr,
+    precision: tl.constexpr,
+):
+    """Scores and visibility of the rows against the keys from `start` on."""
+    column = start + tl.arange(0, block_keys)
+    key = key_vectors(
+        operands.key, operands.key_strides, batch, key_head, column, operands.keys, head_dim, head_block
+    )
+    return scores(product(query, tl.trans(key), precision), operands, batch, rows, column)
+
+
+@triton.jit
+def survey(
+    operands,
+    functions,
+    statistics,
+    places,
+    form: tl.constexpr,
+    group: tl.constexpr,
+    head_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    block_rows: tl.constexpr,
+    block_keys: tl.constexpr,
+    precision: tl.constexpr,
+):
+    """Threshold: the largest score and tau; Adjusted: the largest score, one over the mass, and the least score.
+
+    tau by Newton's method from below, a sweep per step: the sum of the weights is convex in it, so that no step
+    overshoots, and the search ends when no row of the block moves.
+    """
+    batch, key_head, block = locate(operands, group, block_rows)
+    rows = packed_rows(operands, batch, key_head, block, block_rows, group)
+    query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
+    highest = tl.full([block_rows, 1], float("-inf"), tl.float32)
+    lowest = tl.full([block_rows, 1], float("inf"), tl.float32)
+    mass = tl.zeros([block_rows, 1], tl.float32)
+    for start in range(rows.low, rows.high, block_keys):
+        score, visible = tile_scores(
+            operands, query, batch, key_head, rows, start, head_dim, head_block, block_keys, precision
+        )
+        raised = tl.maximum(highest, tl.max(tl.where(visible, score, float("-inf")), 1, keep_dims=True))
+        if form == "Adjusted":
+            frame = pivot_of(raised)
+            mass *= tl.where(highest == float("-inf"), 0.0, tl.exp(highest - frame))
+            mass += tl.sum(tl.where(visible, tl.exp(score - frame), 0.0), 1, keep_dims=True)
+            lowest = tl.minimum(lowest, tl.min(tl.where(visible, score, float("inf")), 1, keep_dims=True))
+        highest = raised
+    frame = pivot_of(highest)
+    store_rows(statistics, rows, frame)
+    if form == "Adjusted":
+        store_rows(statistics + tl.cast(places, tl.int64), rows, 1.0 / tl.where(mass == 0.0, 1.0, mass))
+        lowest = tl.where(lowest == float("inf"), 0.0, lowest)
+        store_rows(statistics + 2 * tl.cast(places, tl.int64), rows, lowest)
+    else:
+        tau = tl.full([block_rows, 1], -1.0, tl.float32)
+        moving = rows.low < rows.high
+        while moving:
+            total = tl.zeros([block_rows, 1], tl.float32)
+            slope = tl.zeros([block_rows, 1], tl.float32)
+            for start in range(rows.low, rows.high, block_keys):
+                score, visible = tile_scores(
+                    operands, query, batch, key_head, rows, start, head_dim, head_block, block_keys, precision
+                )
+                excess = score - frame - tau
+                weight = tl.where(visible, functions[0](excess), 0.0)
+                total += tl.sum(weight, 1, keep_dims=True)
+                slope += tl.sum(tl.where(visible, functions[1](excess, weight), 0.0), 1, keep_dims=True)
+            raised = tl.maximum(tau, tau + (total - 1.0) / tl.where(slope == 0.0, 1.0, slope))
+            moving = tl.max((raised > tau).to(tl.int32)) > 0
+            tau = raised
+        store_rows(statistics + 2 * tl.cast(places, tl.int64), rows, tau)
+
+
+@triton.jit
 def mix(
     operands,
     functions,
@@ -120,6 +205,12 @@ def mix(
     mixed = tl.zeros([block_rows, value_block], tl.float32)
     frame = tl.zeros([block_rows, 1], tl.float32)
     largest = tl.zeros([block_rows, 1], tl.float32)
+    surveyed = None
+    if form == "Threshold" or form == "Adjusted":
+        frame = row_values(statistics, rows)
+        largest = row_values(statistics + 2 * tl.cast(places, tl.int64), rows)
+    if form == "Adjusted":
+        surveyed = row_values(statistics + tl.cast(places, tl.int64), rows)
     if form == "TwoStage":
         for split in range(splits):
             part = sums + split * tl.cast(places, tl.int64)
@@ -147,7 +238,7 @@ def mix(
             mixed *= rescale
             running = raised
         numerator, denominator = terms(
-            score, visible, Statistics(frame, None, largest), rows.count, functions, form
+            score, visible, Statistics(frame, surveyed, largest), rows.count, functions, form
         )
         total += tl.sum(denominator, 1, keep_dims=True)
         value = key_vectors(
@@ -166,10 +257,11 @@ def mix(
             frame = pivot_of(running)
         mixed, inverse = normalise(mixed, total, frame, functions, form)
         store_vectors(out, rows.place, rows.valid, mixed, value_dim, value_block)
-        if form != "Pointwise":
+        if form == "Ratio" or form == "TwoStage":
             store_rows(statistics, rows, frame)
-            store_rows(statistics + tl.cast(places, tl.int64), rows, inverse)
             store_rows(statistics + 2 * tl.cast(places, tl.int64), rows, largest)
+        if form != "Pointwise" and form != "Adjusted":
+            store_rows(statistics + tl.cast(places, tl.int64), rows, inverse)
     else:
         split = tl.program_id(1).to(tl.int64) * places
         store_vectors(partial, split + rows.place, rows.valid, mixed, value_dim, value_block)
@@ -231,7 +323,7 @@ def merge(
     store_vectors(out, place, valid, mixed, value_dim, value_block)
     if form == "Ratio":
         tl.store(statistics + place, tl.reshape(frame, place.shape), mask=valid)
-    if form != "Pointwise":
+    if form != "Pointwise" and form != "Adjusted":
         tl.store(statistics + places + place, tl.reshape(inverse, place.shape), mask=valid)
 
 
@@ -243,7 +335,7 @@ def _part(pointer, split, places, place, valid):
 @triton.jit
 def normalise(mixed, total, frame, functions, form: tl.constexpr):
     """Divide by the sum of the denominators; where that is 0 so is the output."""
-    if form == "Pointwise":
+    if form == "Pointwise" or form == "Adjusted":
         return mixed, total
     else:
         if form == "Ratio":

@@ -13,7 +13,7 @@ from attention.kernels.triton.operands import INTERPRETED, Operands
 from attention.kernels.triton.printer import load
 from attention.kernels.triton.tiles import INTERPRETER, Tiles, tiles_for
 
-STATISTICS = {"Pointwise": 0, "Ratio": 3, "TwoStage": 3}
+STATISTICS = {"Pointwise": 0, "Ratio": 3, "TwoStage": 3, "Threshold": 3, "Adjusted": 3}
 """Statistics per row that the forward pass leaves."""
 
 WIDEST_SPLIT = 128
@@ -28,6 +28,7 @@ class Call:
     """A problem's tensors as kernels take them; the biases and the slope are contiguous.
 
     Attributes:
+        seed, amplitude: of the noise; None, 0.
         program: the name of the printed module.
         architecture: what is compiled for, "interpreter", "sm_90", "gfx942", ...
         processors: multiprocessors that few rows shall be spread over.
@@ -43,6 +44,8 @@ class Call:
     last: Tensor
     position: Tensor
     scale: float
+    seed: Tensor | None
+    amplitude: float
     program: str
     architecture: str
     processors: int
@@ -94,6 +97,8 @@ class Call:
             self.position,
             self.first.shape[1] if self.first.shape[0] > 1 else 0,
             self.scale,
+            self.seed,
+            self.amplitude,
             self.query.shape[1],
             self.key.shape[1],
             self.query.shape[2],
@@ -185,6 +190,10 @@ def plan_forward(call: Call) -> tuple[list[Launch], Tensor, Tensor]:
     if form == "TwoStage":
         sums = statistics.new_empty(2, splits, batch, queries, heads)
         launches.append(Launch(forward.first_stage, grid, {**common, "sums": sums}, tiles))
+    if form in ("Threshold", "Adjusted"):
+        survey = {**common, "statistics": statistics, "form": form}
+        del survey["splits"]
+        launches.append(Launch(forward.survey, grid[:1], survey, tiles))
     forms = {"form": form, "pivot_floor": module.PIVOT_FLOOR}
     partial, partial_sums = None, None
     if splits > 1:
@@ -214,7 +223,7 @@ def plan_forward(call: Call) -> tuple[list[Launch], Tensor, Tensor]:
 
 
 def plan_backward(
-    call: Call, statistics: Tensor, grad_out: Tensor
+    call: Call, statistics: Tensor, grad_out: Tensor, grad_log_mass: Tensor | None = None
 ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]]:
     """Launches that fill the gradients of query, key, value and the two biases; all tensors contiguous."""
     batch, queries, heads, _ = call.query.shape
@@ -238,9 +247,9 @@ def plan_backward(
     launches = []
     sums = None
     if form != "Pointwise":
-        sums = statistics.new_empty(2, batch, queries, heads)
+        sums = statistics.new_empty(3, batch, queries, heads)
         tiles = call.tiles("sum_rows")
-        arguments = {**common, **call.sizes(tiles), "sums": sums}
+        arguments = {**common, **call.sizes(tiles), "sums": sums, "grad_log_mass": grad_log_mass}
         launches.append(Launch(backward.sum_rows, (call.row_programs(tiles),), arguments, tiles))
     tiles = call.tiles("grad_queries")
     arguments = {

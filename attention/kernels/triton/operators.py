@@ -28,18 +28,26 @@ def triton_forward(
     last: Tensor,
     position: Tensor,
     scale: float,
+    seed: Tensor | None,
+    amplitude: float,
     program: str,
-) -> tuple[Tensor, Tensor]:
-    """Outputs [B, T, H, Dv] and statistics of the rows, float32 [0 or 3, B, T, H].
+    with_mass: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs [B, T, H, Dv], log masses of a Ratio [B, T, H] or empty, and statistics of the rows [0 or 3, B, T, H].
 
     Args:
+        seed, amplitude: of the noise; None, 0.
         program: the printed module (`attention.kernels.triton.printer.module_name`).
+        with_mass: whether log masses are wanted.
         Others: as in `attention.mechanism.Scores` and `attention.masks.Visibility`.
     """
-    call = _call(query, key, value, query_bias, key_bias, slope, first, last, position, scale, program)
+    call = _call(
+        query, key, value, query_bias, key_bias, slope, first, last, position, scale, seed, amplitude, program
+    )
     launches, out, statistics = plan_forward(call)
     _run(launches, query.device)
-    return out, statistics
+    log_mass = statistics[0] - statistics[1].log() if with_mass else statistics.new_empty(0)
+    return out, log_mass, statistics
 
 
 @triton_forward.register_fake
@@ -54,12 +62,16 @@ def _(
     last: Tensor,
     position: Tensor,
     scale: float,
+    seed: Tensor | None,
+    amplitude: float,
     program: str,
-) -> tuple[Tensor, Tensor]:
+    with_mass: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     batch, queries, heads, _ = query.shape
     statistics = STATISTICS[load(program).FORM]
     return (
         query.new_empty(batch, queries, heads, value.shape[3]),
+        query.new_empty((batch, queries, heads) if with_mass else (0,), dtype=torch.float32),
         query.new_empty(statistics, batch, queries, heads, dtype=torch.float32),
     )
 
@@ -76,13 +88,18 @@ def triton_backward(
     last: Tensor,
     position: Tensor,
     scale: float,
+    seed: Tensor | None,
+    amplitude: float,
     program: str,
     statistics: Tensor,
     grad_out: Tensor,
+    grad_log_mass: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value and of the two biases, float32 and empty where there is no bias."""
-    call = _call(query, key, value, query_bias, key_bias, slope, first, last, position, scale, program)
-    launches, gradients = plan_backward(call, statistics, grad_out.contiguous())
+    call = _call(
+        query, key, value, query_bias, key_bias, slope, first, last, position, scale, seed, amplitude, program
+    )
+    launches, gradients = plan_backward(call, statistics, grad_out.contiguous(), _contiguous(grad_log_mass))
     _run(launches, query.device)
     grad_query, grad_key, grad_value, *biases = gradients
     grad_query_bias, grad_key_bias = (statistics.new_empty(0) if x is None else x for x in biases)
@@ -101,9 +118,12 @@ def _(
     last: Tensor,
     position: Tensor,
     scale: float,
+    seed: Tensor | None,
+    amplitude: float,
     program: str,
     statistics: Tensor,
     grad_out: Tensor,
+    grad_log_mass: Tensor | None,
 ) -> tuple[Tensor, ...]:
     biases = (
         query.new_empty(0 if x is None else x.shape, dtype=torch.float32) for x in (query_bias, key_bias)
@@ -111,17 +131,27 @@ def _(
     return tuple(query.new_empty(x.shape) for x in (query, key, value)) + tuple(biases)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.scale, ctx.program = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.mark_non_differentiable(output[1])
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.scale, seed, ctx.amplitude, ctx.program, with_mass = inputs
+    _, log_mass, statistics = output
+    ctx.save_for_backward(*tensors, seed, statistics)
+    ctx.mark_non_differentiable(statistics, *([] if with_mass else [log_mass]))
+    ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, statistics = ctx.saved_tensors
-    gradients = triton_backward(*tensors, ctx.scale, ctx.program, statistics, grad_out)
+def _gradients(
+    ctx: Any, grad_out: Tensor | None, grad_log_mass: Tensor | None, _: None
+) -> tuple[Tensor | None, ...]:
+    *tensors, seed, statistics = ctx.saved_tensors
+    if grad_out is None and grad_log_mass is None:
+        return (None,) * (len(tensors) + 5)
+    if grad_out is None:
+        grad_out = tensors[0].new_zeros(*tensors[0].shape[:3], tensors[2].shape[3])
+    gradients = triton_backward(
+        *tensors, ctx.scale, seed, ctx.amplitude, ctx.program, statistics, grad_out, grad_log_mass
+    )
     given = (None if x is None else grad.to(x.dtype) for x, grad in zip(tensors, gradients, strict=False))
-    return (*given, *[None] * 6)
+    return (*given, *[None] * 9)
 
 
 triton_forward.register_autograd(_gradients, setup_context=_keep)
@@ -138,6 +168,8 @@ def _call(
     last: Tensor,
     position: Tensor,
     scale: float,
+    seed: Tensor | None,
+    amplitude: float,
     program: str,
 ) -> Call:
     architecture, processors = architecture_of(query.device)
@@ -152,6 +184,8 @@ def _call(
         last.contiguous(),
         position.contiguous(),
         scale,
+        seed,
+        amplitude,
         program,
         architecture,
         processors,

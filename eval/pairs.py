@@ -1,0 +1,260 @@
+"""Paired differences between mechanisms, with 95 % intervals.
+
+Runs that differ in nothing but their seed form a group. Runs of two groups with the same seed begin with the same
+weights, as far as both have them, and see the same tokens in the same order, so they are compared pair by pair: what
+the seed does to both cancels. With n pairs of differences d, the interval for the mean difference is Student's,
+
+    mean(d) ± t(0.975, n - 1) * sd(d) / sqrt(n).
+
+It says what to expect of other seeds. With one seed in common there is no such interval. What there may be is an
+interval over windows of text, by bootstrap (BCa; Efron 1987): it says what to expect of these two trained models on
+other text of the kind, and nothing about another training run.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+
+from eval import analysis, comparison
+from eval.comparison import Column, Measured, disagreements, finite
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+FEWEST_WINDOWS = 8
+"""Windows below which a bootstrap interval means nothing."""
+
+WORDS = (
+    "In brackets the 95 % interval: over seeds by Student's t; where it says so over windows of text by bootstrap, "
+    "which speaks of the two trained models only. Not corrected for the number of comparisons: of twenty intervals "
+    "around no difference, one leaves out zero."
+)
+
+PRIVATE = ("name", "out", "seed")
+"""Config keys in which runs of one group may differ."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed only, by seed (None where none is recorded)."""
+
+    name: str
+    runs: Mapping[int | None, Measured]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the ends of its 95 % interval, None where there is none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the whole interval is above or below zero, otherwise 0."""
+        if self.low is None or self.high is None:
+            return 0
+        return int(self.low > 0) - int(self.high < 0)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One number of two groups, compared pair by pair.
+
+    Attributes:
+        group, baseline: names of the groups; differences are group minus baseline.
+        seeds: what they have in common.
+        differences: one for each seed.
+        over: "seeds", "windows" (of the one seed in common) or None: what `interval` ranges over.
+        interval: of the mean difference; without ends where `over` is None.
+        better: whether the group is better, or worse, for all of an interval over seeds; None where that is open.
+    """
+
+    group: str
+    baseline: str
+    seeds: list[int | None]
+    differences: list[float]
+    over: str | None
+    interval: Interval
+    better: bool | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A comparison as text: the difference, its interval and what the interval ranges over."""
+
+    difference: str
+    interval: str
+    better: bool | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """All comparisons: a row for each column of the comparison, a cell for each group but the baseline's."""
+
+    baseline: str
+    groups: list[tuple[str, list[int | None]]]
+    rows: list[tuple[Column, list[Cell | None]]]
+
+    @property
+    def seeds(self) -> int:
+        """The largest number of seeds that some group shares with the baseline."""
+        return max((len(seeds) for _, seeds in self.groups), default=0)
+
+
+def student(differences: Sequence[float]) -> Interval:
+    """The mean of paired differences and its interval by Student's t; no ends for a single pair."""
+    mean = float(np.mean(differences))
+    if len(differences) < 2:
+        return Interval(mean, None, None)
+    if np.ptp(differences) == 0:
+        return Interval(mean, mean, mean)
+    from scipy import stats  # imported late: optional
+
+    low, high = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
+    return Interval(mean, float(low), float(high))
+
+
+def bootstrap(differences: Sequence[float]) -> Interval:
+    """The mean of paired differences and its interval by bootstrap, the same at every call."""
+    mean = float(np.mean(differences))
+    if np.ptp(differences) == 0:
+        return Interval(mean, mean, mean)
+    from scipy import stats
+
+    found = stats.bootstrap(
+        (differences,),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Interval(mean, float(found.low), float(found.high))
+
+
+def groups(runs: Sequence[Measured]) -> list[Group]:
+    """The runs by what they are but for their seed, in the order given.
+
+    A run without a config (a model that others trained) is a group of its own, and so is a second run of one seed.
+    """
+    found: dict[str, dict[int | None, Measured]] = {}
+    for run in runs:
+        seed = (run.config or {}).get("seed")
+        kept = {key: value for key, value in (run.config or {}).items() if key not in PRIVATE}
+        key = repr((run.label, _sorted(kept))) if run.config else run.name
+        while seed in found.get(key, {}):
+            key += "'"
+        found.setdefault(key, {})[seed] = run
+    labels = [next(iter(members.values())).label for members in found.values()]
+    return [
+        Group(label if labels.count(label) == 1 else next(iter(members.values())).name, members)
+        for label, members in zip(labels, found.values(), strict=True)
+    ]
+
+
+def baseline(runs: Sequence[Measured]) -> Measured:
+    """The run that the others are held against: the first with softmax in every layer, otherwise the first."""
+    return next((run for run in runs if run.label.split()[-1] == "softmax"), runs[0])
+
+
+def columns(runs: Sequence[Measured]) -> list[Column]:
+    """The columns of a comparison that rank."""
+    return [column for column in comparison.columns(runs) if column.better]
+
+
+def compare(column: Column, runs: Sequence[Measured]) -> list[Paired]:
+    """A column of each group against the baseline's; groups without a seed, or numbers, in common are left out."""
+    found = groups(runs)
+    base = _base(found, runs)
+    compared = [_pair(column, group, base) for group in found if group is not base]
+    return [paired for paired in compared if paired is not None]
+
+
+def table(runs: Sequence[Measured]) -> Table:
+    """Every ranking column of every group against the baseline's."""
+    found = groups(runs)
+    base = _base(found, runs)
+    others = [group for group in found if group is not base]
+    rows = []
+    for column in columns(runs):
+        compared = {paired.group: paired for paired in compare(column, runs)}
+        if compared:
+            rows.append((column, [_cell(column, compared.get(group.name)) for group in others]))
+    shared = [(group.name, [seed for seed in group.runs if seed in base.runs]) for group in others]
+    return Table(base.name, shared, rows)
+
+
+def text(runs: Sequence[Measured]) -> str:
+    """The table for a terminal."""
+    shown = table(runs)
+    rows = []
+    for column, cells in shown.rows:
+        row: dict[str, object] = {"difference in": column.heading}
+        for (name, _), cell in zip(shown.groups, cells, strict=True):
+            row[name] = "–" if cell is None else f"{cell.difference} {cell.interval}{_mark(cell)}"
+        rows.append(row)
+    if not rows:
+        return "Paired differences: no two runs have a seed and a number in common."
+    seeds = ", ".join(f"{name} {len(common)}" for name, common in shown.groups)
+    heading = f"Differences from {shown.baseline}, pair by pair; seeds in common: {seeds}"
+    return f"{heading}\n{analysis.table(rows)}\n{fill(WORDS, 110)}"
+
+
+def _base(found: Sequence[Group], runs: Sequence[Measured]) -> Group:
+    return next(group for group in found if baseline(runs) in group.runs.values())
+
+
+def _cell(column: Column, paired: Paired | None) -> Cell | None:
+    if paired is None:
+        return None
+    low, high = paired.interval.low, paired.interval.high
+    ends = "" if low is None or high is None else f"[{column.signed(low)}, {column.signed(high)}]"
+    words = {"seeds": ends, "windows": f"{ends} over windows", None: "one seed"}[paired.over]
+    return Cell(column.signed(paired.interval.mean), words, paired.better)
+
+
+def _mark(cell: Cell) -> str:
+    return {True: " better", False: " worse", None: ""}[cell.better]
+
+
+def _pair(column: Column, group: Group, base: Group) -> Paired | None:
+    pairs = {
+        seed: (run, base.runs[seed])
+        for seed, run in group.runs.items()
+        if seed in base.runs and not disagreements(column.source, [run, base.runs[seed]])
+    }
+    numbers = {seed: [finite(column.of(run)) for run in pair] for seed, pair in pairs.items()}
+    differences = {
+        seed: mine - theirs
+        for seed, (mine, theirs) in numbers.items()
+        if mine is not None and theirs is not None
+    }
+    if not differences:
+        return None
+    over, interval = None, student(list(differences.values()))
+    if len(differences) > 1:
+        over = "seeds"
+    else:
+        windows = [column.windows(run) for run in pairs[next(iter(differences))]]
+        mine, theirs = (np.array(values or []) for values in windows)
+        if len(mine) == len(theirs) >= FEWEST_WINDOWS:
+            over, interval = "windows", bootstrap(mine - theirs)
+    sign = {"lower": -1, "higher": 1, None: 0}[column.better] * (interval.sign if over == "seeds" else 0)
+    return Paired(
+        group=group.name,
+        baseline=base.name,
+        seeds=list(differences),
+        differences=list(differences.values()),
+        over=over,
+        interval=interval,
+        better=sign > 0 if sign else None,
+    )
+
+
+def _sorted(value: Any) -> Any:
+    return (
+        sorted((key, _sorted(entry)) for key, entry in value.items()) if isinstance(value, Mapping) else value
+    )

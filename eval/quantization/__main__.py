@@ -1,0 +1,97 @@
+"""`python -m eval.quantization RUN DIR --method gptq --bits 4`: write a run with packed weights, ready to generate."""
+
+import argparse
+from pathlib import Path
+
+from command import guarded
+from eval.__main__ import Parser
+from eval.analysis import read
+from eval.quantization.methods import WEIGHT_METHODS, WeightQuantizer
+from eval.quantization.weights import Quantized
+from eval.quantize import Settings
+from eval.subject import RunSubject, Subject, open_subject
+from models import ModelError, checkpoint_path, load_run, save_quantized
+from models.packing import MOST_BITS
+from models.run import WEIGHTS
+
+BLOCKS = "layers"
+"""Where the blocks are among the parameters of a run's model."""
+
+
+def main() -> None:
+    """Parse the command line, quantize, write the run, say how large it is."""
+    arguments = _parser().parse_args()
+    if not 1 <= arguments.bits <= MOST_BITS:
+        raise ModelError(f"--bits must be 1 to {MOST_BITS}, got {arguments.bits}")
+    if arguments.destination.exists():
+        raise ModelError(f"{arguments.destination} exists; choose another folder")
+    subject = open_subject(arguments.run, step=arguments.step)
+    if not isinstance(subject, RunSubject):
+        raise ModelError(
+            f"{arguments.run} is no run of this project; only those are written with packed weights"
+        )
+    if arguments.found is None:
+        settings = Settings(
+            group=arguments.group, calibration=arguments.calibration, damping=arguments.damping
+        )
+        quantized = _quantizer(subject, settings).quantize(arguments.method, arguments.bits)
+        how = {"method": arguments.method, "bits": arguments.bits}
+    else:
+        settings, widths = _search(subject, arguments.found)
+        quantizer = _quantizer(subject, settings)
+        database = {bits: quantizer.quantize("gptq", bits) for bits in sorted(set(widths.values()))}
+        quantized = {name: database[bits][name] for name, bits in widths.items()}
+        how = {"method": "gptq", "bits": widths}
+    _write(subject, quantized, arguments.destination, how | {"group": settings.group})
+
+
+def _write(subject: Subject, quantized: Quantized, destination: Path, how: dict) -> None:
+    run = load_run(subject.path, subject.step)
+    matrices = {f"{BLOCKS}.{name}.weight": matrix for name, matrix in quantized.items()}
+    file = save_quantized(run, destination, matrices, how)
+    before, after = (path.stat().st_size for path in (checkpoint_path(run.path, run.step) / WEIGHTS, file))
+    print(f"{file}: {after:,} bytes, {after / before:.1%} of {before:,}")
+    print(f"python -m models.generate {destination} writes text with it")
+
+
+def _quantizer(subject: Subject, settings: Settings) -> WeightQuantizer:
+    length = settings.length or min(subject.train_length, settings.longest)
+    return WeightQuantizer(subject, settings.group, length, settings.calibration, settings.damping)
+
+
+def _search(subject: Subject, path: Path) -> tuple[Settings, dict[str, int]]:
+    """Settings and widths of the search that a result file of this checkpoint holds."""
+    result = read(path)
+    if result is None or "search" not in result["results"]:
+        raise ModelError(f"{path} holds no search; python -m eval quantize RUN --methods search makes one")
+    if result["subject"]["checkpoint"] != subject.checkpoint:
+        raise ModelError(f"{path} is of another checkpoint than step {subject.step} of {subject.path}")
+    (found,) = result["results"]["search"].values()
+    kept = result["protocol"]["settings"]
+    names = ("group", "length", "longest", "calibration", "damping")
+    return Settings(**{name: kept[name] for name in names}), found["widths"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m eval.quantization", description="Write a run whose weights are packed integers."
+    )
+    parser.add_argument("run", help="run directory")
+    parser.add_argument("destination", type=Path, help="the new run directory")
+    parser.add_argument("--method", choices=WEIGHT_METHODS, default="gptq", help="default: gptq")
+    parser.add_argument("--bits", type=int, default=4, help="per weight, default: 4")
+    parser.add_argument("--group", type=int, default=64, help="weights that share step and zero, default: 64")
+    parser.add_argument("--calibration", type=int, default=16, help="windows of training text, default: 16")
+    parser.add_argument("--damping", type=float, default=0.01, help="of gptq, default: 0.01")
+    parser.add_argument(
+        "--found",
+        type=Path,
+        metavar="FILE",
+        help="RUN/eval/quantize.json with a search: gptq with its widths",
+    )
+    parser.add_argument("--step", type=int, help="checkpoint (default: the latest)")
+    return parser
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,67 @@
+"""Loss of a network whose computation was changed, beside its own in full precision, on the same windows."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eval.quantization.weights import Quantized, replaced, weight_matrices
+from eval.subject import Subject
+from eval.text import Windows
+
+
+class Scorer:
+    """Scores one subject on some windows; made while it is in full precision.
+
+    Attributes:
+        full_precision: loss, bits per byte and perplexity, and the bytes of all weights.
+    """
+
+    def __init__(self, subject: Subject, windows: Windows) -> None:
+        self._subject, self._windows = subject, windows
+        self._matrices = weight_matrices(subject.blocks)
+        self._nats = self._losses()
+        self._bytes = sum(parameter.nbytes for parameter in subject.network.parameters())
+        self.full_precision: dict[str, Any] = {**self._level(self._nats), "bytes": self._bytes}
+
+    def score(self) -> dict[str, Any]:
+        """The network as it now is: its level, and the difference to full precision with its 95 % interval."""
+        nats = self._losses()
+        deltas = (nats - self._nats).mean(1)
+        delta = float(deltas.mean())
+        interval = 1.96 * float(deltas.std()) / math.sqrt(len(deltas)) if len(deltas) > 1 else None
+        return self._level(nats) | {
+            "delta_loss": delta,
+            "interval": interval,
+            "loss_ratio": 1 + delta / self.full_precision["loss"],
+            "perplexity_ratio": _exp(delta),
+        }
+
+    def score_weights(self, quantized: Quantized) -> dict[str, Any]:
+        """The network with quantized weights: its score, how far they are from the true ones, their size on disk."""
+        packed = sum(matrix.nbytes for matrix in quantized.values())
+        unpacked = sum(matrix.nbytes for matrix in self._matrices.values())
+        count = sum(matrix.numel() for matrix in self._matrices.values())
+        with replaced(self._matrices, quantized) as error:
+            score = self.score()
+        return score | {
+            "weight_error": error,
+            "bytes": self._bytes - unpacked + packed,
+            "bits_per_weight": 8 * packed / count,
+        }
+
+    def _losses(self) -> Tensor:
+        """Of every token in nats, float64 [windows, length - 1]."""
+        tokens = self._windows.tokens
+        batches = tokens.split(self._subject.batch(tokens.shape[1]))
+        return torch.cat([self._subject.losses(batch).cpu().double() for batch in batches])
+
+    def _level(self, nats: Tensor) -> dict[str, Any]:
+        loss = float(nats.mean())
+        return {"loss": loss, "bits_per_byte": self._windows.bits_per_byte(loss), "perplexity": _exp(loss)}
+
+
+def _exp(value: float) -> float | None:
+    """e^value; None beyond what a float holds."""
+    return math.exp(value) if value < 700 else None

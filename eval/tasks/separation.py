@@ -1,0 +1,82 @@
+"""What the offline tasks tell apart: a run, the same model before training, and a unigram model.
+
+    python -m eval.tasks.separation runs/NAME [--samples 200]
+
+prints a table of each task's metrics with their standard errors. The unigram model gives every token its frequency in
+the training text (plus one), whatever stands before it; a task that it can do better than by chance does not need a
+language model.
+"""
+
+import argparse
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from command import guarded
+from eval import harness
+from eval.subject import RunSubject, Subject, open_subject
+from models import GPT, ModelError
+
+
+def main() -> None:
+    """Parse the command line and print the table."""
+    parser = argparse.ArgumentParser(
+        "python -m eval.tasks.separation", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("run", help="run directory")
+    parser.add_argument("--samples", type=int, default=200, help="documents per task (default: 200)")
+    arguments = parser.parse_args()
+    settings = harness.Settings(samples=arguments.samples)
+    harness.before(settings)
+    run, blank, counts = (open_run(arguments.run) for _ in range(3))
+    models = {"unigram": unigram(counts), "untrained": untrained(blank, run.config["seed"]), run.name: run}
+    scores = {name: harness.run(subject, settings)["results"]["tasks"] for name, subject in models.items()}
+    print(f"| task | metric | chance | {' | '.join(models)} |\n| --- | --- | --- |{' --- |' * len(models)}")
+    for task, entry in scores[run.name].items():
+        for metric in entry["metrics"]:
+            cells = [_cell(found[task]["metrics"][metric]) for found in scores.values()]
+            known = entry["chance"] if metric.startswith("acc") else None
+            print(f"| {task} | {metric} | {known or '–'} | {' | '.join(cells)} |")
+
+
+def open_run(path: str) -> RunSubject:
+    """A run of this project.
+
+    Raises:
+        ModelError: what lies there is another kind of model, whose training text is unknown.
+    """
+    subject = open_subject(path)
+    if not isinstance(subject, RunSubject):
+        raise ModelError(f"{path} is no run of this project; its training text is unknown")
+    return subject
+
+
+def untrained(subject: RunSubject, seed: int) -> Subject:
+    """The subject with the weights that a new model draws from this seed in place of its own."""
+    torch.manual_seed(seed)
+    subject.network.load_state_dict(GPT(subject.network.config).state_dict())
+    return subject
+
+
+def unigram(subject: RunSubject) -> Subject:
+    """The subject with frequencies of the training text in place of its network."""
+    _, prepared = subject.own_corpus()
+    counts = np.bincount(prepared.train.tokens, minlength=subject.vocab_size) + 1.0
+    frequencies = torch.from_numpy(counts).float().log()
+
+    def logits(tokens: Tensor) -> Tensor:
+        return frequencies.expand(*tokens.shape, -1)
+
+    subject.logits = logits  # type: ignore[method-assign]
+    return subject
+
+
+def _cell(metric: dict[str, Any]) -> str:
+    value, stderr = metric["value"], metric["stderr"]
+    return f"{value:.4g}" if stderr is None else f"{value:.3f} ± {stderr:.3f}"
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,52 @@
+"""A copy of a run with quantized weights: a run directory like any other, so everything that opens runs opens it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.checkpoint import checkpoint_path, partial_path, publish, write_checksums
+from models.errors import ModelError
+from models.packing import QuantizedMatrix, write_state
+from models.run import RECORD, WEIGHTS, Run, create_run
+
+
+def save_quantized(
+    run: Run, path: str | Path, matrices: Mapping[str, QuantizedMatrix], how: Mapping[str, Any]
+) -> Path:
+    """Write a run directory with one checkpoint, whose named weights are packed.
+
+    `load_run(path)` gives the model whose weights are `matrices[name].weight()`, bit for bit.
+
+    Args:
+        run: what was quantized.
+        path: the new directory, which must not exist.
+        matrices: by the name of the parameter, `"layers.0.attention.query.weight"`.
+        how: method and settings, for the record.
+
+    Returns:
+        The file of the weights.
+
+    Raises:
+        ModelError: the directory exists, or a matrix is none of the model's or of another shape.
+    """
+    state = run.model.state_dict()
+    for name, matrix in matrices.items():
+        if name not in state or state[name].shape != matrix.codes.shape:
+            raise ModelError(f"run {run.path} has no matrix {name} of shape {list(matrix.codes.shape)}")
+    record = json.loads((run.path / RECORD).read_text())
+    path = create_run(
+        path,
+        config={**run.config, "name": Path(path).name},
+        tokenizer=run.tokenizer,
+        train_length=run.train_length,
+        data=record.get("data"),
+        quantized={"run": run.name, "step": run.step, "checkpoint": run.checkpoint, **how},
+    )
+    partial = partial_path(path, run.step)
+    partial.mkdir(parents=True)
+    write_state(partial / WEIGHTS, state, matrices)
+    write_checksums(partial)
+    final = checkpoint_path(path, run.step)
+    publish(partial, final)
+    return final / WEIGHTS

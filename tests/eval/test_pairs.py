@@ -1,0 +1,163 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eval import pairs
+from eval.comparison import Column, Measured, columns
+from eval.findings import findings
+from tests.eval.test_report import page_of, run
+
+
+def seeded(name: str, label: str, bits: dict[int, float], **changes: object) -> list[Measured]:
+    """A run for each seed, with this loss."""
+    return [
+        run(
+            f"{name}-{seed}",
+            label,
+            loss,
+            config={"name": f"{name}-{seed}", "seed": seed, "model": {"attention": label, "n_layer": 2}},
+            **changes,
+        )
+        for seed, loss in bits.items()
+    ]
+
+
+BASE = {1: 1.50, 2: 1.58, 3: 1.46}
+MINE = {1: 1.47, 2: 1.54, 3: 1.45}
+
+
+def column(key: str, runs: list[Measured]) -> Column:
+    return next(column for column in columns(runs) if column.key == key)
+
+
+def with_windows(measured: Measured, losses: list[float]) -> Measured:
+    """The run with a loss for each window of the shortest length."""
+    file = measured.results["lengths"]
+    entry = {"multiple": 1, "loss": float(np.mean(losses)), "per_window": losses}
+    entry["bits_per_byte"] = 2 * entry["loss"]
+    lengths = {**file, "results": {"lengths": {"32": {**file["results"]["lengths"]["32"], **entry}}}}
+    return replace(measured, results={**measured.results, "lengths": lengths})
+
+
+def test_the_interval_is_that_of_a_calculation_by_hand():
+    """Differences -0.03, -0.04, -0.01: mean -0.08 / 3, standard deviation 0.0152753, t(0.975, 2) = 4.30265."""
+    found = pairs.student([-0.03, -0.04, -0.01])
+    half = 4.302653 * math.sqrt((0.003333**2 + 0.013333**2 + 0.016667**2) / 2) / math.sqrt(3)
+    assert found.mean == pytest.approx(-0.0266667, abs=1e-6)
+    assert (found.low, found.high) == pytest.approx((-0.0266667 - half, -0.0266667 + half), abs=1e-5)
+    assert found.sign == 0
+    assert pairs.student([-0.03, -0.04, -0.02]).sign == -1
+
+
+def test_runs_of_one_seed_are_paired_as_by_a_paired_t_test():
+    runs = seeded("base", "softmax", BASE) + seeded("pick", "softpick", MINE)[::-1]
+    (found,) = pairs.compare(column("bits_per_byte", runs), runs)
+    expected = stats.ttest_rel(list(MINE.values()), list(BASE.values()))
+    interval = expected.confidence_interval(0.95)
+    assert (found.group, found.baseline, found.over) == ("softpick", "softmax", "seeds")
+    assert sorted(found.seeds) == [1, 2, 3]
+    assert found.interval.mean == pytest.approx(np.mean(list(MINE.values())) - np.mean(list(BASE.values())))
+    assert (found.interval.low, found.interval.high) == pytest.approx((interval.low, interval.high))
+    assert found.better is None
+    assert (expected.pvalue < 0.05) == (found.interval.sign != 0)
+
+
+@pytest.mark.parametrize(("key", "better"), [("bits_per_byte", True), ("order_acc", False)])
+def test_a_verdict_needs_the_whole_interval_on_one_side(key, better):
+    """The loss of one is lower by 0.1 with every seed, its accuracy by 0.05."""
+    low = seeded("low", "softpick", {seed: loss - 0.1 for seed, loss in BASE.items()}, sink=0.0)
+    runs = seeded("base", "softmax", BASE) + low
+    (found,) = pairs.compare(column(key, runs), runs)
+    assert found.better is better
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    """Student's interval over 4 seeds, and the bootstrap over 40 windows, around a true difference of 0.3."""
+    noise = np.random.default_rng(1)
+
+    def covered(interval: pairs.Interval) -> bool:
+        return interval.low <= 0.3 <= interval.high
+
+    over_seeds = [covered(pairs.student(noise.normal(0.3, 1, 4))) for _ in range(1000)]
+    over_windows = [covered(pairs.bootstrap(noise.gamma(2, 0.15, 40))) for _ in range(150)]
+    assert 0.93 <= np.mean(over_seeds) <= 0.97
+    assert 0.88 <= np.mean(over_windows) <= 0.99
+
+
+def test_groups_are_runs_that_differ_in_their_seed_only():
+    runs = seeded("base", "softmax", BASE) + seeded("pick", "softpick", MINE)
+    deep = replace(runs[3], name="deep", config={"seed": 1, "model": {"attention": "softpick", "n_layer": 4}})
+    foreign = replace(runs[0], name="gpt2", label="gpt2", config=None)
+    again = replace(runs[0], name="again")
+    found = pairs.groups([*runs, deep, foreign, again])
+    assert [(group.name, list(group.runs)) for group in found] == [
+        ("base-1", [1, 2, 3]),
+        ("pick-1", [1, 2, 3]),
+        ("deep", [1]),
+        ("gpt2", [None]),
+        ("again", [1]),
+    ]
+    assert [group.name for group in pairs.groups(runs)] == ["softmax", "softpick"]
+
+
+def test_runs_measured_differently_or_on_other_data_are_no_pair():
+    runs = seeded("base", "softmax", BASE) + seeded("pick", "softpick", MINE)
+    runs[4] = replace(runs[4], record={"data": "other"})
+    (found,) = pairs.compare(column("bits_per_byte", runs), runs)
+    assert found.seeds == [1, 3]
+    lone = [runs[0], replace(runs[3], config={**runs[3].config, "seed": 9})]
+    assert pairs.compare(column("bits_per_byte", lone), lone) == []
+    assert "no two runs have a seed" in pairs.text(lone)
+
+
+def test_a_single_seed_says_so():
+    runs = [*seeded("base", "softmax", {1: 1.5}), *seeded("pick", "softpick", {1: 1.4})]
+    (found,) = pairs.compare(column("bits_per_byte", runs), runs)
+    assert (found.over, found.interval.low, found.better) == (None, None, None)
+    assert "−0.1000 one seed" in pairs.text(runs)
+    assert "A single seed." in page_of(runs)
+
+
+def test_windows_of_text_give_an_interval_within_one_seed():
+    losses = list(np.random.default_rng(0).normal(3, 0.5, 64))
+    lower = [loss - 0.02 + 0.01 * math.sin(place) for place, loss in enumerate(losses)]
+    runs = [
+        with_windows(seeded("base", "softmax", {1: 1.5})[0], losses),
+        with_windows(seeded("pick", "softpick", {1: 1.4})[0], lower),
+    ]
+    (found,) = pairs.compare(column("bits_1x", runs), runs)
+    differences = 2 * (np.array(lower) - losses)
+    half = 1.96 * differences.std(ddof=1) / 8
+    assert found.over == "windows"
+    assert found.interval.mean == pytest.approx(differences.mean())
+    assert (found.interval.low, found.interval.high) == pytest.approx(
+        (differences.mean() - half, differences.mean() + half), abs=0.4 * half
+    )
+    # It is about these two models, so nothing is called better.
+    assert found.better is None
+    assert "over windows" in pairs.text(runs)
+    runs[1] = with_windows(runs[1], lower[:-1])
+    assert pairs.compare(column("bits_1x", runs), runs)[0].over is None
+
+
+def test_equal_runs_differ_by_nothing():
+    assert pairs.student([0.25, 0.25]) == pairs.Interval(0.25, 0.25, 0.25)
+    assert pairs.bootstrap([0.0] * 9) == pairs.Interval(0.0, 0.0, 0.0)
+
+
+def test_the_page_shows_the_differences_with_their_intervals():
+    runs = seeded("base", "softmax", BASE) + seeded("pick", "softpick", MINE)
+    (found,) = pairs.compare(column("bits_per_byte", runs), runs)
+    page = page_of(runs)
+    assert "seeds 1, 2, 3" in page
+    assert any(
+        sentence.startswith("Over 3 seeds softpick differs from softmax by −0.0267")
+        and "includes zero" in sentence
+        for sentence in findings(runs)
+    )
+    assert f"−0.0267<small>[−{abs(found.interval.low):.4f}, +{found.interval.high:.4f}]</small>" in page
+    # The sink rate is the same for all, so nothing differs there.
+    assert "+0.0 pp" in page

@@ -1,0 +1,64 @@
+"""The gradient noise scale: about the batch size beyond which larger batches stop helping (arXiv 1812.06162).
+
+    B_simple = tr Σ / ‖G‖²,     G the true gradient, Σ the covariance of the gradient of one token
+
+A gradient g averaged over n tokens has E‖g‖² = ‖G‖² + tr Σ / n. A step of several micro-batches, on one process or
+many, shows that at two sizes: each micro-batch and the whole step.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+DECAY = 0.99
+"""Of the moving averages, per step."""
+
+
+@dataclass
+class NoiseScale:
+    """Moving averages of tr Σ and ‖G‖², whose single estimates are too noisy to divide, or even to be positive.
+
+    Both start at 0, which their quotient does not show.
+    """
+
+    trace: float = 0.0
+    signal: float = 0.0
+
+    def update(self, small: float, inverse_size: float, large: float, size: float) -> None:
+        """Account for one step.
+
+        Args:
+            small: mean of ‖g‖² over micro-batches, each gradient averaged over its own tokens.
+            inverse_size: mean of 1 / n over them, n the tokens of a micro-batch.
+            large: ‖g‖² of the whole step.
+            size: its tokens.
+        """
+        trace = (small - large) / (inverse_size - 1 / size)
+        self.trace = DECAY * self.trace + (1 - DECAY) * trace
+        self.signal = DECAY * self.signal + (1 - DECAY) * (large - trace / size)
+
+    @property
+    def tokens(self) -> float | None:
+        """The noise scale in tokens; None before there is a positive estimate."""
+        return self.trace / self.signal if self.trace > 0 and self.signal > 0 else None
+
+
+class GradientSquares:
+    """Adds up ‖g‖² of every backward pass: of what it brings itself, before it is accumulated or reduced."""
+
+    def __init__(self, parameters: Iterable[Parameter]) -> None:
+        self._squares: list[Tensor] = []
+        for parameter in parameters:
+            parameter.register_hook(self._add)
+
+    def take(self) -> Tensor:
+        """‖g‖² since the last call."""
+        total = torch.stack(self._squares).sum()
+        self._squares.clear()
+        return total
+
+    def _add(self, gradient: Tensor) -> None:
+        self._squares.append(torch.linalg.vector_norm(gradient, dtype=torch.float32).square())
