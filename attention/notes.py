@@ -46,7 +46,9 @@ def section(name: str) -> str:
     items.append(f"**Form**: {mechanism.form.__name__}.")
     items += [f"**Option** {option}." for option in _options(mechanism)]
     if mechanism.initial_values(2, 16):
-        items.append(f"**Learned per head**: {inspect.getdoc(type(mechanism).parameters)}")
+        of_width = type(mechanism).initial_values is not Mechanism.initial_values
+        stated = type(mechanism).initial_values if of_width else type(mechanism).parameters
+        items.append(f"**Learned per head**: {inspect.getdoc(stated)}")
     bullets = "\n".join(textwrap.indent(f"- {item}", "  ")[2:] for item in items)
     return f"## {name}\n\n{opening}\n\n{bullets}\n"
 

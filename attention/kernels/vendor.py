@@ -5,6 +5,7 @@ by the tests on whatever device they run. `flash` needs a GPU and has never been
 of its calls are tested.
 """
 
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -102,6 +103,11 @@ def sdpa_refuses(problem: Problem) -> str | None:
 @torch.compiler.assume_constant_result
 def is_softmax(mechanism: Mechanism) -> bool:
     """Whether weights are softmax, of whatever scores."""
+    return _has_functions_of_softmax(mechanism)
+
+
+@cache
+def _has_functions_of_softmax(mechanism: Mechanism) -> bool:
     return program_of(mechanism).functions == SOFTMAX
 
 

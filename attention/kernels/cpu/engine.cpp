@@ -37,6 +37,7 @@ constexpr int64_t QUERIES = 64;     // queries of a tile there, and most rows of
 constexpr int64_t FEW_QUERIES = 4;  // up to which keys and values are read where they lie
 constexpr int64_t GROUP_ROWS = 16;  // queries and TILE_KEYS keys of which it is kept whether they have a weight
 constexpr int64_t BLOCK_SCORES = 1 << 18;  // scores of a row block, so that it stays in the second-level cache
+constexpr int64_t THREAD_PRODUCTS = 1 << 18;  // below which a thread is not woken, where the work is small
 
 int64_t round_up(int64_t size, int64_t grain) { return (size + grain - 1) / grain * grain; }
 
@@ -266,10 +267,12 @@ struct FlushSubnormals {
 };
 
 // Runs task(index, space) for all indices, each taken by the next free thread with the space it made for itself.
+// `products`, of numbers: how much work it is in all; waking a thread for less than THREAD_PRODUCTS takes longer.
 template <class MakeSpace, class Task>
-void dynamic(int64_t count, MakeSpace make_space, Task task) {
+void dynamic(int64_t count, MakeSpace make_space, Task task, int64_t products = INT64_MAX) {
   std::atomic<int64_t> next{0};
-  int64_t threads = std::min<int64_t>(at::get_num_threads(), count);
+  int64_t worth = std::max<int64_t>(1, products / THREAD_PRODUCTS);
+  int64_t threads = std::min({int64_t(at::get_num_threads()), count, worth});
   at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     FlushSubnormals flush;
     auto space = make_space();
@@ -410,6 +413,15 @@ void widen(const Element* from, float* to, int64_t width) {
   for (; column < width; column++) to[column] = float(from[column]);
 }
 
+// A vector as floats, padded with what `line` holds to a multiple of LANES: where it lies if it needs neither.
+template <class Element>
+const float* widened(const Element* from, const Buffer<float>& line, int64_t width) {
+  if constexpr (!paired<Element>)
+    if (width % LANES == 0) return from;
+  widen(from, line.data(), width);
+  return line.data();
+}
+
 int64_t block_rows(int64_t width) {
   return std::clamp<int64_t>(BLOCK_SCORES / std::max<int64_t>(width, 1) / 16 * 16, 16, QUERIES);
 }
@@ -533,11 +545,11 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
     Buffer<float> line(std::max(shape.padded_dim, shape.padded_value));
     line.fill(0.f);
     for (int64_t column = 0; column < high - low; column++) {
-      const Element* source = key.at(b, low + column, key_head);
-      widen(source, line.data(), shape.head_dim);
+      const float* keys = widened(key.at(b, low + column, key_head), line, shape.head_dim);
       for (int64_t row = 0; row < rows * shape.group; row++) {
         vec total = broadcast(0.f);
-        for (int64_t d = 0; d < wide; d += LANES) total = fused(load(line.data() + d), load(space.query.data() + row * wide + d), total);
+        for (int64_t d = 0; d < shape.head_dim; d += LANES)
+          total = fused(load(keys + d), load(space.query.data() + row * wide + d), total);
         space.score[row * space.stride + column] = sum(total);
       }
     }
@@ -554,19 +566,18 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
     }
     line.fill(0.f);
     for (int64_t column = 0; column < high - low; column++) {
-      const Element* source = value.at(b, low + column, key_head);
-      widen(source, line.data(), shape.value_dim);
+      const float* values = widened(value.at(b, low + column, key_head), line, shape.value_dim);
       for (int64_t row = 0; row < rows * shape.group; row++) {
         float weight = space.score[row * space.stride + column];
         if (weight == 0.f) continue;
         float* to = mixed.data() + row * shape.padded_value;
-        for (int64_t d = 0; d < shape.padded_value; d += LANES) store(to + d, fused(load(line.data() + d), weight, load(to + d)));
+        for (int64_t d = 0; d < shape.value_dim; d += LANES) store(to + d, fused(load(values + d), weight, load(to + d)));
       }
     }
     for (int64_t row = 0; row < rows * shape.group; row++)
       write_output(output, lost, b, row % rows, key_head * shape.group + row / rows,
                    mixed.data() + row * shape.padded_value, space.row_scale[row], shape.value_dim);
-  });
+  }, shape.batch * shape.heads * rows * width * (shape.head_dim + shape.value_dim));
 }
 
 // Outputs, log masses of a Ratio (where asked for, else empty), what the outputs' rounding lost (where a backward pass
