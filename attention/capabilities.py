@@ -44,6 +44,6 @@ def _capability(name: str) -> Capability:
         mechanism.form.__name__,
         mechanism.window,
         {field.name: getattr(mechanism, field.name) for field in fields(mechanism)},  # type: ignore[arg-type]
-        tuple(mechanism.parameters(2)),
+        tuple(mechanism.initial_values(2, 64)),
         tuple(kernels(mechanism)),
     )

@@ -4,15 +4,18 @@ Layout is sequence first: query [B, T, H, D], key [B, S, Hk, D], value [B, S, Hk
 h // (H / Hk). The queries are the last T of the S positions, so a cache of earlier keys needs no extra argument.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from attention.chunked import Chunked
 from attention.errors import AttentionError
-from attention.kernels import dense, dispatch, tiled
+from attention.kernels import chunked, dense, dispatch, tiled
+from attention.kernels.memory import Memory, resume
 from attention.kernels.problem import Problem, pose
+from attention.kernels.tiled import Block
 from attention.mechanism import INFERENCE, Mechanism, Moment
 from attention.registry import get
 
@@ -33,6 +36,7 @@ def attend(
     kernel: str = "auto",
     params: Mapping[str, Tensor] | None = None,
     moment: Moment = INFERENCE,
+    memory: Memory | None = None,
 ) -> Tensor:
     """Mix values by a mechanism's weights.
 
@@ -46,6 +50,8 @@ def attend(
         kernel: "auto" or a kernel's name.
         params: learned parameters of the mechanism; initial values where missing.
         moment: when in training the call happens, for mechanisms with noise or a schedule.
+        memory: what earlier calls left of the text that this one goes on with, for mechanisms that carry a state; it
+            moves on. Query, key, value and documents are then those of the new positions only, as many of each.
 
     Returns:
         [B, T, H, Dv] in the query's dtype.
@@ -55,6 +61,8 @@ def attend(
     """
     mechanism = get(mechanism)
     with torch.autocast(query.device.type, enabled=False):
+        if memory is not None:
+            key, value, documents = memory.extend(key, value, documents)
         problem = pose(
             query,
             key,
@@ -67,6 +75,8 @@ def attend(
             params=params,
             moment=moment,
         )
+        if memory is not None:
+            return resume(problem, memory)
         return dispatch.choose(kernel, problem).attend(problem)
 
 
@@ -108,7 +118,7 @@ def weights(
             return dense.weights(problem)[:, wanted_heads][:, :, wanted_rows]
     wide = torch.promote_types(query.dtype, torch.float32)
     out = query.new_zeros(query.shape[0], len(wanted_heads), len(wanted_rows), key.shape[1], dtype=wide)
-    for block in tiled.blocks(problem):
+    for block in _blocks(problem):
         start, stop = block.tile.rows.start, block.tile.rows.stop
         here = ((wanted_rows >= start) & (wanted_rows < stop)).nonzero()[:, 0]
         if len(here):
@@ -177,7 +187,7 @@ def row_stats(
         for name in ("key_mass", "key_mass_renormalised")
     }
     visible = problem.visible.count.expand(batch, -1)
-    for block in tiled.blocks(problem):
+    for block in _blocks(problem):
         here, keys, weight = block.tile.rows, block.tile.keys, block.weight
         hidden = (weight.shape[-1] - visible[:, None, here]).to(weight.dtype)
         score = block.tile.zero_(block.score[:, :, None])[:, :, 0]
@@ -199,6 +209,11 @@ def row_stats(
         rows["entropy"][..., here] = -torch.linalg.vecdot(share, logarithm)
     audience = problem.visible.audience.expand(batch, -1)
     return RowStats(**rows, **columns, visible=visible, audience=audience)
+
+
+def _blocks(problem: Problem) -> Iterator[Block]:
+    """Weights by blocks of rows, by the row functions of the form, or by the formula where there are none."""
+    return (chunked if isinstance(problem.mechanism, Chunked) else tiled).blocks(problem)
 
 
 def _posed(

@@ -171,6 +171,20 @@ def visibility(
     return Visibility(first, last, position, keys, causal, window, documents)
 
 
+def spans(documents: Tensor | None, batch: int, keys: int) -> Iterator[tuple[int, int, int]]:
+    """Sequence, first position and end of every document, padding left out."""
+    if documents is None:
+        yield from ((sequence, 0, keys) for sequence in range(batch))
+        return
+    for sequence, ids in enumerate(documents):
+        values, counts = (x.tolist() for x in ids.unique_consecutive(return_counts=True))
+        stop = 0
+        for value, count in zip(values, counts, strict=True):
+            start, stop = stop, stop + count
+            if value >= 0:
+                yield sequence, start, stop
+
+
 def _document_edges(documents: Tensor, keys: int) -> tuple[Tensor, Tensor]:
     """First key and end of the run of equal ids that each position stands in, int64 [B, S]."""
     if documents.dim() != 2 or documents.shape[1] != keys or documents.dtype.is_floating_point:

@@ -9,6 +9,7 @@ weights as the paper does (`weights`, used by the dense reference), and gives th
 kernels assemble the same weights and their gradient without ever holding a row matrix of the whole sequence. Five
 forms of pointwise functions exist: `Pointwise`, `Ratio`, `TwoStage`, `Threshold` and `Adjusted`. A kernel is written
 once per form. A `Composite` is made of several mixings of these forms, and so runs on every kernel that runs its parts.
+One more form, for weights that are no function of scores, is `attention.chunked.Chunked`.
 """
 
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from attention.errors import AttentionError
+from attention.masks import Visibility
 
 if TYPE_CHECKING:
     from attention.kernels.problem import Problem
@@ -112,19 +114,29 @@ class Mechanism(ABC):
         paper: citation with the version that was followed.
         variants: option sets that differ in more than numbers: each is tested and listed beside the defaults.
         window: default sliding window, None for all keys.
-        form: the class of pointwise functions (Pointwise, Ratio, ...) that kernels shall use.
+        follows_training: whether weights depend on the moment of a call.
+        form: the class of functions (Pointwise, Ratio, ..., Chunked) that kernels shall use.
     """
 
     name: ClassVar[str]
     formula: ClassVar[str]
     paper: ClassVar[str]
     variants: ClassVar[tuple[dict[str, Any], ...]] = ()
+    follows_training: ClassVar[bool] = False
     window: int | None = None
     form: "type[Mechanism]"
 
     def parameters(self, n_head: int) -> dict[str, Tensor]:
         """Learned parameters per head, at their initial values; the block registers them."""
         return {}
+
+    def initial_values(self, n_head: int, head_dim: int) -> dict[str, Tensor]:
+        """All learned parameters at their start: `parameters`, and what also depends on the width of a head."""
+        return self.parameters(n_head)
+
+    def refuses(self, visible: Visibility) -> str | None:
+        """Why the mechanism does not work under a mask, None if it does; to follow its name in an error message."""
+        return None
 
     def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
         """Scores from query [B, T, H, D] and key [B, S, Hk, D]; scaled dot product unless overridden."""

@@ -45,7 +45,7 @@ def section(name: str) -> str:
     items = [f"**{title}**: {text}" for title, text in notes.items()]
     items.append(f"**Form**: {mechanism.form.__name__}.")
     items += [f"**Option** {option}." for option in _options(mechanism)]
-    if mechanism.parameters(2):
+    if mechanism.initial_values(2, 16):
         items.append(f"**Learned per head**: {inspect.getdoc(type(mechanism).parameters)}")
     bullets = "\n".join(textwrap.indent(f"- {item}", "  ")[2:] for item in items)
     return f"## {name}\n\n{opening}\n\n{bullets}\n"

@@ -140,7 +140,7 @@ class Tensors:
         mechanism = candidate.resolve()
         params = {
             name: initial.to(query.device).requires_grad_()
-            for name, initial in mechanism.parameters(query.shape[2]).items()
+            for name, initial in mechanism.initial_values(*query.shape[2:]).items()
         }
         options: dict[str, Any] = {"window": candidate.window, "kernel": candidate.kernel, "params": params}
         return partial(attention.attend, query, key, value, mechanism, **options), list(params.values())

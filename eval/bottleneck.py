@@ -38,6 +38,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eval.analysis import progress
+from eval.exhibits import Line, Plot
 from eval.subject import Subject
 from eval.text import cut
 from models import ModelError
@@ -131,6 +132,30 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
         "cosine of states": anisotropy["states"],
         "of head rows": anisotropy["head"],
     }
+
+
+def plots(results: Mapping[str, Any]) -> list[Plot]:
+    """Singular values, and the loss with fewer of them, for the report."""
+    values, truncation = results["spectrum"]["values"], results["truncation"]
+    return [
+        Plot(
+            "Singular values of the output head",
+            "Largest first, divided by the largest.",
+            "rank",
+            "share of the largest",
+            [Line(range(1, len(values) + 1), [value / values[0] for value in values])],
+            log_x=2,
+            log_y=True,
+        ),
+        Plot(
+            "Loss with a truncated head",
+            "What replacing the output head by its best approximation of each rank adds to the loss.",
+            "rank",
+            "nats per token",
+            [Line(truncation["rank"], truncation["delta_loss"])],
+            log_x=2,
+        ),
+    ]
 
 
 def spectrum(head: Tensor) -> tuple[Tensor, Tensor]:

@@ -319,9 +319,11 @@ def _harness(runs: Sequence[Measured]) -> list[Column]:
 
 
 def _others(runs: Sequence[Measured]) -> list[Column]:
-    """Numbers of analyses that this module does not know, a table for each; `eval/exhibits.py` has the convention."""
+    """What analyses show beyond the columns above, a table for each; `eval/exhibits.py` has the convention."""
     found: dict[tuple[str, str], Column] = {}
-    for name in sorted({name for run in runs for name in run.results} - SHOWN):
+    for name in sorted({name for run in runs for name in run.results}):
+        if name in SHOWN and not hasattr(analysis.get(name).module, "numbers"):
+            continue
         for run in runs:
             for title, number in _numbers(run, name).items():
                 found.setdefault(

@@ -147,7 +147,8 @@ def exhibited(runs: Sequence[Measured]) -> dict[str, list[Drawing]]:
                 if name in run.results:
                     for plot in known.module.plots(run.results[name]["results"]):
                         by_title.setdefault(plot.title, {})[place] = plot
-            found[name] = [_exhibit(plots, runs, name) for plots in by_title.values()]
+            if by_title:
+                found[name] = [_exhibit(plots, runs, name) for plots in by_title.values()]
     return found
 
 

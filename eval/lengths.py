@@ -209,7 +209,7 @@ def has_scale(mechanism: Mechanism) -> bool:
     """Whether longer queries and keys sharpen its weights; YaRN's attention temperature is nothing else."""
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 1, 8, 2, 16, generator=generator, dtype=torch.float64)
-    learned = mechanism.parameters(2)
+    learned = mechanism.initial_values(2, 16)
     one, two = (weights(size * query, size * key, mechanism, params=learned) for size in (1, 2))
     return not torch.allclose(one, two)
 

@@ -36,6 +36,7 @@ import numpy as np
 import torch
 
 from eval.analysis import progress
+from eval.exhibits import Number
 from eval.subject import Subject
 from eval.text import obstacle
 from models import ModelError
@@ -94,6 +95,14 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
 def row(results: Mapping[str, Any]) -> dict[str, object]:
     """One line of the comparison table."""
     return {f"{entry['tokens']} tokens": entry["accuracy"] for entry in results["lengths"].values()}
+
+
+def numbers(results: Mapping[str, Any]) -> list[Number]:
+    """Accuracy at each length, for the report."""
+    return [
+        Number(f"passkey in {garbage}", entry["accuracy"], "characters", "higher", error=entry["stderr"])
+        for garbage, entry in results["lengths"].items()
+    ]
 
 
 def prompt(garbage: int, test: int) -> tuple[str, str]:

@@ -50,6 +50,7 @@ from typing import Any
 import models.packing
 from attention import nearest
 from eval.analysis import progress
+from eval.exhibits import Number
 from eval.quantization import cache, hqq, probabilities
 from eval.quantization.activations import largest_inputs, quantized_activations
 from eval.quantization.methods import WeightQuantizer
@@ -80,7 +81,7 @@ class Settings:
     )
     longest: int = field(default=1024, metadata={"help": "but by default no more than this"})
     sequences: int = field(default=16, metadata={"help": "held-out windows to score"})
-    calibration: int = field(default=16, metadata={"help": "windows of training text to calibrate on"})
+    calibration: int = field(default=8, metadata={"help": "windows of training text to calibrate on"})
     damping: float = field(default=0.01, metadata={"help": "of gptq, in means of the Hessian's diagonal"})
     attention_bits: tuple[int, ...] = field(
         default=(8, 4), metadata={"help": "bits of cache and probabilities"}
@@ -145,6 +146,15 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
         "bpb": results["full_precision"]["bits_per_byte"],
         **{f"+{title}": score["delta_loss"] for title, score in scores(results).items()},
     }
+
+
+def numbers(results: Mapping[str, Any]) -> list[Number]:
+    """A column of the report for each method but rtn, which it shows anyway."""
+    return [
+        Number(title, score["perplexity_ratio"], "× perplexity", better="lower", digits=4)
+        for title, score in scores(results).items()
+        if not title.startswith("rtn ")
+    ]
 
 
 class Study:

@@ -269,8 +269,7 @@ class RunSubject(Subject):
 
     @property
     def head(self) -> Tensor:  # noqa: D102
-        model = self._run.model
-        return (model.embedding if model.head is None else model.head).weight
+        return self._run.model.head_weight
 
     @torch.inference_mode()
     def read_out(self, states: Tensor) -> Tensor:  # noqa: D102

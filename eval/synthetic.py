@@ -34,6 +34,7 @@ import torch
 
 from data.corpora.synthetic import Example, example
 from eval.analysis import progress
+from eval.exhibits import Line, Number, Plot
 from eval.subject import Subject
 from eval.text import obstacle
 from models import ModelError
@@ -84,6 +85,34 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
         return {"skipped": results["skipped"][0]["reason"]}
     accuracies = {f"{entry['multiple']}x": entry["accuracy"] for entry in results["lengths"].values()}
     return {"task": results["task"], **accuracies}
+
+
+def numbers(results: Mapping[str, Any]) -> list[Number]:
+    """Accuracy at each length, for the report."""
+    return [
+        Number(
+            f"{results['task']} at {entry['multiple']}×",
+            entry["accuracy"],
+            "accuracy",
+            "higher",
+            error=entry["stderr"],
+        )
+        for entry in results.get("lengths", {}).values()
+    ]
+
+
+def plots(results: Mapping[str, Any]) -> list[Plot]:
+    """Accuracy by length, for the report."""
+    entries = results.get("lengths", {})
+    if not entries:
+        return []
+    lengths = [int(length) for length in entries]
+    lines = [Line(lengths, [entry[key] for entry in entries.values()]) for key in ("accuracy", "chance")]
+    caption = "Share of right answers, given the true earlier ones. Dashed: what naming a symbol at random would get."
+    mark = (results["train_length"], "longest in training")
+    return [
+        Plot(f"Task {results['task']}", caption, "symbols", "accuracy", lines, log_x=2, ticks=True, mark=mark)
+    ]
 
 
 def chance(examples: list[Example]) -> float:

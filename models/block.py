@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention import Mechanism, attend
-from models.cache import LayerCache
+from attention import INFERENCE, Mechanism, Memory, Moment, attend
+from models.cache import LayerCache, StateCache
 from models.config import Architecture, LayerPlan
 from models.norms import RMSNorm
 from models.postops import post_ops
@@ -19,13 +20,28 @@ class Mixer(nn.Module):
     A module of its own so that `models.trace` and quantisation studies can hook what goes in and comes out.
     """
 
-    def __init__(self, plan: LayerPlan, n_head: int, kernel: str) -> None:
+    def __init__(self, plan: LayerPlan, n_head: int, head_dim: int, kernel: str) -> None:
         super().__init__()
         self.mechanism: Mechanism = plan.mechanism
         self.window = plan.window
         self.kernel = kernel
-        initial = plan.mechanism.parameters(n_head)
+        initial = plan.mechanism.initial_values(n_head, head_dim)
         self.learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
+        self.progress = 0.0
+        self.seed: Tensor
+        self.register_buffer("seed", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def advance(self, progress: float, seed: int) -> None:
+        """Say when in training the next call happens: the share of it that is done, and the seed of its noise."""
+        self.progress = progress
+        self.seed.fill_(seed)
+
+    @property
+    def moment(self) -> Moment:
+        """When a call happens, for mechanisms that ask."""
+        if not (self.training and self.mechanism.follows_training):
+            return INFERENCE
+        return Moment(True, self.progress, self.seed)
 
     def arguments(self, documents: Tensor | None) -> dict[str, Any]:
         """The keyword arguments that `attend`, `weights` and `row_stats` need to see what this layer sees."""
@@ -37,9 +53,28 @@ class Mixer(nn.Module):
             "params": dict(self.learned.items()),
         }
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None) -> Tensor:
-        """Mix value [B, S, Hk, Dv] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, Dv]."""
-        return attend(query, key, value, self.mechanism, kernel=self.kernel, **self.arguments(documents))
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        documents: Tensor | None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        """Mix value [B, S, Hk, Dv] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, Dv].
+
+        With a memory, keys, values and documents are those of the T new positions.
+        """
+        return attend(
+            query,
+            key,
+            value,
+            self.mechanism,
+            kernel=self.kernel,
+            moment=self.moment,
+            memory=memory,
+            **self.arguments(documents),
+        )
 
 
 class Attention(nn.Module):
@@ -58,7 +93,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.n_head * config.head_dim, config.d_model, bias=False)
         self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.mixer = Mixer(plan, config.n_head, config.kernel)
+        self.mixer = Mixer(plan, config.n_head, config.head_dim, config.kernel)
         self.post_ops = post_ops(config, plan)
 
     def forward(
@@ -66,7 +101,7 @@ class Attention(nn.Module):
         x: Tensor,
         rotation: tuple[Tensor, Tensor] | None,
         documents: Tensor | None,
-        cache: LayerCache | None,
+        cache: LayerCache | StateCache | None,
     ) -> Tensor:
         """From [B, T, d_model] to [B, T, d_model]; documents [B, S] covers the cached positions, too."""
         query = self.query_norm(self.query(x).unflatten(-1, (-1, self.head_dim)))
@@ -74,13 +109,16 @@ class Attention(nn.Module):
         value = self.value(x).unflatten(-1, (-1, self.value_dim))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        if cache is not None:
+        memory = None
+        if isinstance(cache, StateCache):
+            memory = cache.memory
+        elif cache is not None:
             key, value = cache.extend(key, value)
         if documents is not None:
             documents = documents[:, -key.shape[1] :]
         if value.shape[2] < key.shape[2]:
             value = value.repeat_interleave(key.shape[2] // value.shape[2], dim=2)
-        heads = self.mixer(query, key, value, documents)
+        heads = self.mixer(query, key, value, documents, memory)
         for post_op in self.post_ops.values():
             heads = post_op(heads, x)
         return self.output(heads.flatten(-2))
@@ -128,7 +166,7 @@ class Block(nn.Module):
         x: Tensor,
         rotation: tuple[Tensor, Tensor] | None = None,
         documents: Tensor | None = None,
-        cache: LayerCache | None = None,
+        cache: LayerCache | StateCache | None = None,
     ) -> Tensor:
         """The residual stream [B, T, d_model] after this block; arguments as in `Attention`."""
         x = x + self.attention(self.attention_norm(x), rotation, documents, cache)

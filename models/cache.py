@@ -1,12 +1,14 @@
 """The cache of keys and values for generation: what was computed for earlier positions is not computed again.
 
-A windowed layer keeps only the keys its next query can still see, so its memory does not grow with the text.
+A windowed layer keeps only the keys its next query can still see, so its memory does not grow with the text. A layer
+whose mechanism carries a state keeps that, and the keys of the chunk that is not finished.
 """
 
 import torch
 from torch import Tensor
 
-from models.config import Architecture
+from attention import Chunked, Memory
+from models.config import Architecture, LayerPlan
 from models.errors import ModelError
 
 _FIRST_ALLOCATION = 256
@@ -76,6 +78,27 @@ class LayerCache:
         """Append keys (after RoPE) and values of new positions; returns all that the new queries may see."""
         return self.keys.extend(key), self.values.extend(value)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return self.keys.nbytes + self.values.nbytes
+
+
+class StateCache:
+    """The memory of one layer whose mechanism is `Chunked`; `attend` extends it."""
+
+    def __init__(self) -> None:
+        self.memory = Memory()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return self.memory.nbytes
+
+
+def _cache_of(plan: LayerPlan) -> LayerCache | StateCache:
+    return StateCache() if isinstance(plan.mechanism, Chunked) else LayerCache(plan.window)
+
 
 class KVCache:
     """What generation keeps between calls of `model(tokens, cache=cache)`, made by `KVCache(model.config)`.
@@ -85,21 +108,22 @@ class KVCache:
 
     Attributes:
         length: positions seen so far.
-        layers: one `LayerCache` per layer.
+        layers: one `LayerCache` or `StateCache` per layer.
     """
 
     def __init__(self, config: Architecture) -> None:
-        windows = [plan.window for plan in config.layers()]
+        plans = config.layers()
         self.length = 0
-        self.layers = [LayerCache(window) for window in windows]
+        self.layers = [_cache_of(plan) for plan in plans]
+        windows = [1 if isinstance(plan.mechanism, Chunked) else plan.window for plan in plans]
         longest = None if None in windows else max(window for window in windows if window is not None) - 1
         self._documents = Tail(longest)
         self._has_documents = False
 
     @property
     def nbytes(self) -> int:
-        """Memory held by keys and values, in bytes."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+        """Memory held by keys, values and states, in bytes."""
+        return sum(layer.nbytes for layer in self.layers)
 
     def extend_documents(self, documents: Tensor | None) -> Tensor | None:
         """Append the document ids [B, T] of new positions; returns them behind those still kept.

@@ -11,6 +11,7 @@ from typing import Any
 import attention
 from attention import Mechanism, nearest
 from attention.capabilities import kernels as capable_kernels
+from attention.kernels.problem import example
 from models import patterns
 from models.errors import ModelError
 
@@ -135,6 +136,7 @@ class Architecture(ModelConfig):
         mechanism = attention.get(name, **options)
         if self.kernel != "auto" and self.kernel not in (kernels := ["auto", *capable_kernels(mechanism)]):
             raise ModelError(f"no kernel {self.kernel!r} runs {name}{nearest(self.kernel, kernels)}")
+        example(mechanism, window=window)  # refuses a window that the mechanism does not take
         return LayerPlan(depth, mechanism, mechanism.window if window is None else window)
 
 

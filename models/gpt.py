@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.block import Block
+from models.block import Block, Mixer
 from models.cache import KVCache
 from models.config import Architecture, ModelConfig, resolve
 from models.errors import ModelError
@@ -88,6 +88,17 @@ class GPT(nn.Module):
         if cache is not None:
             cache.length += tokens.shape[1]
         return self.norm(x)
+
+    def advance(self, progress: float, seed: int) -> None:
+        """Say when in training the next call happens, for mechanisms with noise or a schedule.
+
+        Args:
+            progress: share of the training that is done, 0 to 1.
+            seed: of this call's noise, below 2^40; layers differ by themselves.
+        """
+        mixers = (module for module in self.modules() if isinstance(module, Mixer))
+        for index, mixer in enumerate(mixers):
+            mixer.advance(progress, seed << 20 | index)
 
     def logits(self, x: Tensor) -> Tensor:
         """The head: normalised residual [..., d_model] to [..., vocab_size], whose softmax is the prediction."""

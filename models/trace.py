@@ -86,7 +86,11 @@ def _attention_hook(
     report: Callable[[AttentionCall], Tensor | None], layer: int
 ) -> Callable[..., Tensor | None]:
     def hook(mixer: Mixer, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        query, key, value, documents = inputs
+        query, key, value, documents, memory = inputs
+        if memory is not None:
+            raise ModelError(
+                f"layer {layer} ({mixer.mechanism.name}) keeps a state instead of its keys; trace it without a cache"
+            )
         arguments = mixer.arguments(documents)
         return report(AttentionCall(layer, query, key, value, output, mixer.mechanism, arguments))
 

@@ -12,7 +12,7 @@ from attention import get
 from attention.kernels import dispatch, tiled, vendor
 from attention.kernels.kernel import Kernel
 from attention.masks import visibility
-from benchmarks import bench_attention, bench_train, learn, measure
+from benchmarks import bench_attention, bench_long, bench_train, learn, measure
 from models import ModelConfig
 from training.config import TrainConfig
 
@@ -160,3 +160,17 @@ def test_the_unigram_model_is_that_of_the_training_text(small_text):
 
 def _tokens(prepared, split):
     return [token for text in prepared.text.documents(split) for token in prepared.tokenizer.encode(text)]
+
+
+def test_long_texts_are_compared_with_softmax_up_to_a_length(tmp_path, capsys):
+    sizes = ["--lengths", "32", "128", "--exact", "64", "--heads", "2", "--head-dim", "8", "--rounds", "2"]
+    bench_long.main([*sizes, "--write", str(tmp_path)])
+    page = (tmp_path / "benchmarks/results/long.md").read_text()
+    assert page in capsys.readouterr().out
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in page.splitlines() if "|" in line}
+    assert rows["SDPA softmax"][1].strip() == "–"
+    assert {"soft_lowrank", "soft_lowrank, global", "soft_lowrank, streaming", "simrf"} < rows.keys()
+    assert "x)" in rows["simrf"][0]
+    assert "x)" not in rows["simrf"][1]
+    raw = json.loads((tmp_path / "benchmarks/results/long.json").read_text())
+    assert all(len(x["samples"]) == 2 for x in raw["times"])

@@ -42,6 +42,9 @@ class TrainConfig:
         beta1, beta2, adam_epsilon: AdamW's.
         clip: largest norm of the whole gradient; None: no clipping.
         z_loss: weight of the squared log of the softmax's normaliser, per target token; PaLM's is 1e-4.
+        entropy_penalty: weight of the entropy regularisation of softmax layers, per target token; 0 for none.
+        entropy_share: of the largest entropy that a row can have, what every head aims at.
+        entropy_margin: deviations up to this share of the largest entropy cost nothing.
         loss_kernel: "chunked", or "cce" (the package cut-cross-entropy); "auto": cce on a GPU where it is installed.
         orthograd: take from each linear layer's gradient the part along its weights, before clipping.
         precision: "fp32", "bf16" or "fp16"; "auto": bf16 where the device multiplies it natively, else fp32.
@@ -70,6 +73,9 @@ class TrainConfig:
     adam_epsilon: float = 1e-8
     clip: float | None = 1.0
     z_loss: float = 0.0
+    entropy_penalty: float = 0.0
+    entropy_share: float = 0.5
+    entropy_margin: float = 0.2
     loss_kernel: Literal["auto", "chunked", "cce"] = "auto"
     orthograd: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -175,7 +181,7 @@ def check(config: Config) -> None:
     _require(
         0 <= train.min_learning_rate <= 1, "train.min_learning_rate", "in [0, 1]", train.min_learning_rate
     )
-    for name in ("weight_decay", "z_loss"):
+    for name in ("weight_decay", "z_loss", "entropy_penalty", "entropy_share", "entropy_margin"):
         _require(getattr(train, name) >= 0, f"train.{name}", "0 or positive", getattr(train, name))
     _require(train.clip is None or train.clip > 0, "train.clip", "positive, or null", train.clip)
     _require(

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attention import entropy as row_entropy
+from attention.masks import visibility
 from models import GPT, ModelError
+from models.block import Mixer
 from models.loss import IGNORED, log_stablemax
 
 _PART = {"cpu": 2**21, "cuda": 2**26}
@@ -33,26 +36,51 @@ class Loss(NamedTuple):
     nats: Tensor
 
 
+class EntropyPenalty(NamedTuple):
+    """Weight, and the arguments of `entropy_penalty`."""
+
+    weight: float
+    share: float
+    margin: float
+
+
 class Objective(nn.Module):
-    """A network with what is minimised on it: cross-entropy, and z-loss where its weight is not zero.
+    """A network with what is minimised on it: cross-entropy, and z-loss and entropy penalty where they are asked for.
 
         Σ_i lse_i − z_i,y + z_loss lse_i²,     lse_i = log Σ_v e^{z_iv}
 
-    The z-loss keeps the logits' normaliser near 1 (PaLM, arXiv 2204.02311, with weight 1e-4).
+    The z-loss keeps the logits' normaliser near 1 (PaLM, arXiv 2204.02311, with weight 1e-4). The entropy penalty is
+    the mean of `entropy_penalty` over the layers.
     """
 
-    def __init__(self, network: GPT, *, z_loss: float = 0.0, kernel: str = "auto") -> None:
+    def __init__(
+        self,
+        network: GPT,
+        *,
+        z_loss: float = 0.0,
+        kernel: str = "auto",
+        entropy: EntropyPenalty | None = None,
+    ) -> None:
         """Wrap a network.
 
         Args:
             network: its parameters are those of the objective.
             z_loss: weight of the z-loss.
+            entropy: weight, aim and margin of the entropy penalty.
             kernel: "chunked", "cce" (the package cut-cross-entropy), or "auto": cce where it can serve.
 
         Raises:
             ModelError: cce was asked for and cannot serve.
+            AttentionError: an entropy penalty on a layer that is not softmax.
         """
         super().__init__()
+        self.entropy = entropy
+        self._rows: list[tuple[Tensor, Tensor]] = []
+        if entropy is not None:
+            for mixer in (module for module in network.modules() if isinstance(module, Mixer)):
+                example = torch.zeros(1, 1, 2, 2)
+                row_entropy(example, example, mixer.mechanism)  # refuses what has none
+                mixer.register_forward_hook(self._note)
         self.network = network
         self.z_loss = z_loss
         self.kernel = kernel
@@ -61,15 +89,37 @@ class Objective(nn.Module):
 
     def forward(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Loss:
         """The loss of targets [B, T] after tokens [B, T]; other arguments as for `GPT`."""
+        self._rows.clear()
         hidden = self.network.hidden(tokens, documents=documents).flatten(0, 1)
         head, device = self.network.head_weight, hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         if self._uses_cce(device, dtype):
             return cut_cross_entropy(hidden.to(dtype), head.to(dtype), targets.flatten())
         stablemax = self.network.config.prediction == "stablemax"
-        return chunked_cross_entropy(
+        loss = chunked_cross_entropy(
             hidden, head, targets.flatten(), z_loss=self.z_loss, stablemax=stablemax, dtype=dtype
         )
+        return loss if self.entropy is None else Loss(loss.total + self._penalty(targets), loss.nats)
+
+    def _note(self, mixer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the entropies of a layer's rows and how many keys these see."""
+        assert isinstance(mixer, Mixer)
+        query, key, _, documents, *_ = inputs
+        arguments = mixer.arguments(documents)
+        visible = visibility(
+            query.shape[1], key.shape[1], window=mixer.window, documents=documents, device=query.device
+        )
+        self._rows.append((row_entropy(query, key, mixer.mechanism, **arguments), visible.count))
+
+    def _penalty(self, targets: Tensor) -> Tensor:
+        assert self.entropy is not None
+        weight, share, margin = self.entropy
+        layers = [
+            entropy_penalty(rows, visible.expand(targets.shape), targets, share=share, margin=margin)
+            for rows, visible in self._rows
+        ]
+        self._rows.clear()
+        return weight * torch.stack(layers).mean()
 
     def _uses_cce(self, device: str, dtype: torch.dtype) -> bool:
         if self.kernel == "chunked":
@@ -193,8 +243,6 @@ def entropy_penalty(
     H is the entropy of row i of head h. The published code sums over all rows, so that its weight depends on the batch,
     and takes ln T for every row, which row i cannot reach; here n_i is the number of keys in its sight. A row that sees
     one key has nothing to choose and costs nothing.
-
-    No kernel gives entropies with a gradient yet, so nothing calls this in training and no config key leads here.
 
     Args:
         entropy: [B, T, H] in nats, of rows divided by their mass.

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
@@ -27,7 +28,7 @@ from training.checkpoint import SHARDED, Checkpointer, TrainerState
 from training.config import Config, as_dict, fingerprint, resolve_precision
 from training.diagnosis import find_cause
 from training.launch import check_launch, choose_device, from_main
-from training.losses import Objective
+from training.losses import EntropyPenalty, Objective
 from training.noise_scale import GradientSquares
 from training.optimizer import build_optimizer, learning_rate
 from training.orthograd import orthogonalise
@@ -121,7 +122,10 @@ class Trainer:
             raise ModelError(
                 "DeepSpeed takes its step in the backward pass; use train.orthograd=false with it"
             )
-        objective = Objective(self.network, z_loss=train.z_loss, kernel=train.loss_kernel)
+        entropy = None
+        if train.entropy_penalty:
+            entropy = EntropyPenalty(train.entropy_penalty, train.entropy_share, train.entropy_margin)
+        objective = Objective(self.network, z_loss=train.z_loss, kernel=train.loss_kernel, entropy=entropy)
         model = torch.compile(objective) if train.compile else objective
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(self.network, train))
         self.squares: GradientSquares | None = None
@@ -214,7 +218,8 @@ class Trainer:
         processes = self.accelerator.num_processes
         scale = self.batches.micro_batches * processes / targets
         sums = torch.zeros(5, device=self.accelerator.device, dtype=torch.float64)
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            self._advance(number)
             with self.accelerator.accumulate(self.model):
                 loss = self.model(batch["tokens"], batch["targets"], batch["documents"])
                 self.accelerator.backward(loss.total * scale)
@@ -227,6 +232,12 @@ class Trainer:
                 )
         nats, total, squares, inverses, count = self.accelerator.reduce(sums, "sum").tolist()
         return nats, total, (squares / count, inverses / count) if count else None
+
+    def _advance(self, micro_batch: int) -> None:
+        """Tell the network when its next call happens: noise is a function of seed, step and micro-batch."""
+        place = self.state.step * self.batches.micro_batches + micro_batch
+        seed = int(np.random.SeedSequence([self.config.seed, place]).generate_state(1, np.uint64)[0]) >> 24
+        self.network.advance(self.state.step / self.config.train.steps, seed)
 
     @property
     def _loss_scale(self) -> float:

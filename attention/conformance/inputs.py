@@ -11,6 +11,7 @@ from attention.errors import AttentionError
 from attention.functional import attend
 from attention.kernels.dispatch import KERNELS
 from attention.kernels.problem import pose
+from attention.masks import visibility
 from attention.mechanism import Mechanism
 
 
@@ -85,7 +86,7 @@ def run(
     wide = torch.promote_types(inputs.query.dtype, torch.float32)
     params = {
         name: value.to(inputs.query.device, wide).requires_grad_()
-        for name, value in mechanism.parameters(inputs.query.shape[2]).items()
+        for name, value in mechanism.initial_values(*inputs.query.shape[2:]).items()
     }
     ask(inputs, mechanism, kernel, params=params, **arguments)
     out = call(inputs.query, inputs.key, inputs.value, mechanism, kernel=kernel, params=params, **arguments)
@@ -111,6 +112,11 @@ def ask(inputs: Inputs, mechanism: Mechanism, kernel: str, **arguments: Any) -> 
     reason = KERNELS[kernel].refuses(problem)
     if reason:
         raise RefusedError(reason)
+
+
+def takes_windows(mechanism: Mechanism) -> bool:
+    """Whether a mechanism works under a window: where it does not, only the check of windows says so."""
+    return mechanism.refuses(visibility(2, 2, window=1)) is None
 
 
 def _gaussian(inputs: Inputs) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention.conformance.inputs import Inputs, ask, make, run
+from attention.conformance.inputs import Inputs, ask, make, run, takes_windows
 from attention.conformance.verdict import SLACK, ConformanceError, compare, dtypes, each, equal, judge
 from attention.functional import attend
 from attention.mechanism import Mechanism
@@ -40,8 +40,8 @@ def documents(mechanism: Mechanism, kernel: str, device: torch.device | str) -> 
         name = ", ".join(f"{key} {value}" for key, value in masks.items()) or "causal"
         judge(result, truth, eager, f"packed documents, {name}", SLACK[dtype])
 
-    masks: list[dict[str, Any]] = [{}, {"window": 7}, {"causal": False}]
-    each(masks, attempt)
+    masks: list[dict[str, Any]] = [{}, {"causal": False}]
+    each([*masks, {"window": 7}] if takes_windows(mechanism) else masks, attempt)
 
 
 def _alone(inputs: Inputs, mechanism: Mechanism, packed: Tensor, masks: dict[str, Any]) -> dict[str, Tensor]:
@@ -73,7 +73,8 @@ def not_causal(mechanism: Mechanism, kernel: str, device: torch.device | str) ->
         name = f"{queries} queries, {keys} keys, window {width}, not causal"
         compare(inputs, mechanism, kernel, dtype, name, causal=False, window=width)
 
-    each(((75, 75, None), (20, 70, None), (75, 75, 6)), attempt)
+    cases: list[tuple[int, int, int | None]] = [(75, 75, None), (20, 70, None), (75, 75, 6)]
+    each(cases if takes_windows(mechanism) else cases[:2], attempt)
 
 
 def one_key(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
@@ -89,10 +90,10 @@ def one_key(mechanism: Mechanism, kernel: str, device: torch.device | str) -> No
     calls: list[tuple[int, dict[str, Any]]] = [
         (1, {}),
         (1, {"causal": False}),
-        (40, {"window": 1}),
         (40, {"documents": ids}),
+        (40, {"window": 1}),
     ]
-    each(calls, attempt)
+    each(calls if takes_windows(mechanism) else calls[:-1], attempt)
 
 
 def empty_rows(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
@@ -146,7 +147,7 @@ def decode(mechanism: Mechanism, kernel: str, device: torch.device | str) -> Non
             SLACK[dtype],
         )
 
-    each((None, 6) if mechanism.window is None else (mechanism.window, 6), attempt)
+    each((mechanism.window, 6) if takes_windows(mechanism) else (None,), attempt)
 
 
 def causality(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:

@@ -73,7 +73,7 @@ def _expected(
 
 
 def _seeds(mechanism: Mechanism) -> range:
-    return range(LEARNED_SEEDS if mechanism.parameters(2) else SEEDS)
+    return range(LEARNED_SEEDS if mechanism.initial_values(2, 16) else SEEDS)
 
 
 def _with_expected(

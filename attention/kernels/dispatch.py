@@ -1,7 +1,7 @@
 """Which kernel runs what. Kernels differ in rounding, speed and memory, never in mathematics."""
 
 from attention.errors import AttentionError, nearest
-from attention.kernels import cpu, dense, flex, tiled, triton, vendor
+from attention.kernels import chunked, cpu, dense, flex, tiled, triton, vendor
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
 
@@ -12,6 +12,7 @@ KERNELS: dict[str, Kernel] = {
         triton.KERNEL,
         cpu.KERNEL,
         flex.KERNEL,
+        chunked.KERNEL,
         tiled.KERNEL,
         vendor.SDPA,
         dense.KERNEL,

@@ -90,7 +90,6 @@ def pose(
         AttentionError: shapes, dtypes, heads, mask or parameters do not fit.
     """
     _check(query, key, value)
-    n_head = query.shape[2]
     visible = visibility(
         query.shape[1],
         key.shape[1],
@@ -101,7 +100,10 @@ def pose(
     )
     if documents is not None and documents.shape[0] != query.shape[0]:
         raise AttentionError(f"documents hold {documents.shape[0]} sequences, the queries {query.shape[0]}")
-    initial = mechanism.parameters(n_head)
+    reason = mechanism.refuses(visible)
+    if reason:
+        raise AttentionError(f"{mechanism.name} {reason}")
+    initial = mechanism.initial_values(*query.shape[2:])
     given = dict(params or {})
     for name in given:
         if name not in initial:
@@ -120,6 +122,7 @@ def example(
     dtype: torch.dtype = torch.float32,
     head_dim: int = 64,
     n_head: int = 2,
+    window: int | None = None,
 ) -> Problem:
     """A call of two positions, to ask kernels whether they would serve its like."""
     with torch.device(device):
@@ -130,7 +133,7 @@ def example(
             tensor,
             mechanism,
             causal=True,
-            window=None,
+            window=window,
             documents=None,
             scale=None,
             params=None,

@@ -91,7 +91,7 @@ def sdpa_refuses(problem: Problem) -> str | None:
     reason = untraceable(problem.mechanism)
     if reason is not None:
         return reason
-    if not _is_softmax(problem.mechanism):
+    if not is_softmax(problem.mechanism):
         return "it computes softmax only"
     if not (scores.query_bias is None and scores.key_bias is None and scores.slope is None):
         return "it takes no biases of scores"
@@ -101,7 +101,8 @@ def sdpa_refuses(problem: Problem) -> str | None:
 
 
 @torch.compiler.assume_constant_result
-def _is_softmax(mechanism: Mechanism) -> bool:
+def is_softmax(mechanism: Mechanism) -> bool:
+    """Whether weights are softmax, of whatever scores."""
     return _has_functions_of_softmax(mechanism)
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from attention.entropies import row_entropy
 from attention.errors import AttentionError, nearest
 from attention.mechanism import Call, Composite, Mechanism, Mix
 from attention.mechanisms.softmax import Softmax
@@ -49,6 +50,7 @@ class AdaptiveSoftmax(Composite):
     formula: ClassVar[str] = "softmax(β(H) s),  H = entropy of softmax(s)"
     paper: ClassVar[str] = "Veličković et al. 2024, arXiv 2410.01104"
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"when": "gradient"},)
+    follows_training: ClassVar[bool] = True
 
     when: str = "evaluation"
 
@@ -74,14 +76,12 @@ class AdaptiveSoftmax(Composite):
         return softmax.weights(self._sharpness(entropy) * score, visible)
 
     def compose(self, problem: "Problem", mix: Mix) -> Tensor:
-        """Mean keys give the mean score, hence the entropy; the sharpness goes into the query."""
+        """The entropy from one mixing; the sharpness goes into the query of the other."""
         scores, softmax = problem.scores, Softmax()
         if self._rests(problem.call):
             return mix(softmax, scores, problem.value).out
-        mean_key, log_mass = mix(softmax, scores, scores.key)
-        assert log_mass is not None
-        mean_score = scores.scale * (scores.query * mean_key).sum(-1)
-        sharper = scores.query * self._sharpness(log_mass - mean_score)[..., None]
+        entropy = row_entropy(scores, mix(softmax, scores, scores.key))
+        sharper = scores.query * self._sharpness(entropy)[..., None]
         return mix(softmax, replace(scores, query=sharper), problem.value).out
 
     def _rests(self, call: Call) -> bool:

@@ -40,6 +40,7 @@ class GumbelSoftmax(Softmax):
     name: ClassVar[str] = "gumbel_softmax"
     formula: ClassVar[str] = "softmax((s + G) / τ),  G Gumbel noise in training"
     paper: ClassVar[str] = "Jang, Gu & Poole 2016, arXiv 1611.01144"
+    follows_training: ClassVar[bool] = True
 
     temperature: float = 1.0
     amplitude: float = 1.0

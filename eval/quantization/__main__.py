@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", choices=WEIGHT_METHODS, default="gptq", help="default: gptq")
     parser.add_argument("--bits", type=int, default=4, help="per weight, default: 4")
     parser.add_argument("--group", type=int, default=64, help="weights that share step and zero, default: 64")
-    parser.add_argument("--calibration", type=int, default=16, help="windows of training text, default: 16")
+    parser.add_argument("--calibration", type=int, default=8, help="windows of training text, default: 8")
     parser.add_argument("--damping", type=float, default=0.01, help="of gptq, default: 0.01")
     parser.add_argument(
         "--found",

@@ -31,7 +31,7 @@ def table(runs: Mapping[str, Mapping[str, Any]]) -> str:
         ["---"] * (2 + len(names)),
         [
             "full precision: loss",
-            "32",
+            "",
             *(f"{results['full_precision']['loss']:.4f}" for results in runs.values()),
         ],
     ]

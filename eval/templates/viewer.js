@@ -286,7 +286,7 @@
       const [layer, head] = ["layer", "head"].map((name) => Number(form.elements[name].value));
       const found = chosen().map((run) => [runs[run], headOf(run, layer, head)]);
       const here = found.map(([, entry]) => entry).filter(Boolean);
-      const scale = scaleOf(Math.max(...here.map((entry) => entry.top)), here.some((entry) => entry.negative > 0));
+      const scale = scaleOf(Math.max(0, ...here.map((entry) => entry.top)), here.some((entry) => entry.negative > 0));
       drawLegend(scale);
       return found.map(([run, entry]) => {
         if (!entry) return element("figure", { class: "map" }, title(run), element("p", { class: "missing" }, `no layer ${layer}, head ${head}`));
@@ -332,7 +332,7 @@
     grid() {
       const shown = chosen();
       const heads = shown.flatMap((run) => runs[run].layers.flatMap((layer) => layer.heads));
-      const scale = scaleOf(Math.max(...heads.map((head) => head.top)), heads.some((head) => head.negative > 0));
+      const scale = scaleOf(Math.max(0, ...heads.map((head) => head.top)), heads.some((head) => head.negative > 0));
       drawLegend(scale);
       return shown.map((run) => {
         const count = Math.max(...runs[run].layers.map((layer) => layer.heads.length));

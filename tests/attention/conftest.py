@@ -10,16 +10,24 @@ from attention.conformance import Inputs, cases, make, run
 from attention.kernels import dispatch, tiled
 from attention.kernels.problem import example
 
-__all__ = ["KERNELS", "Inputs", "every_mechanism", "label", "make", "run"]
+__all__ = ["KERNELS", "Inputs", "every_mechanism", "label", "make", "pointwise_mechanisms", "run"]
 
 every_mechanism = cases
+
+
+def pointwise_mechanisms() -> list[attention.Mechanism]:
+    """Those whose weights are functions of scores."""
+    return [mechanism for mechanism in cases() if mechanism.form is not attention.Chunked]
+
 
 KERNELS = [
     name
     for name, kernel in dispatch.KERNELS.items()
-    if not any(kernel.refuses(example(mechanism, dtype=torch.float64)) for mechanism in cases())
+    if not any(
+        kernel.refuses(example(mechanism, dtype=torch.float64)) for mechanism in pointwise_mechanisms()
+    )
 ]
-"""Those that run every mechanism in float64, here."""
+"""Those that run every mechanism of pointwise functions in float64, here."""
 
 
 def label(mechanism: attention.Mechanism) -> str:

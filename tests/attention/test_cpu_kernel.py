@@ -10,7 +10,7 @@ import torch
 import attention
 from attention.kernels import cpu
 from attention.kernels.program import program_of
-from tests.attention.conftest import every_mechanism, label, make, run
+from tests.attention.conftest import label, make, pointwise_mechanisms, run
 
 pytestmark = pytest.mark.skipif(
     cpu.refuses(attention.kernels.problem.example(attention.get("softmax"))) is not None,
@@ -49,13 +49,13 @@ def test_what_was_built_once_is_not_built_again(tmp_path):
     assert len(list(tmp_path.glob("*.so"))) == 2
 
 
-def test_building_ahead_of_time_covers_every_mechanism():
+def test_building_ahead_of_time_covers_every_pointwise_mechanism():
     done = subprocess.run([sys.executable, "-m", "attention.build"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("ready") == len(every_mechanism())
+    assert done.stdout.count("ready") == len(pointwise_mechanisms())
 
 
-@pytest.mark.parametrize("mechanism", every_mechanism(), ids=label)
+@pytest.mark.parametrize("mechanism", pointwise_mechanisms(), ids=label)
 def test_one_head_on_many_threads_equals_one_thread(mechanism):
     inputs = make(batch=1, queries=400, heads=2, key_heads=1, head_dim=16).to(torch.float32)
     threads = torch.get_num_threads()

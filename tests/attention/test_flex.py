@@ -15,9 +15,9 @@ from attention.conformance.verdict import MIXED, judge
 from attention.kernels import dispatch, flex
 from attention.kernels.problem import example
 from attention.masks import visibility
-from attention.mechanism import Mechanism, Pointwise, Scores, TwoStage
+from attention.mechanism import Mechanism, Pointwise, Ratio, Scores
 
-SERVED = [mechanism for mechanism in conformance.cases() if mechanism.form is not TwoStage]
+SERVED = [mechanism for mechanism in conformance.cases() if mechanism.form in (Pointwise, Ratio)]
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 mechanisms = pytest.mark.parametrize("mechanism", SERVED, ids=repr)
 

@@ -47,6 +47,39 @@ Q = torch.zeros(1, 4, 4, 8)
             "documents hold 2 sequences",
         ),
         (lambda: attend(Q, Q, Q, "lssa", scale=1.0), "lssa fixes the scale"),
+        (lambda: attend(Q, Q, Q, "simrf", scale=-1.0), "simrf needs a scale above 0"),
+        (
+            lambda: attend(Q, Q, Q, "simrf", window=3),
+            "simrf keeps a state of all earlier keys; it takes no window",
+        ),
+        (
+            lambda: attend(Q, Q, Q, "simrf", kernel="tiled"),
+            "no row functions for form Chunked; use chunked, dense",
+        ),
+        (
+            lambda: attend(Q, Q, Q, "softmax", kernel="chunked"),
+            "it scans mechanisms of form Chunked, not Ratio",
+        ),
+        (
+            lambda: attend(Q, Q, Q, "softmax", memory=attention.Memory()),
+            "a memory serves causal calls of form Chunked",
+        ),
+        (
+            lambda: attend(Q, Q, Q, "simrf", causal=False, memory=attention.Memory()),
+            "a memory serves causal calls of form Chunked; this one is not causal",
+        ),
+        (lambda: get("simrf", coupling="simplx"), "did you mean 'simplex'?"),
+        (lambda: get("simrf", features=0), "at least 1 feature"),
+        (lambda: get("simrf", chunk=0), "simrf's chunk must be at least 1"),
+        (lambda: get("soft_lowrank", far="block"), "did you mean 'blocks'?"),
+        (lambda: get("soft_lowrank", inverse="newtn"), "did you mean 'newton'?"),
+        (lambda: get("soft_lowrank", chunk=10), "a chunk of 10 keys cannot be divided among 16 landmarks"),
+        (
+            lambda: get("soft_lowrank", far="global", summaries=2),
+            "summaries must be at least 1 and belong to",
+        ),
+        (lambda: get("soft_lowrank", ridge=0), "ridge must be above 0"),
+        (lambda: attend(Q, Q, Q, get("soft_lowrank", norm="symmetric")), "call it with causal=False"),
         (
             lambda: attend(Q, Q, Q, "gaussian", params={"sharp": Q}),
             "no parameter 'sharp'; did you mean 'sharpness'?",
@@ -78,7 +111,7 @@ def test_every_mechanism_states_its_formula_paper_and_kernels():
     for entry in table.values():
         assert entry.formula
         assert "arXiv" in entry.paper
-        assert set(entry.kernels) >= {"dense", "tiled"}
+        assert set(entry.kernels) >= {"dense", "chunked" if entry.form == "Chunked" else "tiled"}
         assert dataclasses.is_dataclass(get(entry.name))
 
 

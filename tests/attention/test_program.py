@@ -5,9 +5,9 @@ import torch
 
 import attention
 from attention.kernels.program import FORMS, UntraceableError, evaluate, program_of
-from tests.attention.conftest import every_mechanism, label
+from tests.attention.conftest import label, pointwise_mechanisms
 
-mechanisms = pytest.mark.parametrize("mechanism", every_mechanism(), ids=label)
+mechanisms = pytest.mark.parametrize("mechanism", pointwise_mechanisms(), ids=label)
 
 
 @mechanisms

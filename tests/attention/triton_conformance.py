@@ -23,7 +23,8 @@ from attention.kernels.problem import pose
 from attention.kernels.program import Function, Step, evaluate, program_of
 from attention.kernels.triton import KERNEL, attend_with_statistics, launch, operators, printer, tiles
 
-mechanisms = pytest.mark.parametrize("mechanism", cases(), ids=repr)
+SERVED = [mechanism for mechanism in cases() if mechanism.form is not attention.Chunked]
+mechanisms = pytest.mark.parametrize("mechanism", SERVED, ids=repr)
 one_per_form = pytest.mark.parametrize(
     "name", ["gaussian", "swat", "softpick", "softmax", "lssa", "lssar", "entmax15", "sa_softmax"]
 )

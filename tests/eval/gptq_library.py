@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import transformers
-from gptqmodel import GPTQModel, QuantizeConfig
+from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 
@@ -90,12 +90,17 @@ def by_library(path: Path, bits: int, calibration: Tensor) -> dict[str, Tensor]:
         act_group_aware=False,
         damp_percent=DAMPING,
         true_sequential=False,
+        offload_to_disk=False,
     )
     quantizer: Any = GPTQModel.load(str(path), config, device="cpu", dtype=torch.float32)
     examples = [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in calibration]
     quantizer.quantize(examples, batch_size=1)
+    # In memory its zeros are in the convention of its file format; they are right once it has loaded them again.
+    saved = str(path.with_name(f"library-{bits}"))
+    quantizer.save(saved)
+    loaded: Any = GPTQModel.load(saved, device="cpu", backend=BACKEND.GPTQ_TORCH)
     found = {}
-    for index, block in enumerate(quantizer.model.model.layers):
+    for index, block in enumerate(loaded.model.model.layers):
         for name, module in block.named_modules():
             if hasattr(module, "dequantize_weight"):
                 # [inputs, outputs] there.

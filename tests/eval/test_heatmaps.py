@@ -149,6 +149,16 @@ def test_negative_weights_get_a_scale_that_diverges_from_zero(kind):
     assert "−1 to 1" in figures.svg(figures.heatmaps([[panel]], scale, "x"), "maps", "maps")
 
 
+def test_a_mechanism_with_negative_weights_is_shown_with_them(make_run, runs, tmp_path):
+    options = {"attention_options": {"sa_softmax": {"version": 1}}}
+    path = make_run("signed", folder=tmp_path, attention="sa_softmax", init_std=0.5, **options)
+    file = record(open_subject(path, text=str(runs[0].parent / "text.txt"), results=tmp_path / "results"))
+    panels = heatmaps.every(file)
+    assert all((panel.matrix < 0).any() and panel.residual < 1e-5 for layer in panels for panel in layer)
+    assert 0 < file["results"]["layers"][0]["heads"][0]["negative"] < 1
+    assert figures.Scale.shared(panels, "log").signed
+
+
 def test_a_long_prompt_is_pooled_and_says_so(subjects):
     for subject in subjects:
         whole, pooled = (heatmaps.every(record(subject, "To be, or not to be", cells)) for cells in (192, 8))

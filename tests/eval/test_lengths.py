@@ -30,6 +30,7 @@ def test_every_length_scores_the_same_tokens(run_path: Path) -> None:
         assert entry["loss_last"] == pytest.approx(nats[:, -32:].mean().item())
         assert entry["loss_tail"] == pytest.approx(nats.reshape(4, 128)[:, -32:].mean().item())
         assert entry["windows"] == len(windows)
+        assert entry["per_window"] == pytest.approx(nats.mean(1).tolist())
     assert measured["32"]["loss"] == pytest.approx(measured["32"]["loss_last"])
 
 

@@ -12,7 +12,7 @@ from models import GPT, AttentionCall, ModelConfig, trace
 )
 def test_recomputed_weights_give_the_output_of_every_map(changes: dict[str, object]) -> None:
     torch.manual_seed(0)
-    shape = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "init_std": 0.2}
+    shape = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "init_std": 0.2, "kernel": "tiled"}
     model = GPT(ModelConfig(preset="nano", attention="softmax*1,swat*1", **shape, **changes))  # type: ignore[arg-type]
     calls: list[AttentionCall] = []
     with torch.inference_mode(), trace(model, attention=calls.append):

@@ -50,7 +50,7 @@ def test_the_run_that_is_written_is_the_one_that_was_measured(
     assert (code, errors) == (0, "")
     assert f"python -m models.generate {tmp_path / 'small'}" in out
     subject, small = open_subject(path), open_subject(tmp_path / "small")
-    quantized = WeightQuantizer(subject, 16, 32, 16, 0.01).quantize(method, 3)
+    quantized = WeightQuantizer(subject, 16, 32, 8, 0.01).quantize(method, 3)
     tokens = cut(subject, 32, 2).tokens
     with replaced(weight_matrices(subject.blocks), quantized):
         assert torch.equal(small.logits(tokens), subject.logits(tokens))

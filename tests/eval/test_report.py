@@ -453,7 +453,11 @@ def test_the_report_and_its_data_are_written(subject, tmp_path):
     assert cells["runs"] == 2
     data = json.loads((tmp_path / "new" / "report.json").read_text())
     assert [entry["name"] for entry in data["runs"]] == [str(subject.path), str(subject_too.path)]
-    assert data["runs"][1]["missing"] == {"training": "not logged"}
+    assert data["runs"][1]["missing"] == {
+        "training": "not logged",
+        "passkey": "not measured",
+        "synthetic": "not measured",
+    }
     assert "<title>Two</title>" in (tmp_path / "new" / "report.html").read_text()
     report.run_all([subject], Settings())
     assert (tmp_path / "report.html").is_file()
@@ -471,6 +475,49 @@ def test_mistakes_are_named(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"needs the packages matplotlib, jinja2, scipy: pip install"):
         report.before(Settings())
+
+
+def test_methods_of_quantization_beyond_rounding_have_a_table(runs):
+    found = copy.deepcopy(dict(runs[0].results))
+    found["quantize"]["results"] |= {"gptq": {"3": {"perplexity_ratio": 1.0234}}}
+    runs[0] = replace(runs[0], results=found)
+    column = next(column for column in columns(runs) if column.group == "Quantize")
+    assert (column.title, column.unit, column.source) == ("gptq 3", "× perplexity", "quantize")
+    assert [cell.text for cell in cells(column, runs)] == ["1.023", "–", "–"]
+
+
+def test_passkeys_tasks_and_bottlenecks_are_shown(runs):
+    answered = {"accuracy": 0.9, "stderr": 0.09}
+    lengths = {
+        "64": {"multiple": 1, "chance": 0.1, **answered},
+        "128": {"multiple": 2, "chance": 0.1, **answered},
+    }
+    found = {
+        "passkey": {"lengths": {"3072": answered}, "skipped": []},
+        "synthetic": {"task": "copy", "train_length": 64, "lengths": lengths, "skipped": []},
+        "bottleneck": {
+            "shape": {},
+            "spectrum": {
+                "values": [4.0, 1.0],
+                "effective_rank": 1.7,
+                "stable_rank": 1.1,
+                "singular_entropy": 0.2,
+            },
+            "anisotropy": {"states": 0.3, "head": 0.1},
+            "truncation": {"rank": [1, 2], "loss": [2.0, 1.0], "delta_loss": [1.0, 0.0]},
+        },
+    }
+    files = {name: {"protocol": {}, "results": results} for name, results in found.items()}
+    untrained = {"synthetic": {"protocol": {}, "results": {"task": None, "skipped": [{"reason": "no"}]}}}
+    runs[0] = replace(runs[0], results={**runs[0].results, **files})
+    runs[1] = replace(runs[1], results={**runs[1].results, **untrained})
+    texts = {column.key: cells(column, runs)[0].text for column in columns(runs)}
+    assert texts["passkey_passkey in 3072"] == "0.900 ± 0.0900"
+    assert texts["synthetic_copy at 2×"] == "0.900 ± 0.0900"
+    assert texts["bottleneck_effective rank"] == "1.70"
+    page = page_of(runs)
+    for title in ("Task copy", "Singular values of the output head", "Loss with a truncated head"):
+        assert f'aria-label="{title}"' in page
 
 
 def test_an_analysis_shows_its_own_numbers_and_plots(runs, monkeypatch):

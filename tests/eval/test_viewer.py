@@ -254,6 +254,13 @@ def test_the_address_leads_back_to_what_is_shown(visit, page):
     assert again.locator("[name=scale][value=linear]").is_checked()
 
 
+@pytest.mark.parametrize("view", ["side", "grid"])
+def test_without_a_run_the_page_says_so(visit, page, view):
+    opened = visit(page, f"#view={view}&run=")
+    assert opened.locator(".stage").text_content() == "No run is chosen."
+    assert "Infinity" not in opened.locator(".viewer .legend").text_content()
+
+
 def test_pooled_cells_name_all_their_tokens(visit, tmp_path):
     pieces = ["<s>"] + [f" w{index}" for index in range(11)]
     viewer.write(tmp_path / "v.html", [record("softmax", pieces, factor=4)])

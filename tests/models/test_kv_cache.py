@@ -2,10 +2,12 @@ import pytest
 import torch
 
 import attention
+from attention.conformance.inputs import takes_windows
 from models import KVCache, ModelError
 from models.cache import Tail
 
-PATTERNS = [*attention.names(), "softmax*1,swat*1"]
+WINDOWED = [name for name in attention.names() if takes_windows(attention.get(name))]
+PATTERNS = [*WINDOWED, "softmax*1,swat*1"]
 CHUNKS = {
     "token by token": [1] * 40,
     "prefill and decode": [33] + [1] * 7,

@@ -4,12 +4,14 @@ import pytest
 import torch
 
 import attention
+from attention.conformance.inputs import takes_windows
 from models import KVCache, ModelError, trace
 
 
 @pytest.mark.parametrize("mechanism", attention.names())
 def test_a_call_has_all_that_its_output_came_from(build, tokens, mechanism):
-    model = build(attention=mechanism, window="none*1,7*1", qk_norm=True)
+    window = "none*1,7*1" if takes_windows(attention.get(mechanism)) else None
+    model = build(attention=mechanism, window=window, qk_norm=True)
     documents = torch.tensor([[0] * 15 + [1] * 20 + [-1] * 5] * 2)
     calls = []
     with torch.no_grad(), trace(model, attention=calls.append):
@@ -65,6 +67,16 @@ def test_a_trace_changes_nothing_and_ends_with_its_block(build, tokens):
         model(tokens)
     assert len(calls) == 2
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_layer_that_keeps_a_state_is_not_traced_with_a_cache(build, tokens):
+    model = build(attention="simrf")
+    with (
+        torch.no_grad(),
+        trace(model, attention=lambda call: None),
+        pytest.raises(ModelError, match=r"layer 0 \(simrf\) keeps a state instead of its keys"),
+    ):
+        model(tokens, cache=KVCache(model.config))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports

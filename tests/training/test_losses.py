@@ -11,10 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import GPT, ModelConfig, ModelError
+import attention
+from attention import AttentionError
+from models import GPT, ModelConfig, ModelError, trace
 from models.loss import log_stablemax, token_losses
 from training import losses
-from training.losses import Objective, chunked_cross_entropy, entropy_penalty
+from training.losses import EntropyPenalty, Objective, chunked_cross_entropy, entropy_penalty
 
 
 def problem(tokens: int = 37, vocabulary: int = 29, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -266,3 +268,28 @@ def test_the_entropy_penalty_reaches_scores_by_the_closed_form() -> None:
     )
     inside = entropy_penalty(entropy, visible, target, share=(entropy / math.log(7)).item(), margin=0.2)
     assert inside.item() == 0
+
+
+def test_the_objective_adds_the_mean_penalty_of_the_layers():
+    torch.manual_seed(0)
+    network = GPT(ModelConfig(preset="nano", n_layer=2, n_head=2, d_model=32, attention="softmax"))
+    tokens, targets = torch.randint(0, 50, (2, 2, 12))
+    documents = torch.tensor([[0] * 5 + [1] * 7, [0] * 12])
+    plain = Objective(network)(tokens, targets, documents)
+    weighed = Objective(network, entropy=EntropyPenalty(0.5, 0.2, 0.1))(tokens, targets, documents)
+    assert torch.equal(plain.nats, weighed.nats)
+    calls = []
+    with trace(network, attention=calls.append):
+        network(tokens, documents=documents)
+    expected = 0.0
+    for call in calls:
+        weight = attention.weights(call.query, call.key, "softmax", documents=documents)
+        rows = torch.special.entr(weight).sum(-1).transpose(1, 2)
+        seen = (weight[:, 0] > 0).sum(-1)
+        expected += entropy_penalty(rows, seen, targets, share=0.2, margin=0.1) / len(calls)
+    assert torch.allclose(weighed.total - plain.total, 0.5 * expected, rtol=1e-4)
+    gradients = torch.autograd.grad(weighed.total - plain.total, network.layers[0].attention.query.weight)
+    assert float(gradients[0].abs().max()) > 0
+    swat = GPT(ModelConfig(preset="nano", n_layer=1, n_head=2, d_model=32, attention="swat"))
+    with pytest.raises(AttentionError, match="row_stats"):
+        Objective(swat, entropy=EntropyPenalty(1.0, 0.5, 0.2))

@@ -1,0 +1,128 @@
+"""Mechanisms that carry a state from chunk to chunk instead of weighing every pair.
+
+A document is cut into chunks of equal length, counted from its first token. Within its own chunk a query sees each key;
+of what came before it sees a state, into which every finished chunk is folded:
+
+    mixed_c = mix(query_c, key_c, value_c, state_c)          state_{c+1} = update(state_c, summarise(key_c, value_c))
+
+The weights are still a matrix, w_ij, which `matrix` states directly and the dense kernel multiplies with the values;
+but w_ij may depend on other keys than k_j, and may be negative.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from attention.errors import AttentionError
+from attention.masks import Visibility
+from attention.mechanism import Mechanism, Scores
+
+State = tuple[Tensor, ...]
+"""Tensors that begin with [chunks or documents, H]."""
+
+
+class Recurrence(ABC):
+    """How chunks are read and folded, in one call.
+
+    Queries and keys are those of `Scores`, heads first and as many keys as queries: [chunks, H, C, D], in float32 or
+    float64. Values are [chunks, H, C, Dv + 1], and their last channel is one, so that the sum of a row's weights, its
+    mass, comes out behind the mixed values. Where a document ends within a chunk, zeros stand behind it.
+    """
+
+    @abstractmethod
+    def matrix(self, query: Tensor, key: Tensor, position: Tensor, causal: bool) -> Tensor:
+        """The formula: weights before `normalise` of one document, zero where hidden.
+
+        Args:
+            query: [H, R, D], some rows; position: int [R], their places in the document.
+            key: [H, L, D], all keys of the document.
+            causal: whether keys after the query are hidden.
+
+        Returns:
+            [H, R, L].
+        """
+
+    @abstractmethod
+    def normalise(self, mixed: Tensor, mass: Tensor) -> Tensor:
+        """Outputs or weights [..., N] of rows, given what their weights sum to, [..., 1]."""
+
+    def prepare(self, key: Tensor) -> State:
+        """What is needed of the keys of chunks, computed once."""
+        return (key,)
+
+    @abstractmethod
+    def begin(self, key: State, value: Tensor, chunks: int) -> State:
+        """The state before the first chunk.
+
+        Args:
+            key, value: of as many chunks as there are documents, for shapes and dtypes.
+            chunks: how many chunks the longest document has.
+        """
+
+    @abstractmethod
+    def summarise(self, key: State, value: Tensor) -> State:
+        """What finished chunks add to the state: of many chunks at once."""
+
+    @abstractmethod
+    def update(self, state: State, summary: State, index: int) -> State:
+        """The state after a chunk, which is number `index` of its document."""
+
+    def states(self, first: State, summaries: State, active: list[int], index: int) -> list[State]:
+        """The states before the chunks of each step, the first one given.
+
+        Args:
+            first: of `active[0]` documents, which have `index` chunks behind them.
+            summaries: of the chunks of each step that another follows, one step after the other.
+            active: how many documents have a chunk in each step; those that end drop out from behind.
+        """
+        states = [first]
+        steps = zip(*(x.split(active[1:]) for x in summaries), strict=True)
+        for step, (count, summary) in enumerate(zip(active[1:], steps, strict=True)):
+            state = states[-1] if count == active[step] else tuple(x[:count] for x in states[-1])
+            states.append(self.update(state, summary, index + step))
+        return states
+
+    @abstractmethod
+    def mix(self, query: Tensor, key: State, value: Tensor, state: State) -> Tensor:
+        """Values mixed by the weights before `normalise`, [chunks, H, C, Dv + 1], of many chunks at once."""
+
+    @abstractmethod
+    def whole(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The same where a query sees its whole document: query [N, H, R, D], key [N, H, L, D]."""
+
+
+class Chunked(Mechanism):
+    """A mechanism that is given by a `Recurrence`; its learned parameters and options decide which.
+
+    Attributes:
+        chunk: length of a chunk.
+    """
+
+    chunk: int
+
+    @abstractmethod
+    def recurrence(self, scores: Scores) -> Recurrence:
+        """The recurrence for queries and keys that `scores` made."""
+
+    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
+        """There are none of this kind."""
+        raise AttentionError(
+            f"{self.name}'s weights are no function of scores; ask attention.weights for them"
+        )
+
+    def refuses(self, visible: Visibility) -> str | None:
+        """A window: what is folded into the state cannot be taken out again."""
+        return None if visible.window is None else "keeps a state of all earlier keys; it takes no window"
+
+    def _check_chunk(self) -> None:
+        if self.chunk < 1:
+            raise AttentionError(f"{self.name}'s chunk must be at least 1, got {self.chunk}")
+
+
+Chunked.form = Chunked  # type: ignore[type-abstract]
+
+
+def causal_bias(length: int, like: Tensor) -> Tensor:
+    """0 on and below the diagonal, -inf above, [length, length]: added to what will be exponentiated."""
+    return torch.full((length, length), -torch.inf, dtype=like.dtype, device=like.device).triu(1)

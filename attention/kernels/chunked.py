@@ -1,0 +1,222 @@
+"""Chunk scans in pure PyTorch, on any device: cost and memory linear in length wherever the state is bounded.
+
+Documents of any lengths are cut into chunks, which are laid out as packed sequences are: the first chunks of all
+documents, longest document first, then all second chunks, and so on. Whatever belongs to chunks is computed for all of
+them at once; the loop over chunks does nothing but update states. Gradients are autograd's.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from attention.chunked import Chunked, Recurrence, State
+from attention.kernels import dense
+from attention.kernels.kernel import Kernel
+from attention.kernels.problem import Problem
+from attention.kernels.tiled import BUDGET, Block
+from attention.masks import Tile, spans
+
+
+@torch.compiler.disable(reason="the layout depends on the documents' lengths; the model around it compiles")
+def attend(problem: Problem) -> Tensor:
+    """Outputs [B, T, H, Dv]."""
+    recurrence = mechanism_of(problem).recurrence(problem.scores)
+    if not problem.visible.causal:
+        return _whole(problem, recurrence)
+    batch, keys = problem.value.shape[:2]
+    layout = Layout.of(problem.visible.documents, batch, keys, mechanism_of(problem).chunk)
+    return scan(problem, recurrence, layout)[0]
+
+
+def mechanism_of(problem: Problem) -> Chunked:
+    """The problem's mechanism, which `refuses` has let through."""
+    assert isinstance(problem.mechanism, Chunked)
+    return problem.mechanism
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each position stands among the chunks, and back.
+
+    Attributes:
+        place: int64 [chunks, C], position in the flattened [B * S]; -1 behind the end of a document.
+        slot: int64 [B * S], its inverse; -1 at padding.
+        active: how many documents have a first, second, ... chunk.
+        order: int64 [documents], which document comes how-manieth in every step, documents being counted in the
+            order of `masks.spans`.
+    """
+
+    place: Tensor
+    slot: Tensor
+    active: list[int]
+    order: Tensor
+
+    @classmethod
+    def of(
+        cls, documents: Tensor | None, batch: int, keys: int, chunk: int, *, continued: bool = False
+    ) -> "Layout":
+        """Of documents int [B, S], or of one per sequence; `continued`: each ends with a chunk that is not full."""
+        device = None if documents is None else documents.device
+        if documents is None:
+            documents = torch.zeros(1, keys, dtype=torch.int64, device=device).expand(batch, -1)
+        position = torch.arange(keys, device=device)
+        begins = pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+        real = documents >= 0
+        offset = position - position.where(begins, 0).cummax(1).values
+        document = (begins & real).flatten().cumsum(0).sub_(1)[real.flatten()]
+        offset = offset[real]
+        length = document.bincount()
+        chunks = length // chunk + 1 if continued else -(-length // chunk)
+        order = chunks.argsort(descending=True, stable=True)
+        rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=device))
+        ended = chunks.bincount().cumsum(0)[:-1] if len(chunks) else chunks
+        active = len(chunks) - ended
+        number = (active.cumsum(0) - active)[offset // chunk] + rank[document]
+        slot = torch.full((batch * keys,), -1, device=device)
+        slot[real.flatten()] = number * chunk + offset % chunk
+        place = torch.full((int(active.sum()) * chunk,), -1, device=device)
+        place[slot[real.flatten()]] = real.flatten().nonzero()[:, 0]
+        return cls(place.view(-1, chunk), slot, active.tolist(), order)
+
+    def queries(self, batch: int, keys: int, queries: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `place` and `slot` for the last `queries` positions only, after which chunks have any."""
+        if queries == keys:
+            return torch.arange(len(self.place), device=self.place.device), self.place, self.slot
+        sequence, position = self.place // keys, self.place % keys - (keys - queries)
+        place = (sequence * queries + position).where((self.place >= 0) & (position >= 0), -1)
+        chosen = (place >= 0).any(1).nonzero()[:, 0]
+        place = place[chosen]
+        real = (place.flatten() >= 0).nonzero()[:, 0]
+        slot = torch.full((batch * queries,), -1, device=place.device)
+        slot[place.flatten()[real]] = real
+        return chosen, place, slot
+
+
+class _Move(torch.autograd.Function):
+    """x[index], zero where the index is -1; no two entries of an index are the same, so its gradient moves back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor, back: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(index, back)
+        return _moved(x, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        return _moved(grad.contiguous(), ctx.saved_tensors[1]), None, None
+
+
+def _moved(x: Tensor, index: Tensor) -> Tensor:
+    if len(x) == 0:
+        return x.new_zeros(len(index), *x.shape[1:])
+    out = x.index_select(0, index.clamp(min=0))
+    return out.index_fill_(0, (index < 0).nonzero()[:, 0], 0)
+
+
+def _chunks(x: Tensor, place: Tensor, slot: Tensor, n_head: int) -> Tensor:
+    """[B, S, Hk, D] to [chunks, H, C, D]."""
+    moved: Tensor = _Move.apply(x.flatten(0, 1), place.flatten(), slot)
+    moved = moved.view(*place.shape, *x.shape[2:]).transpose(1, 2)
+    return moved.repeat_interleave(n_head // x.shape[2], 1).contiguous()
+
+
+@dataclass(frozen=True)
+class Past:
+    """What documents have behind them: so many chunks, and the state they left, in the order of `Layout.order`."""
+
+    chunks: int = 0
+    state: State = ()
+
+
+def scan(
+    problem: Problem, recurrence: Recurrence, layout: Layout, past: Past = Past()
+) -> tuple[Tensor, list[State]]:
+    """Outputs, and the states before each step's chunks."""
+    scores, value = problem.scores, problem.value
+    batch, queries, n_head, _ = scores.query.shape
+    value = value.to(scores.query.dtype)
+    key = recurrence.prepare(_chunks(scores.key, layout.place, layout.slot, n_head))
+    value = pad(_chunks(value, layout.place, layout.slot, n_head), (0, 1), value=1.0)
+    states = _states(recurrence, key, value, layout.active, past)
+    chosen, place, slot = layout.queries(batch, problem.visible.keys, queries)
+    query = _chunks(scores.query, place, slot, n_head)
+    before = tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+    if len(chosen) < len(layout.place):
+        key, before = tuple(x[chosen] for x in key), tuple(x[chosen] for x in before)
+        value = value[chosen]
+    mixed = recurrence.mix(query, key, value, before)
+    mixed = recurrence.normalise(mixed[..., :-1], mixed[..., -1:]).to(problem.value.dtype)
+    moved = _Move.apply(mixed.transpose(1, 2).flatten(0, 1), slot, place.flatten())
+    return moved.view(batch, queries, *moved.shape[1:]), states
+
+
+def _states(recurrence: Recurrence, key: State, value: Tensor, active: list[int], past: Past) -> list[State]:
+    """The states before each step's chunks, fewer wherever documents have ended."""
+    some = slice(active[0] if active else 0)
+    fresh = recurrence.begin(tuple(x[some] for x in key), value[some], past.chunks + len(active))
+    first = (*past.state, *fresh[len(past.state) :])
+    if len(active) < 2:
+        return [first]
+    edges = [0, *accumulate(active)]
+    finished = torch.cat([torch.arange(edges[i], edges[i] + more) for i, more in enumerate(active[1:])])
+    followed = finished.to(value.device) if len(finished) <= finished[-1] else slice(len(finished))
+    summaries = recurrence.summarise(tuple(x[followed] for x in key), value[followed])
+    return recurrence.states(first, summaries, active, past.chunks)
+
+
+def _whole(problem: Problem, recurrence: Recurrence) -> Tensor:
+    """Without causality, documents of equal length at a time."""
+    scores, visible = problem.scores, problem.visible
+    batch, queries, n_head, _ = scores.query.shape
+    missing = visible.keys - queries
+    alike = defaultdict(list)
+    # Where all is padding, something is computed all the same, and hidden below: every gradient exists and is zero.
+    for sequence, start, stop in list(spans(visible.documents, batch, visible.keys)) or [
+        (0, missing, visible.keys)
+    ]:
+        asked = max(start, missing)
+        if asked < stop:
+            alike[stop - start, stop - asked].append((sequence, start, asked - missing))
+    value = problem.value.to(scores.query.dtype)
+    out = value.new_zeros(batch, queries, n_head, value.shape[-1])
+    for (length, rows), members in alike.items():
+        sequence, first, row = torch.tensor(members, device=value.device).T[..., None]
+        seen = (sequence, first + torch.arange(length, device=value.device))
+        asking = (sequence, row + torch.arange(rows, device=value.device))
+        query, key, mixed = (
+            x[places].transpose(1, 2).repeat_interleave(n_head // x.shape[2], 1)
+            for x, places in ((scores.query, asking), (scores.key, seen), (value, seen))
+        )
+        mixed = recurrence.whole(query, key, pad(mixed, (0, 1), value=1.0))
+        mixed = recurrence.normalise(mixed[..., :-1], mixed[..., -1:])
+        out = out.index_put(asking, mixed.transpose(1, 2))
+    return out.masked_fill((visible.count == 0)[..., None, None], 0).to(problem.value.dtype)
+
+
+@torch.no_grad()
+def blocks(problem: Problem) -> Iterator[Block]:
+    """Scores and weights of blocks of rows, the weights by the formula."""
+    batch, queries, n_head, _ = problem.scores.query.shape
+    keys = problem.visible.keys
+    height = max(1, BUDGET // (batch * n_head * keys))
+    for start in range(0, queries, height):
+        rows = slice(start, min(start + height, queries))
+        hidden = -problem.visible.mask(rows)[:, None, None].int()
+        tile = Tile(rows, slice(0, keys), ((slice(0, keys), hidden),))
+        weight = dense.matrix(problem, mechanism_of(problem), rows)
+        yield Block(tile, dense.score_matrix(problem, rows), dense.normalised(problem, weight, weight))
+
+
+def refuses(problem: Problem) -> str | None:
+    """Every other form."""
+    form = problem.mechanism.form
+    return None if form is Chunked else f"it scans mechanisms of form Chunked, not {form.__name__}"
+
+
+KERNEL = Kernel("chunked", attend, refuses, "PyTorch, a scan over chunks that carries a state, any device")

@@ -1,0 +1,112 @@
+"""The scan over chunks: its layout, its memory, and that nothing looks ahead."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import attention
+from attention.conformance import cases, make
+from attention.kernels.chunked import Layout
+from tests.attention.conftest import label
+
+CHUNKED = [mechanism for mechanism in cases() if mechanism.form is attention.Chunked]
+mechanisms = pytest.mark.parametrize("mechanism", CHUNKED, ids=label)
+ids = st.lists(st.lists(st.integers(-1, 2), min_size=23, max_size=23), min_size=1, max_size=3)
+
+
+def test_there_are_mechanisms_to_try():
+    assert {mechanism.name for mechanism in CHUNKED} >= {"soft_lowrank", "simrf"}
+
+
+@settings(max_examples=50, deadline=None)
+@given(documents=ids, chunk=st.sampled_from([1, 2, 4, 40]), continued=st.booleans())
+def test_every_token_has_one_place_in_chunks_that_begin_with_its_document(documents, chunk, continued):
+    documents = torch.tensor(documents)
+    layout = Layout.of(documents, *documents.shape, chunk, continued=continued)
+    flat = documents.flatten()
+    assert torch.equal(layout.slot < 0, flat < 0)
+    real = (flat >= 0).nonzero()[:, 0]
+    assert torch.equal(layout.place.flatten()[layout.slot[real]], real)
+    assert int((layout.place >= 0).sum()) == len(real)
+    assert layout.active == sorted(layout.active, reverse=True)
+    for places in layout.place.tolist():
+        kept = [place for place in places if place >= 0]
+        assert kept == list(range(kept[0], kept[0] + len(kept))) if kept else continued
+        assert places[len(kept) :] == [-1] * (chunk - len(kept))
+        assert len({(place // 23, int(flat[place])) for place in kept}) <= 1
+        if kept and len(kept) < chunk and (kept[-1] + 1) % 23:
+            assert flat[kept[-1] + 1] != flat[kept[-1]]
+
+
+@mechanisms
+@pytest.mark.parametrize("token", [0, 7, 8, 15, 16, 31, 40])
+def test_a_token_changes_nothing_before_it(mechanism, token):
+    inputs = make(queries=50, head_dim=16).to(torch.float32)
+    before = attention.attend(*inputs.all[:3], mechanism)
+    for tensor in inputs.all[:3]:
+        tensor.data[:, token] *= -3
+    after = attention.attend(*inputs.all[:3], mechanism)
+    assert torch.equal(before[:, :token], after[:, :token])
+    assert (before[:, token] != after[:, token]).any()
+    assert (before[:, -1] != after[:, -1]).any() or getattr(mechanism, "summaries", None)
+
+
+@st.composite
+def texts(draw):
+    """Documents int [2, T] with padding anywhere, or None, and where the text is cut."""
+    length = draw(st.integers(1, 60))
+    runs = st.lists(st.integers(-1, 2), min_size=length, max_size=length).map(
+        lambda ids: sorted(ids) if ids[-1] % 2 else ids
+    )
+    documents = torch.tensor(draw(st.tuples(runs, runs))) if draw(st.booleans()) else None
+    cuts = draw(st.lists(st.integers(1, 20), min_size=1, max_size=8))
+    return length, documents, cuts
+
+
+@mechanisms
+@settings(max_examples=10, deadline=None)
+@given(text=texts())
+def test_a_text_in_any_parts_equals_the_whole(mechanism, text):
+    length, documents, cuts = text
+    inputs = make(queries=length, head_dim=4)
+    query, key, value = (x.detach() for x in inputs.all[:3])
+    whole = attention.attend(query, key, value, mechanism, documents=documents)
+    memory, parts, start = attention.Memory(), [], 0
+    while start < length:
+        part = slice(start, min(length, start + cuts[len(parts) % len(cuts)]))
+        these = None if documents is None else documents[:, part]
+        parts.append(
+            attention.attend(
+                query[:, part], key[:, part], value[:, part], mechanism, documents=these, memory=memory
+            )
+        )
+        start = part.stop
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-9)
+    assert memory.key.shape[1] < mechanism.chunk
+
+
+def test_a_memory_is_for_one_kind_of_calls():
+    inputs = make(queries=6)
+    query, key, value = (x.detach() for x in inputs.all[:3])
+    memory = attention.Memory()
+    attention.attend(query, key, value, "simrf", memory=memory)
+    documents = torch.zeros(2, 6, dtype=torch.long)
+    with pytest.raises(attention.AttentionError, match="documents for every call on one memory, or for none"):
+        attention.attend(query, key, value, "simrf", documents=documents, memory=memory)
+    with pytest.raises(attention.AttentionError, match="holds a batch of 2, got one of 1"):
+        attention.attend(query[:1], key[:1], value[:1], "simrf", memory=memory)
+    with pytest.raises(attention.AttentionError, match="carries no gradient"):
+        attention.attend(inputs.query, inputs.key, inputs.value, "simrf", memory=memory)
+
+
+@mechanisms
+def test_row_statistics_do_not_depend_on_the_blocks(mechanism, monkeypatch):
+    from attention.kernels import chunked
+
+    inputs = make(queries=45)
+    whole = attention.row_stats(inputs.query, inputs.key, mechanism)
+    monkeypatch.setattr(chunked, "BUDGET", 7 * 45 * 8)
+    parts = attention.row_stats(inputs.query, inputs.key, mechanism)
+    for name in ("mass", "entropy", "key_mass", "max_score"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name))
