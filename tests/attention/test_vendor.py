@@ -13,9 +13,11 @@ from torch._subclasses import FakeTensorMode
 import attention
 from attention.kernels import dense, dispatch, vendor
 from attention.kernels.problem import example, pose
+from attention.mechanism import Composite
 from tests.attention.conftest import label, make, pointwise_mechanisms, run
 
 SOFTMAX = attention.get("softmax")
+SOFTMAX_OF_OTHER_SCORES = ("softmax", "ssmax", "annealed_softmax", "gumbel_softmax")
 MASKS = {
     "causal": {},
     "bidirectional": {"causal": False},
@@ -82,8 +84,10 @@ def test_sdpa_sees_no_future_bit_for_bit():
 def test_what_is_not_softmax_of_plain_scores_is_refused(mechanism):
     reason = vendor.SDPA.refuses(example(mechanism))
     row_gaussian = mechanism.name == "gaussian" and mechanism.norm == "row"
-    if mechanism == SOFTMAX or (row_gaussian and mechanism.normalise):
+    if mechanism.name in SOFTMAX_OF_OTHER_SCORES or (row_gaussian and mechanism.normalise):
         assert reason is None
+    elif isinstance(mechanism, Composite):
+        assert reason == "it does not give the masses of rows that the parts need"
     elif row_gaussian:
         assert reason == "it takes no biases of scores"
     else:
