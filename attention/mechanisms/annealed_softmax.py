@@ -40,9 +40,9 @@ class AnnealedSoftmax(GumbelSoftmax):
     paper: ClassVar[str] = "arXiv 2306.06855 (abstract only)"
     variants: ClassVar[tuple[dict[str, Any], ...]] = ()
 
-    temperature: float = 0.5
+    temperature: float = 1.0
     amplitude: float = 0.0
-    start: float = 1.0
+    start: float = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
