@@ -23,6 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 import attention
+from attention import Chunked, Composite
 from attention.conformance import cases
 from attention.kernels.problem import pose
 from attention.kernels.program import program_of
@@ -59,6 +60,7 @@ MACHINES = {
 
 SWEEPS = {
     "first_stage": "mix",
+    "survey": "mix",
     "mix": "mix",
     "decode": "decode",
     "sum_rows": "sum_rows",
@@ -70,8 +72,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 FLOAT32_LIMIT = 64 * 64 * 64
 """Rows x keys x channels of a tile, above which float32 candidates are not tried: they spill and take minutes."""
 
-REPRESENTATIVES = ("swat", "softpick", "lssar")
-"""One mechanism per form."""
+REPRESENTATIVES = ("swat", "softpick", "lssar", "entmax15", "sa_softmax")
+"""One mechanism per form that the kernels run."""
 
 SMALL = (Tiles(16, 64, 4, 2), Tiles(32, 16, 4, 1), Tiles(16, 16, 4, 1), Tiles(16, 16, 8, 1))
 
@@ -203,6 +205,8 @@ def call(
         visible.last,
         visible.position,
         scores.scale,
+        None,
+        0.0,
         printer.module_name(program_of(mechanism)),
         architecture,
         processors,
@@ -338,12 +342,12 @@ PREFACE = """# What the GPU kernels compile to
 Written by `python -m benchmarks.gpu_static` with triton {version}, without a GPU. **This is static evidence:
 none of these kernels has been run on a GPU, and nothing here is a time.** Every shipped tile is compiled through the
 plans and the compiler front end of a real launch, for a causal call with 4 query heads per key head, and for one
-mechanism per form: swat (Pointwise), softpick (Ratio), lssar (TwoStage).
+mechanism per form: swat (Pointwise), softpick (Ratio), lssar (TwoStage), entmax15 (Threshold), sa_softmax (Adjusted).
 
 A cell holds registers per thread / spills / shared memory in KiB / programs that fit a multiprocessor / matrix
 instructions in the code. Spills are instructions that move registers to or from memory, on gfx942 registers moved.
-`first_stage` and `mix` are the forward pass, `decode` is `mix` for few queries; `sum_rows`, `grad_queries` and
-`grad_keys` are the backward pass. The tiles of sm_80 serve consumer cards too, which allow a program {limit} KiB.
+`first_stage`, `survey` and `mix` are the forward pass, `decode` is `mix` for few queries; `sum_rows`, `grad_queries`
+and `grad_keys` are the backward pass. The tiles of sm_80 serve consumer cards too, which allow a program {limit} KiB.
 """
 
 SIZES = """Machine instructions of the two sweeps that dominate, bfloat16, head_dim 64, sm_90, and among them those of
@@ -363,7 +367,8 @@ def _shipped(architecture: str, dtypes: list[str], widths: Sequence[int]) -> str
                 cells = [_cell(compiled(user, MACHINES[architecture])) if user else "" for user in users]
                 tile = f"{tiles.rows} x {tiles.keys}, {tiles.warps} warps, {tiles.stages} stages"
                 rows.append([dtype, str(width), sweep, tile, *cells])
-    return table(["dtype", "head_dim", "sweep", "tile", "Pointwise", "Ratio", "TwoStage"], rows)
+    forms = [attention.get(name).form.__name__ for name in REPRESENTATIVES]
+    return table(["dtype", "head_dim", "sweep", "tile", *forms], rows)
 
 
 def _cell(result: Compiled) -> str:
@@ -380,6 +385,8 @@ def _cell(result: Compiled) -> str:
 def _sizes() -> str:
     rows = []
     for mechanism in cases():
+        if mechanism.form in (Chunked, Composite):
+            continue
         planned = launches(mechanism, "sm_90", torch.bfloat16, 64)
         results = [compiled(planned[sweep], MACHINES["sm_90"]) for sweep in ("mix", "grad_keys")]
         rows.append([f"`{mechanism!r}`", *(f"{x.instructions} ({x.special} MUFU)" for x in results)])
