@@ -97,6 +97,8 @@ def sdpa_refuses(problem: Problem) -> str | None:
         return "it takes no biases of scores"
     if scores.noise is not None:
         return "it adds no noise to scores"
+    if problem.value.dtype == torch.float16 and problem.call.params:
+        return "its float16 is too coarse for gradients of learned parameters"
     return None
 
 

@@ -841,7 +841,8 @@ void write_query_gradients(const Shape& shape, int64_t b, int64_t key_head, cons
 
 template <class Element>
 void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, const Tensor& grad_out,
-                    const Tensor& support, const float* delta, const float* statistics, Gradients& gradients) {
+                    const Tensor& support, const float* delta, const float* grad_log_mass, const float* statistics,
+                    Gradients& gradients) {
   const Scoring& scoring = inputs.scoring;
   int64_t heads = shape.batch * shape.key_heads, key_tiles = (shape.keys + TILE_KEYS - 1) / TILE_KEYS;
   // Fewer heads than threads: several threads share a head, each with every n-th tile of its keys.
@@ -886,6 +887,8 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
           mechanism.finish(tile, space.delta.data() + start_query, space.statistics.data() + start_query);
         }
       }
+      for (int64_t t = 0; grad_log_mass && t < shape.queries; t++)
+        space.delta[t] -= grad_log_mass[(b * shape.heads + h) * shape.queries + t];
       for (int64_t start_key = share * TILE_KEYS; start_key < space.keys; start_key += shares * TILE_KEYS)
         for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += QUERIES)
           visit_tile(start_key, start_query, [&](const Tile& tile) {
@@ -928,8 +931,9 @@ void backward_of(const Shape& shape, const Inputs& inputs, const Mechanism& mech
                  const Tensor& statistics, Gradients& gradients) {
   Tensor delta = at::empty({shape.batch, shape.heads, shape.queries}, statistics.options());
   weigh_outputs<Element>(shape, out, rest, grad_out, delta.data_ptr<float>());
-  if (grad_log_mass) delta.sub_(grad_log_mass->transpose(1, 2));
+  Tensor of_mass = grad_log_mass ? grad_log_mass->transpose(1, 2).contiguous() : Tensor();
   backward_heads<Element>(shape, inputs, mechanism, grad_out, support, delta.const_data_ptr<float>(),
+                          grad_log_mass ? of_mass.const_data_ptr<float>() : nullptr,
                           statistics.const_data_ptr<float>(), gradients);
 }
 
