@@ -8,6 +8,7 @@ from attention.kernels.cache import cache_directory
 from attention.kernels.cpu.build import BuildError
 from attention.kernels.cpu.ops import load_mechanism
 from attention.kernels.program import UntraceableError, program_of
+from attention.mechanism import Composite
 
 
 def main() -> None:
@@ -15,7 +16,8 @@ def main() -> None:
     argparse.ArgumentParser(prog="python -m attention.build", description=__doc__).parse_args()
     for mechanism in cases():
         try:
-            load_mechanism(program_of(mechanism))
+            for part in mechanism.parts if isinstance(mechanism, Composite) else (mechanism,):
+                load_mechanism(program_of(part))
             print(f"ready    {mechanism}")
         except UntraceableError as error:
             print(f"skipped  {mechanism}: {error}")

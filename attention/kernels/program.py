@@ -307,7 +307,10 @@ def evaluate(function: Function, *arguments: Any) -> tuple[Any, ...]:
 
 
 def _numbers(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *operands: function(*(torch.as_tensor(x) for x in operands))
+    # A constant in float64, which takes part in whatever precision the tensors have.
+    return lambda *operands: function(
+        *(torch.tensor(x, dtype=torch.float64) if isinstance(x, float) else x for x in operands)
+    )
 
 
 _EVALUATE: dict[str, Callable[..., Any]] = {

@@ -86,7 +86,14 @@ def document_edges(documents: Tensor) -> tuple[Tensor, int]:
 
 
 def sdpa_refuses(problem: Problem) -> str | None:
-    """Whatever is not softmax of plain scores."""
+    """Whatever is not softmax of scaled dot products: larger scores lose more digits in it than in the formula."""
+    reason = _not_softmax(problem)
+    if reason is None and type(problem.mechanism).scores is not Mechanism.scores:
+        return "it is too coarse for scores other than the scaled dot product"
+    return reason
+
+
+def _not_softmax(problem: Problem) -> str | None:
     scores = problem.scores
     reason = untraceable(problem.mechanism)
     if reason is not None:
@@ -97,8 +104,6 @@ def sdpa_refuses(problem: Problem) -> str | None:
         return "it takes no biases of scores"
     if scores.noise is not None:
         return "it adds no noise to scores"
-    if problem.value.dtype == torch.float16 and problem.call.params:
-        return "its float16 is too coarse for gradients of learned parameters"
     return None
 
 
@@ -116,7 +121,7 @@ def _has_functions_of_softmax(mechanism: Mechanism) -> bool:
 def flash_refuses(problem: Problem) -> str | None:
     """Also whatever flash-attn has no kernel for, and a machine without it."""
     query, visible = problem.scores.query, problem.visible
-    reason = sdpa_refuses(problem)
+    reason = _not_softmax(problem)
     if reason is not None:
         return reason
     if query.device.type != "cuda":

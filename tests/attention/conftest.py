@@ -16,8 +16,9 @@ every_mechanism = cases
 
 
 def pointwise_mechanisms() -> list[attention.Mechanism]:
-    """Those whose weights are functions of scores."""
-    return [mechanism for mechanism in cases() if mechanism.form is not attention.Chunked]
+    """Those with pointwise functions of their own."""
+    without = (attention.Chunked, attention.Composite)
+    return [mechanism for mechanism in cases() if mechanism.form not in without]
 
 
 KERNELS = [

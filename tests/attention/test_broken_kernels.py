@@ -169,6 +169,7 @@ BROKEN: dict[str, Callable[[Problem], torch.Tensor]] = {
     "decode": _counted_from_the_first_query,
     "causality": _leaks,
     "extreme scores": lambda problem: dense.attend(replace(problem, mechanism=Softmax())),
+    "in training": lambda problem: dense.attend(problem) * (1.1 if problem.call.moment.training else 1),
     "determinism": _noise,
     "poisoned memory": _uninitialised,
     "torch.compile": _wrong_when_compiled,

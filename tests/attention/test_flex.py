@@ -37,7 +37,7 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr(torch_flex, "_apply_kernel_options", lambda *given: options(*given[:5]))
     monkeypatch.setattr(flex, "fused", lambda: torch_flex.flex_attention)
-    monkeypatch.setitem(dispatch.KERNELS, "flex", replace(flex.KERNEL, refuses=lambda problem: None))
+    monkeypatch.setitem(dispatch.KERNELS, "flex", replace(flex.KERNEL, declines=lambda problem: None))
 
 
 @mechanisms

@@ -455,6 +455,7 @@ def test_the_report_and_its_data_are_written(subject, tmp_path):
     assert [entry["name"] for entry in data["runs"]] == [str(subject.path), str(subject_too.path)]
     assert data["runs"][1]["missing"] == {
         "training": "not logged",
+        "bottleneck": "not measured",
         "passkey": "not measured",
         "synthetic": "not measured",
     }

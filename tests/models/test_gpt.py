@@ -12,7 +12,12 @@ PATTERNS = [*MECHANISMS, "softmax*1,swat*1"]
 
 
 def patterned(build, pattern, **changes):
-    """A tiny model of a mechanism; every second layer has a window shorter than the text."""
+    """A tiny model of a mechanism; every second layer has a window shorter than the text.
+
+    A mechanism with a state takes no window, and need not be a function of distance alone, so it gets no rotations.
+    """
+    if attention.get(pattern.split("*")[0]).form is attention.Chunked:
+        return build(attention=pattern, position="none", **changes)
     return build(attention=pattern, window="none*1,7*1", **changes)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attention import get, names
+from attention import Chunked, get, names
 from models import left_pad
 
 MECHANISMS = [(name, options) for name in names() for options in ({}, *get(name).variants)]
@@ -13,7 +13,10 @@ pytestmark = pytest.mark.parametrize(("name", "options"), MECHANISMS, ids=NAMES)
 
 
 def attending(build, name, options):
-    return build(attention=name, attention_options={name: options})
+    mechanism = get(name, **options)
+    # Random features and fixed landmarks are not functions of distance alone, which is all that rotations keep.
+    position = "none" if mechanism.form is Chunked else "rope"
+    return build(attention=name, attention_options={name: options}, position=position)
 
 
 @torch.no_grad()
