@@ -15,7 +15,7 @@ from attention.conformance.verdict import MIXED, judge
 from attention.kernels import dispatch, flex
 from attention.kernels.problem import example
 from attention.masks import visibility
-from attention.mechanism import Mechanism, Pointwise, Ratio, Scores
+from attention.mechanism import Call, Mechanism, Pointwise, Ratio, Scores
 
 SERVED = [mechanism for mechanism in conformance.cases() if mechanism.form in (Pointwise, Ratio)]
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -127,8 +127,8 @@ class Growing(Powers):
     def parameters(self, n_head: int) -> dict[str, Tensor]:
         return {"bias": torch.zeros(n_head)}
 
-    def scores(self, query: Tensor, key: Tensor, *, params, **others) -> Scores:
-        return Scores(query, key, 0.25, query_bias=params["bias"].expand(query.shape[:3]))
+    def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
+        return Scores(query, key, 0.25, query_bias=call.params["bias"].expand(query.shape[:3]))
 
     def weight(self, score: Tensor) -> Tensor:
         return score.exp()
