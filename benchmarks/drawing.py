@@ -1,4 +1,4 @@
-"""The picture of `bench_attention`: time and memory over length, a column per mechanism."""
+"""The picture of `bench_attention`: time and memory over length, a panel per mechanism."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,10 @@ STYLES = {
     "dense": {"color": "#D55E00", "marker": "x", "linestyle": ":", "linewidth": 1.6},
 }
 """Of Okabe and Ito's palette; each line also has its own marker and dashes."""
+
+
+BAND = 7
+"""Mechanisms side by side at most."""
 
 
 def draw_speed(raw: dict[str, Any], path: Path) -> None:
@@ -34,44 +38,52 @@ def draw_speed(raw: dict[str, Any], path: Path) -> None:
         # Less than a page has no place on a logarithmic axis.
         memory = [x | {"height": max(x["mebibytes"], 1 / 16) / x["batch"]} for x in raw["memory"]]
         rows.append(("MiB per sequence", memory))
-    plain = dict.fromkeys(
-        x["candidate"] for x in raw["times"] if x["kernel"] != "torch" and "," not in x["candidate"]
+    plain = list(
+        dict.fromkeys(
+            x["candidate"] for x in raw["times"] if x["kernel"] != "torch" and "," not in x["candidate"]
+        )
     )
+    bands = [plain[start : start + BAND] for start in range(0, len(plain), BAND)]
+    width = max(map(len, bands))
     figure, axes = pyplot.subplots(
-        len(rows),
-        len(plain),
-        figsize=(2.3 * len(plain) + 0.8, 2.5 * len(rows) + 1.0),
+        len(rows) * len(bands),
+        width,
+        figsize=(2.0 * width + 0.8, 2.2 * len(rows) * len(bands) + 1.0),
         sharex=True,
-        sharey="row",
         squeeze=False,
         layout="constrained",
     )
+    for axis in axes.flat:
+        axis.set_visible(False)
     lengths = sorted({x["length"] for x in times})
-    for row, (label, entries) in zip(axes, rows, strict=True):
-        for axis, name in zip(row, plain, strict=True):
+    panels = [(band, *row) for band in bands for row in rows]
+    for row, (band, label, entries) in zip(axes, panels, strict=True):
+        heights = [x["height"] for x in entries]
+        for axis, name in zip(row, band, strict=False):
+            axis.set_visible(True)
             for line, style in STYLES.items():
                 points = sorted((x["length"], x["height"]) for x in entries if _line(x, name) == line)
                 axis.plot(
                     *zip(*points, strict=True), label=_label(line), markersize=5, **style
                 ) if points else None
-            axis.set(xscale="log", yscale="log")
+            axis.set(xscale="log", yscale="log", ylim=(min(heights) / 1.5, max(heights) * 1.5))
+            axis.set_title(name, fontsize=10)
             axis.set_xticks(lengths, [f"{x:,}" for x in lengths], rotation=45, fontsize=8)
             axis.xaxis.set_minor_locator(NullLocator())
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.grid(alpha=0.3)
             axis.spines[["top", "right"]].set_visible(False)
+            axis.tick_params(labelbottom=True, labelleft=axis is row[0])
         row[0].set_ylabel(label)
-    for axis, name in zip(axes[0], plain, strict=True):
-        axis.set_title(name, fontsize=11)
-    for axis in axes[-1]:
-        axis.set_xlabel("length T")
     lines = {
         label: line
         for axis in axes.flat
         for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=4, frameon=False)
-    figure.supxlabel(f"forward + backward, {dtype}; {describe(raw['machine'])}", fontsize=7, color="#555555")
+    figure.supxlabel(
+        f"over length T, forward + backward, {dtype}; {describe(raw['machine'])}", fontsize=7, color="#555555"
+    )
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
