@@ -5,7 +5,7 @@ or MINIMUM_ROWS rows. Only queries, keys and values are kept for the backward pa
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -76,9 +76,8 @@ def blocks(problem: Problem) -> Iterator[Block]:
         if isinstance(mechanism, Composite):
             visible = problem.visible.mask(tile.rows, tile.keys)[:, None]
             blind = ~visible.any(-1, keepdim=True)
-            weight = mechanism.weights_in(problem.call, score.flatten(1, 2), visible | blind).where(
-                visible, 0
-            )
+            call = replace(problem.call, count=problem.call.count[:, tile.rows])
+            weight = mechanism.weights_in(call, score.flatten(1, 2), visible | blind).where(visible, 0)
         else:
             weight, _ = rows_of(mechanism).weights(mechanism, score, tile, tile_count(problem.visible, tile))
             weight = weight.flatten(1, 2)
