@@ -46,19 +46,7 @@ def entropy(
     """
     mechanism = get(mechanism)
     with torch.autocast(query.device.type, enabled=False):
-        problem = widened(
-            pose(
-                query,
-                key,
-                key,
-                mechanism,
-                causal=causal,
-                window=window,
-                documents=documents,
-                scale=scale,
-                params=params,
-            )
-        )
+        problem = widened(pose(query, key, key, mechanism, causal, window, documents, scale, params))
         scores = problem.scores
         biased = any(x is not None for x in (scores.query_bias, scores.key_bias, scores.slope, scores.noise))
         if biased or not is_softmax(mechanism):

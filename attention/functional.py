@@ -63,18 +63,7 @@ def attend(
     with torch.autocast(query.device.type, enabled=False):
         if memory is not None:
             key, value, documents = memory.extend(key, value, documents)
-        problem = pose(
-            query,
-            key,
-            value,
-            mechanism,
-            causal=causal,
-            window=window,
-            documents=documents,
-            scale=scale,
-            params=params,
-            moment=moment,
-        )
+        problem = pose(query, key, value, mechanism, causal, window, documents, scale, params, moment)
         if memory is not None:
             return resume(problem, memory)
         return dispatch.choose(kernel, problem).attend(problem)
@@ -109,22 +98,21 @@ def weights(
     Raises:
         AttentionError: as for `attend`, or a row or head that does not exist.
     """
-    mechanism = get(mechanism)
-    problem = _posed(query, key, mechanism, causal, window, documents, scale, params)
-    wanted_rows = _indices(rows, query.shape[1], "row", query.device)
-    wanted_heads = _indices(heads, query.shape[2], "head", query.device)
-    if dispatch.choose(kernel, problem) is dispatch.KERNELS["dense"]:
-        with torch.no_grad():
+    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+        problem = pose(query, key, key, get(mechanism), causal, window, documents, scale, params)
+        wanted_rows = _indices(rows, query.shape[1], "row", query.device)
+        wanted_heads = _indices(heads, query.shape[2], "head", query.device)
+        if dispatch.choose(kernel, problem) is dispatch.KERNELS["dense"]:
             return dense.weights(problem)[:, wanted_heads][:, :, wanted_rows]
-    wide = torch.promote_types(query.dtype, torch.float32)
-    out = query.new_zeros(query.shape[0], len(wanted_heads), len(wanted_rows), key.shape[1], dtype=wide)
-    for block in _blocks(problem):
-        start, stop = block.tile.rows.start, block.tile.rows.stop
-        here = ((wanted_rows >= start) & (wanted_rows < stop)).nonzero()[:, 0]
-        if len(here):
-            chosen = block.weight[:, wanted_heads][:, :, wanted_rows[here] - start]
-            out[:, :, here, block.tile.keys] = chosen
-    return out
+        wide = torch.promote_types(query.dtype, torch.float32)
+        out = query.new_zeros(query.shape[0], len(wanted_heads), len(wanted_rows), key.shape[1], dtype=wide)
+        for block in _blocks(problem):
+            start, stop = block.tile.rows.start, block.tile.rows.stop
+            here = ((wanted_rows >= start) & (wanted_rows < stop)).nonzero()[:, 0]
+            if len(here):
+                chosen = block.weight[:, wanted_heads][:, :, wanted_rows[here] - start]
+                out[:, :, here, block.tile.keys] = chosen
+        return out
 
 
 @dataclass(frozen=True)
@@ -176,14 +164,19 @@ def row_stats(
 
     Arguments and errors as for `attend`.
     """
-    problem = _posed(query, key, get(mechanism), causal, window, documents, scale, params)
+    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+        return _stats(pose(query, key, key, get(mechanism), causal, window, documents, scale, params))
+
+
+def _stats(problem: Problem) -> RowStats:
+    query = problem.scores.query
     batch, queries, n_head, _ = query.shape
     rows = {
         name: query.new_zeros(batch, n_head, queries, dtype=torch.float32)
         for name in ("mass", "magnitude", "entropy", "first", "zeros", "small", "max_score")
     }
     columns = {
-        name: query.new_zeros(batch, n_head, key.shape[1], dtype=torch.float64)
+        name: query.new_zeros(batch, n_head, problem.visible.keys, dtype=torch.float64)
         for name in ("key_mass", "key_mass_renormalised")
     }
     visible = problem.visible.count.expand(batch, -1)
@@ -214,30 +207,6 @@ def row_stats(
 def _blocks(problem: Problem) -> Iterator[Block]:
     """Weights by blocks of rows, by the row functions of the form, or by the formula where there are none."""
     return (chunked if isinstance(problem.mechanism, Chunked) else tiled).blocks(problem)
-
-
-def _posed(
-    query: Tensor,
-    key: Tensor,
-    mechanism: Mechanism,
-    causal: bool,
-    window: int | None,
-    documents: Tensor | None,
-    scale: float | None,
-    params: Mapping[str, Tensor] | None,
-) -> Problem:
-    with torch.autocast(query.device.type, enabled=False), torch.no_grad():
-        return pose(
-            query,
-            key,
-            key,
-            mechanism,
-            causal=causal,
-            window=window,
-            documents=documents,
-            scale=scale,
-            params=params,
-        )
 
 
 def _indices(wanted: Sequence[int] | slice | None, size: int, what: str, device: torch.device) -> Tensor:

@@ -97,16 +97,8 @@ def run(
 
 def ask(inputs: Inputs, mechanism: Mechanism, kernel: str, **arguments: Any) -> None:
     """Raise RefusedError where the kernel, or the mechanism, does not serve a call."""
-    everything = {
-        "causal": True,
-        "window": None,
-        "documents": None,
-        "scale": None,
-        "params": None,
-        **arguments,
-    }
     try:
-        problem = pose(inputs.query, inputs.key, inputs.value, mechanism, **everything)
+        problem = pose(inputs.query, inputs.key, inputs.value, mechanism, **arguments)
     except AttentionError as error:
         raise RefusedError(str(error)) from error
     reason = KERNELS[kernel].refuses(problem)

@@ -91,8 +91,7 @@ def _output_and_gradients(
 ) -> list[Tensor]:
     with torch.enable_grad():
         query, key, value = leaves = tuple(tensor.requires_grad_() for tensor in tensors)
-        masks: dict[str, Any] = {"causal": True, "window": None, "documents": None}
-        out = run(pose(query, key, value, mechanism, **masks, scale=None, params=None))
+        out = run(pose(query, key, value, mechanism))
         return [out.detach(), *torch.autograd.grad(out, leaves, query.detach())]
 
 

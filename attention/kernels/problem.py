@@ -76,15 +76,14 @@ def pose(
     key: Tensor,
     value: Tensor,
     mechanism: Mechanism,
-    *,
-    causal: bool,
-    window: int | None,
-    documents: Tensor | None,
-    scale: float | None,
-    params: Mapping[str, Tensor] | None,
+    causal: bool = True,
+    window: int | None = None,
+    documents: Tensor | None = None,
+    scale: float | None = None,
+    params: Mapping[str, Tensor] | None = None,
     moment: Moment = INFERENCE,
 ) -> Problem:
-    """Check a call and let the mechanism turn queries and keys into scores.
+    """Check a call and let the mechanism turn queries and keys into scores; arguments as for `attend`.
 
     Raises:
         AttentionError: shapes, dtypes, heads, mask or parameters do not fit.
@@ -127,17 +126,7 @@ def example(
     """A call of two positions, to ask kernels whether they would serve its like."""
     with torch.device(device):
         tensor = torch.zeros(1, 2, n_head, head_dim, dtype=dtype)
-        return pose(
-            tensor,
-            tensor,
-            tensor,
-            mechanism,
-            causal=True,
-            window=window,
-            documents=None,
-            scale=None,
-            params=None,
-        )
+        return pose(tensor, tensor, tensor, mechanism, window=window)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor) -> None:

@@ -120,11 +120,21 @@ def test_attention_imports_nothing_from_the_rest_of_the_project():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_autocast_does_not_reach_into_the_kernel():
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: attend(x, x, x, "softmax"),
+        lambda x: attention.weights(x, x, "softmax"),
+        lambda x: attention.weights(x, x, "softmax", kernel="dense"),
+        lambda x: attention.row_stats(x, x, "softmax").entropy,
+        lambda x: attention.entropy(x, x),
+    ],
+)
+def test_autocast_does_not_reach_into_the_kernel(call):
     query = torch.randn(1, 8, 2, 8)
-    plain = attend(query, query, query, "softmax")
+    plain = call(query)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(attend(query, query, query, "softmax"), plain)
+        assert torch.equal(call(query), plain)
 
 
 @pytest.mark.parametrize("kernel", ["dense", "tiled"])
