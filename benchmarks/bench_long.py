@@ -3,8 +3,9 @@
     python -m benchmarks.bench_long
     python -m benchmarks.bench_long --lengths 4096 16384 --rounds 3 --write .
 
-One sequence, causal. Softmax is timed by torch's SDPA and by this project's `cpu` kernel, up to `--exact`, beyond which
-its time is not worth waiting for. Candidates take turns; medians are compared.
+One sequence, causal. Timed are all mechanisms of form Chunked, in their variants; softmax is timed by torch's SDPA and
+by this project's `cpu` kernel, up to `--exact`, beyond which its time is not worth waiting for. Candidates take turns;
+medians are compared.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 import attention
-from attention import Mechanism
+from attention import Chunked, Mechanism
 from attention.capabilities import kernels
 from benchmarks.machine import describe, facts, table
 from benchmarks.measure import interleaved, median
@@ -26,13 +27,6 @@ from models.machine import default_device
 
 SDPA = "SDPA softmax"
 OURS = "softmax by cpu"
-CANDIDATES: dict[str, dict[str, Any]] = {
-    "soft_lowrank": {},
-    "soft_lowrank, 4 summaries": {"summaries": 4},
-    "soft_lowrank, global": {"far": "global"},
-    "soft_lowrank, streaming": {"far": "streaming"},
-    "simrf": {},
-}
 
 
 @dataclass
@@ -51,9 +45,22 @@ def candidates(length: int, exact: int) -> dict[str, Mechanism | None]:
         found[SDPA] = None
         if "cpu" in kernels(attention.get("softmax")):
             found[OURS] = attention.get("softmax")
-    return found | {
-        name: attention.get(name.split(",")[0], **options) for name, options in CANDIDATES.items()
-    }
+    for name in attention.names():
+        if attention.get(name).form is Chunked:
+            found.update(variants(name))
+    return found
+
+
+def variants(name: str) -> dict[str, Mechanism]:
+    """A mechanism and its variants, named by their options; numbers stay at their defaults: a variant's are small."""
+    plain, found = attention.get(name), {}
+    for variant in ({}, *plain.variants):
+        options = {
+            key: value for key, value in variant.items() if not isinstance(getattr(plain, key), int | float)
+        }
+        words = (value if isinstance(value, str) else f"{value} {key}" for key, value in options.items())
+        found[", ".join([name, *words])] = attention.get(name, **options)
+    return found
 
 
 def training_pass(

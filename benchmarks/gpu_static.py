@@ -23,10 +23,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 import attention
-from attention import Chunked, Composite
+from attention import Chunked, Composite, Pointwise
 from attention.conformance import cases
 from attention.kernels.problem import pose
-from attention.kernels.program import program_of
+from attention.kernels.program import FORMS, program_of, untraceable
 from attention.kernels.triton import launch, printer
 from attention.kernels.triton.tiles import Tiles
 from benchmarks.machine import table
@@ -72,8 +72,17 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 FLOAT32_LIMIT = 64 * 64 * 64
 """Rows x keys x channels of a tile, above which float32 candidates are not tried: they spill and take minutes."""
 
-REPRESENTATIVES = ("swat", "softpick", "lssar", "entmax15", "sa_softmax")
-"""One mechanism per form that the kernels run."""
+
+def _representatives() -> tuple[str, ...]:
+    mechanisms = map(attention.get, attention.names())
+    programs = [program_of(mechanism) for mechanism in mechanisms if untraceable(mechanism) is None]
+    programs.sort(key=lambda program: sum(len(function.steps) for function in program.functions))
+    longest = {program.form: program.mechanism for program in programs}
+    return tuple(longest[form.__name__] for form in FORMS)
+
+
+REPRESENTATIVES = _representatives()
+"""Of each form that the kernels run, the mechanism with the longest program, the last by name among equals."""
 
 SMALL = (Tiles(16, 64, 4, 2), Tiles(32, 16, 4, 1), Tiles(16, 16, 4, 1), Tiles(16, 16, 8, 1))
 
@@ -190,27 +199,9 @@ def call(
     with torch.device("meta"):
         query = torch.empty(batch, queries, heads, head_dim, dtype=dtype)
         key, value = (torch.empty(batch, keys, heads // group, head_dim, dtype=dtype) for _ in range(2))
-        problem = pose(
-            query, key, value, mechanism, causal=True, window=None, documents=None, scale=None, params=None
-        )
-    scores, visible = problem.scores, problem.visible
-    return launch.Call(
-        scores.query,
-        scores.key,
-        value,
-        scores.query_bias,
-        scores.key_bias,
-        scores.slope,
-        visible.first,
-        visible.last,
-        visible.position,
-        scores.scale,
-        None,
-        0.0,
-        printer.module_name(program_of(mechanism)),
-        architecture,
-        processors,
-    )
+        operands = pose(query, key, value, mechanism).operands
+    program = printer.module_name(program_of(mechanism))
+    return launch.Call(*operands, None, 0.0, program, architecture, processors)
 
 
 def launches(
@@ -330,7 +321,9 @@ def main() -> None:
                 for width in arguments.widths:
                     _choose(architecture, dtype, width)
         return
-    parts = [PREFACE.format(version=triton.__version__, limit=MACHINES["sm_80"].shared_limit >> 10)]
+    chosen = ", ".join(f"{name} ({attention.get(name).form.__name__})" for name in REPRESENTATIVES)
+    limit = MACHINES["sm_80"].shared_limit >> 10
+    parts = [PREFACE.format(version=triton.__version__, limit=limit, chosen=chosen)]
     for architecture in arguments.architectures:
         parts.append(f"## {architecture}\n\n{_shipped(architecture, arguments.dtypes, arguments.widths)}")
     parts.append(f"## Code size per mechanism\n\n{SIZES}\n\n{_sizes()}")
@@ -341,8 +334,8 @@ PREFACE = """# What the GPU kernels compile to
 
 Written by `python -m benchmarks.gpu_static` with triton {version}, without a GPU. **This is static evidence:
 none of these kernels has been run on a GPU, and nothing here is a time.** Every shipped tile is compiled through the
-plans and the compiler front end of a real launch, for a causal call with 4 query heads per key head, and for one
-mechanism per form: swat (Pointwise), softpick (Ratio), lssar (TwoStage), entmax15 (Threshold), sa_softmax (Adjusted).
+plans and the compiler front end of a real launch, for a causal call with 4 query heads per key head, and for the
+mechanism of each form whose program is longest: {chosen}.
 
 A cell holds registers per thread / spills / shared memory in KiB / programs that fit a multiprocessor / matrix
 instructions in the code. Spills are instructions that move registers to or from memory, on gfx942 registers moved.
@@ -394,7 +387,9 @@ def _sizes() -> str:
 
 
 def _choose(architecture: str, dtype: torch.dtype, width: int) -> None:
-    planned = [launches(attention.get(name), architecture, dtype, width) for name in REPRESENTATIVES[1:]]
+    mechanisms = [attention.get(name) for name in REPRESENTATIVES]
+    # Pointwise takes what serves the others.
+    planned = [launches(x, architecture, dtype, width) for x in mechanisms if x.form is not Pointwise]
     for sweep, candidates in CANDIDATES.items():
         users = [each[name] for each in planned for name in SWEEPS if SWEEPS[name] == sweep and name in each]
         if dtype == torch.float32:

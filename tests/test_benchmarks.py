@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attention import get
+from attention import Chunked, get
+from attention.conformance import cases
 from attention.kernels import dispatch, tiled, vendor
 from attention.kernels.kernel import Kernel
 from attention.masks import visibility
@@ -170,6 +171,7 @@ def test_long_texts_are_compared_with_softmax_up_to_a_length(tmp_path, capsys):
     rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in page.splitlines() if "|" in line}
     assert rows["SDPA softmax"][1].strip() == "–"
     assert {"soft_lowrank", "soft_lowrank, global", "soft_lowrank, streaming", "simrf"} < rows.keys()
+    assert {name.split(",")[0] for name in rows} > {x.name for x in cases() if x.form is Chunked}
     assert "x)" in rows["simrf"][0]
     assert "x)" not in rows["simrf"][1]
     raw = json.loads((tmp_path / "benchmarks/results/long.json").read_text())
