@@ -198,8 +198,12 @@ def _stats(problem: Problem) -> RowStats:
         rows["magnitude"][..., here] = total[..., 0]
         share = magnitude.div_(total + MASS_FLOOR)
         columns["key_mass_renormalised"][..., keys] += share.sum(-2)
+        # These shares sum to r = total / (total + floor), and the entropy is that of share / r.
+        total = total[..., 0]
+        kept = total / (total + MASS_FLOOR)
         logarithm = torch.clamp(share, min=torch.finfo(share.dtype).tiny, out=scratch).log_()
-        rows["entropy"][..., here] = -torch.linalg.vecdot(share, logarithm)
+        entropy = kept.log() - torch.linalg.vecdot(share, logarithm) / kept
+        rows["entropy"][..., here] = entropy.where(total >= MASS_FLOOR, 0)
     audience = problem.visible.audience.expand(batch, -1)
     return RowStats(**rows, **columns, visible=visible, audience=audience)
 

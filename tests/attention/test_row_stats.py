@@ -1,7 +1,8 @@
-"""Row statistics of weights that may be negative, which no registered mechanism has to have."""
+"""Row statistics at the edges: weights that may be negative, rows of hardly any mass."""
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def test_negative_weights_are_renormalised_by_their_magnitude(small_tiles):
         weight = attention.weights(query, key, mechanism, kernel="dense")
         assert (weight < 0).any()
         magnitude = weight.abs().sum(-1)
-        share = weight.abs() / (magnitude + 1e-8)[..., None]
+        share = weight.abs() / magnitude.where(magnitude > 0, 1)[..., None]
         expected = {
             "mass": weight.sum(-1),
             "magnitude": magnitude,
@@ -57,7 +58,7 @@ def test_negative_weights_are_renormalised_by_their_magnitude(small_tiles):
             "zeros": ((weight == 0) & visible).sum(-1).float(),
             "small": ((weight.abs() <= 1e-5) & visible).sum(-1).float(),
             "key_mass": weight.sum(-2).double(),
-            "key_mass_renormalised": share.sum(-2).double(),
+            "key_mass_renormalised": (weight.abs() / (magnitude + 1e-8)[..., None]).sum(-2).double(),
         }
         for name, value in expected.items():
             torch.testing.assert_close(getattr(stats, name), value, rtol=1e-4, atol=1e-5, msg=name)
@@ -75,3 +76,32 @@ def test_a_row_may_cancel_without_being_empty():
     torch.testing.assert_close(stats.entropy[0, 0], torch.tensor([1.0, 2.0]).log())
     assert stats.max_score[0, 0].tolist() == [3.0, 3.0]
     assert stats.audience.tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize("mass", [1.0, 1e-3, 1e-6, 2e-8, 1.01e-8])
+def test_the_entropy_of_a_row_does_not_depend_on_its_mass(mass: float) -> None:
+    """By the definition, p = |W| / sum |W|, however little the row sums to."""
+    generator = torch.Generator().manual_seed(0)
+    key = torch.randn(1, 9, 1, 1, generator=generator)
+    key *= mass / key.abs().sum()
+    stats = attention.row_stats(torch.ones_like(key), key, Linear(), causal=False, scale=1.0)
+    share = key.double().abs().flatten() / key.double().abs().sum()
+    expected = torch.special.entr(share).sum().float().expand(9)
+    torch.testing.assert_close(stats.entropy[0, 0], expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(stats.magnitude[0, 0], torch.full((9,), mass), rtol=1e-6, atol=0)
+    kept = mass / (mass + 1e-8)
+    torch.testing.assert_close(stats.key_mass_renormalised[0, 0], 9 * kept * share, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("mass", [1.0, 1e-6, 2e-8])
+def test_one_key_has_no_entropy(mass: float) -> None:
+    key = torch.full((1, 1, 1, 1), mass)
+    stats = attention.row_stats(torch.ones_like(key), key, Linear(), scale=1.0)
+    assert stats.entropy.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_rows_below_the_floor_have_no_entropy() -> None:
+    key = torch.full((1, 4, 1, 1), 2.4e-9)
+    stats = attention.row_stats(torch.ones_like(key), key, Linear(), causal=False, scale=1.0)
+    assert not stats.entropy.any()
+    assert stats.magnitude.all()
