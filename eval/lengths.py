@@ -110,7 +110,7 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     # First, so that a subject whose positions cannot be rescaled says so before anything is computed.
     for scaling in rescaled:
         for length in beyond:
-            with subject.rescaled(scaling, length / train_length):
+            with subject.rescaled(scaling, length / train_length, train_length):
                 nats[scaling, length] = _losses(subject, segments.tokens, length, scaling)
     for length in lengths:
         nats["none", length] = _losses(subject, segments.tokens, length)

@@ -136,12 +136,11 @@ class Subject(ABC):
         """Run tokens [B, T] through all blocks, for an open trace; no logits are computed."""
         self.states(tokens)
 
-    def rescaled(self, scaling: str, factor: float) -> AbstractContextManager[None]:
+    def rescaled(self, scaling: str, factor: float, train_length: int) -> AbstractContextManager[None]:
         """While open, rotary positions are rescaled for sequences `factor` times the training length.
 
         Args:
-            scaling: as in `models.rope`.
-            factor: at least 1.
+            scaling, factor, train_length: as of `models.rope.Rope.rescaled`.
 
         Raises:
             ModelError: the positions of this model cannot be rescaled.
@@ -293,12 +292,12 @@ class RunSubject(Subject):
         return self._run.model.layers
 
     @contextmanager
-    def rescaled(self, scaling: str, factor: float) -> Iterator[None]:  # noqa: D102
+    def rescaled(self, scaling: str, factor: float, train_length: int) -> Iterator[None]:  # noqa: D102
         model = self._run.model
         trained = model.rope
         if trained is None:
             raise ModelError(f"{self.name} has no rotary positions to rescale; use --rope none")
-        model.rope = trained.rescaled(scaling, factor, self.train_length)
+        model.rope = trained.rescaled(scaling, factor, train_length)
         try:
             yield
         finally:

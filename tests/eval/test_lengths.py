@@ -125,6 +125,17 @@ def test_rescaled_positions(make_run: RunMaker) -> None:
     }
 
 
+def test_the_factor_and_the_formula_know_the_same_training_length(make_run: RunMaker) -> None:
+    subject = open_subject(make_run("stretched", init_std=0.3, rope_theta=100.0))
+    assert isinstance(subject, RunSubject)
+    asked = Settings(tokens=512, train_length=64, multiples=(1, 2), rope=("none", "yarn"))
+    entry = lengths.run(subject, asked)["results"]["rescaled"]["yarn"]["128"]
+    windows = cut(subject, 128, 4, bos=False, least=4).tokens
+    subject.network.rope = subject.network.rope.rescaled("yarn", 2.0, 64)
+    nats = subject.losses(torch.cat([torch.full_like(windows[:, :1], subject.bos), windows], 1))
+    assert entry["loss"] == pytest.approx(nats.double().mean().item(), rel=1e-9)
+
+
 def test_what_has_no_rotary_positions_is_not_rescaled(make_run: RunMaker) -> None:
     subject = open_subject(make_run("nope", position="none"))
     with pytest.raises(ModelError, match="nope has no rotary positions to rescale"):
