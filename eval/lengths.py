@@ -6,8 +6,9 @@ and only the context differs. Segments lie inside documents where these are long
 they are); a token that begins a document is never scored, since no model of this project was trained to predict it.
 
 `--rope none ntk yarn` measures lengths beyond training again with rotary frequencies rescaled by T / train_length,
-without any training; `models.rope` has the formulas. The protocol names the mechanisms that YaRN's temperature does not
-reach (`no_temperature`). Models of Hugging Face keep the scaling of their own config.
+without any training; `models.rope` has the formulas. The protocol says of each what was done (`positions`), and names
+the mechanisms that YaRN's temperature does not reach (`no_temperature`). Models of Hugging Face keep the scaling of
+their own config.
 
 Results (loss in nats per token):
 
@@ -125,7 +126,11 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     protocol = {
         "segments": segments.protocol,
         "bos": subject.bos is not None,
-        "positions": "as trained, not rescaled",
+        "positions": {"none": SCALINGS["none"]}
+        | {
+            scaling: f"{SCALINGS[scaling]}; s = length / {train_length}, for lengths beyond {train_length}"
+            for scaling in rescaled
+        },
     }
     if "yarn" in rescaled:
         blocks: Any = subject.blocks

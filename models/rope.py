@@ -25,7 +25,12 @@ from torch import Tensor
 from attention import nearest
 from models.errors import ModelError
 
-SCALINGS = ("none", "ntk", "yarn")
+SCALINGS = {
+    "none": "as trained",
+    "ntk": "base of the frequencies times s^(d / (d - 2))",
+    "yarn": "frequencies slowed by up to s, by how often they turn in training; scores times (0.1 ln s + 1)^2",
+}
+"""Every way to rescale, in words; s is the factor, d the channels of a head."""
 SLOW, FAST = 1, 32
 """Turns within the training length between which YaRN mixes: alpha and beta of the paper's section 3.2."""
 
@@ -37,7 +42,7 @@ class Rope:
     Attributes:
         head_dim: channels of a head, even.
         theta: base of the frequencies.
-        scaling: "none", "ntk" or "yarn".
+        scaling: one of `SCALINGS`.
         factor: how much longer sequences are than in training, at least 1, which changes nothing.
         train_length: positions that were trained on, which yarn needs; 0 where nothing is rescaled.
     """

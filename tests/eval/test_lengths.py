@@ -109,6 +109,11 @@ def test_rescaled_positions(make_run: RunMaker) -> None:
     assert result["results"]["lengths"] == plain["results"]["lengths"]
     assert plain["results"]["rescaled"] == {}
     assert result["protocol"]["no_temperature"] == []
+    assert plain["protocol"]["positions"] == {"none": "as trained"}
+    stated = result["protocol"]["positions"]
+    assert list(stated) == ["none", *result["results"]["rescaled"]]
+    assert stated["ntk"].startswith("base of the frequencies times")
+    assert stated["yarn"].endswith("s = length / 32, for lengths beyond 32")
     segments = cut(subject, 128, 4, bos=False, least=4).tokens
     trained = subject.network.rope
     for scaling, entries in result["results"]["rescaled"].items():
