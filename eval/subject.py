@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from functools import cached_property
 from importlib import metadata
 from itertools import islice
@@ -45,6 +46,7 @@ class Subject(ABC):
         path: of the run.
         step: of the checkpoint, None where the run has no steps.
         checkpoint: sha256 of the weights.
+        architecture: fingerprint of the config that makes a network of them.
         train_length: tokens per training sequence.
         max_length: positions the network refuses to exceed, None where it has no such limit.
         vocab_size: number of logits.
@@ -62,6 +64,7 @@ class Subject(ABC):
     path: Path
     step: int | None
     checkpoint: str
+    architecture: str
     train_length: int
     max_length: int | None
     vocab_size: int
@@ -194,6 +197,11 @@ class Subject(ABC):
         """The held-out documents as token ids."""
         return [self.encode(document) for document in self.held_out()]
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What makes it this model and no other; a result that was measured on another is none of this one."""
+        return {"checkpoint": self.checkpoint, "architecture": self.architecture}
+
     def describe(self) -> dict[str, Any]:
         """The `subject` entry of a result file."""
         return {
@@ -202,7 +210,7 @@ class Subject(ABC):
             "path": str(self.path),
             "step": self.step,
             "train_length": self.train_length,
-            "checkpoint": self.checkpoint,
+            **self.identity,
         }
 
     def protocol(self) -> dict[str, Any]:
@@ -231,6 +239,7 @@ class RunSubject(Subject):
     def __init__(self, path: Path, step: int | None, device: torch.device, dtype: torch.dtype) -> None:
         run = load_run(path, step=step, device=device, dtype=dtype)
         self.name, self.path, self.step, self.checkpoint = run.name, run.path, run.step, run.checkpoint
+        self.architecture = fingerprint(asdict(run.model.config))
         self.train_length = run.train_length
         self.network = run.model.requires_grad_(False)
         self.label = run.model.config.attention
@@ -390,6 +399,11 @@ def _device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Short hash of a config, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def corpus(section: dict[str, Any]) -> tuple[str, Prepared]:

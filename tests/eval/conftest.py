@@ -160,7 +160,7 @@ class Scripted(Subject):
         self.checkpoint, self.train_length, self.max_length = "0" * 64, 8, None
         self.vocab_size, self.bos, self.eos, self.tokenizer_fingerprint = 40, 0, 0, "letters"
         self.device, self.dtype = torch.device("cpu"), torch.float32
-        self.batch_tokens, self.results, self.text = 8192, Path("results"), None
+        self.architecture, self.batch_tokens, self.results, self.text = "letters", 8192, Path("results"), None
         self.calls, self.residuals = calls, residuals
         self._attention: AttentionReport | None = None
         self._hidden: HiddenReport | None = None

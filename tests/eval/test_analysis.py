@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import shutil
 import sys
-import types
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ import torch
 
 import eval as package
 from command import guarded
-from eval import activations, analysis, harness
+from eval import activations, analysis, harness, sources
 from eval.__main__ import main, overview
 from eval.analysis import (
-    Analysis,
     _plain,
     add_options,
     analyses,
@@ -114,12 +114,14 @@ def test_a_result_file(path: Path) -> None:
         "step": 10,
         "train_length": 32,
         "checkpoint": subject.checkpoint,
+        "architecture": subject.architecture,
     }
     protocol = result["protocol"]
     assert protocol["settings"] == {"length": None, "longest": 1024, "sequences": 3, "bos": True}
     assert protocol["text"]["documents"] == len(subject.held_out())
     assert (protocol["dtype"], protocol["device"], protocol["max_length"]) == ("float32", "cpu", 128)
-    assert protocol["versions"]["torch"] == torch.__version__
+    assert protocol["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert protocol["versions"].keys() == {"python", "numpy", "sentencepiece", "torch", "transformers"}
     assert protocol["windows"]["windows"] == 3
     assert list((path / "eval").iterdir()) == [path / "eval" / "activations.json"]
 
@@ -135,7 +137,9 @@ def test_what_is_known_is_not_computed_again(path: Path) -> None:
     assert not evaluate(item, open_subject(path), SETTINGS, fresh=True)[1]
 
 
-@pytest.mark.parametrize("change", ["settings", "text", "dtype", "checkpoint", "code", "file", "half a file"])
+@pytest.mark.parametrize(
+    "change", ["settings", "text", "dtype", "checkpoint", "config", "library", "file", "half a file"]
+)
 def test_whatever_decides_the_number_makes_it_computed_again(
     path: Path, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,8 +159,12 @@ def test_whatever_decides_the_number_makes_it_computed_again(
             config = open_subject(path).network.config
             torch.manual_seed(1)
             add_checkpoint(path, 20, GPT(config))
-        case "code":
-            monkeypatch.setattr(Analysis, "code", lambda self: "another")
+        case "config":
+            config = path / "config.yaml"
+            config.write_text(config.read_text().replace("attention: softmax", "attention: softpick"))
+        case "library":
+            now = metadata.version
+            monkeypatch.setattr(metadata, "version", lambda name: "0" if name == "numpy" else now(name))
         case "file":
             file.write_text("[]")
         case "half a file":
@@ -165,16 +173,57 @@ def test_whatever_decides_the_number_makes_it_computed_again(
     assert evaluate(item, open_subject(path, **options), settings)[1]
 
 
-def test_the_code_of_an_analysis_includes_what_it_builds_on() -> None:
-    def module(**names: Any) -> types.ModuleType:
-        made = types.ModuleType("eval.text")
-        made.__dict__.update(names)
-        return made
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The sources of the project, where a test may edit them."""
+    for name in ("attention", "data", "models", "eval"):
+        without = shutil.ignore_patterns("*.pt", "__pycache__", "templates")
+        shutil.copytree(sources.ROOT / name, tmp_path / "copy" / name, ignore=without)
+    monkeypatch.setattr(sources, "ROOT", tmp_path / "copy")
+    return tmp_path / "copy"
 
-    alone = Analysis("x", module()).code()
-    assert Analysis("x", module(add_options=add_options)).code() != alone
-    assert Analysis("x", module(path=Path)).code() == alone
-    assert Analysis("x", module(SOURCES=[Path(__file__)])).code() != alone
+
+@pytest.mark.parametrize(
+    "deep",
+    [
+        "attention/functional.py",
+        "attention/mechanisms/softpick.py",
+        "attention/kernels/cpu/rows.h",
+        "models/rope.py",
+        "data/corpora/synthetic.py",
+        "eval/huggingface.py",
+    ],
+)
+def test_an_edit_far_below_makes_it_computed_again(path: Path, copied: Path, deep: str) -> None:
+    item = get("activations")
+    assert not evaluate(item, open_subject(path), SETTINGS)[1]
+    assert evaluate(item, open_subject(path), SETTINGS)[1]
+    with (copied / deep).open("a") as file:
+        file.write("\n")
+    assert not evaluate(item, open_subject(path), SETTINGS)[1]
+
+
+def test_the_code_of_an_analysis_is_what_it_builds_on_and_no_more(copied: Path) -> None:
+    def hashes() -> dict[str, str]:
+        return {name: sources.code(item.module) for name, item in analyses().items()}
+
+    def changed_by(file: str) -> set[str]:
+        before = hashes()
+        with (copied / file).open("a") as stream:
+            stream.write("\n")
+        return {name for name, code in hashes().items() if code != before[name]}
+
+    assert changed_by("eval/page.py") == {"report"}
+    assert changed_by("eval/language_model.py") >= {"harness"}
+    assert not changed_by("eval/quantization/gptq.py") & {"sinks", "harness", "lengths"}
+    assert changed_by("eval/subject.py") == set(analyses())
+
+
+def test_libraries_count_where_they_are_imported() -> None:
+    def libraries(name: str) -> set[str]:
+        return sources.versions(get(name).module).keys() & {"lm_eval", "hqq"}
+
+    assert [libraries(name) for name in ("sinks", "harness", "quantize")] == [set(), {"lm_eval"}, {"hqq"}]
 
 
 def test_numbers_that_json_lacks(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Hugging Face models: the traced attention is the model's own, and what it cannot be is refused."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import torch
 
 from attention import weights
 from eval import activations, bottleneck, lengths, quantize, sinks
-from eval.analysis import _plain
+from eval.analysis import _plain, evaluate, get
 from eval.quantization import probabilities
 from eval.quantization.activations import largest_inputs, quantized_activations
 from eval.quantization.cache import QuantizedCache
@@ -357,3 +359,25 @@ def test_attention_that_cannot_be_traced_is_refused(
         subject.logits(windows.tokens)
     with pytest.raises(ModelError, match="caps its scores"):
         probabilities.ranges(subject, windows)
+
+
+@pytest.mark.parametrize("change", ["config", "generation", "format"])
+def test_an_edited_config_makes_another_model_of_the_same_weights(
+    folders: dict[str, Path], change: str, prose_file: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders["llama"], tmp_path / "llama")
+    item, settings = get("activations"), activations.Settings(sequences=2)
+
+    def reused() -> bool:
+        return evaluate(item, open_subject(folder, text=prose_file), settings)[1]
+
+    assert (reused(), reused()) == (False, True)
+    file = folder / ("generation_config.json" if change == "generation" else "config.json")
+    config = json.loads(file.read_text())
+    match change:
+        case "config":
+            config["rope_parameters"] = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+        case "generation":
+            config["repetition_penalty"] = 2.0
+    file.write_text(json.dumps(dict(reversed(config.items()))))
+    assert reused() is (change == "format")
