@@ -40,7 +40,7 @@ from torch.nn import functional
 from eval.analysis import progress
 from eval.exhibits import Line, Plot
 from eval.subject import Subject
-from eval.text import cut
+from eval.text import cut, targets
 from models import ModelError
 
 LOGITS = 2**24
@@ -85,16 +85,18 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     ranks = sorted({rank for rank in settings.ranks if rank < len(values)} | {len(values)})
     states = MeanCosine()
     nats = dict.fromkeys(ranks, 0.0)
-    full = 0.0
+    full, scored = 0.0, 0
     for tokens in progress(windows.tokens.split(subject.batch(length)), f"bottleneck {subject.name}"):
         batch = subject.states(tokens)
         for sequence, hidden in zip(tokens.to(subject.device), batch, strict=True):
             states.add(hidden)
-            full += _nats(subject, hidden, sequence)
+            counted = targets(subject, sequence)
+            before, wanted = hidden[:-1][counted], sequence[1:][counted]
+            scored += len(wanted)
+            full += _nats(subject, before, wanted)
             for rank in ranks:
                 kept = directions[:rank].to(hidden)
-                nats[rank] += _nats(subject, hidden @ kept.mT @ kept, sequence)
-    scored = windows.tokens.numel() - len(windows.tokens)
+                nats[rank] += _nats(subject, before @ kept.mT @ kept, wanted)
     rows = MeanCosine()
     rows.add(head)
     loss = full / scored
@@ -202,13 +204,12 @@ class MeanCosine:
 
 
 def _nats(subject: Subject, hidden: Tensor, tokens: Tensor) -> float:
-    """Summed loss of tokens [T] under the head, given final hidden states [T, d]."""
+    """Summed loss of tokens [N] under the head, given the final hidden states [N, d] before each."""
     part = max(1, LOGITS // subject.vocab_size)
     total = 0.0
-    for states, targets in zip(hidden[:-1].split(part), tokens[1:].split(part), strict=True):
-        total += float(
-            functional.cross_entropy(subject.read_out(states), targets, reduction="none").double().sum()
-        )
+    for states, wanted in zip(hidden.split(part), tokens.split(part), strict=True):
+        losses = functional.cross_entropy(subject.read_out(states), wanted, reduction="none")
+        total += float(losses.double().sum())
     return total
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 from eval.subject import Subject
 from models import ModelError
 
+BORDERS = "a token that begins a document is no target; attention sees the documents before it in the window"
+"""What a protocol says of windows over joined documents."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -45,8 +48,8 @@ def cut(
     """Cut up to `count` windows of `length` tokens from the held-out text, evenly spread.
 
     Windows lie inside single documents where the documents have room for them; otherwise the documents are joined, with
-    a beginning-of-document token between them. Where the text has no more, fewer windows come back. The protocol says
-    which it was.
+    a beginning-of-document token between them, which no loss may count (`targets`). Where the text has no more, fewer
+    windows come back. The protocol says which it was.
 
     Args:
         subject: whose text and tokenizer to use.
@@ -93,8 +96,18 @@ def cut(
             "bos": bool(prefix),
             "documents_joined": streams is joined,
             "overlapping": stride < body,
+            **({"borders": BORDERS} if streams is joined else {}),
         },
     )
+
+
+def targets(subject: Subject, tokens: Tensor) -> Tensor:
+    """Which of the tokens behind the first a loss counts, bool [..., T - 1] for tokens [..., T].
+
+    All but those that begin a document: training masks them, so no model of this project has learned when one ends.
+    """
+    following = tokens[..., 1:]
+    return torch.ones_like(following, dtype=torch.bool) if subject.bos is None else following != subject.bos
 
 
 def obstacle(subject: Subject, length: int) -> str | None:

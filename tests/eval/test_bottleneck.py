@@ -118,3 +118,17 @@ def test_what_it_cannot_do_is_refused(run_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(type(subject), "logits", lambda self, tokens: 30 * (logits(self, tokens) / 30).tanh())
     with pytest.raises(ModelError, match="plain does more than multiply by its head"):
         bottleneck.run(subject, SETTINGS)
+
+
+def test_tokens_that_begin_a_document_are_not_scored(run_path: Path, tmp_path: Path) -> None:
+    scraps = tmp_path / "scraps.jsonl"
+    scraps.write_text('{"text": "the queen speaks of night and morning."}\n' * 60)
+    subject = open_subject(run_path, text=str(scraps))
+    tokens = cut(subject, 32, 8).tokens
+    wanted = tokens[:, 1:] != subject.bos
+    assert not wanted.all()
+    measured = bottleneck.run(subject, SETTINGS)
+    expected = float(subject.losses(tokens)[wanted].double().mean())
+    assert measured["results"]["loss"] == pytest.approx(expected, rel=1e-6)
+    assert measured["results"]["truncation"]["loss"][-1] == pytest.approx(expected, rel=1e-5)
+    assert "no target" in measured["protocol"]["windows"]["borders"]
