@@ -61,24 +61,9 @@ def unsupported(dtype: torch.dtype) -> str | None:
 
 
 def _fake_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    query_bias: Tensor | None,
-    key_bias: Tensor | None,
-    slope: Tensor | None,
-    first: Tensor,
-    last: Tensor,
-    position: Tensor,
-    scale: float,
-    seed: Tensor | None,
-    amplitude: float,
-    first_sequence: int,
-    mechanism: str,
-    keeps_rest: bool,
-    keeps_support: bool,
-    with_mass: bool,
+    query: Tensor, key: Tensor, value: Tensor, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *_, keeps_rest, keeps_support, with_mass = others
     batch, queries, heads, _ = query.shape
     tiles = (batch, -(-queries // GROUP_ROWS), heads, -(-key.shape[1] // TILE_KEYS))
     support = query.new_empty(tiles if keeps_support else (0,), dtype=torch.uint8)

@@ -11,7 +11,7 @@ from attention.kernels.triton.forms import Statistics, Sums, gradients, sensitiv
 from attention.kernels.triton.forward import locate, store_rows
 from attention.kernels.triton.operands import (
     accumulate,
-    key_vectors,
+    keys_at,
     narrow,
     packed_rows,
     placed_vectors,
@@ -21,6 +21,7 @@ from attention.kernels.triton.operands import (
     rows_of_head,
     scores,
     store_vectors,
+    values_at,
 )
 
 
@@ -85,19 +86,8 @@ def sum_rows(
     highest_ties = tl.zeros([block_rows, 1], tl.float32)
     for start in range(rows.low, rows.high, block_keys):
         column = start + tl.arange(0, block_keys)
-        key = key_vectors(
-            operands.key, operands.key_strides, batch, key_head, column, operands.keys, head_dim, head_block
-        )
-        value = key_vectors(
-            operands.value,
-            operands.value_strides,
-            batch,
-            key_head,
-            column,
-            operands.keys,
-            value_dim,
-            value_block,
-        )
+        key = keys_at(operands, batch, key_head, column, head_dim, head_block)
+        value = values_at(operands, batch, key_head, column, value_dim, value_block)
         dot_product = product(query, tl.trans(key), precision)
         score, visible = scores(dot_product, operands, batch, rows, column)
         grad_weight = product(grad, tl.trans(value), precision)
@@ -172,19 +162,8 @@ def grad_queries(
     bias_total = tl.zeros([block_rows, 1], tl.float32)
     for start in range(rows.low, rows.high, block_keys):
         column = start + tl.arange(0, block_keys)
-        key = key_vectors(
-            operands.key, operands.key_strides, batch, key_head, column, operands.keys, head_dim, head_block
-        )
-        value = key_vectors(
-            operands.value,
-            operands.value_strides,
-            batch,
-            key_head,
-            column,
-            operands.keys,
-            value_dim,
-            value_block,
-        )
+        key = keys_at(operands, batch, key_head, column, head_dim, head_block)
+        value = values_at(operands, batch, key_head, column, value_dim, value_block)
         dot_product = product(query, tl.trans(key), precision)
         score, visible = scores(dot_product, operands, batch, rows, column)
         grad_weight = product(grad, tl.trans(value), precision)
@@ -231,12 +210,8 @@ def grad_keys(
     batch = pair // key_heads
     key_head = pair % key_heads
     column = block * block_keys + tl.arange(0, block_keys)
-    key = key_vectors(
-        operands.key, operands.key_strides, batch, key_head, column, operands.keys, head_dim, head_block
-    )
-    value = key_vectors(
-        operands.value, operands.value_strides, batch, key_head, column, operands.keys, value_dim, value_block
-    )
+    key = keys_at(operands, batch, key_head, column, head_dim, head_block)
+    value = values_at(operands, batch, key_head, column, value_dim, value_block)
     key_total = tl.zeros([block_keys, head_block], tl.float32)
     value_total = tl.zeros([block_keys, value_block], tl.float32)
     bounds = ranges + batch * ranges_stride + block * 2

@@ -13,7 +13,7 @@ import triton.language as tl
 from attention.kernels.triton.forms import Statistics, terms
 from attention.kernels.triton.operands import (
     accumulate,
-    key_vectors,
+    keys_at,
     narrow,
     packed_rows,
     product,
@@ -21,6 +21,7 @@ from attention.kernels.triton.operands import (
     row_vectors,
     scores,
     store_vectors,
+    values_at,
 )
 
 
@@ -55,6 +56,25 @@ def pivot_of(running):
 
 
 @triton.jit
+def tile_scores(
+    operands,
+    query,
+    batch,
+    key_head,
+    rows,
+    start,
+    head_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    block_keys: tl.constexpr,
+    precision: tl.constexpr,
+):
+    """Scores and visibility of the rows against the keys from `start` on."""
+    column = start + tl.arange(0, block_keys)
+    key = keys_at(operands, batch, key_head, column, head_dim, head_block)
+    return scores(product(query, tl.trans(key), precision), operands, batch, rows, column)
+
+
+@triton.jit
 def first_stage(
     operands,
     functions,
@@ -76,39 +96,15 @@ def first_stage(
     total = tl.zeros([block_rows, 1], tl.float32)
     largest = tl.zeros([block_rows, 1], tl.float32)
     for start in range(low, high, block_keys):
-        column = start + tl.arange(0, block_keys)
-        key = key_vectors(
-            operands.key, operands.key_strides, batch, key_head, column, operands.keys, head_dim, head_block
+        score, visible = tile_scores(
+            operands, query, batch, key_head, rows, start, head_dim, head_block, block_keys, precision
         )
-        dot_product = product(query, tl.trans(key), precision)
-        score, visible = scores(dot_product, operands, batch, rows, column)
         first = tl.where(visible, functions[0](score), 0.0)
         total += tl.sum(first, 1, keep_dims=True)
         largest = tl.maximum(largest, tl.max(first, 1, keep_dims=True))
     target = sums + tl.program_id(1).to(tl.int64) * places
     store_rows(target, rows, total)
     store_rows(target + splits * tl.cast(places, tl.int64), rows, largest)
-
-
-@triton.jit
-def tile_scores(
-    operands,
-    query,
-    batch,
-    key_head,
-    rows,
-    start,
-    head_dim: tl.constexpr,
-    head_block: tl.constexpr,
-    block_keys: tl.constexpr,
-    precision: tl.constexpr,
-):
-    """Scores and visibility of the rows against the keys from `start` on."""
-    column = start + tl.arange(0, block_keys)
-    key = key_vectors(
-        operands.key, operands.key_strides, batch, key_head, column, operands.keys, head_dim, head_block
-    )
-    return scores(product(query, tl.trans(key), precision), operands, batch, rows, column)
 
 
 @triton.jit
@@ -224,9 +220,7 @@ def mix(
         running = tl.zeros([block_rows, 1], tl.float32)
     for start in range(low, high, block_keys):
         column = start + tl.arange(0, block_keys)
-        key = key_vectors(
-            operands.key, operands.key_strides, batch, key_head, column, operands.keys, head_dim, head_block
-        )
+        key = keys_at(operands, batch, key_head, column, head_dim, head_block)
         dot_product = product(query, tl.trans(key), precision)
         score, visible = scores(dot_product, operands, batch, rows, column)
         if pivot_floor is not None:
@@ -241,16 +235,7 @@ def mix(
             score, visible, Statistics(frame, surveyed, largest), rows.count, functions, form
         )
         total += tl.sum(denominator, 1, keep_dims=True)
-        value = key_vectors(
-            operands.value,
-            operands.value_strides,
-            batch,
-            key_head,
-            column,
-            operands.keys,
-            value_dim,
-            value_block,
-        )
+        value = values_at(operands, batch, key_head, column, value_dim, value_block)
         mixed = accumulate(narrow(numerator, value.dtype), value, mixed, precision)
     if splits == 1:
         if form == "Ratio":

@@ -156,10 +156,22 @@ def placed_vectors(pointer, rows, width: tl.constexpr, padded: tl.constexpr):
 
 
 @triton.jit
-def key_vectors(pointer, strides, batch, head, column, keys, width: tl.constexpr, padded: tl.constexpr):
-    """[keys, padded] from [B, S, Hk, width]."""
+def keys_at(operands, batch, head, column, width: tl.constexpr, padded: tl.constexpr):
+    """Keys [keys, padded] of a key head at the positions `column`."""
+    return _columns(operands, operands.key, operands.key_strides, batch, head, column, width, padded)
+
+
+@triton.jit
+def values_at(operands, batch, head, column, width: tl.constexpr, padded: tl.constexpr):
+    """Values [keys, padded] of a key head at the positions `column`."""
+    return _columns(operands, operands.value, operands.value_strides, batch, head, column, width, padded)
+
+
+@triton.jit
+def _columns(operands, pointer, strides, batch, head, column, width: tl.constexpr, padded: tl.constexpr):
     base = pointer + batch.to(tl.int64) * strides[0] + head.to(tl.int64) * strides[2]
-    return _vectors(base + column.to(tl.int64) * strides[1], strides[3], column < keys, width, padded)
+    valid = column < operands.keys
+    return _vectors(base + column.to(tl.int64) * strides[1], strides[3], valid, width, padded)
 
 
 @triton.jit

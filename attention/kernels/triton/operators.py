@@ -51,22 +51,8 @@ def triton_forward(
 
 
 @triton_forward.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    query_bias: Tensor | None,
-    key_bias: Tensor | None,
-    slope: Tensor | None,
-    first: Tensor,
-    last: Tensor,
-    position: Tensor,
-    scale: float,
-    seed: Tensor | None,
-    amplitude: float,
-    program: str,
-    with_mass: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, program, with_mass = others
     batch, queries, heads, _ = query.shape
     statistics = STATISTICS[load(program).FORM]
     return (
@@ -113,17 +99,7 @@ def _(
     value: Tensor,
     query_bias: Tensor | None,
     key_bias: Tensor | None,
-    slope: Tensor | None,
-    first: Tensor,
-    last: Tensor,
-    position: Tensor,
-    scale: float,
-    seed: Tensor | None,
-    amplitude: float,
-    program: str,
-    statistics: Tensor,
-    grad_out: Tensor,
-    grad_log_mass: Tensor | None,
+    *others: Any,
 ) -> tuple[Tensor, ...]:
     biases = (
         query.new_empty(0 if x is None else x.shape, dtype=torch.float32) for x in (query_bias, key_bias)
@@ -157,39 +133,10 @@ def _gradients(
 triton_forward.register_autograd(_gradients, setup_context=_keep)
 
 
-def _call(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    query_bias: Tensor | None,
-    key_bias: Tensor | None,
-    slope: Tensor | None,
-    first: Tensor,
-    last: Tensor,
-    position: Tensor,
-    scale: float,
-    seed: Tensor | None,
-    amplitude: float,
-    program: str,
-) -> Call:
-    architecture, processors = architecture_of(query.device)
-    return Call(
-        query,
-        key,
-        value,
-        _contiguous(query_bias),
-        _contiguous(key_bias),
-        _contiguous(slope),
-        first.contiguous(),
-        last.contiguous(),
-        position.contiguous(),
-        scale,
-        seed,
-        amplitude,
-        program,
-        architecture,
-        processors,
-    )
+def _call(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> Call:
+    contiguous = [x.contiguous() if isinstance(x, Tensor) else x for x in others]
+    rest: list[Any] = [*contiguous, *architecture_of(query.device)]
+    return Call(query, key, value, *rest)
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
