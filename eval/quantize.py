@@ -18,7 +18,8 @@ restored bit for bit afterwards. Compare the deltas, not the losses: a model tha
 Results; a key is there when its method was asked for. SCORE has the fields of full_precision and
 
     "delta_loss": 0.02, "loss_ratio": 1.01, "perplexity_ratio": 1.02          against full_precision
-    "interval": 0.004                   half of the 95 % interval of delta_loss over windows (null for a single one)
+    "interval": 0.004       half of the 95 % interval of delta_loss over windows, by Student's t (null where they do not
+                            spread: a single one, or no loss changed)
 
 and WEIGHTS is SCORE with
 

@@ -6,13 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eval.intervals import student
 from eval.quantization.weights import Quantized, replaced, weight_matrices
 from eval.subject import Subject
-from eval.text import Windows
+from eval.text import Windows, targets
 
 
 class Scorer:
     """Scores one subject on some windows; made while it is in full precision.
+
+    Tokens that begin a document are not scored.
 
     Attributes:
         full_precision: loss, bits per byte and perplexity, and the bytes of all weights.
@@ -21,19 +24,21 @@ class Scorer:
     def __init__(self, subject: Subject, windows: Windows) -> None:
         self._subject, self._windows = subject, windows
         self._matrices = weight_matrices(subject.blocks)
+        self._counted = targets(subject, windows.tokens)
         self._nats = self._losses()
         self._bytes = sum(parameter.nbytes for parameter in subject.network.parameters())
         self.full_precision: dict[str, Any] = {**self._level(self._nats), "bytes": self._bytes}
 
     def score(self) -> dict[str, Any]:
-        """The network as it now is: its level, and the difference to full precision with its 95 % interval."""
+        """The network as it now is: its level, and the difference to full precision with its interval over windows."""
         nats = self._losses()
-        deltas = (nats - self._nats).mean(1)
-        delta = float(deltas.mean())
-        interval = 1.96 * float(deltas.std()) / math.sqrt(len(deltas)) if len(deltas) > 1 else None
+        sums, counts = (nats - self._nats).sum(1), self._counted.sum(1)
+        delta = float(sums.sum() / counts.sum())
+        # Windows over joined documents score different numbers of tokens: the spread of a ratio of two means.
+        deltas = delta + (sums - delta * counts) / counts.double().mean()
         return self._level(nats) | {
             "delta_loss": delta,
-            "interval": interval,
+            "interval": student(deltas.tolist()).half,
             "loss_ratio": 1 + delta / self.full_precision["loss"],
             "perplexity_ratio": _exp(delta),
         }
@@ -52,13 +57,14 @@ class Scorer:
         }
 
     def _losses(self) -> Tensor:
-        """Of every token in nats, float64 [windows, length - 1]."""
+        """Of every token in nats, float64 [windows, length - 1]; 0 where it is not scored."""
         tokens = self._windows.tokens
         batches = tokens.split(self._subject.batch(tokens.shape[1]))
-        return torch.cat([self._subject.losses(batch).cpu().double() for batch in batches])
+        nats = torch.cat([self._subject.losses(batch).cpu().double() for batch in batches])
+        return nats.masked_fill(~self._counted, 0)
 
     def _level(self, nats: Tensor) -> dict[str, Any]:
-        loss = float(nats.mean())
+        loss = float(nats.sum() / self._counted.sum())
         return {"loss": loss, "bits_per_byte": self._windows.bits_per_byte(loss), "perplexity": _exp(loss)}
 
 
