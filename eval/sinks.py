@@ -4,8 +4,11 @@ With W the attention weights of one head over a window of T tokens, the importan
 gets from the rows that can see it, `alpha_k = sum_i W_ik / #{i : i sees k}` (k = 1 is the first token). The sink rate
 is the share of (sequence, layer, head) with `alpha_k > epsilon`. Both versions are reported: *raw* weights, and
 *renormalised* rows `|W_ij| / (sum_j |W_ij| + 1e-8)`, without which a mechanism whose rows do not sum to one (softpick,
-SWAT) has few sinks or many by its scale alone. `sink_rate_any` asks for some key k <= T/2: later keys are seen by few
-rows, the last by one.
+SWAT) has few sinks or many by its scale alone.
+
+`sink_rate_any` asks for a sink at any key that enough rows see: more than half (`audience`) of the most rows that see
+one key. Without a window these are the keys k <= T/2, rounded up, and with a window of w all but the last w/2. Beyond
+them few weights decide, for the last key one: `audience` 0, which takes every key, also finds self-attention.
 
 Two definitions are published, and both are reported under their names in `published`:
 
@@ -28,7 +31,7 @@ Results (shares are in [0, 1], `[L][H]` is a list per layer of a list per head, 
           "protocol": {"length": 64, "windows": 100, "bos": true, ...},                how the windows were cut
           "sink_rate":        {"raw": {"0.2": 0.41, "0.3": 0.33}, "renormalised": {...}},                    key 1
           "sink_rate_by_key": {"raw": {"0.2": [10 shares], "0.3": [...]}, "renormalised": {...}},      keys 1..10
-          "sink_rate_any":    {"raw": {"0.2": 0.45, "0.3": 0.35}, "renormalised": {...}},           some key <= T/2
+          "sink_rate_any":    {"raw": {"0.2": 0.45, "0.3": 0.35}, "renormalised": {...}}, some key of enough rows
           "published": {"gu":       {"rate": {"0.2": 0.41, "0.3": 0.33}, "by_key": {"0.2": [10 shares], ...}},
                         "softpick": {"rate": {"0.2": 0.41, "0.3": 0.33}}},
           "mass":     {"mean": 0.98, "positions": [1, 2, 4, ..., 64], "mean_at": [...], "p5_at": [...],
@@ -73,7 +76,9 @@ DEFINITIONS = {
     "sink_rate": "share of (sequence, layer, head) with alpha_1 > epsilon; alpha_k is the mean over the rows that see "
     "key k of W_ik (raw) or |W_ik| / (sum_j |W_ij| + 1e-8) (renormalised)",
     "sink_rate_by_key": "the same with alpha_k for the first keys, k = 1 first",
-    "sink_rate_any": "share of (sequence, layer, head) in which some key k <= T/2 has alpha_k > epsilon",
+    "sink_rate_any": "share of (sequence, layer, head) in which some key has alpha_k > epsilon; a key counts if more "
+    "rows see it than the setting audience times the most rows that see any (0.5 without a window: k <= T/2; 0: every "
+    "key)",
     "gu": "Gu et al., arXiv 2410.10781 (there: T = 64, 100 sequences, epsilon 0.3): as sink_rate renormalised, which "
     "leaves rows that sum to one as they are, but divided by the T - k + 1 rows from k on even where a window hides "
     "the key from some",
@@ -98,6 +103,12 @@ class Settings:
     sequences: int = field(default=100, metadata={"help": "windows per length"})
     thresholds: tuple[float, ...] = field(default=(0.2, 0.3), metadata={"help": "epsilon of the sink rate"})
     keys: int = field(default=10, metadata={"help": "first keys to report the sink rate of"})
+    audience: float = field(
+        default=0.5,
+        metadata={
+            "help": "sink_rate_any: keys that more rows see than this share of the most; 0 for every key"
+        },
+    )
     dead: tuple[float, ...] = field(
         default=(1e-6, 1e-2), metadata={"help": "a head's output below this is dead"}
     )
@@ -106,6 +117,8 @@ class Settings:
     def __post_init__(self) -> None:
         if min(self.lengths, default=2) < 2 or self.sequences < 1 or self.keys < 1:
             raise ModelError("sinks needs lengths of at least 2, and at least one sequence and one key")
+        if not 0 <= self.audience < 1:
+            raise ModelError(f"audience is a share of rows, at least 0 and below 1, got {self.audience}")
 
 
 def run(subject: Subject, settings: Settings) -> dict[str, Any]:
@@ -178,12 +191,12 @@ class _Layer:
     def _add(self, query: Tensor, key: Tensor, output: Tensor, call: AttentionCall) -> None:
         stats = row_stats(query, key, call.mechanism, **call.arguments)
         length = query.shape[1]
-        half = max(1, length // 2)
+        seen = stats.audience > self.settings.audience * stats.audience.amax(-1, keepdim=True)
         rows_from = torch.arange(length, 0, -1, device=query.device)[: self.settings.keys]
         for kind, received in zip(KINDS, (stats.key_mass, stats.key_mass_renormalised), strict=True):
             importance = received / stats.audience
             self._keep(f"importance {kind}", importance[..., : self.settings.keys])
-            self._keep(f"largest importance {kind}", importance[..., :half].amax(-1))
+            self._keep(f"largest importance {kind}", importance.where(seen[:, None], -torch.inf).amax(-1))
         self._keep("gu", stats.key_mass_renormalised[..., : self.settings.keys] / rows_from)
         self._keep("softpick", stats.key_mass[..., 0] / length)
         self._keep("mass_at", stats.mass[..., self.positions])

@@ -59,13 +59,16 @@ def test_everything_equals_the_dense_computation(make_run: RunMaker, mechanism: 
     mass = dense.sum(-1)
     renormalised = dense / (mass[..., None] + 1e-8)
     for kind, matrix in (("raw", dense), ("renormalised", renormalised)):
-        every = matrix.sum(-2) / visible.sum(0)
+        audience = visible.sum(0)
+        every = matrix.sum(-2) / audience
         alpha = every[..., :4]
         for threshold in ("0.1", "0.3"):
             hit = (alpha > float(threshold)).double()
             assert got["sink_rate"][kind][threshold] == pytest.approx(hit[..., 0].mean().item())
             assert got["sink_rate_by_key"][kind][threshold] == pytest.approx(hit.mean((0, 1, 2)).tolist())
-            some = (every[..., :12] > float(threshold)).any(-1).double().mean().item()
+            some = (
+                (every[..., audience > audience.max() / 2] > float(threshold)).any(-1).double().mean().item()
+            )
             assert got["sink_rate_any"][kind][threshold] == pytest.approx(some)
             torch.testing.assert_close(
                 torch.tensor(got["heads"]["sink_rate"][kind][threshold]).double(),
@@ -190,6 +193,29 @@ def test_a_head_that_attends_to_the_first_token_only() -> None:
     assert got["sink_rate_by_key"]["raw"]["0.3"] == [0.5, 0.0, 0.0, 0.0]
     assert got["heads"]["entropy"][0][0] == pytest.approx(0, abs=1e-6)
     assert got["heads"]["max_score"] == [[pytest.approx(100), 0.0]]
+
+
+def test_a_sink_may_be_any_key_that_enough_rows_see() -> None:
+    """One head's sink is key 7, the others' keys 9 and 16, which fewer than half of the 16 rows see."""
+    query, key = torch.zeros(2, 16, 3, 3), torch.zeros(2, 16, 3, 3)
+    for head, sink in enumerate((7, 9, 16)):
+        query[:, :, head, head], key[:, sink - 1, head, head] = 10.0, 10.0
+
+    def found(audience: float, window: int | None = None) -> list[float]:
+        settings = dataclasses.replace(SMALL, thresholds=(0.6,), audience=audience)
+        rates = []
+        for head in range(3):
+            script = call(query[:, :, [head]], key[:, :, [head]], "softmax", window)
+            rates.append(measured(Scripted([script]), settings)["sink_rate_any"]["raw"]["0.6"])
+        return rates
+
+    assert found(0.5) == [1.0, 0.0, 0.0]
+    assert found(0.49) == [1.0, 1.0, 0.0]
+    assert found(0.0) == [1.0, 1.0, 1.0]
+    # Four rows at most see a key, and keys up to 14 are seen by more than two.
+    assert found(0.5, window=4) == [1.0, 1.0, 0.0]
+    with pytest.raises(ModelError, match="audience is a share"):
+        Settings(audience=1.0)
 
 
 def test_renormalising_shows_the_sink_that_small_rows_hide() -> None:
