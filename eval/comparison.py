@@ -20,6 +20,9 @@ EPSILON = "0.3"
 DEAD = "0.01"
 """Threshold below which the output of a head counts as dead."""
 
+IDLE = ("device", "train_length", "max_length", "no_temperature")
+"""Entries of a protocol that decide no number: where it was computed, what the model is; lengths count as measured."""
+
 SHOWN = {"sinks", "activations", "quantize", "lengths", "harness", "heatmaps"}
 """Analyses that have columns or a section of their own."""
 
@@ -88,6 +91,7 @@ class Column:
         source: the analysis it comes from, or "training" or "model".
         show: how it is written.
         of: how it is found.
+        length: tokens per window, where the analysis measures at several lengths.
         error: how its standard error is found, where it has one.
         windows: its value for each window of text, in the order of the text, where the analysis keeps them.
     """
@@ -100,6 +104,7 @@ class Column:
     source: str
     show: Callable[[float], str]
     of: Callable[[Measured], float | None]
+    length: str | None = None
     error: Callable[[Measured], float | None] = lambda run: None
     windows: Callable[[Measured], Sequence[float] | None] = lambda run: None
 
@@ -107,6 +112,20 @@ class Column:
     def heading(self) -> str:
         """Title and unit."""
         return f"{self.title} {self.unit}".strip()
+
+    def protocol(self, run: Measured) -> Mapping[str, Any]:
+        """What decided the number of a run beside the run itself."""
+        if self.source == "model":
+            return {}
+        if self.source == "training":
+            return {"data": (run.record or {}).get("data"), "length": run.train_length}
+        found = {
+            name: entry for name, entry in run.results[self.source]["protocol"].items() if name not in IDLE
+        }
+        if self.length is not None:
+            found["windows"] = found.get("windows", {}).get(self.length)
+        # What analyses of multiples of a length multiply.
+        return found | {"length": run.get(self.source, "train_length")}
 
     def signed(self, difference: float) -> str:
         """A difference between two values, with its sign; between two shares in percentage points."""
@@ -141,13 +160,9 @@ def cells(column: Column, runs: Sequence[Measured]) -> list[Cell]:
     """
     values = [finite(column.of(run)) for run in runs]
     texts = ["–" if value is None else column.show(value) for value in values]
-    known = [value for value in values if value is not None]
     best = None
-    if (
-        column.better
-        and len({column.show(value) for value in known}) > 1
-        and not disagreements(column.source, runs)
-    ):
+    if column.better and not disagreements(column, runs) and len(set(texts) - {"–"}) > 1:
+        known = [value for value in values if value is not None]
         best = column.show(min(known) if column.better == "lower" else max(known))
     return [
         _absent(column, run)
@@ -163,19 +178,15 @@ def known(column: Column, runs: Sequence[Measured]) -> list[tuple[Measured, floa
     return sorted(found, key=lambda entry: entry[1])
 
 
-def disagreements(source: str, runs: Sequence[Measured]) -> list[str]:
+def disagreements(column: Column, runs: Sequence[Measured]) -> list[str]:
     """What differs between the ways in which the runs got their numbers, so that these do not compare.
 
     Args:
-        source: an analysis, or "training".
-        runs: those without numbers from there do not matter.
+        column: the numbers.
+        runs: those without one do not matter.
     """
-    if source == "training":
-        protocols = [{**(run.record or {}), "length": run.train_length} for run in runs if run.metrics]
-        names: tuple[str, ...] = ("data", "length")
-    else:
-        protocols = [dict(run.results[source]["protocol"]) for run in runs if source in run.results]
-        names = ("settings", "text", "tokenizer", "dtype", "code")
+    protocols = [column.protocol(run) for run in runs if column.of(run) is not None]
+    names = dict.fromkeys(name for protocol in protocols for name in protocol)
     return [name for name in names if any(a.get(name) != b.get(name) for a, b in pairwise(protocols))]
 
 
@@ -235,7 +246,7 @@ def _attention(length: str | None) -> list[Column]:
         return max((abs(ends[end]) for end in ("min", "max") if ends.get(end) is not None), default=None)
 
     group = "What attention does" if length is None else f"What attention does (windows of {length} tokens)"
-    sinks = partial(Column, group=group, source="sinks")
+    sinks = partial(Column, group=group, source="sinks", length=length)
     activations = partial(Column, group=group, source="activations", better="lower", show=_three)
     return [
         sinks(

@@ -69,7 +69,7 @@ def _quality(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
     sentence = (
         f"Of {len(numbers)} runs {best.name} has the lowest loss on held-out text, {low:.4f} bits per byte"
     )
-    if disagreements(column.source, runs):
+    if disagreements(column, runs):
         yield f"{sentence}; but the runs do not share data and length, so these numbers do not compare."
     elif best is base or against is None:
         yield f"{sentence}, and {worst.name} the highest, {high:.4f} ({high / low - 1:+.1%})."
@@ -110,7 +110,7 @@ def _sinks(by_key: Mapping[str, Column], runs: Sequence[Measured]) -> Iterator[s
 
 def _range(column: Column, what: str, runs: Sequence[Measured]) -> Iterator[str]:
     numbers = known(column, runs)
-    if len(numbers) > 1 and not disagreements(column.source, runs):
+    if len(numbers) > 1 and not disagreements(column, runs):
         (best, low), (worst, high) = numbers[0], numbers[-1]
         yield f"{what} ranges from {column.show(low)} ({best.name}) to {column.show(high)} ({worst.name})."
 
@@ -150,13 +150,16 @@ def _configs(runs: Sequence[Measured]) -> Check:
 
 
 def _protocols(runs: Sequence[Measured]) -> Check:
-    names = sorted({name for run in runs for name in run.results} - {"heatmaps"})
-    differing = {name: what for name in names if (what := disagreements(name, runs))}
+    differing: dict[str, dict[str, None]] = {}
+    measured = [column for column in columns(runs) if column.source not in ("model", "training")]
+    for column in measured:
+        if what := disagreements(column, runs):
+            differing.setdefault(column.source, {}).update(dict.fromkeys(what))
     found = (f"{name}: {', '.join(what)}" for name, what in differing.items())
-    claim = "Every analysis made alike (settings, text, tokenizer, dtype, code)"
-    return Check(
-        not differing if names else None, claim, "; ".join(found) if names else "nothing was measured"
-    )
+    claim = "Every analysis made alike (settings, text, windows, tokenizer, dtype, versions, code)"
+    if not any(run.results for run in runs):
+        return Check(None, claim, "nothing was measured")
+    return Check(not differing, claim, "; ".join(found))
 
 
 def _tokens(runs: Sequence[Measured]) -> Check:

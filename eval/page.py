@@ -43,7 +43,7 @@ def _tables(runs: Sequence[Measured]) -> dict[str, list[tuple[Column, list[Cell]
     """The tables of the comparison: for each column its cells, and what differs between the protocols."""
     tables: dict[str, list[tuple[Column, list[Cell], list[str]]]] = {}
     for column in comparison.columns(runs):
-        differing = comparison.disagreements(column.source, runs)
+        differing = comparison.disagreements(column, runs)
         tables.setdefault(column.group, []).append((column, comparison.cells(column, runs), differing))
     return tables
 

@@ -6,9 +6,10 @@ the seed does to both cancels. With n pairs of differences d, the interval for t
 
     mean(d) ± t(0.975, n - 1) * sd(d) / sqrt(n).
 
-It says what to expect of other seeds. With one seed in common there is no such interval. What there may be is an
-interval over windows of text, by bootstrap (BCa; Efron 1987): it says what to expect of these two trained models on
-other text of the kind, and nothing about another training run.
+It says what to expect of other seeds. With one seed in common, or where all differences are the same (numbers in coarse
+steps, like right answers of 200, agree by accident), there is no such interval and no verdict. What there may be with
+one seed is an interval over windows of text, by bootstrap: it says what to expect of these two trained models on other
+text of the kind, and nothing about another training run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,16 +21,16 @@ import numpy as np
 
 from eval import analysis, comparison
 from eval.comparison import Column, Measured, disagreements, finite
+from eval.intervals import Interval, bootstrap, student
 
-CONFIDENCE = 0.95
-RESAMPLES = 2000
 FEWEST_WINDOWS = 8
 """Windows below which a bootstrap interval means nothing."""
 
 WORDS = (
     "In brackets the 95 % interval: over seeds by Student's t; where it says so over windows of text by bootstrap, "
-    "which speaks of the two trained models only. Not corrected for the number of comparisons: of twenty intervals "
-    "around no difference, one leaves out zero."
+    "which speaks of the two trained models only. Differences that are all the same (no spread) have none, and no "
+    "verdict. Not corrected for the number of comparisons: of twenty intervals around no difference, one leaves out "
+    "zero."
 )
 
 PRIVATE = ("name", "out", "seed")
@@ -45,22 +46,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """An estimate with the ends of its 95 % interval, None where there is none."""
-
-    mean: float
-    low: float | None
-    high: float | None
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the whole interval is above or below zero, otherwise 0."""
-        if self.low is None or self.high is None:
-            return 0
-        return int(self.low > 0) - int(self.high < 0)
-
-
-@dataclass(frozen=True)
 class Paired:
     """One number of two groups, compared pair by pair.
 
@@ -69,7 +54,7 @@ class Paired:
         seeds: what they have in common.
         differences: one for each seed.
         over: "seeds", "windows" (of the one seed in common) or None: what `interval` ranges over.
-        interval: of the mean difference; without ends where `over` is None.
+        interval: of the mean difference; without ends where `over` is None or the differences are all the same.
         better: whether the group is better, or worse, for all of an interval over seeds; None where that is open.
     """
 
@@ -103,36 +88,6 @@ class Table:
     def seeds(self) -> int:
         """The largest number of seeds that some group shares with the baseline."""
         return max((len(seeds) for _, seeds in self.groups), default=0)
-
-
-def student(differences: Sequence[float]) -> Interval:
-    """The mean of paired differences and its interval by Student's t; no ends for a single pair."""
-    mean = float(np.mean(differences))
-    if len(differences) < 2:
-        return Interval(mean, None, None)
-    if np.ptp(differences) == 0:
-        return Interval(mean, mean, mean)
-    from scipy import stats  # imported late: optional
-
-    low, high = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
-    return Interval(mean, float(low), float(high))
-
-
-def bootstrap(differences: Sequence[float]) -> Interval:
-    """The mean of paired differences and its interval by bootstrap, the same at every call."""
-    mean = float(np.mean(differences))
-    if np.ptp(differences) == 0:
-        return Interval(mean, mean, mean)
-    from scipy import stats
-
-    found = stats.bootstrap(
-        (differences,),
-        np.mean,
-        confidence_level=CONFIDENCE,
-        n_resamples=RESAMPLES,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high))
 
 
 def groups(runs: Sequence[Measured]) -> list[Group]:
@@ -211,7 +166,7 @@ def _cell(column: Column, paired: Paired | None) -> Cell | None:
     if paired is None:
         return None
     low, high = paired.interval.low, paired.interval.high
-    ends = "" if low is None or high is None else f"[{column.signed(low)}, {column.signed(high)}]"
+    ends = "no spread" if low is None or high is None else f"[{column.signed(low)}, {column.signed(high)}]"
     words = {"seeds": ends, "windows": f"{ends} over windows", None: "one seed"}[paired.over]
     return Cell(column.signed(paired.interval.mean), words, paired.better)
 
@@ -224,7 +179,7 @@ def _pair(column: Column, group: Group, base: Group) -> Paired | None:
     pairs = {
         seed: (run, base.runs[seed])
         for seed, run in group.runs.items()
-        if seed in base.runs and not disagreements(column.source, [run, base.runs[seed]])
+        if seed in base.runs and not disagreements(column, [run, base.runs[seed]])
     }
     numbers = {seed: [finite(column.of(run)) for run in pair] for seed, pair in pairs.items()}
     differences = {
