@@ -5,10 +5,11 @@ of T tokens, each behind its own beginning-of-document token, so that every leng
 and only the context differs. Segments lie inside documents where these are long enough (the protocol says whether
 they are); a token that begins a document is never scored, since no model of this project was trained to predict it.
 
-`--rope none ntk yarn` measures lengths beyond training again with rotary frequencies rescaled by T / train_length,
-without any training; `models.rope` has the formulas. The protocol says of each what was done (`positions`), and names
-the mechanisms that YaRN's temperature does not reach (`no_temperature`). Models of Hugging Face keep the scaling of
-their own config.
+Lengths beyond training are measured again with rotary frequencies rescaled by T / train_length, without any training;
+`models.rope` has the formulas. The protocol says of each what was done (`positions`), and names the mechanisms that
+YaRN's temperature does not reach (`no_temperature`). By default (`--rope auto`) that is done wherever positions can be
+rescaled, and where they cannot the protocol says why (`not_rescaled`): a run without rotary positions has nothing to
+rescale, and models of Hugging Face keep the scaling of their own config. `--rope none ntk yarn` insists on it.
 
 Results (loss in nats per token):
 
@@ -33,7 +34,7 @@ first token of every shortest window stays out, at all lengths.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ from torch import Tensor
 
 from attention import Mechanism, nearest, weights
 from eval.analysis import progress
-from eval.exhibits import Line, Plot
+from eval.exhibits import Line, Number, Plot
 from eval.subject import Subject
 from eval.text import Windows, cut, obstacle
 from models import ModelError
@@ -50,6 +51,13 @@ from models.rope import SCALINGS
 
 LEAST_SEGMENTS = 4
 """Segments inside documents that are enough; with fewer, documents are joined."""
+
+NAMES = {"none": "as trained", "ntk": "NTK", "yarn": "YaRN"}
+REPORTED = (1, 4, 16)
+"""Lengths in training lengths of which the report has numbers; its curves have all."""
+
+AUTO = ("auto",)
+"""Rotary positions as trained, and rescaled in every way where they can be."""
 
 FEW = 100
 """Tokens below which a bin of positions is too noisy to draw."""
@@ -66,16 +74,19 @@ class Settings:
     longest: int = field(default=16_384, metadata={"help": "skip lengths beyond this"})
     tokens: int = field(default=32_768, metadata={"help": "tokens scored at every length, at most"})
     rope: tuple[str, ...] = field(
-        default=("none",), metadata={"help": "rotary positions as trained (none), rescaled by ntk, by yarn"}
+        default=AUTO,
+        metadata={
+            "help": "rotary positions as trained (none), rescaled by ntk, by yarn; auto: all that can be"
+        },
     )
 
     def __post_init__(self) -> None:
         if min(self.multiples, default=0) < 1 or self.tokens < 1 or (self.train_length or 1) < 1:
             raise ModelError("lengths needs multiples, a training length and tokens of at least 1")
-        for scaling in self.rope:
+        for scaling in self.rope if self.rope != AUTO else ():
             if scaling not in SCALINGS:
                 raise ModelError(f"unknown --rope {scaling!r}{nearest(scaling, SCALINGS)}")
-        if "none" not in self.rope:
+        if self.rope != AUTO and "none" not in self.rope:
             raise ModelError("--rope needs none beside the others, which mean nothing without it")
 
 
@@ -106,7 +117,9 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         )
     segments = cut(subject, segment, max(1, settings.tokens // segment), bos=False, least=LEAST_SEGMENTS)
     beyond = [length for length in lengths if length > train_length]
-    rescaled = [scaling for scaling in settings.rope if scaling != "none"]
+    fixed = subject.fixed_positions if settings.rope == AUTO else None
+    asked = SCALINGS if settings.rope == AUTO else settings.rope
+    rescaled = [] if fixed else [scaling for scaling in asked if scaling != "none"]
     nats = {}
     # First, so that a subject whose positions cannot be rescaled says so before anything is computed.
     for scaling in rescaled:
@@ -123,7 +136,7 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         }
         for (scaling, length), losses in nats.items()
     }
-    protocol = {
+    protocol: dict[str, Any] = {
         "segments": segments.protocol,
         "bos": subject.bos is not None,
         "positions": {"none": SCALINGS["none"]}
@@ -132,6 +145,8 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
             for scaling in rescaled
         },
     }
+    if fixed:
+        protocol["not_rescaled"] = fixed
     if "yarn" in rescaled:
         blocks: Any = subject.blocks
         mechanisms = {block.attention.mixer.mechanism for block in blocks}
@@ -159,37 +174,39 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def plots(results: Mapping[str, Any]) -> list[Plot]:
-    """Loss by length of the context, and by position at the longest length."""
-    by_length = {int(length): entry["bits_per_byte"] for length, entry in results["lengths"].items()}
-    longest = results["lengths"][str(max(by_length))]["curve"]
-    bins = zip(longest["start"], longest["end"], longest["loss"], longest["tokens"], strict=True)
-    # Each bin at its geometric middle.
-    by_position = {math.sqrt(start * end): loss for start, end, loss, tokens in bins if tokens >= FEW}
-    mark = (results["train_length"], "training length")
-    return [
-        Plot(
-            "Loss by length of the context",
-            "The same held-out tokens at every length; only how much context they have differs. "
-            "Positions are not rescaled.",
-            "context, tokens",
-            "bits per byte",
-            [Line(sorted(by_length), [by_length[length] for length in sorted(by_length)])],
-            log_x=2,
-            ticks=True,
-            mark=mark,
-        ),
-        Plot(
-            "Loss by position",
-            f"In windows of the longest length measured, in bins that double; bins of fewer than {FEW} tokens are left "
-            "out. Where a curve rises beyond the training length, the model cannot use the longer context.",
-            "position",
-            "nats per token",
-            [Line(list(by_position), list(by_position.values()))],
-            log_x=2,
-            mark=mark,
-        ),
+def numbers(results: Mapping[str, Any]) -> list[Number]:
+    """Loss with rescaled positions, and of the tail; the loss as trained has its place in the report already."""
+    rescaled = [
+        Number(
+            f"at {multiple}×, {NAMES[scaling]}", entry["bits_per_byte"], "bits/byte", better="lower", digits=5
+        )
+        for scaling, entries in results["rescaled"].items()
+        for multiple, entry in _by_multiple(entries).items()
     ]
+    tails = [
+        Number(
+            f"tail at {multiple}×, {NAMES[scaling]}",
+            entry["loss_tail"],
+            "nats/token",
+            better="lower",
+            digits=4,
+        )
+        for scaling, entries in {"none": results["lengths"], **results["rescaled"]}.items()
+        for multiple, entry in _by_multiple(entries).items()
+    ]
+    return rescaled + tails
+
+
+def plots(results: Mapping[str, Any]) -> list[Plot]:
+    """Loss by length of the context, and by position at the longest length; as trained, then rescaled."""
+    trained = results["lengths"]
+    # A factor of 1 changes nothing, so that rescaled curves begin where those as trained do.
+    unscaled = {length: entry for length, entry in trained.items() if entry["multiple"] == 1}
+    found = _plots(results, "", "Positions as trained.", [trained])
+    for scaling, entries in results["rescaled"].items():
+        how = f"Rotary positions rescaled by {NAMES[scaling]}, without training; dashed: as trained."
+        found += _plots(results, f", {NAMES[scaling]}", how, [unscaled | entries, trained])
+    return found
 
 
 def curve(nats: Tensor) -> dict[str, list[Any]]:
@@ -217,6 +234,53 @@ def has_scale(mechanism: Mechanism) -> bool:
     learned = mechanism.initial_values(2, 16)
     one, two = (weights(size * query, size * key, mechanism, params=learned) for size in (1, 2))
     return not torch.allclose(one, two)
+
+
+def _plots(
+    results: Mapping[str, Any], which: str, how: str, measured: Sequence[Mapping[str, Any]]
+) -> list[Plot]:
+    """The two figures of one way to scale positions."""
+    mark = (results["train_length"], "training length")
+    return [
+        Plot(
+            f"Loss by length of the context{which}",
+            f"The same held-out tokens at every length; only how much context they have differs. {how}",
+            "context, tokens",
+            "bits per byte",
+            [_by_length(entries) for entries in measured],
+            log_x=2,
+            ticks=True,
+            mark=mark,
+        ),
+        Plot(
+            f"Loss by position{which}",
+            f"In windows of the longest length measured, in bins that double; bins of fewer than {FEW} tokens are left "
+            f"out. Where a curve rises beyond the training length, the model cannot use the longer context. {how}",
+            "position",
+            "nats per token",
+            [_by_position(entries) for entries in measured],
+            log_x=2,
+            mark=mark,
+        ),
+    ]
+
+
+def _by_length(entries: Mapping[str, Any]) -> Line:
+    points = sorted((int(length), entry["bits_per_byte"]) for length, entry in entries.items())
+    return Line([length for length, _ in points], [bits for _, bits in points])
+
+
+def _by_position(entries: Mapping[str, Any]) -> Line:
+    """Each bin at its geometric middle."""
+    longest = entries[max(entries, key=int)]["curve"]
+    bins = zip(longest["start"], longest["end"], longest["loss"], longest["tokens"], strict=True)
+    points = [(math.sqrt(start * end), loss) for start, end, loss, tokens in bins if tokens >= FEW]
+    return Line([place for place, _ in points], [loss for _, loss in points])
+
+
+def _by_multiple(entries: Mapping[str, Any]) -> dict[int, Any]:
+    """What the report has numbers of, by length in training lengths."""
+    return {entry["multiple"]: entry for entry in entries.values() if entry["multiple"] in REPORTED}
 
 
 def _summary(nats: Tensor, length: int, train_length: int, segments: Windows) -> dict[str, Any]:

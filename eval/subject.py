@@ -139,6 +139,11 @@ class Subject(ABC):
         """Run tokens [B, T] through all blocks, for an open trace; no logits are computed."""
         self.states(tokens)
 
+    @property
+    def fixed_positions(self) -> str | None:
+        """Why rotary positions cannot be rescaled; None where they can."""
+        return f"the positions of {self.name} follow its own config (rope_parameters)"
+
     def rescaled(self, scaling: str, factor: float, train_length: int) -> AbstractContextManager[None]:
         """While open, rotary positions are rescaled for sequences `factor` times the training length.
 
@@ -148,10 +153,7 @@ class Subject(ABC):
         Raises:
             ModelError: the positions of this model cannot be rescaled.
         """
-        raise ModelError(
-            f"the positions of {self.name} follow its own config (rope_parameters); use --rope none, or write the "
-            "scaling there"
-        )
+        raise ModelError(f"{self.fixed_positions}; use --rope none, or write the scaling there")
 
     def losses(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats of each token given the ones before it, [B, T - 1] for tokens [B, T].
@@ -300,12 +302,16 @@ class RunSubject(Subject):
     def blocks(self) -> nn.ModuleList:  # noqa: D102
         return self._run.model.layers
 
+    @property
+    def fixed_positions(self) -> str | None:  # noqa: D102
+        return None if self._run.model.rope else f"{self.name} has no rotary positions to rescale"
+
     @contextmanager
     def rescaled(self, scaling: str, factor: float, train_length: int) -> Iterator[None]:  # noqa: D102
         model = self._run.model
         trained = model.rope
         if trained is None:
-            raise ModelError(f"{self.name} has no rotary positions to rescale; use --rope none")
+            raise ModelError(f"{self.fixed_positions}; use --rope none")
         model.rope = trained.rescaled(scaling, factor, train_length)
         try:
             yield

@@ -105,7 +105,7 @@ def test_rescaled_positions(make_run: RunMaker) -> None:
     subject = open_subject(path)
     assert isinstance(subject, RunSubject)
     result = lengths.run(subject, Settings(tokens=512, rope=("none", "ntk", "yarn")))
-    plain = lengths.run(subject, Settings(tokens=512))
+    plain = lengths.run(subject, Settings(tokens=512, rope=("none",)))
     assert result["results"]["lengths"] == plain["results"]["lengths"]
     assert plain["results"]["rescaled"] == {}
     assert result["protocol"]["no_temperature"] == []
@@ -151,6 +151,55 @@ def test_what_has_no_rotary_positions_is_not_rescaled(make_run: RunMaker) -> Non
         Settings(rope=("none", "yarm"))
     with pytest.raises(ModelError, match="needs none"):
         Settings(rope=("ntk",))
+    with pytest.raises(ModelError, match="unknown --rope 'auto'"):
+        Settings(rope=("auto", "none"))
+
+
+def test_by_default_all_that_can_be_is_rescaled_and_the_rest_says_why(make_run: RunMaker) -> None:
+    result = lengths.run(open_subject(make_run("turning")), Settings(tokens=512))
+    assert list(result["results"]["rescaled"]) == ["ntk", "yarn"]
+    assert "not_rescaled" not in result["protocol"]
+    nope = lengths.run(open_subject(make_run("nope", position="none")), Settings(tokens=512))
+    assert nope["results"]["rescaled"] == {}
+    assert nope["protocol"]["positions"] == {"none": "as trained"}
+    assert nope["protocol"]["not_rescaled"] == "nope has no rotary positions to rescale"
+    other = lengths.run(Scripted(), Settings(tokens=512))
+    assert (
+        other["protocol"]["not_rescaled"]
+        == "the positions of scripted follow its own config (rope_parameters)"
+    )
+
+
+def test_the_report_gets_rescaled_curves_beside_those_as_trained(make_run: RunMaker) -> None:
+    results = lengths.run(open_subject(make_run("drawn", init_std=0.3)), Settings(tokens=512))["results"]
+    plots = {plot.title: plot for plot in lengths.plots(results)}
+    for what in ("Loss by length of the context", "Loss by position"):
+        assert len(plots[what].lines) == 1
+        for name in ("NTK", "YaRN"):
+            rescaled, dashed = plots[f"{what}, {name}"].lines
+            assert dashed == plots[what].lines[0]
+            assert rescaled.x == dashed.x
+            assert rescaled.y != dashed.y
+            assert f"rescaled by {name}" in plots[f"{what}, {name}"].caption
+    numbers = {number.title: number.value for number in lengths.numbers(results)}
+    assert set(numbers) == {
+        *("at 4×, NTK", "at 4×, YaRN", "tail at 1×, as trained", "tail at 4×, as trained"),
+        *("tail at 4×, NTK", "tail at 4×, YaRN"),
+    }
+    assert numbers["at 4×, NTK"] == results["rescaled"]["ntk"]["128"]["bits_per_byte"]
+    assert numbers["tail at 4×, as trained"] == results["lengths"]["128"]["loss_tail"]
+
+
+def test_without_rescaling_the_report_gets_what_was_measured(make_run: RunMaker) -> None:
+    results = lengths.run(open_subject(make_run("bare", position="none")), Settings(tokens=512))["results"]
+    assert [plot.title for plot in lengths.plots(results)] == [
+        "Loss by length of the context",
+        "Loss by position",
+    ]
+    assert {number.title for number in lengths.numbers(results)} == {
+        "tail at 1×, as trained",
+        "tail at 4×, as trained",
+    }
 
 
 def test_yarns_temperature_reaches_mechanisms_with_a_scale() -> None:
