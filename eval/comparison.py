@@ -4,6 +4,7 @@ Everything is read from result files and training logs. A number that was not me
 """
 
 import math
+import operator
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from eval import analysis
 from eval.exhibits import Number
+from eval.intervals import NORMAL, student
 
 EPSILON = "0.3"
 """Threshold of the sink rate that the comparison shows; the result files hold others."""
@@ -22,6 +24,13 @@ DEAD = "0.01"
 
 IDLE = ("device", "train_length", "max_length", "no_temperature")
 """Entries of a protocol that decide no number: where it was computed, what the model is; lengths count as measured."""
+
+LEGEND = (
+    "The best number of a column is marked where lower or higher is better (↓ ↑), all runs were measured alike, and "
+    "the next best is another number: as it is written, and beyond the 95 % interval of the difference where there is "
+    "one (from the same windows of text, or from both ±). A dash stands for what was not measured, ± for one standard "
+    "error."
+)
 
 SHOWN = {"sinks", "activations", "quantize", "lengths", "harness", "heatmaps"}
 """Analyses that have columns or a section of their own."""
@@ -156,19 +165,17 @@ def columns(runs: Sequence[Measured]) -> list[Column]:
 def cells(column: Column, runs: Sequence[Measured]) -> list[Cell]:
     """The column's number of each run.
 
-    The best are marked if the column ranks, the runs were measured alike, and not all of them show the same.
+    The best are marked if the column ranks, the runs were measured alike, and the next best is another number: as it
+    is written, and beyond the 95 % interval of the difference. That is Student's over the same windows of text where
+    both runs keep these, otherwise 1.96 standard errors from the errors of both; what has no error counts as exact.
     """
+    winners = _best(column, runs)
     values = [finite(column.of(run)) for run in runs]
-    texts = ["–" if value is None else column.show(value) for value in values]
-    best = None
-    if column.better and not disagreements(column, runs) and len(set(texts) - {"–"}) > 1:
-        known = [value for value in values if value is not None]
-        best = column.show(min(known) if column.better == "lower" else max(known))
     return [
         _absent(column, run)
         if value is None
-        else Cell(value, text + _plus_minus(column, run), best=text == best)
-        for run, value, text in zip(runs, values, texts, strict=True)
+        else Cell(value, column.show(value) + _plus_minus(column, run), best=run in winners)
+        for run, value in zip(runs, values, strict=True)
     ]
 
 
@@ -199,6 +206,29 @@ def sink_length(runs: Sequence[Measured]) -> str | None:
     shared = set.intersection(*measured) if measured else set()
     trained = {str(run.train_length) for run in runs}
     return trained.pop() if len(trained) == 1 and trained <= shared else max(shared, key=int, default=None)
+
+
+def _best(column: Column, runs: Sequence[Measured]) -> list[Measured]:
+    """The runs to mark, those that show the same number; none where `cells` says so."""
+    if not column.better or disagreements(column, runs):
+        return []
+    ranked = known(column, runs)[:: 1 if column.better == "lower" else -1]
+    winners = [entry for entry in ranked if column.show(entry[1]) == column.show(ranked[0][1])]
+    others = ranked[len(winners) :]
+    if not others:
+        return []
+    return [run for run, _ in winners] if _apart(column, winners[-1][0], others[0][0]) else []
+
+
+def _apart(column: Column, first: Measured, second: Measured) -> bool:
+    """Whether two runs differ by more than noise."""
+    mine, theirs = column.windows(first), column.windows(second)
+    if mine and theirs and len(mine) == len(theirs):
+        return student(list(map(operator.sub, mine, theirs))).sign != 0
+    numbers, errors = (
+        [finite(of(run)) or 0.0 for run in (first, second)] for of in (column.of, column.error)
+    )
+    return abs(numbers[0] - numbers[1]) > NORMAL * math.hypot(*errors)
 
 
 def _absent(column: Column, run: Measured) -> Cell:
@@ -250,7 +280,7 @@ def _attention(length: str | None) -> list[Column]:
     activations = partial(Column, group=group, source="activations", better="lower", show=_three)
     return [
         sinks(
-            key="sink_raw", title="sink rate, raw", unit=f"ε = {EPSILON}", better="lower", show=_percent,
+            key="sink_raw", title="sink rate, raw", unit=f"ε = {EPSILON}", better=None, show=_percent,
             of=rows("sink_rate", "raw", EPSILON),
         ),
         sinks(
@@ -279,6 +309,12 @@ def _robustness() -> list[Column]:
     def ratio(run: Measured, bits: int) -> float | None:
         return run.get("quantize", "bits", str(bits), "perplexity_ratio")
 
+    def error(run: Measured, bits: int) -> float | None:
+        """Of the ratio, whose logarithm has the interval; a little too much, as that is Student's."""
+        half = run.get("quantize", "bits", str(bits), "interval")
+        factor = ratio(run, bits)
+        return None if half is None or factor is None else factor * half / NORMAL
+
     def loss(run: Measured, times: int) -> float | None:
         return run.at_length(times).get("bits_per_byte")
 
@@ -292,7 +328,7 @@ def _robustness() -> list[Column]:
     rounded = [
         column(
             key=f"ratio_{bits}", title=f"{bits} bit weights", unit="× perplexity", source="quantize", show=_thousandths,
-            of=partial(ratio, bits=bits),
+            of=partial(ratio, bits=bits), error=partial(error, bits=bits),
         )
         for bits in (4, 3, 2)
     ]  # fmt: skip

@@ -24,6 +24,7 @@ def render(report: Report) -> str:
         tables=_tables(runs),
         pairs=pairs.table(runs),
         words=pairs.WORDS,
+        legend=comparison.LEGEND,
         sections={
             "Training": drawings.training(runs),
             "Attention": drawings.attention(runs),

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -126,7 +127,7 @@ class Report:
         return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
     def text(self) -> str:
-        """The comparison as plain text, a table per topic; the best value of a column is starred."""
+        """The comparison as plain text, a table per topic; the best numbers are starred."""
         columns = comparison.columns(self.runs)
         tables = []
         for group in dict.fromkeys(column.group for column in columns):
@@ -135,7 +136,7 @@ class Report:
                 for row, cell in zip(rows, comparison.cells(column, self.runs), strict=True):
                     row[column.heading] = cell.text + ("*" if cell.best else "")
             tables.append(f"{group}\n{analysis.table(rows)}")
-        return "\n\n".join([*tables, pairs.text(self.runs)])
+        return "\n\n".join([*tables, fill(f"{comparison.LEGEND} Marked: *.", 110), pairs.text(self.runs)])
 
 
 def collect(subjects: Sequence[Subject], title: str) -> Report:

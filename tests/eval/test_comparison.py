@@ -10,7 +10,8 @@ import pytest
 from eval import pairs
 from eval.comparison import Column, Measured, cells, columns, disagreements
 from eval.findings import checks
-from tests.eval.test_report import run
+from eval.report import Report
+from tests.eval.test_report import page_of, run
 
 
 def column(key: str, runs: list[Measured]) -> Column:
@@ -90,3 +91,63 @@ def test_multiples_of_different_lengths_do_not_compare() -> None:
     runs = two_runs()
     runs[1] = changed(runs[1], "lengths", results={"train_length": 48})
     assert disagreements(column("bits_4x", runs), runs) == ["length"]
+
+
+def scored(measured: Measured, value: float, stderr: float | None) -> Measured:
+    """The run with this accuracy in a task of the harness."""
+    metric = {"value": value, "stderr": stderr, "higher_is_better": True}
+    task = {"chance": 0.5, "metrics": {"acc": metric}}
+    return changed(measured, "harness", results={"tasks": {"order": task}})
+
+
+@pytest.mark.parametrize(
+    ("other", "stderr", "marked"),
+    [(0.56, 0.03, []), (0.50, 0.03, ["base"]), (0.56, None, ["base"]), (0.5998, 0.0, [])],
+)
+def test_no_winner_within_the_noise(other: float, stderr: float | None, marked: list[str]) -> None:
+    """The standard error of a difference of two such numbers is 0.042, so 0.083 is the least that counts."""
+    runs = [scored(measured, 0.6, stderr) for measured in two_runs()]
+    runs[1] = scored(runs[1], other, stderr)
+    assert best("order_acc", runs) == marked
+    # A third that is far behind changes nothing.
+    assert best("order_acc", [*runs, scored(run("far", "swat", 1.6), 0.1, stderr)]) == (
+        marked or (["base", "pick"] if other > 0.5995 else [])
+    )
+
+
+def test_the_noise_of_a_quantized_model_is_its_interval() -> None:
+    def rounded(measured: Measured, ratio: float) -> Measured:
+        score = {"perplexity_ratio": ratio, "weight_error": 0.1, "interval": 0.0196}
+        return changed(measured, "quantize", results={"bits": {"4": score}})
+
+    base, pick = two_runs()
+    shown = column("ratio_4", [rounded(base, 1.5)])
+    assert cells(shown, [rounded(base, 1.5)])[0].text == "1.500 ± 0.015"
+    assert best("ratio_4", [rounded(base, 1.5), rounded(pick, 1.47)]) == []
+    assert best("ratio_4", [rounded(base, 1.5), rounded(pick, 1.45)]) == ["pick"]
+
+
+def test_windows_of_the_same_text_are_compared_one_by_one() -> None:
+    def lost(measured: Measured, nats: list[float]) -> Measured:
+        entry = measured.results["lengths"]["results"]["lengths"]["32"]
+        loss = sum(nats) / len(nats)
+        entry = {**entry, "loss": loss, "bits_per_byte": 2 * loss, "per_window": nats}
+        return changed(measured, "lengths", results={"lengths": {"32": entry}})
+
+    base, pick = two_runs()
+    text = [2.0, 3.0, 2.5, 3.5]
+    lower = [1.98, 2.99, 2.48, 3.49]
+    mixed = [1.0, 3.6, 2.2, 3.6]
+    assert best("bits_1x", [lost(base, text), lost(pick, lower)]) == ["pick"]
+    assert best("bits_1x", [lost(base, text), lost(pick, mixed)]) == []
+
+
+def test_the_raw_sink_rate_ranks_nobody() -> None:
+    assert best("sink_raw", two_runs()) == []
+    assert best("sink_renormalised", two_runs()) == ["pick"]
+
+
+def test_the_rule_of_the_marks_is_written_beneath_the_tables() -> None:
+    runs = two_runs()
+    assert "the 95 % interval of the difference" in " ".join(Report("A", runs, {}).text().split())
+    assert "the 95 % interval of the difference" in page_of(runs)
