@@ -13,7 +13,7 @@ from data.errors import DataError
 from data.shards import Shard
 
 IGNORED = -100
-"""Target of a padding position."""
+"""Target of a position that carries no loss: padding, or what is given."""
 PADDING = -1
 """Document id of a padding position."""
 
@@ -24,8 +24,8 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
     A row is made of whole segments. A document is one segment where it fits into a row, and else consecutive
     segments of `length` with a shorter last one. Segments fill rows best-fit, longest first (Ding et al.
     2024, "Fewer truncations improve language modeling"), so that little is padding. Every token of text is a
-    target exactly once: the first of a document is predicted from BOS, the first of a continued segment from
-    the token before it, which is repeated as its input.
+    target exactly once, but for those that are given: the first of a document is predicted from BOS, the first
+    of a continued segment from the token before it, which is repeated as its input.
     """
 
     def __init__(self, shard: Shard, length: int) -> None:
@@ -34,10 +34,10 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
             raise DataError(f"the length of a row is {length}; it must be at least 1")
         self.shard = shard
         self.length = length
-        starts, sizes = _segments(shard, length)
+        starts, sizes, given = _segments(shard, length)
         rows = best_fit(sizes, length)
         order = np.argsort(rows, kind="stable")
-        self._starts, self._sizes = starts[order], sizes[order]
+        self._starts, self._sizes, self._given = starts[order], sizes[order], given[order]
         self._bounds = np.concatenate([[0], np.cumsum(np.bincount(rows))])
 
     def __len__(self) -> int:
@@ -47,8 +47,8 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         """One row, each tensor int64 [length].
 
         tokens: inputs, the first of each segment BOS or the token before it; any id at padding. targets: the
-        token that follows each input, -100 at padding. documents: the number of the segment in the row from
-        0, -1 at padding.
+        token that follows each input, -100 at padding and where that token is given. documents: the number of
+        the segment in the row from 0, -1 at padding.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
@@ -62,6 +62,7 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
             here = slice(begin, begin + size)
             tokens[here] = self.shard.tokens[start : start + size]
             targets[here] = self.shard.tokens[start + 1 : start + size + 1]
+            targets[begin : begin + self._given[segment]] = IGNORED
             documents[here] = segment - first
             begin += size
         return {
@@ -72,27 +73,28 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def target_bytes(self) -> int:
-        """UTF-8 bytes of the text of all targets: bits per byte = summed nats / ln 2 / target_bytes."""
+        """UTF-8 bytes of all targets: bits per byte = summed nats / ln 2 / target_bytes."""
         return self.shard.n_bytes
 
     @cached_property
     def n_targets(self) -> int:
-        """Positions that carry a target, over all rows: every token of text once."""
-        return int(self._sizes.sum())
+        """Positions that carry a target, over all rows."""
+        return int((self._sizes - self._given).sum())
 
     @property
     def fill(self) -> float:
         """The part of all positions that is not padding, 0 to 1."""
-        return self.n_targets / (len(self) * self.length)
+        return int(self._sizes.sum()) / (len(self) * self.length)
 
 
-def _segments(shard: Shard, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each segment's first input lies in the shard, and its number of targets."""
+def _segments(shard: Shard, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Where each segment's first input lies in the shard, its length, and how many of its first outputs are given."""
     targets = shard.sizes - 1
     pieces = -(-targets // length)
     document = np.repeat(np.arange(len(shard)), pieces)
     offset = (np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * length
-    return shard.starts[document] + offset, np.minimum(length, targets[document] - offset)
+    sizes = np.minimum(length, targets[document] - offset)
+    return shard.starts[document] + offset, sizes, np.clip(shard.given[document] - offset, 0, sizes)
 
 
 def best_fit(sizes: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ import sentencepiece
 from data import tokenizer as tokenizers
 from data.cache import build_once, cache_root, digest
 from data.config import DataConfig, TokenizerConfig
+from data.corpora import CORPORA
 from data.shards import Shard, read_shard, write_shard
 from data.text import SPLITS, TextStore, open_text
 from data.tokenizer import Tokenizer
@@ -34,7 +35,7 @@ class Prepared:
         return list(self.text.documents("valid"))
 
     def bytes_per_token(self, split: str = "valid") -> float:
-        """UTF-8 bytes of text per token of text (BOS not counted) of "train" or "valid"."""
+        """UTF-8 bytes of what is learned per token of it (BOS not counted) of "train" or "valid"."""
         shard = self.valid if split == "valid" else self.train
         return shard.n_bytes / shard.n_tokens
 
@@ -50,12 +51,15 @@ def prepare(config: DataConfig, cache_dir: str | os.PathLike[str] | None = None)
     text = open_text(config, root)
     tokenizer = _tokenizer(config.tokenizer, text, root)
 
+    answers_after = CORPORA[config.corpus].answers_after
+
     def build(folder: Path) -> None:
         for split in SPLITS:
-            write_shard(folder, split, text.documents(split), tokenizer, text.count(split))
+            documents = text.documents(split)
+            write_shard(folder, split, documents, tokenizer, text.count(split), answers_after)
 
     identity = {"text": text.fingerprints, "tokenizer": tokenizer.fingerprint}
-    folder = build_once(root, "shards", identity, build)
+    folder = build_once(root, "shards", {**identity, "answers_after": answers_after}, build)
     train, valid = (read_shard(folder, split) for split in SPLITS)
     return Prepared(tokenizer, train, valid, text, fingerprint=digest(identity))
 

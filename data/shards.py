@@ -26,20 +26,22 @@ class Shard:
     """[D] where a document's BOS lies in the file."""
     sizes: NDArray[np.int64]
     """[D] tokens of a document, BOS included."""
+    given: NDArray[np.int64]
+    """[D] tokens at the beginning of a document's text that are given and not learned."""
     text_bytes: NDArray[np.int64]
-    """[D] UTF-8 bytes of a document's text."""
+    """[D] UTF-8 bytes of the rest of its text."""
 
     def __len__(self) -> int:
         return len(self.starts)
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of text: BOS not counted, since it is never predicted."""
-        return int(self.sizes.sum()) - len(self)
+        """Tokens that are predicted: BOS never is, nor what is given."""
+        return int(self.sizes.sum() - self.given.sum()) - len(self)
 
     @property
     def n_bytes(self) -> int:
-        """UTF-8 bytes of all texts."""
+        """UTF-8 bytes of all that is predicted."""
         return int(self.text_bytes.sum())
 
     @cached_property
@@ -60,7 +62,7 @@ class Shard:
             return self
         count = max(1, int(len(self) * max_tokens / self.n_tokens))
         chosen = ((np.arange(count) + 0.5) * len(self) / count).astype(np.int64)
-        parts = {name: getattr(self, name)[chosen] for name in ("starts", "sizes", "text_bytes")}
+        parts = {name: getattr(self, name)[chosen] for name in ("starts", "sizes", "given", "text_bytes")}
         return replace(self, **parts)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,10 +70,23 @@ class Shard:
         return {name: value for name, value in self.__dict__.items() if name != "tokens"}
 
 
-def write_shard(folder: Path, name: str, texts: Iterable[str], tokenizer: Tokenizer, total: int) -> None:
-    """Encodes `total` texts into `folder/name.*`. DataError: the tokenizer has no piece for some text."""
+def write_shard(
+    folder: Path,
+    name: str,
+    texts: Iterable[str],
+    tokenizer: Tokenizer,
+    total: int,
+    answers_after: str | None = None,
+) -> None:
+    """Encodes `total` texts into `folder/name.*`; each is given up to `answers_after`, which is one token.
+
+    DataError: the tokenizer has no piece for some text, or more than one for `answers_after`.
+    """
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-    lengths: list[tuple[int, int]] = []
+    lengths: list[tuple[int, int, int]] = []
+    mark = [] if answers_after is None else tokenizer.encode(answers_after)
+    if len(mark) > 1:
+        raise DataError(f"the tokenizer makes {len(mark)} tokens of {answers_after!r}, which must be one")
     remaining = iter(tqdm(texts, desc=f"encoding {name}", total=total, leave=False, disable=None))
     with (folder / f"{name}.{dtype}").open("wb") as file:
         while batch := list(islice(remaining, 256)):
@@ -82,7 +97,9 @@ def write_shard(folder: Path, name: str, texts: Iterable[str], tokenizer: Tokeni
                         f"nothing; use one with byte fallback"
                     )
                 np.array([tokenizer.bos, *ids], dtype=dtype).tofile(file)
-                lengths.append((1 + len(ids), len(text.encode())))
+                given = ids.index(mark[0]) + 1 if mark else 0
+                learned = text if answers_after is None else text.partition(answers_after)[2]
+                lengths.append((1 + len(ids), given, len(learned.encode())))
     np.save(folder / f"{name}.npy", np.array(lengths, dtype=np.int64))
 
 
@@ -94,7 +111,7 @@ def read_shard(folder: Path, name: str) -> Shard:
     if len(paths) != 1 or not index.is_file():
         raise damaged
     dtype = paths[0].suffix[1:]
-    sizes, text_bytes = np.load(index).T.copy()
+    sizes, given, text_bytes = np.load(index).T.copy()
     if paths[0].stat().st_size != int(sizes.sum()) * np.dtype(dtype).itemsize:
         raise damaged
-    return Shard(paths[0], dtype, np.cumsum(sizes) - sizes, sizes, text_bytes)
+    return Shard(paths[0], dtype, np.cumsum(sizes) - sizes, sizes, given, text_bytes)

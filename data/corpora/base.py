@@ -24,6 +24,8 @@ class Corpus(ABC):
 
     options: ClassVar[frozenset[str]] = frozenset()
     """The fields of DataConfig that this source uses."""
+    answers_after: ClassVar[str | None] = None
+    """What ends, where it first stands, the part of a document that is given and not learned; None: all is learned."""
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config

@@ -11,20 +11,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data import DataError, PackedDataset, Prepared, Shard
-from data.packing import best_fit
+from data.packing import IGNORED, best_fit
 
 BOS = 1
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
-def make_shard(folder: Path, sizes: list[int]) -> Shard:
-    """Documents of so many tokens, no two alike: BOS, 100, 101, ..., then BOS, 1000100, 1000101, ..."""
+def make_shard(folder: Path, sizes: list[int], given: int = 0) -> Shard:
+    """Documents of so many tokens, no two alike: BOS, 100, 101, ..., then BOS, 1000100, 1000101, ...
+
+    Of each, up to `given` tokens are given.
+    """
     documents = [[BOS, *range(100 + 10**6 * n, 100 + 10**6 * n + size)] for n, size in enumerate(sizes)]
     np.array([token for document in documents for token in document], dtype=np.uint32).tofile(
         folder / "train.uint32"
     )
     stored = np.array(sizes, dtype=np.int64) + 1
-    return Shard(folder / "train.uint32", "uint32", np.cumsum(stored) - stored, stored, 3 * stored)
+    fewest = np.minimum(given, sizes)
+    return Shard(folder / "train.uint32", "uint32", np.cumsum(stored) - stored, stored, fewest, 3 * stored)
 
 
 def rows(dataset: PackedDataset) -> list[dict[str, torch.Tensor]]:
@@ -110,10 +114,29 @@ def test_rows_end_where_they_should(iambic: Prepared) -> None:
         PackedDataset(iambic.valid, 0)
 
 
+@given(sizes=SIZES, length=st.integers(1, 17), count=st.integers(0, 20))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_what_is_given_is_read_and_not_learned(
+    tmp_path: Path, sizes: list[int], length: int, count: int
+) -> None:
+    plain, asked = (PackedDataset(make_shard(tmp_path, sizes, given), length) for given in (0, count))
+    learned = []
+    for whole, row in zip(rows(plain), rows(asked), strict=True):
+        for name in ("tokens", "documents"):
+            assert torch.equal(whole[name], row[name])
+        kept = row["targets"] != IGNORED
+        assert torch.equal(whole["targets"][kept], row["targets"][kept])
+        learned += row["targets"][kept].tolist()
+    expected = [100 + 10**6 * n + place for n, size in enumerate(sizes) for place in range(count, size)]
+    assert sorted(learned) == expected
+    assert asked.n_targets == asked.shard.n_tokens == len(expected)
+    assert asked.fill == plain.fill
+
+
 def test_ten_million_tokens_pack_in_seconds(tmp_path: Path) -> None:
     sizes = np.random.default_rng(0).integers(2, 400, size=50_000)
     (tmp_path / "train.uint16").write_bytes(bytes(2 * int(sizes.sum())))
-    shard = Shard(tmp_path / "train.uint16", "uint16", np.cumsum(sizes) - sizes, sizes, sizes)
+    shard = Shard(tmp_path / "train.uint16", "uint16", np.cumsum(sizes) - sizes, sizes, 0 * sizes, sizes)
     began = time.process_time()
     dataset = PackedDataset(shard, 512)
     assert time.process_time() - began < 3

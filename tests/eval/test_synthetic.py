@@ -42,7 +42,7 @@ def test_a_solver_is_right_at_every_length() -> None:
     assert list(results["lengths"]) == ["64", "128", "256", "512", "1024"]
     for entry in results["lengths"].values():
         assert (entry["accuracy"], entry["exact"], entry["stderr"]) == (1.0, 1.0, 0.0)
-        assert entry["answers"] == 6 * ((64 * entry["multiple"] - 2) // 3)
+        assert entry["answers"] == 6 * ((64 * entry["multiple"] - 1) // 4)
         assert entry["loss"] < 1e-3
     assert synthetic.row(results) == {
         "task": "induction",
@@ -91,7 +91,7 @@ def test_a_run_is_measured_where_it_can_be(copier: Path) -> None:
     assert list(results["lengths"]) == ["64", "128"]
     assert [entry["multiple"] for entry in results["skipped"]] == [4, 8, 16]
     assert results["skipped"][0]["reason"] == "the model is limited to 128 positions"
-    # The first answer follows the sign between the halves, and each from the ones before it.
+    # The first answer follows the question mark, and each from the ones before it.
     text = example("copy", 64, -1, 0).text
     tokens = torch.tensor([[subject.bos, *subject.encode(text)]])
     nats = subject.losses(tokens)[0, 32:]
