@@ -18,16 +18,17 @@ it can learn. Results (accuracy from 0 to 1, loss in nats per token of the key):
 
     {
       "lengths": {
-        "3072": {"garbage": 3072, "tokens": 890, "tests": 10, "accuracy": 0.9, "stderr": 0.09, "loss": 0.2},
+        "3072": {"garbage": 3072, "tokens": 890, "tests": 10, "accuracy": 0.9, "interval": [0.60, 0.98],
+                 "loss": 0.2},
         "7168": {...}
       },
       "skipped": [{"garbage": 18432, "length": 4986, "reason": "..."}]
     }
 
-`tokens` is the mean length of the prompts, the beginning-of-document token included.
+`tokens` is the mean length of the prompts, the beginning-of-document token included; `interval` is the 95 % one of
+Wilson, which says what 0 of 10 leaves open, too.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,7 @@ import torch
 
 from eval.analysis import progress
 from eval.exhibits import Number
+from eval.intervals import NORMAL, wilson
 from eval.subject import Subject
 from eval.text import obstacle
 from models import ModelError
@@ -77,13 +79,13 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
             continue
         what = f"passkey {subject.name} G={garbage}"
         answers = [_answer(subject, question, key) for question, key in progress(pairs, what)]
-        accuracy = sum(right for right, _ in answers) / len(answers)
+        share = wilson(sum(right for right, _ in answers), len(answers))
         measured[str(garbage)] = {
             "garbage": garbage,
             "tokens": round(sum(len(question) for question, _ in pairs) / len(pairs)),
             "tests": len(answers),
-            "accuracy": accuracy,
-            "stderr": math.sqrt(accuracy * (1 - accuracy) / len(answers)),
+            "accuracy": share.mean,
+            "interval": [share.low, share.high],
             "loss": sum(nats for _, nats in answers) / len(answers),
         }
     return {
@@ -94,13 +96,13 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
 
 def row(results: Mapping[str, Any]) -> dict[str, object]:
     """One line of the comparison table."""
-    return {f"{entry['tokens']} tokens": entry["accuracy"] for entry in results["lengths"].values()}
+    return {f"{entry['tokens']} tokens": _with_ends(entry) for entry in results["lengths"].values()}
 
 
 def numbers(results: Mapping[str, Any]) -> list[Number]:
     """Accuracy at each length, for the report."""
     return [
-        Number(f"passkey in {garbage}", entry["accuracy"], "characters", "higher", error=entry["stderr"])
+        Number(f"passkey in {garbage}", entry["accuracy"], "characters", "higher", error=_error(entry))
         for garbage, entry in results["lengths"].items()
     ]
 
@@ -113,6 +115,16 @@ def prompt(garbage: int, test: int) -> tuple[str, str]:
     filler = " ".join([FILLER] * (garbage // len(FILLER) + 1))
     lines = [INSTRUCTION, filler[:before], LINE.format(key=key), filler[: garbage - before], QUESTION]
     return "\n".join(lines), key
+
+
+def _with_ends(entry: Mapping[str, Any]) -> str:
+    low, high = entry["interval"]
+    return f"{entry['accuracy']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _error(entry: Mapping[str, Any]) -> float:
+    """The standard error whose interval reaches the farther end of Wilson's: not 0 where nothing was right."""
+    return max(abs(end - entry["accuracy"]) for end in entry["interval"]) / NORMAL
 
 
 def _encoded(subject: Subject, question: str, key: str) -> tuple[list[int], list[int]]:

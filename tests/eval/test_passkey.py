@@ -56,9 +56,14 @@ def test_a_model_that_reads_back_is_right_and_another_is_not() -> None:
     results = passkey.run(Reader(), settings)["results"]
     assert [entry["accuracy"] for entry in results["lengths"].values()] == [1.0, 1.0]
     assert list(results["lengths"]) == ["100", "300"]
-    assert passkey.row(results).keys() == {"348 tokens", "548 tokens"}
+    # Six of six, and none of six below: 6 / (6 + 1.96^2) and what is left of one.
+    assert passkey.row(results) == {"348 tokens": "1.00 [0.61, 1.00]", "548 tokens": "1.00 [0.61, 1.00]"}
     wrong = passkey.run(Reader(wrong=True), settings)["results"]["lengths"]
     assert [entry["accuracy"] for entry in wrong.values()] == [0.0, 0.0]
+    assert wrong["100"]["interval"] == pytest.approx([0, 0.390], abs=1e-3)
+    # The report writes ± one standard error; 1.96 of them reach the end of the interval.
+    assert [number.value for number in passkey.numbers({"lengths": wrong})] == [0, 0]
+    assert passkey.numbers({"lengths": wrong})[0].error == pytest.approx(0.390 / 1.96, abs=1e-3)
     assert wrong["100"]["loss"] > results["lengths"]["100"]["loss"]
 
 
