@@ -49,7 +49,7 @@ class HuggingFaceSubject(Subject):
     """A directory with weights, config and tokenizer that transformers can open without a network."""
 
     def __init__(self, path: Path, device: torch.device, dtype: torch.dtype) -> None:
-        weights = _weights(path)
+        weights = weight_files(path)
         transformers.utils.logging.disable_progress_bar()
         options: dict[str, Any] = {"local_files_only": True}
         if weights[0].suffix == ".gguf":
@@ -262,7 +262,7 @@ def _hidden_hooks(blocks: nn.ModuleList, report: HiddenReport) -> list[Callable[
     return [before, *(after(layer) for layer in range(len(blocks)))]
 
 
-def _weights(path: Path) -> list[Path]:
+def weight_files(path: Path) -> list[Path]:
     """The files that hold the weights, in a fixed order."""
     for pattern in ("*.safetensors", "pytorch_model*.bin", "*.gguf"):
         files = sorted(path.glob(pattern))

@@ -24,12 +24,13 @@ Results; a key is there when its method was asked for. SCORE has the fields of f
 and WEIGHTS is SCORE with
 
     "weight_error": 0.08                ||W_q - W|| / ||W|| over all quantized weights
-    "bytes": 1234567                    of all weights on disk: codes, steps and zeros packed, the rest as it is
+    "bytes": 1234567                    of all weights on disk: codes, steps and zeros packed, the rest as it is; of a
+                                        run exactly those of the file that python -m eval.quantization writes
     "bits_per_weight": 4.56             of the quantized matrices, steps and zeros included
 
     {
       "full_precision": {"loss": 1.83, "bits_per_byte": 1.21, "perplexity": 6.2,         loss in nats per token
-                         "bytes": 5234567},
+                         "bytes": 5234567},                                            of the checkpoint's files
       "bits": {"4": WEIGHTS, ...},                                    rtn, by bits
       "hqq": {"4": WEIGHTS, ...}, "gptq": {"4": WEIGHTS, ...},
       "w8a8": {"dynamic": SCORE, "static": SCORE},                    weight_error, bytes and bits_per_weight, too
@@ -52,7 +53,7 @@ import models.packing
 from attention import nearest
 from eval.analysis import progress
 from eval.exhibits import Number
-from eval.quantization import cache, hqq, probabilities
+from eval.quantization import cache, hqq, probabilities, sizes
 from eval.quantization.activations import largest_inputs, quantized_activations
 from eval.quantization.methods import WeightQuantizer
 from eval.quantization.rounding import round_to_nearest
@@ -176,7 +177,7 @@ class Study:
         share = count / sum(parameter.numel() for parameter in subject.network.parameters())
         self.protocol: dict[str, Any] = {"windows": windows.protocol}
         self.results: dict[str, Any] = {
-            "full_precision": self.scorer.full_precision,
+            "full_precision": self.scorer.full_precision | {"bytes": sizes.stored(subject)},
             "rounded": {"matrices": len(matrices), "parameters": count, "share": share},
         }
 
@@ -188,9 +189,7 @@ class Study:
 
     def weights(self, method: str) -> None:
         """Weights at every width; rtn under the key "bits"."""
-        scores = {
-            str(bits): self.scorer.score_weights(self._quantized(method, bits)) for bits in self.settings.bits
-        }
+        scores = {str(bits): self._score(self._quantized(method, bits)) for bits in self.settings.bits}
         self.results["bits" if method == "rtn" else method] = scores
 
     def activations(self, kind: str) -> None:
@@ -201,7 +200,7 @@ class Study:
             for name, matrix in weight_matrices(self.subject.blocks).items()
         }
         with quantized_activations(self.subject, 8, largest):
-            self.results.setdefault("w8a8", {})[kind] = self.scorer.score_weights(rows)
+            self.results.setdefault("w8a8", {})[kind] = self._score(rows)
 
     def cache(self) -> None:
         """A KV cache at every width."""
@@ -240,13 +239,16 @@ class Study:
         )
         chosen = {name: database[bits][name] for name, bits in found.widths.items()}
         self.results["search"] = {
-            str(settings.search_bits): self.scorer.score_weights(chosen)
+            str(settings.search_bits): self._score(chosen)
             | {
-                "uniform": self.scorer.score_weights(database[settings.search_bits]),
+                "uniform": self._score(database[settings.search_bits]),
                 "widths": found.widths,
                 "divergence": found.divergence,
             }
         }
+
+    def _score(self, quantized: Quantized) -> dict[str, Any]:
+        return self.scorer.score_weights(quantized) | {"bytes": sizes.packed(self.subject, quantized)}
 
     def _quantized(self, method: str, bits: int) -> Quantized:
         if method == "gptq":

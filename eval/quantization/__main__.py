@@ -7,15 +7,12 @@ from command import guarded
 from eval.__main__ import Parser
 from eval.analysis import read
 from eval.quantization.methods import WEIGHT_METHODS, WeightQuantizer
-from eval.quantization.weights import Quantized
+from eval.quantization.weights import Quantized, packed_parameters
 from eval.quantize import Settings
 from eval.subject import RunSubject, Subject, open_subject
 from models import ModelError, checkpoint_path, load_run, save_quantized
 from models.packing import MOST_BITS
 from models.run import WEIGHTS
-
-BLOCKS = "layers"
-"""Where the blocks are among the parameters of a run's model."""
 
 
 def main() -> None:
@@ -47,8 +44,7 @@ def main() -> None:
 
 def _write(subject: Subject, quantized: Quantized, destination: Path, how: dict) -> None:
     run = load_run(subject.path, subject.step)
-    matrices = {f"{BLOCKS}.{name}.weight": matrix for name, matrix in quantized.items()}
-    file = save_quantized(run, destination, matrices, how)
+    file = save_quantized(run, destination, packed_parameters(quantized), how)
     before, after = (path.stat().st_size for path in (checkpoint_path(run.path, run.step) / WEIGHTS, file))
     print(f"{file}: {after:,} bytes, {after / before:.1%} of {before:,}")
     print(f"python -m models.generate {destination} writes text with it")

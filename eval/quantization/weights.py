@@ -12,6 +12,15 @@ Quantized = Mapping[str, QuantizedMatrix]
 """Quantized matrices by the name of the linear layer inside the blocks, "0.attention.query"."""
 
 
+BLOCKS = "layers"
+"""Where the blocks are among the parameters of a run's model."""
+
+
+def packed_parameters(quantized: Quantized) -> dict[str, QuantizedMatrix]:
+    """Quantized matrices of a run by the name of the parameter, "layers.0.attention.query.weight"."""
+    return {f"{BLOCKS}.{name}.weight": matrix for name, matrix in quantized.items()}
+
+
 def linear_layers(blocks: nn.Module) -> dict[str, nn.Module]:
     """Every linear layer by name: `nn.Linear`, and GPT-2's own in transformers, `Conv1D`."""
     return {

@@ -302,6 +302,18 @@ def test_the_analyses_take_them(folders: dict[str, Path], prose_file: str, tmp_p
         assert list(measured["lengths"]) == {"llama": ["64", "128", "256"], "gpt2": ["64"]}[kind]
 
 
+def test_sizes_are_those_of_the_files(folders: dict[str, Path], prose_file: str, tmp_path: Path) -> None:
+    subject = open_subject(folders["llama"], dtype="bfloat16", text=prose_file, results=tmp_path)
+    asked = quantize.Settings(methods=("rtn",), length=16, sequences=2, bits=(8,))
+    results = quantize.run(subject, asked)["results"]
+    full, packed = results["full_precision"]["bytes"], results["bits"]["8"]["bytes"]
+    assert full == sum(file.stat().st_size for file in folders["llama"].glob("*.safetensors"))
+    count = results["rounded"]["parameters"]
+    # The files hold float32, 4 bytes for each weight, names aside.
+    saved = (4 - results["bits"]["8"]["bits_per_weight"] / 8) * count
+    assert full - packed == pytest.approx(saved, rel=0.05)
+
+
 def test_what_is_not_a_causal_language_model_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="no weights"):
