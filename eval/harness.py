@@ -20,6 +20,8 @@ Results:
       "headline": {"cloze": "acc", "continuation": "acc_norm", "order": "acc", "substitution": "acc",
                    "rolling": "bits_per_byte"}
     }
+
+`samples` counts documents; a metric that a filter reads from answers is named after both ("exact_match strict-match").
 """
 
 import difflib
@@ -166,24 +168,26 @@ def _tasks(settings: Settings, metadata: dict[str, Any]) -> Any:
 
 
 def _task(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
-    """One task's numbers, from lm-eval's keys like "acc,none" and "acc_stderr,none"."""
-    numbers = {key.split(",")[0]: value for key, value in report["results"][name].items() if "," in key}
+    """One task's numbers, from lm-eval's keys like "acc,none" and "acc_stderr,none"; behind the comma is the filter."""
+    found = report["results"][name]
+    metrics = [key.split(",") for key in found if "," in key and "_stderr," not in key]
     better = report.get("higher_is_better", {}).get(name, {})
-    samples = report.get("samples", {}).get(name, [])
-    documents = json.dumps([sample["doc"] for sample in samples], sort_keys=True, default=str)
+    # Every filter has its own sample of a document.
+    documents = {sample["doc_id"]: sample["doc"] for sample in report.get("samples", {}).get(name, [])}
+    listed = json.dumps(list(documents.values()), sort_keys=True, default=str)
     return {
         "version": report["versions"].get(name),
-        "samples": len(samples),
+        "samples": len(documents),
         "chance": CHANCE.get(name),
-        "sha256": hashlib.sha256(documents.encode()).hexdigest() if name in OFFLINE else None,
+        "sha256": hashlib.sha256(listed.encode()).hexdigest() if name in OFFLINE else None,
         "metrics": {
-            metric: {
-                "value": value,
-                "stderr": _number(numbers.get(f"{metric}_stderr")),
+            metric if kind == "none" else f"{metric} {kind}": {
+                "value": found[f"{metric},{kind}"],
+                "stderr": _number(found.get(f"{metric}_stderr,{kind}")),
                 "higher_is_better": better.get(metric),
             }
-            for metric, value in numbers.items()
-            if not metric.endswith("_stderr") and isinstance(value, int | float)
+            for metric, kind in metrics
+            if isinstance(found[f"{metric},{kind}"], int | float)
         },
     }
 

@@ -276,6 +276,33 @@ def test_lm_eval_takes_the_model(subject: Subject) -> None:
     assert report["results"]["local"]["bits_per_byte,none"] == pytest.approx(bits, rel=1e-5)
 
 
+def test_every_filter_of_a_task_has_its_numbers() -> None:
+    """As of gsm8k: one metric read strictly and flexibly, from one answer to each of two questions."""
+    report = {
+        "results": {
+            "sums": {
+                "alias": "sums",
+                "exact_match,strict-match": 0.0,
+                "exact_match_stderr,strict-match": 0.0,
+                "exact_match,flexible-extract": 0.5,
+                "exact_match_stderr,flexible-extract": 0.1,
+                "acc,none": 0.25,
+                "acc_stderr,none": "N/A",
+            }
+        },
+        "versions": {"sums": 3},
+        "higher_is_better": {"sums": {"exact_match": True, "acc": True}},
+        "samples": {"sums": [{"doc_id": place, "doc": {"q": place}} for place in (0, 1, 0, 1)]},
+    }
+    task = harness._task("sums", report)
+    assert task["samples"] == 2
+    assert task["metrics"] == {
+        "exact_match strict-match": {"value": 0.0, "stderr": 0.0, "higher_is_better": True},
+        "exact_match flexible-extract": {"value": 0.5, "stderr": 0.1, "higher_is_better": True},
+        "acc": {"value": 0.25, "stderr": None, "higher_is_better": True},
+    }
+
+
 def test_a_task_that_cannot_be_downloaded_is_one_line(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
