@@ -1,8 +1,9 @@
 """The search of widths keeps its budget, repeats itself, never loses to the uniform one, and finds what was planted."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from eval.quantization.calibration import training_windows
 from eval.quantization.rounding import round_to_nearest
-from eval.quantization.search import mutate, search
+from eval.quantization.search import Widths, _Judge, mutate, search
 from eval.quantization.weights import Quantized, weight_matrices
 from eval.subject import Subject, open_subject
 from eval.text import Windows
@@ -71,6 +72,50 @@ def test_what_is_found_is_never_worse_than_the_uniform(
     assert again == found
     other = search(subject, windows, database, 3, generations=5, offspring=8, seed=2)
     assert other.widths != found.widths
+
+
+def test_offspring_are_ranked_in_stages(
+    subject: Subject, database: Mapping[int, Quantized], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Widths, tuple[int, ...], float]] = []
+    judged = _Judge.divergence
+
+    def watched(judge: _Judge, widths: Widths, text: Sequence[int]) -> float:
+        seen.append((dict(widths), tuple(text), judged(judge, widths, text)))
+        return seen[-1][2]
+
+    monkeypatch.setattr(_Judge, "divergence", watched)
+    search(subject, training_windows(subject, 8, 32), database, 3, generations=2, offspring=16, seed=0)
+    uniform, *rest = seen
+    assert (set(uniform[0].values()), len(uniform[1])) == ({3}, 32)
+    # Of each generation 16 candidates on a sixteenth of the text, 4 on a quarter, 1 on all of it.
+    assert [len(text) for _, text, _ in rest] == 2 * (16 * [2] + 4 * [8] + [32])
+    for generation in (rest[:21], rest[21:]):
+        stages = generation[:16], generation[16:20], generation[20:]
+        for stage in stages:
+            assert len({text for _, text, _ in stage}) == 1
+            assert len(set(stage[0][1])) == len(stage[0][1])
+        for before, after in pairwise(stages):
+            best = sorted(before, key=lambda entry: entry[2])[: len(after)]
+            assert [widths for widths, _, _ in after] == [widths for widths, _, _ in best]
+    # The text of early stages is drawn again in every generation.
+    assert rest[0][1] != rest[21][1]
+
+
+def test_whatever_is_tried_keeps_the_budget(
+    subject: Subject, windows: Windows, database: Mapping[int, Quantized], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Widths] = []
+    monkeypatch.setattr(
+        _Judge, "divergence", lambda judge, widths, text: tried.append(widths) or random.random()
+    )
+    search(subject, windows, database, 3, generations=12, offspring=8, seed=0)
+    matrices = weight_matrices(subject.blocks)
+    budget = 3 * sum(matrix.numel() for matrix in matrices.values())
+    for widths in tried:
+        assert sum(bits * matrices[name].numel() for name, bits in widths.items()) == budget
+        assert set(widths.values()) <= {2, 3, 4}
+    assert any(set(widths.values()) == {2, 3, 4} for widths in tried)
 
 
 def test_without_generations_it_is_the_uniform(
