@@ -8,7 +8,8 @@ must stay below the limit of the dtype. What a heatmap shows is therefore what t
 Every run gets the same prompt, and heatmaps side by side share one colour scale. A weight that is exactly zero has a
 colour of its own, a key that the query cannot see is blank; where weights are negative, the scale diverges from zero.
 Prompts longer than `--cells` are pooled: a cell then shows the weight of largest magnitude of `pool` queries and `pool`
-keys, and says so. Residuals and zeros are those of the weights before pooling.
+keys, and says so. Residuals and zeros are those of the weights before pooling. Weights are computed some rows at a time
+and never held whole, so that memory grows with the length of the prompt and not with its square.
 
 Written are a viewer, one HTML file that needs nothing else (every layer and head, differences, weights by token), and a
 figure of chosen layers and heads as PNG and SVG.
@@ -52,8 +53,11 @@ RESIDUAL_LIMIT = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
 
 SCALES = ("log", "linear")
 
-LONGEST = 2048
-"""Tokens of a prompt whose weights the dense formula still computes within a few hundred megabytes."""
+LONGEST = 16_384
+"""Tokens of a prompt whose weights the formula still computes within minutes."""
+
+ENTRIES = 2**23
+"""Weights of all heads that are held at once, 32 MiB, unless a single row of cells has more."""
 
 
 @dataclass(frozen=True)
@@ -321,20 +325,28 @@ def _panel(record: Mapping[str, Any], layer: Mapping[str, Any], head: Mapping[st
 
 
 def _layer(call: AttentionCall, factor: int) -> dict[str, Any]:
-    recomputed = weights(call.query, call.key, call.mechanism, kernel="dense", **call.arguments)[0].float()
-    value = call.value[0].float().repeat_interleave(call.query.shape[2] // call.value.shape[2], 1)
-    mixed = torch.einsum("hts,shd->htd", recomputed, value)
-    output = call.output[0].float().transpose(0, 1)
+    _, length, heads, _ = call.query.shape
     window = call.arguments.get("window") or call.mechanism.window
-    visible = visibility(
-        call.query.shape[1],
-        call.key.shape[1],
-        causal=call.arguments.get("causal", True),
-        window=window,
-        documents=call.arguments.get("documents"),
-        device=call.query.device,
-    ).mask()[0]
-    hidden = torch.full_like(recomputed[0], math.nan).masked_fill(visible, 0)
+    value = call.value[0].float().repeat_interleave(heads // call.value.shape[2], 1)
+    output = call.output[0].float().transpose(0, 1)
+    side = -(-length // factor)
+    cells = np.full((heads, side, side), math.nan, np.float32)
+    zeros, negative = torch.zeros(2, heads, dtype=torch.int64)
+    pairs, mixed = 0, []
+    # Blocks of whole cells.
+    height = max(1, ENTRIES // (heads * length * factor)) * factor
+    for start in range(0, length, height):
+        stop = min(start + height, length)
+        weight, visible = _rows(call, start, stop, window)
+        mixed.append(torch.einsum("hts,shd->htd", weight, value[:stop]))
+        zeros += ((weight == 0) & visible).sum((1, 2)).cpu()
+        negative += (weight < 0).sum((1, 2)).cpu()
+        pairs += int(visible.sum())
+        shown = weight.masked_fill(~visible, math.nan).cpu().numpy()
+        edge = -(-stop // factor)
+        for head in range(heads):
+            cells[head, start // factor : edge, :edge] = pool(shown[head], factor)
+    whole = torch.cat(mixed, 1)
     return {
         "layer": call.layer,
         "mechanism": call.mechanism.name,
@@ -342,14 +354,24 @@ def _layer(call: AttentionCall, factor: int) -> dict[str, Any]:
         "heads": [
             {
                 "head": head,
-                "residual": relative(mixed[head], output[head]),
-                "zeros": (recomputed[head][visible] == 0).double().mean().item(),
-                "negative": (recomputed[head][visible] < 0).double().mean().item(),
-                **pack(pool((recomputed[head] + hidden).cpu().numpy(), factor)),
+                "residual": relative(whole[head], output[head]),
+                "zeros": zeros[head].item() / pairs,
+                "negative": negative[head].item() / pairs,
+                **pack(cells[head]),
             }
-            for head in range(len(recomputed))
+            for head in range(heads)
         ],
     }
+
+
+def _rows(call: AttentionCall, start: int, stop: int, window: int | None) -> tuple[Tensor, Tensor]:
+    """Weights [H, rows, stop] of some queries by the formula, 0 where hidden, and what they see [rows, stop].
+
+    Attention is causal: later keys are left out, since the queries of a call are the last of its positions.
+    """
+    query, key = call.query[:, start:stop], call.key[:, :stop]
+    weight = weights(query, key, call.mechanism, kernel="dense", **call.arguments)[0].float()
+    return weight, visibility(stop - start, stop, window=window, device=query.device).mask()[0]
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:

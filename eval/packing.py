@@ -23,14 +23,14 @@ STEPS = 1024
 
 
 def pool(matrix: np.ndarray, factor: int) -> np.ndarray:
-    """The weight of largest magnitude of each `factor` x `factor` block of [T, T], with its sign.
+    """The weight of largest magnitude of each `factor` x `factor` block of [rows, columns], with its sign.
 
     A block is nan where all of its weights are. The last blocks may be smaller.
     """
-    side = -(-len(matrix) // factor)
-    padded = np.full((side * factor, side * factor), np.nan, matrix.dtype)
-    padded[: len(matrix), : len(matrix)] = matrix
-    blocks = padded.reshape(side, factor, side, factor).swapaxes(1, 2).reshape(side, side, factor * factor)
+    rows, columns = (-(-size // factor) for size in matrix.shape)
+    padded = np.full((rows * factor, columns * factor), np.nan, matrix.dtype)
+    padded[: matrix.shape[0], : matrix.shape[1]] = matrix
+    blocks = padded.reshape(rows, factor, columns, factor).swapaxes(1, 2).reshape(rows, columns, -1)
     best = np.nan_to_num(np.abs(blocks), nan=-1).argmax(-1)
     return np.take_along_axis(blocks, best[..., None], -1)[..., 0]
 

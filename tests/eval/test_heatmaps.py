@@ -172,6 +172,31 @@ def test_a_long_prompt_is_pooled_and_says_so(subjects):
             assert f"largest of {factor} × {factor}" in coarse.caption
 
 
+def test_weights_are_computed_some_rows_at_a_time(subjects, monkeypatch):
+    held = []
+    formula = heatmaps.weights
+
+    def watched(*arguments, **options):
+        found = formula(*arguments, **options)
+        held.append(found.numel())
+        return found
+
+    for subject in subjects:
+        whole = heatmaps.run(subject, Recording("To be, or not to be", 8))["results"]
+        tokens, factor = len(whole["pieces"]), whole["pool"]
+        heads = len(whole["layers"][0]["heads"])
+        with monkeypatch.context() as patch:
+            patch.setattr(heatmaps, "weights", watched)
+            patch.setattr(heatmaps, "ENTRIES", 2 * heads * tokens * factor)
+            parts = heatmaps.run(subject, Recording("To be, or not to be", 8))["results"]
+        assert max(held) <= 2 * heads * tokens * factor < heads * tokens**2
+        for layer, expected in zip(parts["layers"], whole["layers"], strict=True):
+            for head, known in zip(layer["heads"], expected["heads"], strict=True):
+                assert unpack(head) == pytest.approx(unpack(known), rel=1e-3, nan_ok=True)
+                assert (head["zeros"], head["negative"]) == (known["zeros"], known["negative"])
+                assert head["residual"] < 1e-5
+
+
 def test_the_window_of_the_mechanism_holds_where_the_call_names_none(subjects, monkeypatch):
     real = subjects[2].trace
 
