@@ -63,12 +63,12 @@ import torch
 from torch import Tensor
 
 from attention import row_stats
+from attention.functional import MASS_FLOOR, SMALL_WEIGHT
 from eval.analysis import progress
 from eval.subject import Subject
 from eval.text import Windows, cut, obstacle
 from models import AttentionCall, ModelError
 
-LEAST_MASS = 1e-8
 DEAD_TOKENS = 0.95
 KINDS = ("raw", "renormalised")
 
@@ -145,8 +145,8 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         raise ModelError(f"sinks cannot be measured for {subject.name}: {skipped[0]['reason']}")
     protocol = {
         "windows": windows_of,
-        "least_mass": LEAST_MASS,
-        "small_weight": 1e-5,
+        "least_mass": MASS_FLOOR,
+        "small_weight": SMALL_WEIGHT,
         "weights": "computed in float32 from the queries and keys that the model computed in its dtype",
         "dead_tokens": DEAD_TOKENS,
     }
@@ -202,7 +202,7 @@ class _Layer:
         self._keep("mass_at", stats.mass[..., self.positions])
 
         visible = stats.visible[:, None].expand_as(stats.mass)
-        full = stats.magnitude >= LEAST_MASS
+        full = stats.magnitude >= MASS_FLOOR
         several = full & (visible > 1)
         largest = output.abs().amax(-1).transpose(1, 2)
         rows = {
@@ -288,8 +288,8 @@ def _summary(measured: _Measured, settings: Settings, positions: Tensor) -> dict
             "mean": measured.share("mass", "rows"),
             "positions": (positions + 1).tolist(),
             "mean_at": mass_at.mean(0),
-            "p5_at": mass_at.quantile(0.05, dim=0),
-            "p95_at": mass_at.quantile(0.95, dim=0),
+            "p5_at": _quantile(mass_at, 0.05),
+            "p95_at": _quantile(mass_at, 0.95),
         },
         "entropy": {
             "nats": measured.share("entropy", "full_rows"),
@@ -319,6 +319,11 @@ def _summary(measured: _Measured, settings: Settings, positions: Tensor) -> dict
             "dead_tokens": dead_tokens,
         },
     }
+
+
+def _quantile(values: Tensor, share: float) -> Tensor:
+    """Of each column of [N, M], one at a time, since torch takes the quantiles of 16 million numbers at most."""
+    return torch.stack([column.quantile(share) for column in values.unbind(-1)])
 
 
 def _positions(length: int) -> Tensor:

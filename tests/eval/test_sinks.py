@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from attention import attend, get, names, weights
-from attention.mechanism import Pointwise
+from attention.mechanism import Mechanism, Pointwise
 from eval import sinks
 from eval.analysis import _plain
 from eval.sinks import Settings
@@ -25,8 +26,28 @@ from tests.eval.conftest import RunMaker, Scripted
 SMALL = Settings(lengths=(16,), sequences=6, thresholds=(0.1, 0.3), keys=4, dead=(1e-6, 1e-2))
 
 
+@dataclass(frozen=True)
+class Linear(Pointwise):
+    name = "linear"
+    formula = "s"
+    paper = "none"
+
+    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
+        return score
+
+    def weight(self, score: Tensor) -> Tensor:
+        return score
+
+    def weight_derivative(self, score: Tensor, weight: Tensor) -> Tensor:
+        return torch.ones_like(score)
+
+
 def call(
-    query: Tensor, key: Tensor, mechanism: str, window: int | None = None, scale: float | None = 1.0
+    query: Tensor,
+    key: Tensor,
+    mechanism: str | Mechanism,
+    window: int | None = None,
+    scale: float | None = 1.0,
 ) -> AttentionCall:
     value = torch.ones_like(key)
     arguments = {"causal": True, "window": window, "documents": None, "scale": scale, "params": None}
@@ -40,73 +61,154 @@ def measured(subject: Scripted, settings: Settings = SMALL, length: int = 16) ->
     return _plain(sinks.run(subject, settings)["results"])["lengths"][str(length)]
 
 
+def dense(calls: list[AttentionCall], window: int, settings: Settings) -> dict[str, Any]:
+    """The results by the definitions, in float64 from whole matrices of weights, [L, N, H, T, T]."""
+    weight = torch.stack(
+        [weights(c.query.double(), c.key.double(), c.mechanism, kernel="dense", **c.arguments) for c in calls]
+    )
+    output = torch.stack([c.output.double().transpose(1, 2) for c in calls])
+    length = weight.shape[-1]
+    row, key = torch.arange(length)[:, None], torch.arange(length)[None]
+    visible = (row >= key) & (row - key < window)
+    magnitude = weight.abs().sum(-1)
+    full = magnitude >= 1e-8
+    several = full & (visible.sum(-1) > 1)
+    share = weight.abs() / magnitude.where(full, torch.inf)[..., None]
+    entropy = torch.special.entr(share).sum(-1)
+    importance = {
+        "raw": weight.sum(-2) / visible.sum(0),
+        "renormalised": (weight.abs() / (magnitude + 1e-8)[..., None]).sum(-2) / visible.sum(0),
+    }
+    countable = visible.sum(0) > settings.audience * visible.sum(0).max()
+    as_published = (weight.abs() / (magnitude + 1e-8)[..., None]).sum(-2) / torch.arange(length, 0, -1)
+
+    def rates(values: Tensor, over: tuple[int, ...]) -> dict[str, Any]:
+        return {str(e): (values > e).double().mean(over) for e in settings.thresholds}
+
+    def mean(values: Tensor, of: Tensor, over: tuple[int, ...] = (0, 1, 2, 3)) -> Tensor:
+        return (values * of).sum(over) / of.expand_as(values).sum(over)
+
+    every = torch.ones_like(full)
+    pairs = {"zeros": (weight.float() == 0) & visible, "small": (weight.abs() <= 1e-5) & visible}
+    numbers = {
+        "mass": (weight.sum(-1), every),
+        "entropy": (entropy, full),
+        "entropy_normalised": (entropy / visible.sum(-1).clamp(min=2).log(), several),
+        "support": (entropy.exp(), full),
+        "empty_rows": ((magnitude == 0).double(), every),
+    }
+    pooled = {name: mean(*number) for name, number in numbers.items()}
+    heads = {name: mean(*number, over=(1, 3)) for name, number in numbers.items()}
+    area = visible.sum() * weight.shape[1]
+    dead = {str(e): (output.abs().amax(-1) < e).double().mean((1, 3)) for e in settings.dead}
+    positions = [p for p in (1, 2, 4, 8, 16, 32) if p < length] + [length]
+    mass_at = weight.sum(-1).flatten(0, 2)[:, [position - 1 for position in positions]].numpy()
+    return {
+        "sink_rate": {kind: rates(alpha[..., 0], (0, 1, 2)) for kind, alpha in importance.items()},
+        "sink_rate_by_key": {kind: rates(alpha[..., :4], (0, 1, 2)) for kind, alpha in importance.items()},
+        "sink_rate_any": {
+            kind: rates(alpha[..., countable].amax(-1), (0, 1, 2)) for kind, alpha in importance.items()
+        },
+        "published": {
+            "gu": {
+                "rate": rates(as_published[..., 0], (0, 1, 2)),
+                "by_key": rates(as_published[..., :4], (0, 1, 2)),
+            },
+            "softpick": {"rate": rates(weight[..., 0].mean(-1), (0, 1, 2))},
+        },
+        "mass": {
+            "mean": pooled["mass"],
+            "positions": positions,
+            "mean_at": mass_at.mean(0),
+            "p5_at": np.percentile(mass_at, 5, axis=0),
+            "p95_at": np.percentile(mass_at, 95, axis=0),
+        },
+        "entropy": {
+            "nats": pooled["entropy"],
+            "normalised": pooled["entropy_normalised"],
+            "support": pooled["support"],
+            "skipped_rows": 1 - full.double().mean(),
+        },
+        "sparsity": {
+            **{name: hit[..., visible].double().mean() for name, hit in pairs.items()},
+            "empty_rows": pooled["empty_rows"],
+        },
+        "dead_heads": {name: (tokens >= 0.95).double().mean() for name, tokens in dead.items()},
+        "heads": {
+            "sink_rate": {kind: rates(alpha[..., 0], (1,)) for kind, alpha in importance.items()},
+            "importance": {kind: alpha[..., 0].mean(1) for kind, alpha in importance.items()},
+            **heads,
+            **{name: hit.sum((1, 3, 4)) / area for name, hit in pairs.items()},
+            "dead_tokens": dead,
+        },
+    }
+
+
+def assert_equal(got: Any, expected: Any, where: str = "") -> None:
+    """All numbers but the scores, to what float32 rounds."""
+    if isinstance(expected, dict):
+        assert got.keys() - {"sequences", "tokens", "protocol", "max_score"} == expected.keys(), where
+        for name, value in expected.items():
+            assert_equal(got[name], value, f"{where}.{name}")
+    else:
+        torch.testing.assert_close(
+            torch.as_tensor(got, dtype=torch.float64),
+            torch.as_tensor(expected, dtype=torch.float64),
+            rtol=1e-4,
+            atol=1e-6,
+            equal_nan=True,
+            msg=lambda text: f"{where}: {text}",
+        )
+
+
 @pytest.mark.parametrize("mechanism", names())
 def test_everything_equals_the_dense_computation(make_run: RunMaker, mechanism: str) -> None:
     options = {"swat": {"window": 10}} if mechanism == "swat" else {}
     subject = open_subject(make_run("dense", attention=mechanism, attention_options=options, init_std=0.5))
-    settings = Settings(lengths=(24,), train_length=False, sequences=5, thresholds=(0.1, 0.3), keys=4)
-    got = _plain(sinks.run(subject, settings)["results"])["lengths"]["24"]
-
+    settings = Settings(
+        lengths=(24,), train_length=False, sequences=5, thresholds=(0.1, 0.3), keys=4, dead=(1e-6, 0.3)
+    )
+    got = sinks.run(subject, settings)["results"]["lengths"]["24"]
     calls: list[AttentionCall] = []
     with subject.trace(attention=calls.append):
         subject.observe(cut(subject, 24, 5).tokens)
-    dense = torch.stack(
-        [weights(c.query, c.key, c.mechanism, kernel="dense", **c.arguments) for c in calls]
-    ).double()
-    window = 10 if mechanism == "swat" else 24
-    row, key = torch.arange(24)[:, None], torch.arange(24)[None]
-    visible = (row >= key) & (row - key < window)
-    mass = dense.sum(-1)
-    renormalised = dense / (mass[..., None] + 1e-8)
-    for kind, matrix in (("raw", dense), ("renormalised", renormalised)):
-        audience = visible.sum(0)
-        every = matrix.sum(-2) / audience
-        alpha = every[..., :4]
-        for threshold in ("0.1", "0.3"):
-            hit = (alpha > float(threshold)).double()
-            assert got["sink_rate"][kind][threshold] == pytest.approx(hit[..., 0].mean().item())
-            assert got["sink_rate_by_key"][kind][threshold] == pytest.approx(hit.mean((0, 1, 2)).tolist())
-            some = (
-                (every[..., audience > audience.max() / 2] > float(threshold)).any(-1).double().mean().item()
-            )
-            assert got["sink_rate_any"][kind][threshold] == pytest.approx(some)
-            torch.testing.assert_close(
-                torch.tensor(got["heads"]["sink_rate"][kind][threshold]).double(),
-                hit[..., 0].mean(1),
-                atol=1e-6,
-                rtol=0,
-            )
-        torch.testing.assert_close(
-            torch.tensor(got["heads"]["importance"][kind]).double(),
-            alpha[..., 0].mean(1),
-            atol=1e-5,
-            rtol=1e-4,
-        )
-    # As published: the mean over all rows from the key on, or over all rows, whatever a window hides.
-    gu = torch.stack([renormalised[..., k:, k].mean(-1) for k in range(4)], -1)
-    for threshold in ("0.1", "0.3"):
-        published = got["published"]
-        hit = (gu > float(threshold)).double().mean((0, 1, 2)).tolist()
-        assert published["gu"]["by_key"][threshold] == pytest.approx(hit)
-        assert published["gu"]["rate"][threshold] == pytest.approx(hit[0])
-        hit = (dense[..., 0].mean(-1) > float(threshold)).double().mean().item()
-        assert published["softpick"]["rate"][threshold] == pytest.approx(hit)
-    full = mass >= 1e-8
-    entropy = torch.special.entr(renormalised).sum(-1)
-    assert got["mass"]["mean"] == pytest.approx(mass.mean().item(), rel=1e-4)
-    assert got["mass"]["p95_at"][-1] == pytest.approx(mass[..., -1].quantile(0.95).item(), rel=1e-4, abs=1e-6)
-    assert got["entropy"]["nats"] == pytest.approx(entropy[full].mean().item(), rel=1e-4, abs=1e-6)
-    several = full & (visible.sum(-1) > 1)
-    normalised = (entropy / visible.sum(-1).clamp(min=2).log())[several].mean().item()
-    assert got["entropy"]["normalised"] == pytest.approx(normalised, rel=1e-4, abs=1e-6)
-    assert got["entropy"]["skipped_rows"] == pytest.approx(1 - full.double().mean().item(), abs=1e-9)
-    assert got["sparsity"]["zeros"] == pytest.approx(
-        (dense[..., visible] == 0).double().mean().item(), abs=1e-9
-    )
-    assert got["sparsity"]["small"] == pytest.approx(
-        (dense[..., visible] <= 1e-5).double().mean().item(), abs=1e-3
-    )
-    assert got["sparsity"]["empty_rows"] == pytest.approx((mass == 0).double().mean().item(), abs=1e-9)
+    assert_equal(got, dense(calls, 10 if mechanism == "swat" else 24, settings))
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("mechanism", ["softmax", "sigmoid", "softpick", Linear()], ids=str)
+def test_rows_of_any_mass_equal_the_dense_computation(mechanism: str | Mechanism, window: int | None) -> None:
+    """Heads of large and small scores, some rows empty, negative or of hardly any mass; some tokens dead."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 6, 16, 4, 4, generator=generator)
+    query *= torch.tensor([3.0, 1.0, 0.1, 1e-8])[:, None]
+    key[..., 0, :] -= 2.0
+    if mechanism == "sigmoid":
+        query[..., 0], key[..., 0] = 1.0, torch.tensor([0.0, -9.0, -18.0, -21.0])
+    layers = [
+        dataclasses.replace(call(*pair, mechanism, window), layer=layer)
+        for layer, pair in enumerate([(query, key), (key, query)])
+    ]
+    got = sinks.run(Scripted(layers), SMALL)["results"]["lengths"]["16"]
+    assert_equal(got, dense(layers, window or 16, SMALL))
+    if mechanism != "softmax":
+        assert 0 < got["entropy"]["skipped_rows"] < 1
+
+
+def test_a_head_is_dead_from_95_percent_of_dead_tokens_on() -> None:
+    """Of 6 windows of 20 tokens, 113, 114 and 115 are dead; 114 is 95 %."""
+    query = torch.zeros(6, 20, 3, 4)
+    output = torch.zeros(6 * 20, 3, 4)
+    for head, dead in enumerate((113, 114, 115)):
+        output[dead:, head, 1] = -0.5
+    output[0] = 1e-3
+    script = dataclasses.replace(call(query, query, "softmax"), output=output.unflatten(0, (6, 20)))
+    settings = dataclasses.replace(SMALL, lengths=(20,), train_length=False, dead=(1e-6, 1e-2, 0.5, 0.6))
+    got = measured(Scripted([script]), settings, 20)
+    assert got["heads"]["dead_tokens"]["0.01"] == [[113 / 120, 114 / 120, 115 / 120]]
+    assert got["heads"]["dead_tokens"]["1e-06"] == [[112 / 120, 113 / 120, 114 / 120]]
+    # Exactly 0.5 is not below 0.5.
+    assert got["dead_heads"] == {"1e-06": 1 / 3, "0.01": 2 / 3, "0.5": 2 / 3, "0.6": 1.0}
 
 
 def test_batches_of_any_size_agree(run_path: Path) -> None:
@@ -260,22 +362,6 @@ def test_the_published_definitions_divide_by_rows_that_a_window_hides() -> None:
 
 def test_negative_weights() -> None:
     """Renormalised by magnitude: a row that cancels is neither empty nor without entropy."""
-
-    @dataclass(frozen=True)
-    class Linear(Pointwise):
-        name = "linear"
-        formula = "s"
-        paper = "none"
-
-        def weights(self, score: Tensor, visible: Tensor) -> Tensor:
-            return score
-
-        def weight(self, score: Tensor) -> Tensor:
-            return score
-
-        def weight_derivative(self, score: Tensor, weight: Tensor) -> Tensor:
-            return torch.ones_like(score)
-
     query, key = torch.ones(6, 16, 1, 1), torch.ones(6, 16, 1, 1)
     key[:, 0] = -15.0
     arguments = {"causal": True, "window": None, "documents": None, "scale": 1.0, "params": None}
@@ -292,6 +378,11 @@ def test_negative_weights() -> None:
     assert got["entropy"]["skipped_rows"] == 0.0
     last = 0.5 * math.log(2) + 0.5 * math.log(30)
     assert got["heads"]["entropy"][0][0] > last / 16
+
+
+def test_percentiles_of_more_numbers_than_torch_takes_at_once() -> None:
+    mass = torch.linspace(0, 1, 2**21 + 1)[:, None].expand(-1, 9)
+    assert sinks._quantile(mass, 0.95).tolist() == pytest.approx([0.95] * 9)
 
 
 def test_every_number_says_what_it_is(run_path: Path) -> None:
