@@ -62,6 +62,16 @@ def test_massive_activations_need_both_conditions() -> None:
     assert activations.row(got)["massive"] == 2
 
 
+def test_massive_is_above_100_and_from_1000_medians_on() -> None:
+    residual = torch.tensor([0.0625, 0.125, 1.0, 1.0])[:, None, None].repeat(1, 8, 16)
+    residual[0, 0, 0] = 100.0  # 1600 medians, but not above 100
+    residual[0, 1, 0] = 100.5
+    residual[1, 0, 0] = 125.0  # exactly 1000 medians
+    residual[1, 1, 0] = 124.5
+    got = _plain(activations.run(Scripted(residuals=[residual, residual]), SETTINGS)["results"])
+    assert got["massive"]["count"] == 2
+
+
 def test_a_run_is_measured_as_its_residual_stream_says(run_path: Path) -> None:
     subject = open_subject(run_path)
     settings = Settings(sequences=9)
@@ -79,8 +89,18 @@ def test_a_run_is_measured_as_its_residual_stream_says(run_path: Path) -> None:
     assert got["kurtosis"]["embeddings"] == pytest.approx(kurtosis(streams[-1]))
     assert got["kurtosis"]["pooled"] == pytest.approx(kurtosis(torch.stack([streams[0], streams[1]])))
     assert got["kurtosis"]["without_last"] == pytest.approx(kurtosis(streams[0]))
-    first = sum(kurtosis(token) for token in streams[1][:, 0]) / 9
-    assert got["kurtosis"]["first_token"][1] == pytest.approx(first)
+    for layer in (0, 1):
+        each = torch.tensor([[kurtosis(token) for token in sequence] for sequence in streams[layer]])
+        assert got["kurtosis"]["per_token"][layer] == pytest.approx(each.mean().item())
+        assert got["kurtosis"]["first_token"][layer] == pytest.approx(each[:, 0].mean().item())
+        magnitude = streams[layer].abs().flatten(1)
+        top = magnitude.sort(descending=True).values[:, :3].mean(0)
+        median = magnitude.median(1).values.mean()
+        assert got["massive"]["top"][layer] == pytest.approx(top.tolist())
+        assert got["massive"]["median"][layer] == pytest.approx(median.item())
+        assert got["massive"]["ratio"][layer] == pytest.approx((top[0] / median).item())
+        assert got["range"]["min_by_layer"][layer] == pytest.approx(streams[layer].min().item())
+        assert got["range"]["max_by_layer"][layer] == pytest.approx(streams[layer].max().item())
 
 
 def test_the_largest_activation_is_found() -> None:
