@@ -11,6 +11,13 @@ from eval.comparison import EPSILON, Measured, sink_length
 from eval.exhibits import Plot
 from eval.figures import Curve
 
+ROUNDED = {
+    "bits": ("round to nearest", "Each weight at the nearest point of the grid of its group."),
+    "gptq": ("GPTQ", "Weights rounded one input at a time, the others making up for it on calibration text."),
+    "hqq": ("HQQ", "Weights on grids fitted without any text."),
+}
+"""Title and caption of each way to round weights, by its key in the results of quantize."""
+
 POINTS = 400
 """Points that a training curve keeps; longer logs are thinned evenly."""
 
@@ -112,29 +119,102 @@ def attention(runs: Sequence[Measured]) -> list[Drawing]:
 
 
 def quantisation(runs: Sequence[Measured]) -> list[Drawing]:
-    """Perplexity after rounding the weights."""
-    widths = sorted({int(bits) for run in runs for bits in run.get("quantize", "bits") or {}}, reverse=True)
-    ratios, errors = [], []
-    for place, run in enumerate(runs):
-        entries = run.get("quantize", "bits") or {}
-        points = [(widths.index(bits), entries[str(bits)]) for bits in widths if str(bits) in entries]
-        if points:
-            x = [x for x, _ in points]
-            ratios.append(Curve(run.name, place, x, [entry["perplexity_ratio"] for _, entry in points]))
-            errors.append(Curve(run.name, place, x, [entry["weight_error"] for _, entry in points]))
-    ticks = [(place, str(bits)) for place, bits in enumerate(widths)]
+    """Loss with fewer bits against each run's own at full precision: a figure for each method that was measured."""
+    measured = [key for key in ROUNDED if key == "bits" or _widths(runs, key)]
     return [
-        _draw(
-            "Perplexity after rounding",
-            "Perplexity with rounded weights, divided by the run's own at full precision: 1 is no harm.",
-            ratios, runs, "quantize", x="bits per weight", y="perplexity ratio", log_y=True, ticks=ticks,
-        ),
-        _draw(
-            "Error of the rounded weights",
-            "Relative norm of what rounding changed. A run that loses more at the same error is more fragile.",
-            errors, runs, "quantize", x="bits per weight", y="‖change‖ / ‖weights‖", log_y=True, ticks=ticks,
-        ),
-    ]  # fmt: skip
+        *(_by_bits(runs, key) for key in measured),
+        *([_by_part(runs)] if any(map(_parts, runs)) else []),
+        _weight_errors(runs),
+    ]
+
+
+def _by_bits(runs: Sequence[Measured], key: str) -> Drawing:
+    """Loss ratio of one method of rounding weights, a curve for each run."""
+    title, what = ROUNDED[key]
+    if key == "gptq":
+        what += _calibration(runs)
+    widths = _widths(runs, key)
+    return _draw(
+        f"Loss with rounded weights: {title}",
+        f"{what} The loss divided by the run's own at full precision: 1 is no harm.",
+        _rounded(runs, key, "loss_ratio", widths), runs, "quantize", x="bits per weight", y="loss ratio",
+        ticks=_width_ticks(widths),
+    )  # fmt: skip
+
+
+def _by_part(runs: Sequence[Measured]) -> Drawing:
+    """Loss ratios with fewer bits elsewhere than in weights alone: a place for each part and width."""
+    ratios = [_parts(run) for run in runs]
+    places = {
+        name: place for place, name in enumerate(dict.fromkeys(name for found in ratios for name in found))
+    }
+    # A gap after each point, since nothing lies between two parts.
+    points = [
+        Curve(
+            run.name,
+            place,
+            [places[name] + shift for name in found for shift in (0, 0.5)],
+            [value for ratio in found.values() for value in (ratio, None)],
+        )
+        for place, (run, found) in enumerate(zip(runs, ratios, strict=True))
+        if found
+    ]
+    return _draw(
+        "Loss with fewer bits in activations, cache and attention",
+        "W8A8: weights and the inputs of linear layers in 8 bits, with a step per token (dynamic) or a calibrated one "
+        "(static). cache: keys and values. prob.: weights of attention on a calibrated grid; corr.: the same with what "
+        f"rounding takes off added back.{_calibration(runs)} The loss divided by the run's own at full precision.",
+        points, runs, "quantize", x="part, bits", y="loss ratio",
+        ticks=[(place, name) for name, place in places.items()] or None,
+    )  # fmt: skip
+
+
+def _weight_errors(runs: Sequence[Measured]) -> Drawing:
+    widths = _widths(runs, "bits")
+    return _draw(
+        "Error of the rounded weights",
+        "Relative norm of what rounding to nearest changed. A run that loses more at the same error is more fragile.",
+        _rounded(runs, "bits", "weight_error", widths), runs, "quantize", x="bits per weight",
+        y="‖change‖ / ‖weights‖", log_y=True, ticks=_width_ticks(widths),
+    )  # fmt: skip
+
+
+def _calibration(runs: Sequence[Measured]) -> str:
+    """How much text was calibrated on, in a sentence."""
+    tokens = {run.get("quantize", "calibration", "tokens") for run in runs} - {None}
+    sizes = " or ".join(f"{count:,}" for count in sorted(tokens))
+    return f" Calibrated on {sizes} tokens of training text." if sizes else ""
+
+
+def _widths(runs: Sequence[Measured], key: str) -> list[int]:
+    """The bits at which some run was measured, the most first."""
+    return sorted({int(bits) for run in runs for bits in run.get("quantize", key) or {}}, reverse=True)
+
+
+def _width_ticks(widths: Sequence[int]) -> list[tuple[float, str]]:
+    return [(place, str(bits)) for place, bits in enumerate(widths)]
+
+
+def _rounded(runs: Sequence[Measured], key: str, number: str, widths: Sequence[int]) -> list[Curve]:
+    """A number over the bits, a curve for each run that was measured."""
+    found = []
+    for place, run in enumerate(runs):
+        entries = run.get("quantize", key) or {}
+        points = [
+            (x, entries[str(bits)].get(number)) for x, bits in enumerate(widths) if str(bits) in entries
+        ]
+        if any(y is not None for _, y in points):
+            found.append(Curve(run.name, place, [x for x, _ in points], [y for _, y in points]))
+    return found
+
+
+def _parts(run: Measured) -> dict[str, float]:
+    """Loss ratios of what is no matter of weights alone, by a short name of the part."""
+    found = {f"W8A8\n{kind}": score for kind, score in (run.get("quantize", "w8a8") or {}).items()}
+    found |= {f"cache\n{bits}": score for bits, score in (run.get("quantize", "cache") or {}).items()}
+    for bits, pair in (run.get("quantize", "probabilities") or {}).items():
+        found |= {f"prob.\n{bits}": pair["plain"], f"corr.\n{bits}": pair["corrected"]}
+    return {name: score["loss_ratio"] for name, score in found.items()}
 
 
 def exhibited(runs: Sequence[Measured]) -> dict[str, list[Drawing]]:

@@ -47,7 +47,14 @@ def results(sink: float, kurtosis: float, zeros: float = 0.0) -> dict:
         "heads": {"sink_rate": {"raw": {"0.3": heads}, "renormalised": {"0.3": heads}}},
     }
     curve = {"start": [1, 2, 3], "end": [1, 2, 4], "loss": [3.0, 2.5, 2.0 + sink], "tokens": [500, 500, 10]}
-    bits = {str(b): {"perplexity_ratio": 1 + kurtosis / b**4, "weight_error": 1 / b**2} for b in (8, 4, 3, 2)}
+    bits = {
+        str(b): {
+            "loss_ratio": 1 + sink / b**4,
+            "perplexity_ratio": 1 + kurtosis / b**4,
+            "weight_error": 1 / b**2,
+        }
+        for b in (8, 4, 3, 2)
+    }
     weights = np.array([[1.0, np.nan, np.nan], [0.25, 0.75, np.nan], [0.0, np.nan, sink]])
     known = {"residual": 1.5e-7, "zeros": zeros, "negative": 0.0, **pack(weights)}
     panels = [{"head": head, **known} for head in (0, 1)]

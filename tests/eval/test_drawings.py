@@ -1,0 +1,75 @@
+"""What quantization did is drawn for every method that was measured, and for no other."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+from eval import drawings
+from eval.comparison import Measured
+from tests.eval.test_report import page_of, run
+
+SCORE = {"loss_ratio": 1.25, "perplexity_ratio": 1.9, "weight_error": 0.1}
+
+
+def quantized(name: str, **methods: object) -> Measured:
+    """A run with these entries among its results of quantize."""
+    plain = run(name, "softmax", 1.5)
+    results: dict[str, Any] = copy.deepcopy(dict(plain.results))
+    results["quantize"]["results"] = methods
+    return replace(plain, results=results)
+
+
+def titles(*runs: Measured) -> list[str]:
+    return [drawing.title for drawing in drawings.quantisation(runs)]
+
+
+def test_each_method_that_was_measured_has_a_figure() -> None:
+    widths = {"4": SCORE, "2": SCORE}
+    rounded = [f"Loss with rounded weights: {method}" for method in ("round to nearest", "GPTQ", "HQQ")]
+    elsewhere, errors = (
+        "Loss with fewer bits in activations, cache and attention",
+        "Error of the rounded weights",
+    )
+    assert titles(quantized("a", bits=widths)) == [rounded[0], errors]
+    assert titles(quantized("a", bits=widths), quantized("b", gptq=widths)) == [*rounded[:2], errors]
+    assert titles(quantized("a", hqq=widths, cache={"8": SCORE})) == [
+        rounded[0],
+        rounded[2],
+        elsewhere,
+        errors,
+    ]
+
+
+def test_the_curves_are_loss_ratios_over_bits() -> None:
+    one = quantized("one", bits={"4": SCORE}, gptq={"4": SCORE | {"loss_ratio": 1.1}, "2": SCORE})
+    two = quantized("two", bits={"4": SCORE}, gptq={"2": SCORE | {"loss_ratio": 1.5}})
+    first, second = drawings._rounded([one, two], "gptq", "loss_ratio", [4, 2])
+    assert (list(first.x), list(first.y)) == ([0, 1], [1.1, 1.25])
+    assert (list(second.x), list(second.y)) == ([1], [1.5])
+
+
+def test_what_was_calibrated_on_stands_beside_the_curves() -> None:
+    widths = {"4": SCORE}
+    run = quantized(
+        "a", bits=widths, gptq=widths, cache={"4": SCORE}, calibration={"windows": 64, "tokens": 8192}
+    )
+    captions = [drawing.caption for drawing in drawings.quantisation([run])]
+    told = ["Calibrated on 8,192 tokens of training text." in caption for caption in captions]
+    assert told == [False, True, True, False]
+
+
+def test_activations_cache_and_attention_share_a_figure() -> None:
+    pair = {"plain": SCORE, "corrected": SCORE | {"loss_ratio": 1.05}, "mass": 1.0, "lost": 0.1}
+    full = quantized("full", bits={}, w8a8={"static": SCORE}, cache={"4": SCORE}, probabilities={"4": pair})
+    bare = quantized("bare", bits={}, cache={"4": SCORE | {"loss_ratio": 1.0}})
+    assert drawings._parts(full) == {
+        "W8A8\nstatic": 1.25,
+        "cache\n4": 1.25,
+        "prob.\n4": 1.25,
+        "corr.\n4": 1.05,
+    }
+    assert drawings._parts(bare) == {"cache\n4": 1.0}
+    picture = next(d for d in drawings.quantisation([full, bare]) if "cache" in d.title).svg
+    for label in ("W8A8", "static", "cache", "prob.", "corr."):
+        assert f">{label}<" in str(picture)
+    assert "Loss with fewer bits in activations" in page_of([full, bare])
