@@ -39,7 +39,8 @@ and WEIGHTS is SCORE with
                               "mass": 1.0, "lost": 0.12}, ...},       mean sum of a row, and what rounding takes off
       "search": {"3": WEIGHTS and "uniform": WEIGHTS, "widths": {"0.attention.query": 4, ...},
                  "divergence": [0.21, 0.20, ...]}                     KL on calibration text after every generation
-      "rounded": {"matrices": 24, "parameters": 786432, "share": 0.75}                   share of all parameters
+      "rounded": {"matrices": 24, "parameters": 786432, "share": 0.75},                  share of all parameters
+      "calibration": {"windows": 64, "tokens": 8192}
     }
 """
 
@@ -83,7 +84,7 @@ class Settings:
     )
     longest: int = field(default=1024, metadata={"help": "but by default no more than this"})
     sequences: int = field(default=16, metadata={"help": "held-out windows to score"})
-    calibration: int = field(default=8, metadata={"help": "windows of training text to calibrate on"})
+    calibration: int = field(default=64, metadata={"help": "windows of training text to calibrate on"})
     damping: float = field(default=0.01, metadata={"help": "of gptq, in means of the Hessian's diagonal"})
     attention_bits: tuple[int, ...] = field(
         default=(8, 4), metadata={"help": "bits of cache and probabilities"}
@@ -121,6 +122,10 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
             MEASURES[method](study)
         except ModelError as refusal:
             raise ModelError(f"{method} of {subject.name}: {refusal}; --methods chooses others") from refusal
+    if "calibration" in study.protocol:
+        study.results["calibration"] = {
+            name: study.protocol["calibration"][name] for name in ("windows", "tokens")
+        }
     return {"protocol": study.protocol, "results": study.results}
 
 
@@ -151,8 +156,13 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
 
 
 def numbers(results: Mapping[str, Any]) -> list[Number]:
-    """A column of the report for each method but rtn, which it shows anyway."""
-    return [
+    """A column of the report for each method but rtn, which it shows anyway, and what was calibrated on."""
+    calibration = [
+        Number("calibrated on", entry["tokens"], "tokens", digits=7)
+        for entry in [results.get("calibration")]
+        if entry is not None
+    ]
+    return calibration + [
         Number(title, score["perplexity_ratio"], "× perplexity", better="lower", digits=4)
         for title, score in scores(results).items()
         if not title.startswith("rtn ")

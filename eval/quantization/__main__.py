@@ -77,7 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", choices=WEIGHT_METHODS, default="gptq", help="default: gptq")
     parser.add_argument("--bits", type=int, default=4, help="per weight, default: 4")
     parser.add_argument("--group", type=int, default=64, help="weights that share step and zero, default: 64")
-    parser.add_argument("--calibration", type=int, default=8, help="windows of training text, default: 8")
+    calibration = Settings().calibration
+    parser.add_argument(
+        "--calibration",
+        type=int,
+        default=calibration,
+        help=f"windows of training text, default: {calibration}",
+    )
     parser.add_argument("--damping", type=float, default=0.01, help="of gptq, default: 0.01")
     parser.add_argument(
         "--found",

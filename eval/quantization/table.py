@@ -35,6 +35,11 @@ def table(runs: Mapping[str, Mapping[str, Any]]) -> str:
             *(f"{results['full_precision']['loss']:.4f}" for results in runs.values()),
         ],
     ]
+    tokens = [results.get("calibration", {}).get("tokens") for results in runs.values()]
+    if any(tokens):
+        lines.append(
+            ["calibration: tokens", "", *("–" if count is None else f"{count:,}" for count in tokens)]
+        )
     for method in methods:
         sizes = [score[method].get("bits_per_weight") for score in by_run.values() if method in score]
         size = "" if sizes[0] is None else f"{sizes[0]:.2f}"

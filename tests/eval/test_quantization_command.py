@@ -50,7 +50,7 @@ def test_the_run_that_is_written_is_the_one_that_was_measured(
     assert (code, errors) == (0, "")
     assert f"python -m models.generate {tmp_path / 'small'}" in out
     subject, small = open_subject(path), open_subject(tmp_path / "small")
-    quantized = WeightQuantizer(subject, 16, 32, 8, 0.01).quantize(method, 3)
+    quantized = WeightQuantizer(subject, 16, 32, quantize.Settings().calibration, 0.01).quantize(method, 3)
     tokens = cut(subject, 32, 2).tokens
     with replaced(weight_matrices(subject.blocks), quantized):
         assert torch.equal(small.logits(tokens), subject.logits(tokens))
@@ -117,16 +117,19 @@ def test_mistakes_are_one_line(make_run: RunMaker, tmp_path: Path, command: Comm
 
 def test_the_table(make_run: RunMaker, tmp_path: Path, command: Command) -> None:
     paths = [make_run(name, folder=tmp_path, attention=name) for name in ("softmax", "softpick")]
-    settings = quantize.Settings(methods=("rtn", "cache"), bits=(4, 2), sequences=3, group=16)
+    settings = quantize.Settings(
+        methods=("rtn", "gptq", "cache"), bits=(4, 2), sequences=3, group=16, calibration=4
+    )
     results = [evaluate(ANALYSIS, open_subject(path), settings)[0]["results"] for path in paths]
     code, out, errors = command("eval.quantization.table", *paths)
     assert (code, errors) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "| method, bits | bits per weight | softmax | softpick |"
-    assert len(lines) == 3 + 4
+    assert len(lines) == 4 + 6
+    assert lines[3] == "| calibration: tokens |  | 128 | 128 |"
     score = results[1]["bits"]["2"]
-    assert lines[4].startswith(f"| rtn 2 | {score['bits_per_weight']:.2f} | ")
-    assert lines[4].endswith(f" {score['delta_loss']:+.4f} ± {score['interval']:.4f} |")
+    assert lines[5].startswith(f"| rtn 2 | {score['bits_per_weight']:.2f} | ")
+    assert lines[5].endswith(f" {score['delta_loss']:+.4f} ± {score['interval']:.4f} |")
     code, _, errors = command("eval.quantization.table", tmp_path / "nothing")
     assert (code, errors.count("\n")) == (2, 1)
     assert "python -m eval quantize" in errors

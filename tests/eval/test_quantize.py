@@ -149,6 +149,11 @@ def test_every_method_has_its_score_and_leaves_the_network_alone(everything: dic
                 assert abs(score["delta_loss"]) < 0.01, name
         assert result["protocol"]["calibration"]["source"].endswith("training documents")
         assert result["protocol"]["calibration"]["windows"] == 4
+        assert result["results"]["calibration"] == {"windows": 4, "tokens": 4 * 32}
+        (size,) = (
+            number for number in quantize.numbers(result["results"]) if number.title == "calibrated on"
+        )
+        assert (size.value, size.unit) == (128, "tokens")
 
 
 def test_sizes_are_those_of_packed_bits(everything: dict[str, dict]) -> None:
