@@ -156,6 +156,7 @@ def columns(runs: Sequence[Measured]) -> list[Column]:
     return [
         *_quality(),
         *_attention(sink_length(runs)),
+        *_residual_stream(runs),
         *_robustness(),
         *_harness(runs),
         *_others(runs),
@@ -271,38 +272,57 @@ def _attention(length: str | None) -> list[Column]:
     def rows(*keys: str) -> Callable[[Measured], float | None]:
         return lambda run: run.get("sinks", "lengths", str(length), *keys)
 
-    def largest(run: Measured) -> float | None:
-        ends = run.get("activations", "range") or {}
-        return max((abs(ends[end]) for end in ("min", "max") if ends.get(end) is not None), default=None)
-
-    group = "What attention does" if length is None else f"What attention does (windows of {length} tokens)"
-    sinks = partial(Column, group=group, source="sinks", length=length)
-    activations = partial(Column, group=group, source="activations", better="lower", show=_three)
+    group = f"What attention does{_of_windows([] if length is None else [int(length)])}"
+    column = partial(Column, group=group, source="sinks", length=length)
     return [
-        sinks(
+        column(
             key="sink_raw", title="sink rate, raw", unit=f"ε = {EPSILON}", better=None, show=_percent,
             of=rows("sink_rate", "raw", EPSILON),
         ),
-        sinks(
+        column(
             key="sink_renormalised", title="sink rate, renormalised", unit=f"ε = {EPSILON}", better="lower",
             show=_percent, of=rows("sink_rate", "renormalised", EPSILON),
         ),
-        activations(
-            key="kurtosis", title="kurtosis", unit="all blocks",
-            of=lambda run: run.get("activations", "kurtosis", "pooled"),
-        ),
-        activations(key="largest", title="max |activation|", unit="all blocks", of=largest),
-        sinks(
+        column(
             key="zeros", title="exact zeros", unit="of weights", better=None, show=_percent,
             of=rows("sparsity", "zeros"),
         ),
-        sinks(key="entropy", title="entropy", unit="nats", better=None, show=_three, of=rows("entropy", "nats")),
-        sinks(key="mass", title="mass", unit="Σ of a row", better=None, show=_three, of=rows("mass", "mean")),
-        sinks(
+        column(key="entropy", title="entropy", unit="nats", better=None, show=_three, of=rows("entropy", "nats")),
+        column(key="mass", title="mass", unit="Σ of a row", better=None, show=_three, of=rows("mass", "mean")),
+        column(
             key="dead", title="dead heads", unit=f"|out| < {DEAD}", better="lower", show=_percent,
             of=rows("dead_heads", DEAD),
         ),
     ]  # fmt: skip
+
+
+def _residual_stream(runs: Sequence[Measured]) -> list[Column]:
+    def largest(run: Measured) -> float | None:
+        ends = run.get("activations", "range") or {}
+        return max((abs(ends[end]) for end in ("min", "max") if ends.get(end) is not None), default=None)
+
+    protocols = [run.results["activations"]["protocol"] for run in runs if "activations" in run.results]
+    lengths = [protocol["windows"]["length"] for protocol in protocols if "windows" in protocol]
+    column = partial(
+        Column,
+        group=f"Residual stream{_of_windows(lengths)}",
+        unit="all blocks",
+        better="lower",
+        source="activations",
+        show=_three,
+    )
+    return [
+        column(key="kurtosis", title="kurtosis", of=lambda run: run.get("activations", "kurtosis", "pooled")),
+        column(key="largest", title="max |activation|", of=largest),
+    ]
+
+
+def _of_windows(lengths: Sequence[int]) -> str:
+    """What a heading says of the lengths of windows."""
+    if not lengths:
+        return ""
+    least, most = min(lengths), max(lengths)
+    return f" (windows of {least if least == most else f'{least} to {most}'} tokens)"
 
 
 def _robustness() -> list[Column]:

@@ -151,3 +151,15 @@ def test_the_rule_of_the_marks_is_written_beneath_the_tables() -> None:
     runs = two_runs()
     assert "the 95 % interval of the difference" in " ".join(Report("A", runs, {}).text().split())
     assert "the 95 % interval of the difference" in page_of(runs)
+
+
+def test_a_heading_names_the_windows_of_its_own_numbers() -> None:
+    def of_length(measured: Measured, length: int) -> Measured:
+        return changed(measured, "activations", protocol={"windows": {"length": length, "windows": 64}})
+
+    base, pick = two_runs()
+    groups = {entry.key: entry.group for entry in columns([of_length(base, 16), of_length(pick, 16)])}
+    assert groups["sink_raw"] == groups["dead"] == "What attention does (windows of 32 tokens)"
+    assert groups["kurtosis"] == groups["largest"] == "Residual stream (windows of 16 tokens)"
+    unlike = [of_length(base, 16), of_length(pick, 128)]
+    assert column("kurtosis", unlike).group == "Residual stream (windows of 16 to 128 tokens)"

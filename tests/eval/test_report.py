@@ -225,7 +225,7 @@ def test_every_table_has_a_row_for_each_run_with_the_numbers_of_the_data_file(ru
     for place, measured in enumerate(runs):
         mine = [row for row in reader.rows if row and row[0].strip() == measured.name]
         groups = list(dict.fromkeys(column["group"] for column in data["columns"]))
-        assert len(mine) == len(groups) == 5
+        assert len(mine) == len(groups) == 6
         shown = [cell.strip() for row in mine for cell in row]
         for column in data["columns"]:
             assert column["cells"][place]["text"] in shown
@@ -247,11 +247,11 @@ def test_the_data_file_holds_the_result_files(runs):
 def test_columns_can_be_sorted(runs, page):
     reader = Reader(page)
     heads = [tag for tag in reader.all("th") if "aria-sort" in tag]
-    assert len(heads) == len(columns(runs)) + 5 + 1
+    assert len(heads) == len(columns(runs)) + 6 + 1
     values = [tag["data-sort"] for tag in reader.all("td", class_="number")]
     assert len(values) == len(columns(runs)) * len(runs)
     assert all(float(str(value)) is not None for value in values)
-    assert len(reader.all("tr", data_run="2")) == 5
+    assert len(reader.all("tr", data_run="2")) == 6
 
 
 @pytest.mark.parametrize(
