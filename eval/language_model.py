@@ -5,6 +5,9 @@ model = HarnessModel(open_subject("runs/micro-softpick"))
 simple_evaluate(model=model, tasks=["arc_easy", "piqa"])        # any task of lm-eval, by its own registry
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,13 +17,23 @@ from lm_eval.api.model import TemplateLM
 from torch import Tensor
 
 from eval.analysis import progress
-from eval.subject import Subject
-from models import ModelError
+from eval.subject import RunSubject, Subject
+from models import ModelError, generate, left_pad
 
 GENERATED = 256
-"""Tokens to generate for a task that does not say."""
+"""Tokens to generate for a task that does not say, where they leave half of the positions to the context."""
 
 Encoded = tuple[tuple[str, str], list[int], list[int]]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A text to generate: behind this prompt, so many tokens at most, up to the first of the stop strings."""
+
+    prompt: list[int]
+    room: int
+    temperature: float
+    until: list[str]
 
 
 class HarnessModel(TemplateLM):
@@ -70,23 +83,23 @@ class HarnessModel(TemplateLM):
     ) -> list[tuple[float, bool]]:
         sequences = [self._fit(context, target) for _, context, target in requests]
         scores: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        for batch in progress(self._batches(sequences), f"loglikelihood {self.subject.name}"):
+        for batch in progress(self._batches(list(map(len, sequences))), f"loglikelihood {self.subject.name}"):
             targets = [len(requests[index][2]) for index in batch]
             answers = self._score([sequences[index] for index in batch], targets)
             for index, score in zip(batch, answers, strict=True):
                 scores[index] = score
         return scores
 
-    def _batches(self, sequences: list[list[int]]) -> list[list[int]]:
-        """Indices of sequences to score together, the longest first.
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of sequences of these lengths to compute together, the longest first.
 
         Neighbours in length share a batch, so that little is padding; under causality, padding on the right does no
         harm.
         """
-        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]), reverse=True)
+        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         batches = []
         while order:
-            size = self.subject.batch(len(sequences[order[0]]))
+            size = self.subject.batch(lengths[order[0]])
             batches.append(order[:size])
             order = order[size:]
         return batches
@@ -135,25 +148,61 @@ class HarnessModel(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Continue each text until a stop string, the end of the document, or the task's limit."""
-        texts = []
-        for request in progress(requests, f"generate {self.subject.name}"):
-            context, options = request.args
-            room = int(options.get("max_gen_toks", GENERATED))
-            if room >= self.max_length:
-                raise ModelError(
-                    f"{room} generated tokens leave no context within {self.max_length} positions"
-                )
-            temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
-            ids = self.tok_encode(context) or [self.prefix_token_id]
-            ids = (
-                ids[: len(self.begin)] + ids[len(self.begin) :][-(self.max_length - room - len(self.begin)) :]
-            )
-            text = self.subject.decode(self.subject.generate(ids, room, temperature))
-            until = options.get("until") or []
-            for stop in [until] if isinstance(until, str) else until:
-                text = text.split(stop)[0] if stop else text
-            texts.append(text)
+        wanted = [self._wanted(*request.args) for request in requests]
+        texts = [""] * len(wanted)
+        for batch in progress(self._alike(wanted), f"generate {self.subject.name}"):
+            first, prompts = wanted[batch[0]], [wanted[index].prompt for index in batch]
+            written = continuations(self.subject, prompts, first.room, first.temperature)
+            for index, ids in zip(batch, written, strict=True):
+                texts[index] = self.subject.decode(ids)
+                for stop in filter(None, wanted[index].until):
+                    texts[index] = texts[index].split(stop)[0]
         return texts
+
+    def _wanted(self, context: str, options: dict[str, Any]) -> Wanted:
+        """A request for generation; a context that leaves no room for it loses its beginning.
+
+        Raises:
+            ModelError: it asks for so many tokens that no context is left.
+        """
+        limit = options.get("max_gen_toks")
+        room = min(GENERATED, self.max_length // 2) if limit is None else int(limit)
+        begin = len(self.begin)
+        if room + begin >= self.max_length:
+            raise ModelError(f"{room} generated tokens leave no context within {self.max_length} positions")
+        temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
+        ids = self.tok_encode(context) or [self.prefix_token_id]
+        prompt = ids[:begin] + ids[begin:][-(self.max_length - room - begin) :]
+        until = options.get("until") or []
+        return Wanted(prompt, room, temperature, [until] if isinstance(until, str) else until)
+
+    def _alike(self, wanted: Sequence[Wanted]) -> list[list[int]]:
+        """Indices of texts to generate together: greedy ones of one limit, since draws depend on their batch."""
+        groups = defaultdict(list)
+        for index, each in enumerate(wanted):
+            groups[each.room, index if each.temperature else None].append(index)
+        return [
+            [group[place] for place in batch]
+            for (room, _), group in groups.items()
+            for batch in self._batches([len(wanted[index].prompt) + room for index in group])
+        ]
+
+
+def continuations(
+    subject: Subject, prompts: Sequence[list[int]], room: int, temperature: float
+) -> list[list[int]]:
+    """What a subject writes behind each prompt: up to `room` tokens, before the end of the document.
+
+    Runs of this project continue all prompts at once, padded on the left.
+    """
+    if not isinstance(subject, RunSubject):
+        return [subject.generate(prompt, room, temperature) for prompt in prompts]
+    tokens, documents = left_pad(prompts, device=subject.device)
+    grown = generate(
+        subject.network, tokens, room, temperature=temperature, stop=subject.bos, documents=documents
+    )
+    written = grown[:, tokens.shape[1] :].tolist()
+    return [ids[: ids.index(subject.bos)] if subject.bos in ids else ids for ids in written]
 
 
 def _likelihood(logits: Tensor, target: list[int]) -> tuple[float, bool]:

@@ -15,7 +15,7 @@ lm_eval = pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
-from eval import harness  # noqa: E402
+from eval import harness, language_model  # noqa: E402
 from eval.harness import Settings  # noqa: E402
 from eval.language_model import HarnessModel  # noqa: E402
 from eval.subject import Subject, open_subject  # noqa: E402
@@ -131,8 +131,41 @@ def test_generation_stops_where_it_is_told(subject: Subject) -> None:
         requests("generate_until", [("the queen", {"until": [middle], "max_gen_toks": 12})])
     )
     assert stopped == [free.split(middle)[0]]
-    with pytest.raises(ModelError, match="leave no context"):
-        model.generate_until(requests("generate_until", [("the", {"max_gen_toks": 64})]))
+    for room in (63, 64):  # one position is the beginning-of-document token's
+        with pytest.raises(ModelError, match=f"{room} generated tokens leave no context within 64 positions"):
+            model.generate_until(requests("generate_until", [("the", {"max_gen_toks": room})]))
+
+
+@pytest.mark.parametrize("attention", ["softmax", "lssar", "swat"])
+def test_texts_generated_in_one_batch_are_those_generated_alone(
+    make_run: RunMaker, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = open_subject(make_run(f"generated-{attention}", attention=attention))
+    text = "the queen speaks of night and gentle morning where shadow takes every crown"
+    prompts = [text[:length] for length in (70, 3, 40, 1, 55)]
+    asked = requests("generate_until", [(prompt, {"until": []}) for prompt in prompts])
+    sizes = []
+    inner = language_model.generate
+    monkeypatch.setattr(
+        language_model, "generate", lambda *a, **options: (sizes.append(len(a[1])), inner(*a, **options))[1]
+    )
+    texts = HarnessModel(subject, 64).generate_until(asked)
+    assert sizes == [5]
+    for prompt, text in zip(prompts, texts, strict=True):
+        kept = [subject.bos, *subject.encode(prompt)[-31:]]
+        # Half of the positions, since nobody said how many.
+        assert text == subject.decode(subject.generate(kept, 32))
+
+
+def test_the_default_number_of_generated_tokens_fits(subject: Subject) -> None:
+    asked = requests("generate_until", [("the queen", {"until": ["\n\n"]})])
+    for length in (4, 32, 128):
+        assert len(HarnessModel(subject, length).generate_until(asked)) == 1
+    drawn = requests(
+        "generate_until", [(text, {"do_sample": True, "temperature": 1.0}) for text in ("the", "of", "the")]
+    )
+    first, _, again = HarnessModel(subject, 32).generate_until(drawn)
+    assert first == again
 
 
 def test_the_offline_tasks_run(subject: Subject) -> None:
