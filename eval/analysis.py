@@ -222,8 +222,7 @@ def _protocol(analysis: Analysis, subject: Subject, settings: Any) -> dict[str, 
     return {
         "settings": dataclasses.asdict(settings),
         **subject.protocol(),
-        "versions": sources.versions(analysis.module),
-        "code": sources.code(analysis.module),
+        **sources.protocol(analysis.module),
     }
 
 

@@ -7,7 +7,7 @@ import math
 import operator
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -29,7 +29,7 @@ LEGEND = (
     "The best number of a column is marked where lower or higher is better (↓ ↑), all runs were measured alike, and "
     "the next best is another number: as it is written, and beyond the 95 % interval of the difference where there is "
     "one (from the same windows of text, or from both ±). A dash stands for what was not measured, ± for one standard "
-    "error."
+    "error, † for a number that would now be measured otherwise: by other code, libraries, text or dtype."
 )
 
 SHOWN = {"sinks", "activations", "quantize", "lengths", "harness", "heatmaps"}
@@ -50,6 +50,7 @@ class Measured:
         parameters: how many numbers were trained, shared ones counted once.
         results: result files by analysis, all measured on this checkpoint.
         missing: why there is no result, by analysis; "training" stands for the training log.
+        outdated: what of a result's protocol is no longer what it would be now, by analysis.
         metrics: records of the training log up to `step`.
         config, record: config.yaml and run.json; None for a model that others trained.
     """
@@ -66,6 +67,7 @@ class Measured:
     metrics: Sequence[Mapping[str, Any]]
     config: Mapping[str, Any] | None = None
     record: Mapping[str, Any] | None = None
+    outdated: Mapping[str, str] = field(default_factory=dict)
 
     def get(self, name: str, *keys: str) -> Any:
         """An entry of a result file; None where the file or the entry is missing."""
@@ -143,12 +145,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A column's number of one run: as a number, as text, and if it is missing, why."""
+    """A column's number of one run, as a number and as text; why it is missing; what of its protocol is outdated."""
 
     value: float | None
     text: str
     best: bool = False
     missing: str | None = None
+    outdated: str | None = None
 
 
 def columns(runs: Sequence[Measured]) -> list[Column]:
@@ -173,9 +176,7 @@ def cells(column: Column, runs: Sequence[Measured]) -> list[Cell]:
     winners = _best(column, runs)
     values = [finite(column.of(run)) for run in runs]
     return [
-        _absent(column, run)
-        if value is None
-        else Cell(value, column.show(value) + _plus_minus(column, run), best=run in winners)
+        _absent(column, run) if value is None else _present(column, run, value, best=run in winners)
         for run, value in zip(runs, values, strict=True)
     ]
 
@@ -238,9 +239,11 @@ def _absent(column: Column, run: Measured) -> Cell:
     )
 
 
-def _plus_minus(column: Column, run: Measured) -> str:
-    error = finite(column.error(run))
-    return "" if error is None else f" ± {column.show(error)}"
+def _present(column: Column, run: Measured, value: float, *, best: bool) -> Cell:
+    error, outdated = finite(column.error(run)), run.outdated.get(column.source)
+    plus_minus = "" if error is None else f" ± {column.show(error)}"
+    dagger = "" if outdated is None else " †"
+    return Cell(value, column.show(value) + plus_minus + dagger, best=best, outdated=outdated)
 
 
 def _quality() -> list[Column]:

@@ -35,6 +35,9 @@ def findings(runs: Sequence[Measured]) -> list[str]:
         *_range(by_key["ratio_3"], "With weights rounded to 3 bits, the factor on perplexity", runs),
         *_range(by_key["bits_4x"], "At 4 times the training length, the loss in bits per byte", runs),
     ]
+    outdated = [run.name for run in runs if run.outdated]
+    if outdated:
+        sentences.append(f"Numbers with a † would now be measured otherwise: {', '.join(outdated)}.")
     absent = sorted({name for run in runs for name in run.missing if name in SHOWN | {"training"}})
     if absent:
         sentences.append(f"Missing for at least one run: {', '.join(absent)}.")

@@ -1,7 +1,8 @@
 """One self-contained HTML page that puts runs side by side, and the same data as JSON.
 
 The page shows what the other analyses left in `<run>/eval/*.json` and what training left in `<run>/metrics.jsonl`.
-Nothing is computed anew. A result that belongs to another checkpoint than the one the run opens with counts as missing.
+Nothing is computed anew. A result that belongs to another checkpoint or model config than the run opens with counts as
+missing. One whose protocol is not what it would be now (by other code, libraries, text or dtype) is marked with a †.
 The page loads nothing from anywhere: styles, script, curves and attention weights are inside.
 
 The data file, next to the page:
@@ -10,9 +11,10 @@ The data file, next to the page:
       "title": ...,
       "runs": [{"name": ..., "label": ..., "path": ..., "step": ..., "checkpoint": ..., "train_length": ...,
                 "parameters": ..., "results": {<analysis>: <result file>}, "missing": {<analysis>: "<reason>"},
+                "outdated": {<analysis>: "code, versions"},
                 "metrics": [...], "config": {...}, "record": {...}}],
       "columns": [{"key": ..., "group": ..., "title": ..., "unit": ..., "better": ..., "source": ...,
-                   "cells": [{"value": 1.4, "text": "1.4000", "best": true, "missing": null}]}],
+                   "cells": [{"value": 1.4, "text": "1.4000", "best": true, "missing": null, "outdated": null}]}],
       "paired": {<column>: [{"group": ..., "baseline": ..., "seeds": [1, 2], "differences": [...], "over": "seeds",
                              "interval": {"mean": ..., "low": ..., "high": ...}, "better": true}]},
       "findings": ["..."],
@@ -24,7 +26,7 @@ The data file, next to the page:
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +35,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from eval import analysis, comparison, pairs
+from data import DataError
+from eval import analysis, comparison, pairs, sources
 from eval.comparison import Measured
 from eval.findings import checks, findings
 from eval.subject import Subject
@@ -159,15 +162,21 @@ def measured(subject: Subject, name: str) -> Measured:
     Raises:
         ModelError: its config or record cannot be read.
     """
-    results, missing = {}, {}
-    for kind in (name for name, known in analysis.analyses().items() if hasattr(known.module, "run")):
+    results, missing, outdated = {}, {}, {}
+    protocol = _protocol(subject)
+    for kind, known in analysis.analyses().items():
+        if not hasattr(known.module, "run"):
+            continue
         result = analysis.read(subject.results / f"{kind}.json")
         if result is None:
             missing[kind] = "not measured"
-        elif result["subject"].get("checkpoint") != subject.checkpoint:
-            missing[kind] = f"measured on another checkpoint (step {result['subject'].get('step')})"
+        elif other := _another(subject, result["subject"]):
+            missing[kind] = other
         else:
             results[kind] = result
+            now = protocol | sources.protocol(known.module)
+            if changed := [name for name in now if result["protocol"].get(name) != now[name]]:
+                outdated[kind] = ", ".join(changed)
     logged = metrics.read(subject.path)
     if subject.step is not None:
         logged = [record for record in logged if record["step"] <= subject.step]
@@ -186,6 +195,7 @@ def measured(subject: Subject, name: str) -> Measured:
         metrics=logged,
         config=_read(subject.path / "config.yaml"),
         record=_read(subject.path / "run.json"),
+        outdated=dict(sorted(outdated.items())),
     )
 
 
@@ -198,6 +208,23 @@ def environment() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def _another(subject: Subject, measured: Mapping[str, Any]) -> str | None:
+    """Why what was measured is not this model; None where it is. Older files do not tell the config."""
+    if measured.get("checkpoint") != subject.checkpoint:
+        return f"measured on another checkpoint (step {measured.get('step')})"
+    if measured.get("architecture", subject.architecture) != subject.architecture:
+        return "measured with another model config"
+    return None
+
+
+def _protocol(subject: Subject) -> dict[str, Any]:
+    """What the subject would now decide of a protocol, the device apart; nothing where its text cannot be had here."""
+    try:
+        return {name: entry for name, entry in subject.protocol().items() if name != "device"}
+    except (ModelError, DataError):
+        return {}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

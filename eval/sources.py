@@ -14,6 +14,7 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 """The folder of the project's packages."""
@@ -26,6 +27,11 @@ SUFFIXES = {".py", ".cpp", ".h"}
 
 LIBRARIES = {"hqq", "lm_eval", "numpy", "scipy", "sentencepiece", "torch", "transformers"}
 """What else computes numbers. Libraries of kernels are left out: like devices, they differ in rounding only."""
+
+
+def protocol(module: ModuleType) -> dict[str, Any]:
+    """What a result's protocol says of them."""
+    return {"versions": versions(module), "code": code(module)}
 
 
 def code(module: ModuleType) -> str:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data import DataConfig, TokenizerConfig, prepare
+from eval import sources
 from eval.subject import AttentionReport, HiddenReport, Subject
 from models import (
     GPT,
@@ -103,6 +104,16 @@ def add_checkpoint(path: Path, step: int, model: nn.Module) -> None:
 @pytest.fixture(scope="session")
 def run_path(make_run: RunMaker) -> Path:
     return make_run("plain")
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The sources of the project, where a test may edit them."""
+    for name in ("attention", "data", "models", "eval"):
+        without = shutil.ignore_patterns("*.pt", "__pycache__", "templates")
+        shutil.copytree(sources.ROOT / name, tmp_path / "copy" / name, ignore=without)
+    monkeypatch.setattr(sources, "ROOT", tmp_path / "copy")
+    return tmp_path / "copy"
 
 
 CHROMIUM = (

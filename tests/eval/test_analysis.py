@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 import sys
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -171,16 +170,6 @@ def test_whatever_decides_the_number_makes_it_computed_again(
             file.write_text(file.read_text()[:100])
     assert not evaluate(item, open_subject(path, **options), settings)[1]
     assert evaluate(item, open_subject(path, **options), settings)[1]
-
-
-@pytest.fixture
-def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The sources of the project, where a test may edit them."""
-    for name in ("attention", "data", "models", "eval"):
-        without = shutil.ignore_patterns("*.pt", "__pycache__", "templates")
-        shutil.copytree(sources.ROOT / name, tmp_path / "copy" / name, ignore=without)
-    monkeypatch.setattr(sources, "ROOT", tmp_path / "copy")
-    return tmp_path / "copy"
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,13 @@ def test_every_table_has_a_row_for_each_run_with_the_numbers_of_the_data_file(ru
         for column in data["columns"]:
             assert column["cells"][place]["text"] in shown
     by_key = {column["key"]: column["cells"] for column in data["columns"]}
-    assert by_key["bits_per_byte"][1] == {"value": 1.4567, "text": "1.4567", "best": True, "missing": None}
+    assert by_key["bits_per_byte"][1] == {
+        "value": 1.4567,
+        "text": "1.4567",
+        "best": True,
+        "missing": None,
+        "outdated": None,
+    }
     assert by_key["parameters"][0]["text"] == "1.23M"
     assert by_key["sink_raw"][0]["text"] == "40.0%"
     assert by_key["largest"][2]["text"] == "32.2"
@@ -432,8 +438,8 @@ def subject(tmp_path: Path) -> SimpleNamespace:
     (path / "config.yaml").write_text("name: nano\nseed: 7\n")
     (path / "run.json").write_text('{"data": "dada"}')
     return SimpleNamespace(
-        name="nano", label="softmax", path=path, step=20, checkpoint="f" * 64, train_length=32, results=results,
-        network=torch.nn.Linear(3, 2),
+        name="nano", label="softmax", path=path, step=20, checkpoint="f" * 64, architecture="a" * 16, train_length=32,
+        results=results, network=torch.nn.Linear(3, 2), protocol=lambda: {"text": PROTOCOL["text"]},
     )  # fmt: skip
 
 

@@ -1,0 +1,71 @@
+"""Results of another model count as missing; those of another protocol than a measurement of now are marked."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval import activations, report
+from eval.analysis import evaluate, get
+from eval.comparison import Measured, cells, columns
+from eval.findings import findings
+from eval.report import Report
+from eval.subject import open_subject
+from tests.eval.conftest import RunMaker
+from tests.eval.test_report import page_of
+
+
+@pytest.fixture
+def path(make_run: RunMaker, tmp_path: Path) -> Path:
+    """A run whose activations were measured."""
+    made = make_run("fresh", folder=tmp_path)
+    evaluate(get("activations"), open_subject(made), activations.Settings(sequences=3))
+    return made
+
+
+def measured(path: Path, **options: Any) -> Measured:
+    return report.measured(open_subject(path, **options), "fresh")
+
+
+def shown(run: Measured) -> str:
+    column = next(column for column in columns([run]) if column.key == "kurtosis")
+    return cells(column, [run])[0].text
+
+
+def test_a_fresh_result_has_no_mark(path: Path) -> None:
+    run = measured(path)
+    assert run.outdated == {}
+    assert "†" not in shown(run)
+    assert not any("†" in sentence for sentence in findings([run]))
+
+
+def test_a_result_of_older_code_is_marked(path: Path, copied: Path) -> None:
+    with (copied / "models" / "norms.py").open("a") as file:
+        file.write("\n")
+    run = measured(path)
+    assert run.outdated == {"activations": "code"}
+    assert shown(run).endswith(" †")
+    assert "Numbers with a † would now be measured otherwise: fresh." in findings([run])
+    page = page_of([run])
+    assert "† fresh, not as it would be measured now: code (activations)." in page
+    assert 'title="not as it would be measured now: code"' in page
+    assert shown(run) in Report("A", [run], {}).text()
+
+
+def test_a_result_of_another_dtype_or_text_is_marked(path: Path, corpus: Path) -> None:
+    assert measured(path, dtype="bfloat16").outdated == {"activations": "dtype"}
+    assert measured(path, text=str(corpus / "00.txt")).outdated == {"activations": "text"}
+
+
+def test_a_text_that_is_not_there_does_not_matter(path: Path) -> None:
+    record = path / "run.json"
+    record.write_text(record.read_text().replace('"data": "', '"data": "0'))
+    assert measured(path).outdated == {}
+
+
+def test_a_result_of_another_model_config_is_missing(path: Path) -> None:
+    config = path / "config.yaml"
+    config.write_text(config.read_text().replace("attention: softmax", "attention: softpick"))
+    run = measured(path)
+    assert run.results == {}
+    assert run.missing["activations"] == "measured with another model config"
