@@ -19,7 +19,7 @@ Under full causal attention the first is `sink_rate.renormalised` and the second
 both divide by rows that cannot see the key.
 
 All numbers come from `attention.row_stats`, one sequence after the other and with float64 sums: no T x T matrix is
-formed, and the size of a batch changes nothing.
+formed, and the size of a batch changes nothing but how the network's own products round.
 
 Results (shares are in [0, 1], `[L][H]` is a list per layer of a list per head, keys of dicts are strings):
 

@@ -1,6 +1,7 @@
 """Sinks, mass, entropy, sparsity and dead heads against dense weights and against cases with a known answer."""
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from eval.sinks import Settings
 from eval.subject import open_subject
 from eval.text import cut
 from models import AttentionCall, ModelError
-from tests.eval.conftest import RunMaker, Scripted
+from tests.eval.conftest import RunMaker, Scripted, prose
 
 SMALL = Settings(lengths=(16,), sequences=6, thresholds=(0.1, 0.3), keys=4, dead=(1e-6, 1e-2))
 
@@ -211,23 +212,18 @@ def test_a_head_is_dead_from_95_percent_of_dead_tokens_on() -> None:
     assert got["dead_heads"] == {"1e-06": 1 / 3, "0.01": 2 / 3, "0.5": 2 / 3, "0.6": 1.0}
 
 
-def test_batches_of_any_size_agree(run_path: Path) -> None:
+@pytest.mark.parametrize("equal", [True, False], ids=["documents-of-one-length", "documents-of-any-length"])
+def test_batches_of_any_size_agree(run_path: Path, tmp_path: Path, equal: bool) -> None:
+    """To what the network's own products round; what is made of them depends on no batch, as the next test shows."""
+    text = tmp_path / "text.jsonl"
+    sizes = [260] * 8 if equal else [5, 900, 20, 90, 400, 1, 60, 300]
+    text.write_text("\n".join(json.dumps({"text": prose(size, size)}) for size in sizes))
     one, many = (
-        _plain(sinks.run(open_subject(run_path, batch_tokens=size), Settings(sequences=7))["results"])[
-            "lengths"
-        ]
+        _plain(sinks.run(open_subject(run_path, batch_tokens=size, text=str(text)), Settings(sequences=7)))
         for size in (1, 100_000)
     )
-    assert one.keys() == many.keys() == {"32", "64"} | ({"512"} & one.keys())
-    for length in one:
-        for group in ("mass", "entropy", "sparsity", "dead_heads"):
-            for name, value in one[length][group].items():
-                assert many[length][group][name] == pytest.approx(value, rel=1e-5, abs=1e-9), (
-                    length,
-                    group,
-                    name,
-                )
-        assert many[length]["sink_rate"] == one[length]["sink_rate"]
+    assert one["results"]["lengths"].keys() == {"32", "64"}
+    torch.testing.assert_close(many["results"]["lengths"], one["results"]["lengths"], rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("mechanism", ["softmax", "softpick", "lssar", "swat"])
