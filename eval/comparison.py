@@ -29,7 +29,7 @@ LEGEND = (
     "The best number of a column is marked where lower or higher is better (↓ ↑), all runs were measured alike, and "
     "the next best is another number: as it is written, and beyond the 95 % interval of the difference where there is "
     "one (from the same windows of text, or from both ±). A dash stands for what was not measured, ± for one standard "
-    "error, † for a number that would now be measured otherwise: by other code, libraries, text or dtype."
+    "error, † for a number that would now be measured otherwise: with other libraries, text or dtype."
 )
 
 SHOWN = {"sinks", "activations", "quantize", "lengths", "harness", "heatmaps"}

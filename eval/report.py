@@ -1,8 +1,9 @@
 """One self-contained HTML page that puts runs side by side, and the same data as JSON.
 
 The page shows what the other analyses left in `<run>/eval/*.json` and what training left in `<run>/metrics.jsonl`.
-Nothing is computed anew. A result that belongs to another checkpoint or model config than the run opens with counts as
-missing. One whose protocol is not what it would be now (by other code, libraries, text or dtype) is marked with a †.
+Nothing is computed anew. A result of another checkpoint or model config than the run opens with counts as missing, and
+so does one of other code, whose layout may be another. One that would now be measured otherwise (with other libraries,
+text or dtype) is marked with a †.
 The page loads nothing from anywhere: styles, script, curves and attention weights are inside.
 
 The data file, next to the page:
@@ -11,7 +12,7 @@ The data file, next to the page:
       "title": ...,
       "runs": [{"name": ..., "label": ..., "path": ..., "step": ..., "checkpoint": ..., "train_length": ...,
                 "parameters": ..., "results": {<analysis>: <result file>}, "missing": {<analysis>: "<reason>"},
-                "outdated": {<analysis>: "code, versions"},
+                "outdated": {<analysis>: "versions, dtype"},
                 "metrics": [...], "config": {...}, "record": {...}}],
       "columns": [{"key": ..., "group": ..., "title": ..., "unit": ..., "better": ..., "source": ...,
                    "cells": [{"value": 1.4, "text": "1.4000", "best": true, "missing": null, "outdated": null}]}],
@@ -139,7 +140,9 @@ class Report:
                 for row, cell in zip(rows, comparison.cells(column, self.runs), strict=True):
                     row[column.heading] = cell.text + ("*" if cell.best else "")
             tables.append(f"{group}\n{analysis.table(rows)}")
-        return "\n\n".join([*tables, fill(f"{comparison.LEGEND} Marked: *.", 110), pairs.text(self.runs)])
+        legend = fill(f"{comparison.LEGEND} Marked: *.", 110)
+        gaps = [fill(line, 110) for run in self.runs for line in _gaps(run)]
+        return "\n\n".join([*tables, "\n".join([legend, *gaps]), pairs.text(self.runs)])
 
 
 def collect(subjects: Sequence[Subject], title: str) -> Report:
@@ -170,11 +173,12 @@ def measured(subject: Subject, name: str) -> Measured:
         result = analysis.read(subject.results / f"{kind}.json")
         if result is None:
             missing[kind] = "not measured"
-        elif other := _another(subject, result["subject"]):
-            missing[kind] = other
+            continue
+        now = protocol | sources.protocol(known.module)
+        if reason := _foreign(result, subject, now["code"]):
+            missing[kind] = reason
         else:
             results[kind] = result
-            now = protocol | sources.protocol(known.module)
             if changed := [name for name in now if result["protocol"].get(name) != now[name]]:
                 outdated[kind] = ", ".join(changed)
     logged = metrics.read(subject.path)
@@ -210,11 +214,24 @@ def environment() -> dict[str, str]:
     return found
 
 
-def _another(subject: Subject, measured: Mapping[str, Any]) -> str | None:
-    """Why what was measured is not this model; None where it is. Older files do not tell the config."""
+def _gaps(run: Measured) -> list[str]:
+    """What is missing or marked, a line for each reason."""
+    named: dict[str, list[str]] = {}
+    for name, reason in run.missing.items():
+        named.setdefault(reason, []).append(name)
+    for name, what in run.outdated.items():
+        named.setdefault(f"† not as it would be measured now ({what})", []).append(name)
+    return [f"{run.name}: {reason}: {', '.join(names)}." for reason, names in named.items()]
+
+
+def _foreign(result: Mapping[str, Any], subject: Subject, code: str) -> str | None:
+    """Why a result is none of this model by this code; None where it is."""
+    measured = result["subject"]
     if measured.get("checkpoint") != subject.checkpoint:
         return f"measured on another checkpoint (step {measured.get('step')})"
-    if measured.get("architecture", subject.architecture) != subject.architecture:
+    if result["protocol"].get("code") != code:
+        return "measured by other code"
+    if measured.get("architecture") != subject.architecture:
         return "measured with another model config"
     return None
 

@@ -1,12 +1,13 @@
-"""Results of another model count as missing; those of another protocol than a measurement of now are marked."""
+"""Results of another model or code count as missing; those that would now be measured otherwise are marked."""
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eval import activations, report
-from eval.analysis import evaluate, get
+from eval.analysis import evaluate, get, read, write
 from eval.comparison import Measured, cells, columns
 from eval.findings import findings
 from eval.report import Report
@@ -39,17 +40,31 @@ def test_a_fresh_result_has_no_mark(path: Path) -> None:
     assert not any("†" in sentence for sentence in findings([run]))
 
 
-def test_a_result_of_older_code_is_marked(path: Path, copied: Path) -> None:
+def test_a_result_of_other_code_is_missing(path: Path, copied: Path) -> None:
+    """Its layout may be another, so that reading it could fail."""
     with (copied / "models" / "norms.py").open("a") as file:
         file.write("\n")
+    file = path / "eval" / "activations.json"
+    write(file, {**(read(file) or {}), "results": {}})
     run = measured(path)
-    assert run.outdated == {"activations": "code"}
+    assert (run.results, run.missing["activations"]) == ({}, "measured by other code")
+    assert "fresh: measured by other code: activations" in page_of([run])
+    assert "fresh: measured by other code: activations." in Report("A", [run], {}).text()
+
+
+def test_a_result_with_other_libraries_is_marked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0" if name == "numpy" else now(name))
+    run = measured(path)
+    assert run.outdated == {"activations": "versions"}
     assert shown(run).endswith(" †")
     assert "Numbers with a † would now be measured otherwise: fresh." in findings([run])
     page = page_of([run])
-    assert "† fresh, not as it would be measured now: code (activations)." in page
-    assert 'title="not as it would be measured now: code"' in page
-    assert shown(run) in Report("A", [run], {}).text()
+    assert "† fresh, not as it would be measured now: versions (activations)." in page
+    assert 'title="not as it would be measured now: versions"' in page
+    text = Report("A", [run], {}).text()
+    assert shown(run) in text
+    assert "fresh: † not as it would be measured now (versions): activations." in text
 
 
 def test_a_result_of_another_dtype_or_text_is_marked(path: Path, corpus: Path) -> None:

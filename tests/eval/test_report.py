@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval import analysis, comparison, report
+from eval import analysis, comparison, report, sources
 from eval.comparison import Measured, cells, columns
 from eval.exhibits import Line, Number, Plot
 from eval.findings import checks, findings
@@ -95,7 +95,13 @@ def results(sink: float, kurtosis: float, zeros: float = 0.0) -> dict:
     return {
         name: {
             "analysis": name,
-            "subject": {"name": "x", "label": "softmax", "checkpoint": "f" * 64, "step": 20},
+            "subject": {
+                "name": "x",
+                "label": "softmax",
+                "checkpoint": "f" * 64,
+                "architecture": "a" * 16,
+                "step": 20,
+            },
             "protocol": PROTOCOL | ({"residual_limit": 1e-3} if name == "heatmaps" else {}),
             "results": found[name],
         }
@@ -422,8 +428,9 @@ def test_an_analysis_that_the_report_does_not_know_is_shown(runs, monkeypatch):
 
 
 @pytest.fixture
-def subject(tmp_path: Path) -> SimpleNamespace:
+def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What `open_subject` would give, as far as a report asks."""
+    monkeypatch.setattr(sources, "protocol", lambda module: {"code": PROTOCOL["code"]})
     results = tmp_path / "nano" / "eval"
     for name, result in globals()["results"](0.4, 12.0).items():
         analysis.write(results / f"{name}.json", result)
