@@ -72,7 +72,7 @@ class Settings:
     )
     train_length: int | None = field(default=None, metadata={"help": "by default the run's own"})
     longest: int = field(default=16_384, metadata={"help": "skip lengths beyond this"})
-    tokens: int = field(default=32_768, metadata={"help": "tokens scored at every length, at most"})
+    tokens: int = field(default=16_384, metadata={"help": "tokens scored at every length, at most"})
     rope: tuple[str, ...] = field(
         default=AUTO,
         metadata={

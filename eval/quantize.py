@@ -40,7 +40,7 @@ and WEIGHTS is SCORE with
       "search": {"3": WEIGHTS and "uniform": WEIGHTS, "widths": {"0.attention.query": 4, ...},
                  "divergence": [0.21, 0.20, ...]}                     KL on calibration text after every generation
       "rounded": {"matrices": 24, "parameters": 786432, "share": 0.75},                  share of all parameters
-      "calibration": {"windows": 64, "tokens": 8192}
+      "calibration": {"windows": 32, "tokens": 8192}
     }
 """
 
@@ -84,7 +84,7 @@ class Settings:
     )
     longest: int = field(default=1024, metadata={"help": "but by default no more than this"})
     sequences: int = field(default=16, metadata={"help": "held-out windows to score"})
-    calibration: int = field(default=64, metadata={"help": "windows of training text to calibrate on"})
+    calibration: int = field(default=32, metadata={"help": "windows of training text to calibrate on"})
     damping: float = field(default=0.01, metadata={"help": "of gptq, in means of the Hessian's diagonal"})
     attention_bits: tuple[int, ...] = field(
         default=(8, 4), metadata={"help": "bits of cache and probabilities"}
