@@ -8,17 +8,18 @@ Results:
 
     {
       "tasks": {
-        "cloze": {"version": 1, "samples": 200, "chance": null,
+        "cloze": {"version": 2, "samples": 200, "chance": null,
                   "sha256": "<of the documents, offline tasks only>",
-                  "metrics": {"acc": {"value": 0.31, "stderr": 0.03, "higher_is_better": true},
-                              "perplexity": {"value": 812.0, "stderr": null, "higher_is_better": false}}},
-        "continuation": {... "chance": 0.25, "metrics": {"acc": ..., "acc_norm": ...}},
+                  "metrics": {"log_likelihood": {"value": -6.9, "stderr": 0.3, "higher_is_better": true},
+                              "perplexity": {"value": 992.0, "stderr": 310.0, "higher_is_better": false},
+                              "acc": {"value": 0.03, "stderr": 0.01, "higher_is_better": true}}},
+        "continuation": {... "chance": 0.25, "metrics": {"acc": ..., "acc_norm": ..., "acc_mutual_info": ...}},
         "order":        {... "chance": 0.5,  "metrics": {"acc": ..., "acc_norm": ...}},
         "substitution": {... "chance": 0.5,  "metrics": {"acc": ..., "acc_norm": ...}},
         "rolling":      {... "metrics": {"bits_per_byte": ..., "byte_perplexity": ..., "word_perplexity": ...}}
       },
-      "headline": {"cloze": "acc", "continuation": "acc_norm", "order": "acc", "substitution": "acc",
-                   "rolling": "bits_per_byte"}
+      "headline": {"cloze": "log_likelihood", "continuation": "acc_mutual_info", "order": "acc",
+                   "substitution": "acc", "rolling": "bits_per_byte"}
     }
 
 `samples` counts documents; a metric that a filter reads from answers is named after both ("exact_match strict-match").
@@ -45,8 +46,8 @@ from models import ModelError
 FOLDER = Path(__file__).parent / "tasks"
 SOURCES = [Path(__file__).parent / "language_model.py", *sorted(FOLDER.glob("*.yaml")), FOLDER / "build.py"]
 OFFLINE = {
-    "cloze": "acc",
-    "continuation": "acc_norm",
+    "cloze": "log_likelihood",
+    "continuation": "acc_mutual_info",
     "order": "acc",
     "substitution": "acc",
     "rolling": "bits_per_byte",

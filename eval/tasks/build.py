@@ -66,17 +66,24 @@ def cloze(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
 
 
 def continuation(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
-    """Choose how a passage goes on; the other endings are taken from elsewhere in the same texts."""
+    """Choose how a passage goes on, among its own ending and those of three others.
+
+    Four passages share their four endings in one order, so that each is right once: whatever prefers an ending, or a
+    place in the list, without looking at the passage is right in exactly one of four.
+    """
     passages = Passages(texts, "continuation")
-    documents = []
-    for context, ending in passages.draw(words // 2, words // 4, tries=4 * samples):
-        others = [other for _, other in passages.draw(1, words // 4, tries=4 * CHOICES) if other != ending]
-        if len(others) < CHOICES - 1:
+    documents: list[dict[str, Any]] = []
+    waiting: dict[str, str] = {}
+    for context, ending in passages.draw(words // 2, words // 4, tries=4 * samples + CHOICES):
+        waiting[ending] = context
+        if len(waiting) < CHOICES:
             continue
-        endings = [ending, *others[: CHOICES - 1]]
-        passages.random.shuffle(endings)
-        documents.append({"context": context, "endings": endings, "answer": endings.index(ending)})
-        if len(documents) == samples:
+        endings, contexts = list(waiting), list(waiting.values())
+        documents += [
+            {"context": before, "endings": endings, "answer": right} for right, before in enumerate(contexts)
+        ]
+        waiting = {}
+        if len(documents) > samples - CHOICES:
             break
     return _test(documents)
 
@@ -106,16 +113,16 @@ def order(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
 
 
 def substitution(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
-    """Tell the word that was written from the one that was written at another place.
+    """Tell two passages, one below the other, from the same with a word of each exchanged.
 
-    Two passages exchange the first words of their endings, each between single spaces and in small letters. Whatever
-    prefers one word over the other without looking at the passage is right in exactly one of the two: a unigram model
-    has 0.5, whichever words are frequent. What follows the word is scored along with it.
+    Both words stand between single spaces and in small letters: tokenizers then see the same tokens at other places,
+    and whatever prefers one word over the other without looking at the passages has nothing to choose by. What follows
+    the words is scored along with them.
     """
     passages = Passages(texts, "substitution")
     documents: list[dict[str, Any]] = []
     waiting: tuple[str, str, str] | None = None
-    for context, ending in passages.draw(words // 2, words // 4, tries=40 * samples):
+    for context, ending in passages.draw(words // 8, max(2, words // 12), tries=40 * samples):
         found = re.match(r" [a-z]{3,}(?= )", ending)
         if found is None or (waiting is not None and waiting[1] == found[0]):
             continue
@@ -123,12 +130,14 @@ def substitution(texts: str, samples: int, words: int, **_: Any) -> dict[str, Da
         if waiting is None:
             waiting = here
             continue
-        for (before, word, after), other in ((waiting, here[1]), (here, waiting[1])):
-            endings = [word + after, other + after]
-            passages.random.shuffle(endings)
-            documents.append({"context": before, "endings": endings, "answer": endings.index(word + after)})
+        (above, first, middle), (below, second, last) = waiting, here
+        pairs = ((first, second), (second, first))
+        endings = [f"{one}{middle}\n\n{below}{other}{last}" for one, other in pairs]
+        true = endings[0]
+        passages.random.shuffle(endings)
+        documents.append({"context": above, "endings": endings, "answer": endings.index(true)})
         waiting = None
-        if len(documents) >= samples - 1:
+        if len(documents) == samples:
             break
     return _test(documents)
 
@@ -142,6 +151,12 @@ def rolling(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset
             passages.append({"text": text[part[0][0] : part[-1][1]]})
     count = min(samples, len(passages))
     return _test([passages[index * len(passages) // count] for index in range(count)])
+
+
+def cloze_scores(_: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
+    """The metrics of one answer; perplexity is exp of minus the mean log-likelihood, which has a standard error."""
+    ((likelihood, greedy),) = results
+    return {"log_likelihood": likelihood, "perplexity": likelihood, "acc": float(greedy)}
 
 
 def _test(documents: list[dict[str, Any]]) -> dict[str, Dataset]:

@@ -2,12 +2,14 @@
 
     python -m eval.tasks.separation runs/NAME [--samples 200]
 
-prints a table of each task's metrics with their standard errors. The unigram model gives every token its frequency in
-the training text (plus one), whatever stands before it; a task that it can do better than by chance does not need a
-language model.
+prints a table of each task's metrics with their standard errors, and by how many standard errors of the difference the
+run is better than the better of the two others. The unigram model gives every token its frequency in the training text
+(plus one), whatever stands before it; a task that it can do better than by chance does not need a language model.
 """
 
 import argparse
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,14 +33,32 @@ def main() -> None:
     settings = harness.Settings(samples=arguments.samples)
     harness.before(settings)
     run, blank, counts = (open_run(arguments.run) for _ in range(3))
-    models = {"unigram": unigram(counts), "untrained": untrained(blank, run.config["seed"]), run.name: run}
+    models = {"unigram": unigram(counts), "untrained": untrained(blank, run.config["seed"]), "trained": run}
     scores = {name: harness.run(subject, settings)["results"]["tasks"] for name, subject in models.items()}
-    print(f"| task | metric | chance | {' | '.join(models)} |\n| --- | --- | --- |{' --- |' * len(models)}")
-    for task, entry in scores[run.name].items():
+    print(f"| task | metric | chance | {' | '.join(models)} | apart |\n| --- | --- | --- |{' --- |' * 4}")
+    for task, entry in scores["trained"].items():
         for metric in entry["metrics"]:
-            cells = [_cell(found[task]["metrics"][metric]) for found in scores.values()]
+            found = {name: tasks[task]["metrics"][metric] for name, tasks in scores.items()}
             known = entry["chance"] if metric.startswith("acc") else None
+            distance = apart(found)
+            cells = [*map(_cell, found.values()), "–" if distance is None else f"{distance:.1f}"]
             print(f"| {task} | {metric} | {known or '–'} | {' | '.join(cells)} |")
+
+
+def apart(metrics: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """By how many standard errors of the difference "trained" is better than whichever of the others is closer.
+
+    Both count as independent, although they answer the same questions. None without standard errors.
+    """
+    own = metrics["trained"]
+    others = [metric for name, metric in metrics.items() if name != "trained"]
+    if any(metric["stderr"] is None for metric in metrics.values()):
+        return None
+    sign = 1 if own["higher_is_better"] else -1
+    return min(
+        sign * (own["value"] - other["value"]) / (math.hypot(own["stderr"], other["stderr"]) or math.inf)
+        for other in others
+    )
 
 
 def open_run(path: str) -> RunSubject:

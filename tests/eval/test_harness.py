@@ -184,13 +184,16 @@ def test_the_offline_tasks_run(subject: Subject) -> None:
     }
     for name, metric in first["results"]["headline"].items():
         assert metric in tasks[name]["metrics"]
-    assert 0 <= tasks["continuation"]["metrics"]["acc_norm"]["value"] <= 1
-    assert tasks["cloze"]["metrics"]["perplexity"]["higher_is_better"] is False
+    assert 0 <= tasks["continuation"]["metrics"]["acc_mutual_info"]["value"] <= 1
+    cloze = tasks["cloze"]["metrics"]
+    assert cloze["perplexity"]["higher_is_better"] is False
+    assert cloze["perplexity"]["value"] == pytest.approx(math.exp(-cloze["log_likelihood"]["value"]))
+    assert cloze["log_likelihood"]["stderr"] > 0
     assert first["protocol"]["positions"] == subject.train_length
     assert first["protocol"]["bos"] is True
     assert set(harness.row(first["results"])) == {
-        "cloze acc",
-        "continuation acc_norm",
+        "cloze log_likelihood",
+        "continuation acc_mutual_info",
         "order acc",
         "substitution acc",
         "rolling bits_per_byte",
@@ -231,14 +234,17 @@ def test_cloze_asks_for_a_word_of_the_context(tmp_path: Path) -> None:
     assert all("again" in context and context + " again" in " ".join(words) for context in samples["context"])
 
 
-def test_continuations_hide_the_true_one_among_others(texts: str, subject: Subject) -> None:
-    samples = build.continuation(texts, 30, 16)["test"]
-    for sample in samples:
-        assert len(set(sample["endings"])) == 4
-        assert any(
-            sample["context"] + sample["endings"][sample["answer"]] in text for text in subject.held_out()
-        )
-    assert len(set(samples["answer"])) == 4
+def test_four_passages_share_their_endings(texts: str, subject: Subject) -> None:
+    samples = list(build.continuation(texts, 30, 16)["test"])
+    assert len(samples) == 28
+    for start in range(0, len(samples), 4):
+        group = samples[start : start + 4]
+        assert [sample["answer"] for sample in group] == [0, 1, 2, 3]
+        assert all(sample["endings"] == group[0]["endings"] for sample in group)
+        assert len({*group[0]["endings"]}) == 4
+        for sample in group:
+            true = sample["context"] + sample["endings"][sample["answer"]]
+            assert any(true in text for text in subject.held_out())
 
 
 def test_word_order_pairs_have_the_same_words_and_tokens(texts: str, subject: Subject) -> None:
@@ -254,23 +260,29 @@ def test_word_order_pairs_have_the_same_words_and_tokens(texts: str, subject: Su
 def test_substitutions_exchange_two_words(texts: str, subject: Subject) -> None:
     samples = list(build.substitution(texts, 30, 32)["test"])
     assert len(samples) == 30
-    for one, two in zip(samples[::2], samples[1::2], strict=True):
-        words = []
-        for sample in (one, two):
-            right, wrong = sample["endings"][sample["answer"]], sample["endings"][1 - sample["answer"]]
-            assert any(sample["context"] + right in text for text in subject.held_out())
-            assert right.split()[1:] == wrong.split()[1:]
-            words.append((right.split()[0], wrong.split()[0]))
-        assert words[0] == words[1][::-1]
-        assert words[0][0] != words[0][1]
+    for sample in samples:
+        right, wrong = sample["endings"][sample["answer"]], sample["endings"][1 - sample["answer"]]
+        above, below = (sample["context"] + right).split("\n\n")
+        assert all(any(passage in text for text in subject.held_out()) for passage in (above, below))
+        changed = [
+            (mine, other)
+            for mine, other in zip(right.split(" "), wrong.split(" "), strict=True)
+            if mine != other
+        ]
+        assert len(changed) == 2
+        assert changed[0] == changed[1][::-1]
+        tokens = [subject.encode(sample["context"] + ending) for ending in (right, wrong)]
+        assert sorted(tokens[0]) == sorted(tokens[1])
 
 
 def test_a_unigram_model_has_nothing_to_go_by(run_path: Path) -> None:
     blind = separation.unigram(separation.open_run(str(run_path)))
     tasks = harness.run(blind, Settings(samples=60, words=16))["results"]["tasks"]
-    assert tasks["substitution"]["metrics"]["acc"]["value"] == 0.5
+    # Each ending is right once among four passages, and none is more likely behind a passage.
+    assert tasks["continuation"]["metrics"]["acc"]["value"] == 0.25
+    assert tasks["continuation"]["metrics"]["acc_mutual_info"]["value"] == 0.25
     assert tasks["cloze"]["metrics"]["acc"]["value"] == 0
-    for name in ("continuation", "order"):
+    for name in ("order", "substitution"):
         metric = tasks[name]["metrics"]["acc"]
         assert abs(metric["value"] - tasks[name]["chance"]) < 3 * metric["stderr"]
     assert tasks["rolling"]["metrics"]["bits_per_byte"]["value"] < 3

