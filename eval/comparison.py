@@ -15,6 +15,7 @@ from typing import Any
 from eval import analysis
 from eval.exhibits import Number
 from eval.intervals import NORMAL, student
+from eval.quantization.scores import ratio_error
 
 EPSILON = "0.3"
 """Threshold of the sink rate that the comparison shows; the result files hold others."""
@@ -333,10 +334,7 @@ def _robustness() -> list[Column]:
         return run.get("quantize", "bits", str(bits), "perplexity_ratio")
 
     def error(run: Measured, bits: int) -> float | None:
-        """Of the ratio, whose logarithm has the interval; a little too much, as that is Student's."""
-        half = run.get("quantize", "bits", str(bits), "interval")
-        factor = ratio(run, bits)
-        return None if half is None or factor is None else factor * half / NORMAL
+        return ratio_error(run.get("quantize", "bits", str(bits)) or {})
 
     def loss(run: Measured, times: int) -> float | None:
         return run.at_length(times).get("bits_per_byte")

@@ -44,7 +44,7 @@ from eval.subject import Subject
 from models import ModelError
 
 FOLDER = Path(__file__).parent / "tasks"
-SOURCES = [Path(__file__).parent / "language_model.py", *sorted(FOLDER.glob("*.yaml")), FOLDER / "build.py"]
+SOURCES = [*sorted(FOLDER.glob("*.yaml")), FOLDER / "build.py"]
 OFFLINE = {
     "cloze": "log_likelihood",
     "continuation": "acc_mutual_info",

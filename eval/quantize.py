@@ -47,7 +47,6 @@ and WEIGHTS is SCORE with
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import models.packing
@@ -58,14 +57,13 @@ from eval.quantization import cache, hqq, probabilities, sizes
 from eval.quantization.activations import largest_inputs, quantized_activations
 from eval.quantization.methods import WeightQuantizer
 from eval.quantization.rounding import round_to_nearest
-from eval.quantization.scores import Scorer
+from eval.quantization.scores import Scorer, ratio_error
 from eval.quantization.search import search
 from eval.quantization.weights import Quantized, weight_matrices
 from eval.subject import Subject
 from eval.text import Windows, cut
 from models import ModelError
 
-SOURCES = [Path(models.packing.__file__), *sorted((Path(__file__).parent / "quantization").glob("*.py"))]
 METHODS = ("rtn", "hqq", "gptq", "w8a8-dynamic", "w8a8-static", "cache", "probabilities", "search")
 
 
@@ -163,7 +161,7 @@ def numbers(results: Mapping[str, Any]) -> list[Number]:
         if entry is not None
     ]
     return calibration + [
-        Number(title, score["perplexity_ratio"], "× perplexity", better="lower", digits=4)
+        Number(title, score["perplexity_ratio"], "× perplexity", "lower", 4, error=ratio_error(score))
         for title, score in scores(results).items()
         if not title.startswith("rtn ")
     ]

@@ -1,12 +1,13 @@
 """Loss of a network whose computation was changed, beside its own in full precision, on the same windows."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eval.intervals import student
+from eval.intervals import NORMAL, student
 from eval.quantization.weights import Quantized, replaced, weight_matrices
 from eval.subject import Subject
 from eval.text import Windows, targets
@@ -18,7 +19,7 @@ class Scorer:
     Tokens that begin a document are not scored.
 
     Attributes:
-        full_precision: loss, bits per byte and perplexity, and the bytes of all weights.
+        full_precision: loss, bits per byte and perplexity.
     """
 
     def __init__(self, subject: Subject, windows: Windows) -> None:
@@ -26,8 +27,7 @@ class Scorer:
         self._matrices = weight_matrices(subject.blocks)
         self._counted = targets(subject, windows.tokens)
         self._nats = self._losses()
-        self._bytes = sum(parameter.nbytes for parameter in subject.network.parameters())
-        self.full_precision: dict[str, Any] = {**self._level(self._nats), "bytes": self._bytes}
+        self.full_precision = self._level(self._nats)
 
     def score(self) -> dict[str, Any]:
         """The network as it now is: its level, and the difference to full precision with its interval over windows."""
@@ -44,17 +44,12 @@ class Scorer:
         }
 
     def score_weights(self, quantized: Quantized) -> dict[str, Any]:
-        """The network with quantized weights: its score, how far they are from the true ones, their size on disk."""
+        """The network with quantized weights: its score, how far they are from the true ones, their size."""
         packed = sum(matrix.nbytes for matrix in quantized.values())
-        unpacked = sum(matrix.nbytes for matrix in self._matrices.values())
         count = sum(matrix.numel() for matrix in self._matrices.values())
         with replaced(self._matrices, quantized) as error:
             score = self.score()
-        return score | {
-            "weight_error": error,
-            "bytes": self._bytes - unpacked + packed,
-            "bits_per_weight": 8 * packed / count,
-        }
+        return score | {"weight_error": error, "bits_per_weight": 8 * packed / count}
 
     def _losses(self) -> Tensor:
         """Of every token in nats, float64 [windows, length - 1]; 0 where it is not scored."""
@@ -66,6 +61,15 @@ class Scorer:
     def _level(self, nats: Tensor) -> dict[str, Any]:
         loss = float(nats.sum() / self._counted.sum())
         return {"loss": loss, "bits_per_byte": self._windows.bits_per_byte(loss), "perplexity": _exp(loss)}
+
+
+def ratio_error(score: Mapping[str, Any]) -> float | None:
+    """Standard error of a score's perplexity ratio; None where it has no interval.
+
+    The interval is of the logarithm and Student's: the error is a little too large.
+    """
+    ratio, half = score.get("perplexity_ratio"), score.get("interval")
+    return None if ratio is None or half is None else ratio * half / NORMAL
 
 
 def _exp(value: float) -> float | None:
