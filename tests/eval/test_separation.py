@@ -1,7 +1,7 @@
 """The offline tasks tell a model that knows something of the language from one that does not.
 
-No model that a test could train in its time does, so what knows something here is counted: which token follows which in
-the training text, and which tokens the passage has had.
+Nothing is trained for it: what knows something here is counted, from which token follows which in the training text,
+and which tokens the passage has had.
 """
 
 import dataclasses
