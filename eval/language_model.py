@@ -14,7 +14,7 @@ import torch
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from torch import Tensor
+from torch.nn import functional
 
 from eval.analysis import progress
 from eval.subject import RunSubject, Subject
@@ -22,6 +22,9 @@ from models import ModelError, generate, left_pad
 
 GENERATED = 256
 """Tokens to generate for a task that does not say, where they leave half of the positions to the context."""
+
+PART = 1024
+"""Positions whose logits are turned into likelihoods at once."""
 
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 
@@ -120,14 +123,27 @@ class HarnessModel(TemplateLM):
         return kept
 
     def _score(self, sequences: list[list[int]], targets: list[int]) -> list[tuple[float, bool]]:
+        """Log-likelihood of the last `targets` tokens of each sequence, and whether greedy decoding would give them."""
         longest = len(sequences[0])
         tokens = torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences])
         logits = self.subject.logits(tokens[:, :-1])
+        asked = [
+            (row, place)
+            for row, (sequence, count) in enumerate(zip(sequences, targets, strict=True))
+            for place in range(len(sequence) - 1 - count, len(sequence) - 1)
+        ]
+        likelihood, greedy = [torch.empty(0)], [torch.empty(0, dtype=torch.bool)]
+        for part in torch.tensor(asked, dtype=torch.long).view(-1, 2).split(PART):
+            rows, places = part.T
+            wanted = tokens[rows, places + 1].to(logits.device)
+            picked = logits[rows, places]
+            likelihood.append(-functional.cross_entropy(picked, wanted, reduction="none").cpu())
+            greedy.append((picked.argmax(-1) == wanted).cpu())
         return [
-            _likelihood(
-                row[len(sequence) - 1 - count : len(sequence) - 1], sequence[-count:] if count else []
+            (float(chosen.double().sum()), bool(right.all()))
+            for chosen, right in zip(
+                torch.cat(likelihood).split(targets), torch.cat(greedy).split(targets), strict=True
             )
-            for row, sequence, count in zip(logits, sequences, targets, strict=True)
         ]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -203,10 +219,3 @@ def continuations(
     )
     written = grown[:, tokens.shape[1] :].tolist()
     return [ids[: ids.index(subject.bos)] if subject.bos in ids else ids for ids in written]
-
-
-def _likelihood(logits: Tensor, target: list[int]) -> tuple[float, bool]:
-    """Log-likelihood of target under logits [len(target), V], and whether greedy decoding would give it."""
-    wanted = torch.tensor(target, dtype=torch.long, device=logits.device)
-    chosen = logits.log_softmax(-1).gather(-1, wanted[:, None])
-    return float(chosen.double().sum()), bool((logits.argmax(-1) == wanted).all())
