@@ -29,8 +29,9 @@ IDLE = ("device", "train_length", "max_length", "no_temperature")
 LEGEND = (
     "The best number of a column is marked where lower or higher is better (↓ ↑), all runs were measured alike, and "
     "the next best is another number: as it is written, and beyond the 95 % interval of the difference where there is "
-    "one (from the same windows of text, or from both ±). A dash stands for what was not measured, ± for one standard "
-    "error, † for a number that would now be measured otherwise: with other libraries, text or dtype."
+    "one (from the same windows of text, or from the noise of both). A dash stands for what was not measured, ± for "
+    "one standard error, [ ] for a 95 % interval, † for a number that would now be measured otherwise: with other "
+    "libraries, text or dtype."
 )
 
 SHOWN = {"sinks", "activations", "quantize", "lengths", "harness", "heatmaps"}
@@ -105,6 +106,7 @@ class Column:
         of: how it is found.
         length: tokens per window, where the analysis measures at several lengths.
         error: how its standard error is found, where it has one.
+        interval: how the ends of its 95 % interval are found, where the error does not give them.
         windows: its value for each window of text, in the order of the text, where the analysis keeps them.
     """
 
@@ -118,6 +120,7 @@ class Column:
     of: Callable[[Measured], float | None]
     length: str | None = None
     error: Callable[[Measured], float | None] = lambda run: None
+    interval: Callable[[Measured], Sequence[float] | None] = lambda run: None
     windows: Callable[[Measured], Sequence[float] | None] = lambda run: None
 
     @property
@@ -172,7 +175,8 @@ def cells(column: Column, runs: Sequence[Measured]) -> list[Cell]:
 
     The best are marked if the column ranks, the runs were measured alike, and the next best is another number: as it
     is written, and beyond the 95 % interval of the difference. That is Student's over the same windows of text where
-    both runs keep these, otherwise 1.96 standard errors from the errors of both; what has no error counts as exact.
+    both runs keep these, otherwise Newcombe's from the intervals of both, which are 1.96 standard errors to either side
+    where nothing else is known; what has no error counts as exact.
     """
     winners = _best(column, runs)
     values = [finite(column.of(run)) for run in runs]
@@ -228,10 +232,15 @@ def _apart(column: Column, first: Measured, second: Measured) -> bool:
     mine, theirs = column.windows(first), column.windows(second)
     if mine and theirs and len(mine) == len(theirs):
         return student(list(map(operator.sub, mine, theirs))).sign != 0
-    numbers, errors = (
-        [finite(of(run)) or 0.0 for run in (first, second)] for of in (column.of, column.error)
-    )
-    return abs(numbers[0] - numbers[1]) > NORMAL * math.hypot(*errors)
+    (less, _, high), (more, low, _) = sorted(_ends(column, run) for run in (first, second))
+    return more - less > math.hypot(more - low, high - less)
+
+
+def _ends(column: Column, run: Measured) -> tuple[float, float, float]:
+    """A number, and the ends of its 95 % interval."""
+    value, error = finite(column.of(run)) or 0.0, finite(column.error(run)) or 0.0
+    low, high = column.interval(run) or (value - NORMAL * error, value + NORMAL * error)
+    return value, low, high
 
 
 def _absent(column: Column, run: Measured) -> Cell:
@@ -242,9 +251,12 @@ def _absent(column: Column, run: Measured) -> Cell:
 
 def _present(column: Column, run: Measured, value: float, *, best: bool) -> Cell:
     error, outdated = finite(column.error(run)), run.outdated.get(column.source)
-    plus_minus = "" if error is None else f" ± {column.show(error)}"
+    interval = column.interval(run)
+    noise = "" if error is None else f" ± {column.show(error)}"
+    if interval is not None:
+        noise = f" [{', '.join(map(column.show, interval))}]"
     dagger = "" if outdated is None else " †"
-    return Cell(value, column.show(value) + plus_minus + dagger, best=best, outdated=outdated)
+    return Cell(value, column.show(value) + noise + dagger, best=best, outdated=outdated)
 
 
 def _quality() -> list[Column]:
@@ -406,6 +418,7 @@ def _others(runs: Sequence[Measured]) -> list[Column]:
                         show=partial(_significant, digits=number.digits),
                         of=partial(_exhibited, name=name, title=title, part="value"),
                         error=partial(_exhibited, name=name, title=title, part="error"),
+                        interval=partial(_exhibited, name=name, title=title, part="interval"),
                     ),
                 )
     return list(found.values())
@@ -422,7 +435,7 @@ def _numbers(run: Measured, name: str) -> dict[str, Number]:
     return {title: Number(title, float(value)) for title, value in row if isinstance(value, int | float)}
 
 
-def _exhibited(run: Measured, name: str, title: str, part: str) -> float | None:
+def _exhibited(run: Measured, name: str, title: str, part: str) -> Any:
     return getattr(_numbers(run, name).get(title), part, None)
 
 

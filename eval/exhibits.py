@@ -19,6 +19,7 @@ class Number:
         better: "lower", "higher", or None for a number that describes and does not rank.
         digits: significant digits shown.
         error: its standard error, where it has one.
+        interval: the ends of its 95 % interval, where that is not 1.96 errors to either side.
     """
 
     title: str
@@ -27,6 +28,7 @@ class Number:
     better: str | None = None
     digits: int = 3
     error: float | None = None
+    interval: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ import torch
 
 from eval.analysis import progress
 from eval.exhibits import Number
-from eval.intervals import NORMAL, wilson
+from eval.intervals import wilson
 from eval.subject import Subject
 from eval.text import obstacle
 from models import ModelError
@@ -102,7 +102,7 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
 def numbers(results: Mapping[str, Any]) -> list[Number]:
     """Accuracy at each length, for the report."""
     return [
-        Number(f"passkey in {garbage}", entry["accuracy"], "characters", "higher", error=_error(entry))
+        Number(f"passkey in {garbage}", entry["accuracy"], "characters", "higher", interval=entry["interval"])
         for garbage, entry in results["lengths"].items()
     ]
 
@@ -120,11 +120,6 @@ def prompt(garbage: int, test: int) -> tuple[str, str]:
 def _with_ends(entry: Mapping[str, Any]) -> str:
     low, high = entry["interval"]
     return f"{entry['accuracy']:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _error(entry: Mapping[str, Any]) -> float:
-    """The standard error whose interval reaches the farther end of Wilson's: not 0 where nothing was right."""
-    return max(abs(end - entry["accuracy"]) for end in entry["interval"]) / NORMAL
 
 
 def _encoded(subject: Subject, question: str, key: str) -> tuple[list[int], list[int]]:

@@ -127,6 +127,26 @@ def test_the_noise_of_a_quantized_model_is_its_interval() -> None:
     assert best("ratio_4", [rounded(base, 1.5), rounded(pick, 1.45)]) == ["pick"]
 
 
+@pytest.mark.parametrize(
+    ("right", "interval", "marked"), [(0.7, [0.4, 0.89], []), (0.6, [0.31, 0.83], ["base"])]
+)
+def test_intervals_that_are_not_symmetric_count_on_the_side_that_faces_the_other(
+    right: float, interval: list[float], marked: list[str]
+) -> None:
+    """10 of 10 keys against 7 and 6: 0.3 is within hypot(1 - 0.72, 0.89 - 0.7) = 0.34, 0.4 is not within 0.36."""
+
+    def found(measured: Measured, accuracy: float, ends: list[float]) -> Measured:
+        lengths = {"256": {"accuracy": accuracy, "interval": ends}}
+        return changed(measured, "passkey", results={"lengths": lengths})
+
+    base, pick = two_runs()
+    base.results["passkey"] = pick.results["passkey"] = {"protocol": {}, "results": {}, "subject": {}}
+    runs = [found(base, 1.0, [0.72, 1.0]), found(pick, right, interval)]
+    shown = column("passkey_passkey in 256", runs)
+    assert cells(shown, runs)[0].text == "1.00 [0.720, 1.00]"
+    assert best("passkey_passkey in 256", runs) == marked
+
+
 def test_windows_of_the_same_text_are_compared_one_by_one() -> None:
     def lost(measured: Measured, nats: list[float]) -> Measured:
         entry = measured.results["lengths"]["results"]["lengths"]["32"]

@@ -63,7 +63,7 @@ def test_a_model_that_reads_back_is_right_and_another_is_not() -> None:
     assert wrong["100"]["interval"] == pytest.approx([0, 0.390], abs=1e-3)
     # The report writes ± one standard error; 1.96 of them reach the end of the interval.
     assert [number.value for number in passkey.numbers({"lengths": wrong})] == [0, 0]
-    assert passkey.numbers({"lengths": wrong})[0].error == pytest.approx(0.390 / 1.96, abs=1e-3)
+    assert passkey.numbers({"lengths": wrong})[0].interval == pytest.approx([0, 0.390], abs=1e-3)
     assert wrong["100"]["loss"] > results["lengths"]["100"]["loss"]
 
 

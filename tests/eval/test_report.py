@@ -534,7 +534,7 @@ def test_passkeys_tasks_and_bottlenecks_are_shown(runs):
     runs[0] = replace(runs[0], results={**runs[0].results, **files})
     runs[1] = replace(runs[1], results={**runs[1].results, **untrained})
     texts = {column.key: cells(column, runs)[0].text for column in columns(runs)}
-    assert texts["passkey_passkey in 3072"] == "0.900 ± 0.153"
+    assert texts["passkey_passkey in 3072"] == "0.900 [0.600, 0.980]"
     assert texts["synthetic_copy at 2×"] == "0.900 ± 0.0900"
     assert texts["bottleneck_effective rank"] == "1.70"
     page = page_of(runs)
