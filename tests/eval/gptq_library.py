@@ -59,7 +59,7 @@ def compare(path: Path, subject: Subject, bits: int, calibration: Tensor, others
         return float((logits - full).norm() / full.norm())
 
     library = by_library(path, bits, calibration)
-    ours = quantize_blocks(subject, Windows(calibration, 0, {}), bits, GROUP, DAMPING)
+    ours = quantize_blocks(subject, Windows(calibration, 0, 0, {}), bits, GROUP, DAMPING)
     nearest = {name: round_to_nearest(matrix, bits, GROUP) for name, matrix in matrices.items()}
     with replaced(matrices, ours):
         by_ours = moved(subject.logits(others))
