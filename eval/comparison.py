@@ -415,7 +415,7 @@ def _others(runs: Sequence[Measured]) -> list[Column]:
                         unit=number.unit,
                         better=number.better,
                         source=name,
-                        show=partial(_significant, digits=number.digits),
+                        show=partial(_fixed, decimals=_decimals(runs, name, title, number.digits)),
                         of=partial(_exhibited, name=name, title=title, part="value"),
                         error=partial(_exhibited, name=name, title=title, part="error"),
                         interval=partial(_exhibited, name=name, title=title, part="interval"),
@@ -433,6 +433,13 @@ def _numbers(run: Measured, name: str) -> dict[str, Number]:
         return {number.title: number for number in known.module.numbers(results)}
     row = known.row(results).items()
     return {title: Number(title, float(value)) for title, value in row if isinstance(value, int | float)}
+
+
+def _decimals(runs: Sequence[Measured], name: str, title: str, digits: int) -> int:
+    """Decimals with which the largest number of a column has so many significant digits; its noise gets as many."""
+    values = [finite(_exhibited(run, name, title, "value")) for run in runs]
+    largest = max((abs(value) for value in values if value), default=1.0)
+    return max(0, digits - 1 - math.floor(math.log10(largest)))
 
 
 def _exhibited(run: Measured, name: str, title: str, part: str) -> Any:
@@ -459,8 +466,8 @@ def _three(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
-def _significant(value: float, digits: int) -> str:
-    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}"
+def _fixed(value: float, decimals: int) -> str:
+    return f"{value:,.{decimals}f}"
 
 
 def _thousandths(value: float) -> str:

@@ -17,7 +17,7 @@ class Number:
         title, unit: of its column.
         value: None where it could not be measured.
         better: "lower", "higher", or None for a number that describes and does not rank.
-        digits: significant digits shown.
+        digits: significant digits of the largest number of its column; the others have as many decimals.
         error: its standard error, where it has one.
         interval: the ends of its 95 % interval, where that is not 1.96 errors to either side.
     """

@@ -143,7 +143,7 @@ def test_intervals_that_are_not_symmetric_count_on_the_side_that_faces_the_other
     base.results["passkey"] = pick.results["passkey"] = {"protocol": {}, "results": {}, "subject": {}}
     runs = [found(base, 1.0, [0.72, 1.0]), found(pick, right, interval)]
     shown = column("passkey_passkey in 256", runs)
-    assert cells(shown, runs)[0].text == "1.00 [0.720, 1.00]"
+    assert cells(shown, runs)[0].text == "1.00 [0.72, 1.00]"
     assert best("passkey_passkey in 256", runs) == marked
 
 

@@ -535,7 +535,7 @@ def test_passkeys_tasks_and_bottlenecks_are_shown(runs):
     runs[1] = replace(runs[1], results={**runs[1].results, **untrained})
     texts = {column.key: cells(column, runs)[0].text for column in columns(runs)}
     assert texts["passkey_passkey in 3072"] == "0.900 [0.600, 0.980]"
-    assert texts["synthetic_copy at 2×"] == "0.900 ± 0.0900"
+    assert texts["synthetic_copy at 2×"] == "0.900 ± 0.090"
     assert texts["bottleneck_effective rank"] == "1.70"
     page = page_of(runs)
     for title in ("Task copy", "Singular values of the output head", "Loss with a truncated head"):
@@ -564,8 +564,8 @@ def test_an_analysis_shows_its_own_numbers_and_plots(runs, monkeypatch):
     runs[2] = replace(runs[2], missing={"strange": "not measured"})
     column = next(column for column in columns(runs) if column.key == "strange_oddity")
     assert [(cell.text, cell.best) for cell in cells(column, runs)] == [
-        ("0.12 ± 0.010", True),
-        ("0.50 ± 0.010", False),
+        ("0.12 ± 0.01", True),
+        ("0.50 ± 0.01", False),
         ("–", False),
     ]
     text = page_of(runs)
