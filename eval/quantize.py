@@ -156,7 +156,7 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
 def numbers(results: Mapping[str, Any]) -> list[Number]:
     """A column of the report for each method but rtn, which it shows anyway, and what was calibrated on."""
     calibration = [
-        Number("calibrated on", entry["tokens"], "tokens", digits=7)
+        Number("calibrated on", entry["tokens"], "tokens", digits=1)
         for entry in [results.get("calibration")]
         if entry is not None
     ]
