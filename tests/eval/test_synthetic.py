@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import DataConfig, TokenizerConfig, prepare
+from data import DataConfig, TokenizerConfig
 from data.corpora.synthetic import example
 from eval import synthetic
 from eval.subject import open_subject
 from eval.synthetic import Settings, chance
-from models import GPT, ModelConfig, ModelError, create_run, resolve
-from tests.eval.conftest import Scripted, add_checkpoint
+from models import ModelError
+from tests.eval.conftest import Scripted, untrained_run
 
 
 class Solver(Scripted):
@@ -71,18 +71,8 @@ def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = DataConfig(
         corpus="synthetic", task="copy", max_documents=400, tokenizer=TokenizerConfig(kind="char")
     )
-    prepared = prepare(data)
-    size = prepared.tokenizer.vocab_size
-    config = resolve(ModelConfig(vocab_size=size, n_layer=1, n_head=2, d_model=16, max_length=128))
-    path = create_run(
-        tmp_path_factory.mktemp("runs") / "copier",
-        config={"name": "copier", "model": dataclasses.asdict(config), "data": dataclasses.asdict(data)},
-        tokenizer=prepared.tokenizer,
-        train_length=64,
-        data=prepared.fingerprint,
-    )
-    add_checkpoint(path, 1, GPT(config))
-    return path
+    shape = {"n_layer": 1, "n_head": 2, "d_model": 16, "max_length": 128}
+    return untrained_run(tmp_path_factory.mktemp("runs") / "copier", data, 64, **shape)
 
 
 def test_a_run_is_measured_where_it_can_be(copier: Path) -> None:
