@@ -155,12 +155,9 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
 
 def numbers(results: Mapping[str, Any]) -> list[Number]:
     """A column of the report for each method but rtn, which it shows anyway, and what was calibrated on."""
-    calibration = [
-        Number("calibrated on", entry["tokens"], "tokens", digits=1)
-        for entry in [results.get("calibration")]
-        if entry is not None
-    ]
-    return calibration + [
+    text = results.get("calibration")
+    calibrated = [] if text is None else [Number("calibrated on", text["tokens"], "tokens", digits=1)]
+    return calibrated + [
         Number(title, score["perplexity_ratio"], "× perplexity", "lower", 4, error=ratio_error(score))
         for title, score in scores(results).items()
         if not title.startswith("rtn ")
