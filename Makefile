@@ -4,7 +4,9 @@ BIN := .venv/bin
 # The baseline, then every other mechanism that has a config for the demo.
 DEMO := softmax $(filter-out base softmax,$(basename $(notdir $(wildcard configs/demo/*.yaml))))
 
-.PHONY: help demo test lint bench lock clean
+MINUTES ?= 10
+
+.PHONY: help demo test search lint bench lock clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 8
@@ -26,6 +28,9 @@ demo: .venv/installed ## Train five mechanisms, evaluate them, write runs/demo/r
 
 test: .venv/triton ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+search: .venv/triton ## Try new random examples in the tests for MINUTES=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.search --minutes $(MINUTES)
 
 lint: .venv/installed ## Style and types
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ def test_there_are_mechanisms_to_try():
     assert {mechanism.name for mechanism in CHUNKED} >= {"soft_lowrank", "simrf"}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(documents=ids, chunk=st.sampled_from([1, 2, 4, 40]), continued=st.booleans())
 def test_every_token_has_one_place_in_chunks_that_begin_with_its_document(documents, chunk, continued):
     documents = torch.tensor(documents)
@@ -65,7 +65,7 @@ def texts(draw):
 
 
 @mechanisms
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(text=texts())
 def test_a_text_in_any_parts_equals_the_whole(mechanism, text):
     length, documents, cuts = text

@@ -112,7 +112,7 @@ def _runs(ids):
 
 @mechanisms
 @pytest.mark.parametrize("kernel", [name for name in dispatch.KERNELS if name != "dense"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(call=calls())
 def test_any_shape_and_mask_equals_the_formula(mechanism, kernel, call):
     try:

@@ -36,7 +36,7 @@ def rows(dataset: PackedDataset) -> list[dict[str, torch.Tensor]]:
 
 
 @given(sizes=SIZES, length=st.integers(1, 17))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_packing(tmp_path: Path, sizes: list[int], length: int) -> None:
     dataset = PackedDataset(make_shard(tmp_path, sizes), length)
     targets = []
@@ -115,7 +115,7 @@ def test_rows_end_where_they_should(iambic: Prepared) -> None:
 
 
 @given(sizes=SIZES, length=st.integers(1, 17), count=st.integers(0, 20))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_given_is_read_and_not_learned(
     tmp_path: Path, sizes: list[int], length: int, count: int
 ) -> None:

@@ -49,7 +49,7 @@ def brain_surgeon(weight: Tensor, hessian: Tensor, bits: int, group: int, dampin
 
 
 @given(st.integers(0, 99), st.integers(1, 8), st.integers(1, 9), st.sampled_from([2, 3, 5, 9]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_without_correlation_it_is_round_to_nearest(seed: int, bits: int, inputs: int, group: int) -> None:
     weight = problem(seed, 4, inputs)[0].float()
     expected = round_to_nearest(weight, bits, group)

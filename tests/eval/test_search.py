@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.quantization.calibration import training_windows
@@ -40,7 +40,6 @@ def database(subject: Subject) -> Mapping[int, Quantized]:
 
 
 @given(st.integers(0, 1000), st.integers(1, 40))
-@settings(deadline=None)
 def test_mutations_keep_the_budget_of_every_size(seed: int, times: int) -> None:
     groups = [["a", "b", "c"], ["d", "e"]]
     draw = random.Random(seed)

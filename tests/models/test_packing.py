@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -44,7 +44,6 @@ def test_codes_by_hand():
 
 
 @given(st.integers(1, 8), st.lists(st.integers(0, 255), min_size=1, max_size=40))
-@settings(deadline=None)
 def test_codes_come_back_and_take_no_more_than_their_bits(bits, values):
     codes = torch.tensor(values) % 2**bits
     stream = pack(codes, bits)

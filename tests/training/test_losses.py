@@ -62,7 +62,7 @@ def test_chunks_give_the_loss_and_gradient_of_the_formula(
 
 
 @pytest.mark.usefixtures("small_parts")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     tokens=st.integers(1, 20),
     vocabulary=st.integers(2, 12),
