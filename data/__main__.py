@@ -1,6 +1,6 @@
 """python -m data prepare [option=value ...]: build a corpus and say what came out.
 
-Options are those of DataConfig, e.g. `corpus=sotu tokenizer.vocab_size=4096`.
+Options are those of DataConfig, e.g. `corpus=sotu tokenizer.vocab_size=4096`; a text is taken as typed, null is none.
 The cache is $ATTENTION_ZOO_CACHE, or ~/.cache/attention-zoo.
 """
 
@@ -14,12 +14,13 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from command import guarded
 from data import DataConfig, DataError, prepare
 from data.errors import nearest
+from data.options import read_option
 
 
 def main() -> None:
     """Reads the command line, prepares, prints. DataError: an unknown command, option or value."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
     if arguments[0] != "prepare":
@@ -28,22 +29,20 @@ def main() -> None:
     config = parse(arguments[1:])
     prepared = prepare(config)
     seconds = time.monotonic() - began
-    print(f"{config.corpus}: ready in {seconds:.1f} s; {prepared.text.duplicates} duplicates dropped")
     for split, shard in (("train", prepared.train), ("valid", prepared.valid)):
         print(
             f"{split}  {len(shard):>9,} documents {shard.n_bytes:>13,} bytes {shard.n_tokens:>12,} tokens"
             f"  {prepared.bytes_per_token(split):.3f} bytes/token"
         )
     print(f"vocabulary {prepared.tokenizer.vocab_size:,}  fingerprint {prepared.fingerprint}")
+    print(f"{config.corpus}: ready in {seconds:.1f} s; {prepared.text.duplicates} duplicates dropped")
 
 
 def parse(overrides: list[str]) -> DataConfig:
     """A config from dotted overrides such as "tokenizer.vocab_size=4096". DataError: what does not parse."""
-    for override in overrides:
-        if "=" not in override:
-            raise DataError(f"{override!r} is not an option; write option=value")
+    values = [read_option(override, DataConfig)[1] for override in overrides]
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.from_dotlist(overrides))
+        merged = OmegaConf.merge(OmegaConf.structured(DataConfig), *values)
         return cast(DataConfig, OmegaConf.to_object(merged))
     except ConfigKeyError as error:
         parent = error.parent_node if OmegaConf.is_dict(error.parent_node) else {}

@@ -34,7 +34,7 @@ class DataConfig:
     """synthetic: symbols of the longest documents."""
     path: str | None = None
     """text, jsonl, parquet: a file or a folder. huggingface: the data files of a builder such as "json"."""
-    separator: str | None = None
+    separator: str | None = dataclasses.field(default=None, metadata={"escapes": True})
     """text: what stands between two documents of a file, e.g. "<|endoftext|>". None: a file is a document."""
     field: str = "text"
     """jsonl, parquet, huggingface: the column that holds the text."""

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data import DataConfig
+from data.options import read_option
 from models import ModelConfig, ModelError
 from models.config import resolve
 
@@ -287,13 +288,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _override(text: str) -> tuple[str, dict[str, Any]]:
-    if "=" not in text.lstrip("="):
-        raise ModelError(f"override {text!r} must read key=value, like train.steps=100")
-    try:
-        values = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ModelError(f"override {text!r}: {_one_line(error)}") from error
-    return f"override {text!r}", values  # type: ignore[return-value]
+    return f"override {text!r}", read_option(text, Config)[1]
 
 
 def _check_keys(schema: DictConfig, values: Mapping[str, Any], source: str, prefix: str = "") -> None:

@@ -42,7 +42,7 @@ def test_overrides_are_typed() -> None:
         (["tokenizer.vocab=3"], "unknown option 'tokenizer.vocab'; did you mean 'vocab_size'?"),
         (["tokenizer.vocab_size=many"], "tokenizer.vocab_size: Value 'many'"),
         (["tokenizer=4"], "is not a subclass of TokenizerConfig"),
-        (["sotu"], "'sotu' is not an option; write option=value"),
+        (["sotu"], "option 'sotu' must read key=value"),
     ],
 )
 def test_overrides_that_do_not_parse(overrides: list[str], message: str) -> None:

@@ -54,7 +54,7 @@ def test_options_of_mechanisms_pass_through(tmp_path: Path) -> None:
         ("data.tokenizer=bpe", "'data.tokenizer' is a section"),
         ("train.steps", "must read key=value"),
         ("=3", "must read key=value"),
-        ("train.steps=[1", "override 'train.steps=[1'"),
+        ("train.steps=[1", "option 'train.steps=[1'"),
         ("train.steps=${nothing}", "nothing"),
         ("train.steps=0", "train.steps must be at least 1, got 0"),
         ("train.warmup_steps=1001", "train.warmup_steps must be in [0, steps=1000], got 1001"),
