@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.11 or newer and make, nothing else: they build .venv from the lock file.
+# `make install`, `make demo` and `make test` need Python 3.11 or newer and make, nothing else: they build .venv from the lock file.
 PYTHON ?= python3
 BIN := .venv/bin
 # The baseline, then every other mechanism that has a config for the demo.
@@ -6,7 +6,7 @@ DEMO := softmax $(filter-out base softmax,$(basename $(notdir $(wildcard configs
 
 MINUTES ?= 10
 
-.PHONY: help demo test search lint bench lock clean
+.PHONY: help install demo test search lint bench lock clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 8
@@ -16,6 +16,8 @@ help: ## Show what can be made
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
+
+install: .venv/installed ## Build .venv from the lock file
 
 demo: .venv/installed ## Train five mechanisms, evaluate them, write runs/demo/report.html
 	@for name in $(DEMO); do $(BIN)/python train.py configs/demo/$$name.yaml --resume || exit $$?; done

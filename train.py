@@ -1,11 +1,8 @@
 """Train a model: `python train.py configs/micro-softpick.yaml`."""
 
 import argparse
-import os
-import sys
-import time
 
-from command import guarded
+from command import Parser, guarded
 
 EPILOG = """
 examples:
@@ -23,7 +20,7 @@ a run leaves  runs/NAME/: config.yaml, metrics.jsonl, tensorboard/, checkpoints/
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train a language model whose attention is chosen by name.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,19 +48,5 @@ def main() -> None:
         train(load(arguments.config, arguments.overrides), resume=arguments.resume)
 
 
-def main_process_speaks() -> None:
-    """Run `main`; of several processes that meet the same error, only the first says so.
-
-    The others wait a moment: a launcher ends all processes as soon as one has failed.
-    """
-    try:
-        main()
-    except ValueError:
-        if int(os.environ.get("RANK", 0)) == 0:
-            raise
-        time.sleep(3)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    guarded(main_process_speaks)
+    guarded(main)

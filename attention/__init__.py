@@ -5,6 +5,11 @@ out = attend(query, key, value, "softpick")
 out = attend(query, key, value, get("lssar", power=3), window=256)
 """
 
+import sys
+
+if sys.argv[:1] == ["-m"]:  # `python -m` is looking for a command: say in one line what is not installed
+    import command  # noqa: F401
+
 from attention.capabilities import capabilities
 from attention.chunked import Chunked, Recurrence
 from attention.entropies import entropy

@@ -1,20 +1,15 @@
 """`python -m attention`: the mechanisms, their formulas, papers, options and kernels."""
 
-import argparse
 import sys
 from pathlib import Path
 
 from attention import notes
-from attention.errors import AttentionError
+from command import Parser, guarded
 
 
-def main() -> int:
-    """Print or write what the mechanisms say of themselves.
-
-    Returns:
-        The exit status: 0, or 2 for a caller's mistake.
-    """
-    parser = argparse.ArgumentParser(prog="python -m attention", description=__doc__)
+def main() -> None:
+    """Print or write what the mechanisms say of themselves."""
+    parser = Parser(prog="python -m attention", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="every mechanism: formula, paper, form, kernels (the default)")
     listing.add_argument("--markdown", action="store_true", help="as the tables of README.md")
@@ -30,20 +25,15 @@ def main() -> int:
         help=f"a checkout, whose {notes.PAGE} and {notes.README} are updated",
     )
     options = parser.parse_args(sys.argv[1:] or ["list"])
-    try:
-        if options.command == "list":
-            print(notes.table() if options.markdown else notes.listing(), end="")
-        elif options.command == "show":
-            print(notes.section(options.name) + notes.kernels_here(options.name), end="")
-        elif options.write is None:
-            print(notes.page(), end="")
-        else:
-            notes.write(options.write)
-    except AttentionError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if options.command == "list":
+        print(notes.table() if options.markdown else notes.listing(), end="")
+    elif options.command == "show":
+        print(notes.section(options.name) + notes.kernels_here(options.name), end="")
+    elif options.write is None:
+        print(notes.page(), end="")
+    else:
+        notes.write(options.write)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    guarded(main)

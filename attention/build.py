@@ -1,6 +1,5 @@
 """`python -m attention.build`: compile the CPU kernels ahead of time, for every mechanism and its variants."""
 
-import argparse
 import sys
 
 from attention.conformance import cases
@@ -9,11 +8,12 @@ from attention.kernels.cpu.build import BuildError
 from attention.kernels.cpu.ops import load_mechanism
 from attention.kernels.program import UntraceableError, program_of
 from attention.mechanism import Composite
+from command import Parser, guarded
 
 
 def main() -> None:
     """Compile what is not there yet; exit code 1 where that is impossible."""
-    argparse.ArgumentParser(prog="python -m attention.build", description=__doc__).parse_args()
+    Parser(prog="python -m attention.build", description=__doc__).parse_args()
     for mechanism in cases():
         try:
             for part in mechanism.parts if isinstance(mechanism, Composite) else (mechanism,):
@@ -27,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

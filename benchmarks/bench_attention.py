@@ -34,6 +34,7 @@ from benchmarks.drawing import draw_speed
 from benchmarks.machine import facts
 from benchmarks.measure import broken, interleaved, median, peak_growth
 from benchmarks.tables import attention_page
+from command import Parser, guarded
 from models.machine import default_device
 from training.telemetry import matmul_rate
 
@@ -288,7 +289,7 @@ def shape_of(text: str, options: argparse.Namespace) -> Shape:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the tables, write them where asked."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.bench_attention",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -347,4 +348,4 @@ def write(folder: Path, raw: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

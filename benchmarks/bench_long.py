@@ -23,6 +23,7 @@ from attention import Chunked, Mechanism
 from attention.capabilities import kernels
 from benchmarks.machine import describe, facts, table
 from benchmarks.measure import interleaved, median
+from command import Parser, guarded
 from models.machine import default_device
 
 SDPA = "SDPA softmax"
@@ -119,7 +120,7 @@ def page(raw: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table, write it where asked."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.bench_long",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -152,4 +153,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

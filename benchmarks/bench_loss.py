@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from benchmarks.machine import describe, table
 from benchmarks.measure import interleaved, median, peak_growth
+from command import Parser, guarded
 from models.loss import token_losses
 from models.machine import default_device
 from training.losses import chunked_cross_entropy
@@ -58,7 +59,7 @@ def memory(name: str, shape: Shape, dtype: str) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.bench_loss",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -93,4 +94,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -26,6 +26,7 @@ from attention.kernels.dispatch import choose
 from attention.kernels.problem import example
 from benchmarks.machine import describe, facts, table
 from benchmarks.measure import broken, interleaved, median
+from command import Parser, guarded
 from models import GPT, ModelConfig, presets, resolve
 from models.machine import default_device
 from training.config import TrainConfig
@@ -164,7 +165,7 @@ def model_table(timed: list[Timing]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the tables, write them where asked."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.bench_train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -196,4 +197,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -7,7 +7,6 @@ Kernels are compiled through the same plans and the same compiler front end as a
 Nothing is run: this says nothing about results, races or speed.
 """
 
-import argparse
 import re
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from attention.kernels.program import FORMS, program_of, untraceable
 from attention.kernels.triton import launch, printer
 from attention.kernels.triton.tiles import Tiles
 from benchmarks.machine import table
+from command import Parser, guarded
 
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 OUT = Path(__file__).parent / "gpu-static.md"
@@ -309,7 +309,7 @@ def choose(planned: list[launch.Launch], candidates: list[Tiles], machine: Machi
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = Parser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--choose", action="store_true", help="print the tile of each sweep instead")
     parser.add_argument("--architectures", nargs="+", default=list(MACHINES), choices=list(MACHINES))
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=list(DTYPES))
@@ -401,4 +401,4 @@ def _choose(architecture: str, dtype: torch.dtype, width: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -16,7 +16,7 @@ import numpy as np
 
 import attention
 from benchmarks.machine import describe, facts, table
-from command import guarded
+from command import Parser, guarded
 from data import Prepared, prepare
 from models import metrics
 from training import Config, load, train
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit status: 1 where a mechanism does not beat the unigram model.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.learn",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

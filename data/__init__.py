@@ -8,6 +8,11 @@
 tokens, targets and documents of a row are int64 [256].
 """
 
+import sys
+
+if sys.argv[:1] == ["-m"]:  # `python -m` is looking for a command: say in one line what is not installed
+    import command  # noqa: F401
+
 from data.config import DataConfig, TokenizerConfig
 from data.errors import DataError
 from data.order import BatchOrder

@@ -3,23 +3,15 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from command import guarded
+from command import Parser, guarded
 from eval.analysis import Analysis, add_options, analyses, evaluate, get, read_options, table
 from eval.subject import DTYPES, Subject, open_subject
 from models import ModelError
 from models.machine import default_device
 
 USAGE = "python -m eval <analysis> RUN [RUN ...] [options]"
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line, like every other error of the project."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse found as a ModelError."""
-        raise ModelError(f"{message} (see {self.prog} --help)")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

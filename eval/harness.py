@@ -93,7 +93,7 @@ def before(settings: Settings) -> None:
         ModelError: lm-eval is not installed.
     """
     if find_spec("lm_eval") is None:
-        raise ModelError("the harness needs the package lm-eval: pip install 'attention-zoo[eval]'")
+        raise ModelError("the harness needs the package lm-eval: pip install -e '.[eval]'")
     if not settings.stock:
         for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
             os.environ.setdefault(variable, "1")

@@ -141,7 +141,7 @@ def before(settings: Settings) -> None:
     """
     missing = [package for package in ("matplotlib", "jinja2") if find_spec(package) is None]
     if missing:
-        raise ModelError(f"heatmaps need {' and '.join(missing)}: pip install 'attention-zoo[eval]'")
+        raise ModelError(f"heatmaps need {' and '.join(missing)}: pip install -e '.[eval]'")
     if settings.cells < 8:
         raise ModelError(f"heatmaps need at least 8 cells to a side, got {settings.cells}")
     if settings.scale not in SCALES:

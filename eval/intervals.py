@@ -84,5 +84,5 @@ def _stats() -> Any:
     try:
         from scipy import stats
     except ImportError as error:
-        raise ModelError("intervals need the package scipy: pip install 'attention-zoo[eval]'") from error
+        raise ModelError("intervals need the package scipy: pip install -e '.[eval]'") from error
     return stats

@@ -65,9 +65,7 @@ def before(settings: Settings) -> None:
     """
     missing = [package for package in ("matplotlib", "jinja2", "scipy") if find_spec(package) is None]
     if missing:
-        raise ModelError(
-            f"the report needs the packages {', '.join(missing)}: pip install 'attention-zoo[eval]'"
-        )
+        raise ModelError(f"the report needs the packages {', '.join(missing)}: pip install -e '.[eval]'")
     if settings.out is not None and Path(settings.out).suffix != ".html":
         raise ModelError(f"--out of a report must end in .html, got {settings.out}")
 

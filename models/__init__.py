@@ -4,6 +4,11 @@
 `load_run("runs/NAME").model` is a trained one.
 """
 
+import sys
+
+if sys.argv[:1] == ["-m"]:  # `python -m` is looking for a command: say in one line what is not installed
+    import command  # noqa: F401
+
 from models.cache import KVCache
 from models.checkpoint import (
     checkpoint_path,

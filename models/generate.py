@@ -7,7 +7,7 @@ import argparse
 
 import torch
 
-from command import guarded
+from command import Parser, guarded
 from models.machine import default_device
 from models.run import load_run
 from models.sampling import readable, stream
@@ -35,9 +35,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m models.generate", description="Write text with a trained model."
-    )
+    parser = Parser("python -m models.generate", description="Write text with a trained model.")
     parser.add_argument("run", help="run directory")
     parser.add_argument("--prompt", default="", help="the text to continue (default: start a document)")
     parser.add_argument("--max-new-tokens", type=int, default=200)

@@ -133,7 +133,7 @@ class Objective(nn.Module):
 
     def _cce_refuses(self) -> str | None:
         if find_spec("cut_cross_entropy") is None:
-            return "it is not installed: pip install 'attention-zoo[cce]'"
+            return "it is not installed: pip install -e '.[cce]'"
         if self.z_loss:
             return "it has no z-loss"
         return None if self.network.config.prediction == "softmax" else "it computes softmax only"

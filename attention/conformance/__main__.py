@@ -1,7 +1,5 @@
 """`python -m attention.conformance`: try every mechanism on every kernel; write the capability table."""
 
-import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -11,15 +9,16 @@ from attention.conformance.table import Outcomes, read, title, write
 from attention.errors import AttentionError, nearest
 from attention.kernels.dispatch import KERNELS
 from attention.registry import names
+from command import Parser, guarded
 
 
 def main() -> int:
     """Run the checks.
 
     Returns:
-        The exit status: 0, 1 where a check fails, 2 for a caller's mistake.
+        The exit status: 0, 1 where a check fails.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m attention.conformance",
         description="Try every mechanism and variant on every kernel; exit status 1 if any check fails.",
     )
@@ -33,14 +32,10 @@ def main() -> int:
         help="write the table; rows that were not tried stay as they are",
     )
     options = parser.parse_args()
-    try:
-        mechanisms = _chosen("mechanism", options.mechanism, names())
-        kernels = _chosen("kernel", options.kernel, list(KERNELS))
-        _check_device(options.device)
-        known = {} if options.write is None else _known(options.write, options.device)
-    except AttentionError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+    mechanisms = _chosen("mechanism", options.mechanism, names())
+    kernels = _chosen("kernel", options.kernel, list(KERNELS))
+    _check_device(options.device)
+    known = {} if options.write is None else _known(options.write, options.device)
     wanted = [mechanism for mechanism in cases() if mechanism.name in mechanisms]
     width = max(len(title(mechanism)) for mechanism in wanted)
     for mechanism in wanted:
@@ -94,4 +89,4 @@ def _summary(found: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    guarded(main)

@@ -134,7 +134,7 @@ def flash_refuses(problem: Problem) -> str | None:
         return "it takes values as wide as keys only"
     if visible.documents is not None and query.shape[1] != visible.keys:
         return "it takes documents without a cache only"
-    return None if _has_flash() else "flash-attn is not installed: pip install 'attention-zoo[flash]'"
+    return None if _has_flash() else "flash-attn is not installed: pip install -e '.[flash]'"
 
 
 @torch.compiler.assume_constant_result

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from command import guarded
-from eval.__main__ import Parser
+from command import Parser, guarded
 from eval.analysis import read
 from eval.quantization.methods import WEIGHT_METHODS, WeightQuantizer
 from eval.quantization.weights import Quantized, packed_parameters

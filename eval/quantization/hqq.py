@@ -22,7 +22,7 @@ def check(bits: tuple[int, ...]) -> None:
         ModelError: the library is missing, or does not know one of the bit widths.
     """
     if importlib.util.find_spec("hqq") is None:
-        raise ModelError("method hqq needs the library hqq: pip install 'attention-zoo[eval]'")
+        raise ModelError("method hqq needs the library hqq: pip install -e '.[eval]'")
     for width in bits:
         if width not in BITS:
             raise ModelError(f"hqq knows {', '.join(map(str, BITS))} bits, not {width}")

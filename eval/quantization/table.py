@@ -1,11 +1,10 @@
 """`python -m eval.quantization.table RUN [RUN ...]`: measured quantization of several runs as a Markdown table."""
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from command import guarded
+from command import Parser, guarded
 from eval.analysis import read
 from eval.quantize import scores
 from models import ModelError
@@ -13,7 +12,7 @@ from models import ModelError
 
 def main() -> None:
     """Read the results of every run and print them side by side."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m eval.quantization.table",
         description="What python -m eval quantize has measured, a row per method and a column per run.",
     )

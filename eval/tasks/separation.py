@@ -7,7 +7,6 @@ run is better than the better of the two others. The unigram model gives every t
 (plus one), whatever stands before it; a task that it can do better than by chance does not need a language model.
 """
 
-import argparse
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from command import guarded
+from command import Parser, guarded
 from eval import harness
 from eval.subject import RunSubject, Subject, open_subject
 from models import GPT, ModelError
@@ -24,9 +23,7 @@ from models import GPT, ModelError
 
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        "python -m eval.tasks.separation", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = Parser("python -m eval.tasks.separation", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run", help="run directory")
     parser.add_argument("--samples", type=int, default=200, help="documents per task (default: 200)")
     arguments = parser.parse_args()

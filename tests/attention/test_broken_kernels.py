@@ -14,6 +14,7 @@ from attention.conformance.table import page, read
 from attention.kernels import dense, dispatch
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem, pose
+from command import guarded
 
 SOFTMAX = attention.get("softmax")
 
@@ -231,7 +232,9 @@ def test_a_graph_break_is_no_failure(install):
 
 def _command(monkeypatch, *arguments: str) -> int:
     monkeypatch.setattr("sys.argv", ["conformance", *arguments])
-    return main()
+    with pytest.raises(SystemExit) as end:
+        guarded(main)
+    return end.value.code
 
 
 def test_the_command_writes_what_it_found_beside_what_it_knew(install, monkeypatch, tmp_path, capsys):

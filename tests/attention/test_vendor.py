@@ -130,7 +130,7 @@ def test_flash_names_what_it_cannot_do(flash):
 def test_flash_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     reason = vendor.FLASH.refuses(on_gpu())
-    assert reason == "flash-attn is not installed: pip install 'attention-zoo[flash]'"
+    assert reason == "flash-attn is not installed: pip install -e '.[flash]'"
 
 
 @pytest.fixture
