@@ -19,10 +19,13 @@ Results:
         "rolling":      {... "metrics": {"bits_per_byte": ..., "byte_perplexity": ..., "word_perplexity": ...}}
       },
       "headline": {"cloze": "log_likelihood", "continuation": "acc_mutual_info", "order": "acc",
-                   "substitution": "acc", "rolling": "bits_per_byte"}
+                   "substitution": "acc", "rolling": "bits_per_byte"},
+      "skipped": {"cloze": "the text is too short or too plain for this task"}
     }
 
-`samples` counts documents; a metric that a filter reads from answers is named after both ("exact_match strict-match").
+`samples` counts documents. An offline task that the held-out text cannot give is skipped, and the others are done; on
+short documents such as names that leaves `rolling`, which scores whole texts. A metric that a filter reads from answers
+is named after both ("exact_match strict-match").
 """
 
 import difflib
@@ -116,12 +119,13 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         manager = _tasks(
             settings, {"texts": str(texts), "samples": settings.samples, "words": settings.words}
         )
+        tasks, skipped = _fitting(settings, manager)
         try:
             # What lm-eval prints and its progress bars say nothing that the results do not.
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 report = simple_evaluate(
                     model=model,
-                    tasks=list(settings.tasks),
+                    tasks=tasks,
                     task_manager=manager,
                     num_fewshot=settings.shots,
                     limit=settings.limit,
@@ -141,12 +145,13 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         "bos": bool(model.begin),
         "task_versions": {name: entry["version"] for name, entry in results.items()},
     }
-    return {"protocol": protocol, "results": {"tasks": results, "headline": headline}}
+    return {"protocol": protocol, "results": {"tasks": results, "headline": headline, "skipped": skipped}}
 
 
 def row(results: Mapping[str, Any]) -> dict[str, object]:
     """One line of the comparison table."""
-    return {
+    skipped = {"skipped": ", ".join(results["skipped"])} if results.get("skipped") else {}
+    return skipped | {
         f"{task} {metric}": results["tasks"][task]["metrics"][metric]["value"]
         for task, metric in results["headline"].items()
         if metric is not None
@@ -166,6 +171,24 @@ def _tasks(settings: Settings, metadata: dict[str, Any]) -> Any:
                 f"unknown task {task!r}{hint} (offline: {', '.join(OFFLINE)}; others: `lm-eval ls tasks`)"
             )
     return manager
+
+
+def _fitting(settings: Settings, manager: Any) -> tuple[list[Any], dict[str, str]]:
+    """The tasks to run, offline ones loaded, and why others are skipped.
+
+    Raises:
+        ModelError: the text gives none of the tasks.
+    """
+    tasks: list[Any] = []
+    skipped: dict[str, str] = {}
+    for name in settings.tasks:
+        try:
+            tasks.append(manager.load(name)["tasks"][name] if name in OFFLINE else name)
+        except ValueError as error:
+            skipped[name] = str(error)
+    if not tasks:
+        raise ModelError("; ".join(f"{name}: {reason}" for name, reason in skipped.items()))
+    return tasks, skipped
 
 
 def _task(name: str, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ class Passages:
     def __init__(self, texts: str, seed: str) -> None:
         documents = json.loads(Path(texts).read_text(encoding="utf-8"))
         self.documents = [(text, [match.span() for match in WORD.finditer(text)]) for text in documents]
+        self.cumulative = list(accumulate(len(words) for _, words in self.documents))
+        self.longest = max((len(words) for _, words in self.documents), default=0)
         self.random = random.Random(seed)
 
     def cut(self, *sizes: int) -> tuple[str, ...] | None:
@@ -31,8 +34,7 @@ class Passages:
 
         Every part but the first begins with the whitespace before it.
         """
-        lengths = [len(words) for _, words in self.documents]
-        text, words = self.random.choices(self.documents, weights=lengths)[0]
+        text, words = self.random.choices(self.documents, cum_weights=self.cumulative)[0]
         if len(words) < sum(sizes):
             return None
         at = self.random.randrange(len(words) - sum(sizes) + 1)
@@ -46,7 +48,7 @@ class Passages:
     def draw(self, *sizes: int, tries: int) -> Iterator[tuple[str, ...]]:
         """Up to `tries` different passages."""
         seen = set()
-        for _ in range(tries):
+        for _ in range(tries if self.longest >= sum(sizes) else 0):
             parts = self.cut(*sizes)
             if parts is not None and parts not in seen:
                 seen.add(parts)

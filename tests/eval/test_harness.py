@@ -15,13 +15,14 @@ lm_eval = pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
+from data import DataConfig, TokenizerConfig  # noqa: E402
 from eval import harness, language_model  # noqa: E402
 from eval.harness import Settings  # noqa: E402
 from eval.language_model import HarnessModel  # noqa: E402
 from eval.subject import Subject, open_subject  # noqa: E402
 from eval.tasks import build, separation  # noqa: E402
 from models import ModelError  # noqa: E402
-from tests.eval.conftest import RunMaker  # noqa: E402
+from tests.eval.conftest import RunMaker, untrained_run  # noqa: E402
 
 
 @pytest.fixture
@@ -383,3 +384,30 @@ def test_only_stock_tasks_need_the_network(monkeypatch: pytest.MonkeyPatch) -> N
     assert "HF_HUB_OFFLINE" not in harness.os.environ
     harness.before(Settings())
     assert harness.os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_task_that_the_text_cannot_give_does_not_fail_the_others(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    names = sorted(
+        {"".join(draw.choice("aeioklmnrst") for _ in range(draw.randint(3, 8))) for _ in range(90)}
+    )
+    (tmp_path / "names.jsonl").write_text("\n".join(json.dumps({"text": name}) for name in names))
+    data = DataConfig(
+        corpus="jsonl",
+        path=str(tmp_path / "names.jsonl"),
+        tokenizer=TokenizerConfig(kind="char", vocab_size=300),
+    )
+    shape = {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 16, "max_length": 64}
+    subject = open_subject(untrained_run(tmp_path / "names", data, 32, **shape))
+    results = harness.run(subject, Settings())["results"]
+    assert list(results["tasks"]) == ["rolling"]
+    assert results["tasks"]["rolling"]["samples"] == len(subject.held_out())
+    assert set(results["skipped"]) == set(harness.OFFLINE) - {"rolling"}
+    assert harness.row(results)["skipped"] == "cloze, continuation, order, substitution"
+    # Whole documents, so the definition is theirs: nats of all tokens but BOS over all bytes.
+    nats = sum(
+        likelihood(subject, [subject.bos, *ids], len(ids)) for ids in map(subject.encode, subject.held_out())
+    )
+    written = sum(len(name.encode()) for name in subject.held_out())
+    bits = results["tasks"]["rolling"]["metrics"]["bits_per_byte"]["value"]
+    assert bits == pytest.approx(-nats / written / math.log(2), rel=1e-5)
