@@ -5,13 +5,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
 
 from models.errors import ModelError
 
-CHECKSUMS = "checksums.json"
+CHECKSUMS, WEIGHTS = "checksums.json", "model.safetensors"
 _STEP = re.compile(r"step-(\d{8,})")
+_SUM = re.compile(r"[0-9a-f]{64}")
 
 
 def checkpoint_path(run: str | Path, step: int) -> Path:
@@ -23,23 +28,46 @@ def partial_path(run: str | Path, step: int) -> Path:
     """Where a checkpoint is written before `publish`; what an interrupted save left there is removed."""
     final = checkpoint_path(run, step)
     partial = final.with_name(f".{final.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
+    remove(partial)
     return partial
 
 
+def remove(path: Path) -> None:
+    """Delete a file or a whole folder, where there is one; what a link points to stays."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
 def checkpoints(run: str | Path) -> list[int]:
-    """Steps of the published checkpoints of a run, ascending."""
+    """Steps of the published checkpoints of a run, ascending.
+
+    Raises:
+        ModelError: the place of checkpoints is no folder.
+    """
     folder = Path(run) / "checkpoints"
-    found = [_STEP.fullmatch(entry.name) for entry in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(match[1]) for match in found if match)
+    if not folder.is_dir():
+        if folder.exists():
+            raise ModelError(f"{folder} must be a folder of checkpoints and is a file; move it away")
+        return []
+    found = [_STEP.fullmatch(entry.name) for entry in folder.iterdir()]
+    steps = sorted(int(match[1]) for match in found if match)
+    return [step for step in steps if checkpoint_path(run, step).exists()]
+
+
+def save_weights(state: Mapping[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file with the rights that any new file has: safetensors itself makes it the owner's alone."""
+    file.touch()
+    rights = file.stat().st_mode
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, file, metadata)
+    file.chmod(rights)
 
 
 def write_checksums(checkpoint: str | Path) -> dict[str, str]:
     """Write checksums.json: the sha256 of every other file of the folder, by relative path; returns them."""
     checkpoint = Path(checkpoint)
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != CHECKSUMS)
-    sums = {path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}
+    sums = {name: sha256(checkpoint / name) for name in sorted(_files(checkpoint))}
     (checkpoint / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
     return sums
 
@@ -49,23 +77,49 @@ def verify(checkpoint: str | Path, files: Iterable[str] | None = None) -> dict[s
 
     Args:
         checkpoint: a checkpoint folder.
-        files: relative paths to check; None: every file.
+        files: relative paths to check; None: that the folder holds the listed files and no others, each unchanged.
 
     Raises:
-        ModelError: checksums are missing or unreadable, a file is missing, unlisted or was changed.
+        ModelError: checksums are missing, unreadable or without the weights; a file is missing, unlisted, unreadable
+            or was changed.
     """
     checkpoint = Path(checkpoint)
-    try:
-        sums: dict[str, str] = json.loads((checkpoint / CHECKSUMS).read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"checkpoint {checkpoint} is not complete: no readable {CHECKSUMS}") from error
+    sums = _read_checksums(checkpoint)
+    if files is None and (unlisted := sorted(_files(checkpoint) - sums.keys())):
+        raise ModelError(f"checkpoint {checkpoint} has no checksum for {unlisted[0]}")
     for name in sums if files is None else files:
         if name not in sums:
             raise ModelError(f"checkpoint {checkpoint} has no checksum for {name}")
         if not (checkpoint / name).is_file():
             raise ModelError(f"checkpoint {checkpoint} lacks {name}")
-        if sha256(checkpoint / name) != sums[name]:
+        try:
+            found = sha256(checkpoint / name)
+        except OSError as error:
+            raise ModelError(f"cannot read {checkpoint / name}: {error.strerror}") from error
+        if found != sums[name]:
             raise ModelError(f"checkpoint {checkpoint} is damaged: {name} does not match its checksum")
+    return sums
+
+
+def _files(checkpoint: Path) -> set[str]:
+    """Relative paths of all files that need a checksum."""
+    found = (path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if not path.is_dir())
+    return set(found) - {CHECKSUMS}
+
+
+def _read_checksums(checkpoint: Path) -> dict[str, str]:
+    try:
+        sums: Any = json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise ModelError(f"cannot read {checkpoint / CHECKSUMS}: {error.strerror}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"checkpoint {checkpoint} is not complete: no readable {CHECKSUMS}") from error
+    if not isinstance(sums, dict) or not all(isinstance(v, str) and _SUM.fullmatch(v) for v in sums.values()):
+        raise ModelError(
+            f"checkpoint {checkpoint} is damaged: {CHECKSUMS} does not list files with their sha256"
+        )
+    if WEIGHTS not in sums:
+        raise ModelError(f"checkpoint {checkpoint} is damaged: {CHECKSUMS} has no checksum for {WEIGHTS}")
     return sums
 
 
@@ -85,20 +139,20 @@ def publish(partial: str | Path, final: str | Path) -> None:
     _sync(final.parent)
 
 
-def prune(run: str | Path, keep: int) -> list[int]:
-    """Delete all but the latest `keep` checkpoints; returns the deleted steps.
+def prune(run: str | Path, keep: int, spare: Collection[int] = ()) -> list[int]:
+    """Delete all but the latest `keep` checkpoints and those to spare; returns the deleted steps.
 
     Raises:
         ModelError: keep is below 1.
     """
     if keep < 1:
         raise ModelError(f"keep must be at least 1 checkpoint, got {keep}")
-    surplus = checkpoints(run)[:-keep]
+    surplus = [step for step in checkpoints(run)[:-keep] if step not in spare]
     for step in surplus:
         # Renamed first: a half-deleted folder must not pass for a checkpoint.
         doomed = partial_path(run, step)
         os.rename(checkpoint_path(run, step), doomed)
-        shutil.rmtree(doomed)
+        remove(doomed)
     return surplus
 
 

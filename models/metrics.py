@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from models.errors import ModelError
+
 METRICS = "metrics.jsonl"
 
 
@@ -15,33 +17,65 @@ def append(run: Path, record: dict[str, Any]) -> None:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in record.items()
     }
-    with (run / METRICS).open("a") as file:
-        file.write(json.dumps(clean, allow_nan=False) + "\n")
+    path = run / METRICS
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(clean, allow_nan=False) + "\n")
+    except OSError as error:  # which does not name the file where it comes from writing
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def sync(run: Path) -> None:
+    """Have what was logged so far outlive a power cut."""
+    path = run / METRICS
+    if path.exists():
+        with path.open("a") as file:
+            os.fsync(file.fileno())
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """All complete lines; a last line that a crash cut short is left out."""
-    path = run / METRICS
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [record for record in map(_parse, lines) if record is not None]
+    """All records; lines that are damaged, or that a crash cut short, are left out.
+
+    Raises:
+        ModelError: the log cannot be read.
+    """
+    return [record for line in _text(run).splitlines() if (record := _parse(line)) is not None]
 
 
 def truncate(run: Path, step: int) -> None:
-    """Forget what was logged after `step`, which a resumed run is about to log again."""
-    path = run / METRICS
-    if not path.is_file():
+    """Forget what was logged after `step`, which a resumed run is about to log again, and lines that are damaged."""
+    before = _text(run)
+    lines = [(line, _parse(line)) for line in before.splitlines()]
+    after = "".join(line + "\n" for line, record in lines if record is not None and record["step"] <= step)
+    if after == before:
         return
-    kept = [record for record in read(run) if record["step"] <= step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    os.replace(partial, path)
+    partial = partial_log(run)
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(after)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, run / METRICS)
+
+
+def partial_log(run: Path) -> Path:
+    """Where a log is written before it takes the place of the old one."""
+    return (run / METRICS).with_suffix(".partial")
+
+
+def _text(run: Path) -> str:
+    path = run / METRICS
+    try:
+        # A byte that is not UTF-8 costs its line, not the log.
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ModelError(f"cannot read the log {path}: {error.strerror}") from error
 
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+    return record if isinstance(record, dict) and type(record.get("step")) is int else None

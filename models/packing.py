@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from models.checkpoint import save_weights
 from models.errors import ModelError
 
 MOST_BITS = 8
@@ -75,12 +75,12 @@ def unpack(stream: Tensor, bits: int, count: int) -> Tensor:
 
 def write_state(file: Path, state: Mapping[str, Tensor], quantized: Mapping[str, QuantizedMatrix]) -> None:
     """Write the tensors of a model, those named in `quantized` packed."""
-    tensors = {name: tensor.contiguous() for name, tensor in state.items() if name not in quantized}
+    tensors = {name: tensor for name, tensor in state.items() if name not in quantized}
     layouts = {}
     for name, matrix in quantized.items():
         tensors |= _tensors(name, matrix)
         layouts[name] = {"shape": list(matrix.codes.shape), "bits": matrix.bits, "group": matrix.group}
-    save_file(tensors, file, metadata={"format": "pt", _LAYOUTS: json.dumps(layouts)})
+    save_weights(tensors, file, metadata={"format": "pt", _LAYOUTS: json.dumps(layouts)})
 
 
 def read_state(file: str | Path) -> dict[str, Tensor]:

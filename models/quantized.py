@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint import checkpoint_path, partial_path, publish, write_checksums
+from models.checkpoint import WEIGHTS, checkpoint_path, partial_path, publish, write_checksums
 from models.errors import ModelError
 from models.packing import QuantizedMatrix, write_state
-from models.run import RECORD, WEIGHTS, Run, create_run
+from models.run import RECORD, Run, create_run
 
 
 def save_quantized(

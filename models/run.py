@@ -22,14 +22,14 @@ from omegaconf import OmegaConf
 
 from attention import nearest
 from data import DataError, Tokenizer
-from models.checkpoint import checkpoint_path, checkpoints, publish, verify
+from models.checkpoint import WEIGHTS, checkpoint_path, checkpoints, publish, verify
 from models.config import from_dict
 from models.errors import ModelError
 from models.gpt import GPT
 from models.machine import machine
 from models.packing import read_state
 
-CONFIG, RECORD, TOKENIZER, WEIGHTS = "config.yaml", "run.json", "tokenizer.model", "model.safetensors"
+CONFIG, RECORD, TOKENIZER = "config.yaml", "run.json", "tokenizer.model"
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def load_run(
     """
     path = Path(path)
     config, record = _read(path)
-    tokenizer = _tokenizer(path, record["tokenizer"])
+    tokenizer = own_tokenizer(path, record["tokenizer"])
     step = _choose(path, step)
     checkpoint = checkpoint_path(path, step)
     checksum = verify(checkpoint, [WEIGHTS])[WEIGHTS]
@@ -187,7 +187,16 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, record
 
 
-def _tokenizer(path: Path, fingerprint: str) -> Tokenizer:
+def own_tokenizer(path: Path, fingerprint: str) -> Tokenizer:
+    """The tokenizer in a run's folder.
+
+    Args:
+        path: of the run.
+        fingerprint: of the tokenizer that the run was trained with, as its record has it.
+
+    Raises:
+        ModelError: unreadable, or another one.
+    """
     try:
         tokenizer = Tokenizer.load(path / TOKENIZER)
     except DataError as error:

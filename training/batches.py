@@ -87,3 +87,13 @@ def collate(items: Sequence[Batch]) -> Batch:
 def count_targets(batches: Sequence[Batch]) -> int:
     """Tokens that carry loss."""
     return sum(int((batch["targets"] != IGNORED).sum()) for batch in batches)
+
+
+def count_unknown(batches: Sequence[Batch], vocabulary: int) -> int:
+    """Tokens and targets that are no entry of a vocabulary."""
+    unknown = 0
+    for batch in batches:
+        tokens, targets = batch["tokens"], batch["targets"]
+        unknown += int(((tokens < 0) | (tokens >= vocabulary)).sum())
+        unknown += int((((targets < 0) & (targets != IGNORED)) | (targets >= vocabulary)).sum())
+    return unknown

@@ -1,33 +1,41 @@
 """Checkpoints of a run in training: written whole or not at all, and found again."""
 
+import errno
 import json
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from models import (
     GPT,
     ModelError,
     checkpoint_path,
     checkpoints,
+    metrics,
     partial_path,
     prune,
     publish,
-    verify,
     write_checksums,
 )
-from models.run import WEIGHTS
-from training.launch import from_main
+from models.checkpoint import WEIGHTS, remove, save_weights
+from training.launch import agreed, from_main
 from training.noise_scale import NoiseScale
 
-STATE = "trainer.json"
+STATE, OPTIMIZER = "trainer.json", "optimizer.bin"
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+RISEN = 0.5
+"""Nats per token by which the training loss of the newest checkpoint may exceed that of the best, before the best is
+kept beside the newest: a run that diverges must not prune what it was before."""
 
 
 @dataclass
@@ -42,6 +50,7 @@ class TrainerState:
         skipped_in_a_row: of these, the ones since the last good step.
         config, data: fingerprints.
         processes: how many wrote the checkpoint.
+        loss: mean training loss since the checkpoint before, in nats per token; None where no step was taken.
         noise_scale: the moving averages of the gradient noise scale.
         versions: of the libraries that decide what a step computes.
     """
@@ -54,6 +63,7 @@ class TrainerState:
     seconds: float = 0.0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    loss: float | None = None
     noise_scale: NoiseScale = field(default_factory=NoiseScale)
     versions: dict[str, str] = field(
         default_factory=lambda: {name: version(name) for name in ("torch", "accelerate")}
@@ -64,43 +74,90 @@ class Checkpointer:
     """Saves and restores one run; every process calls every method."""
 
     def __init__(
-        self, run: Path, accelerator: Accelerator, model: nn.Module, network: GPT, keep: int
+        self,
+        run: Path,
+        accelerator: Accelerator,
+        model: nn.Module,
+        network: GPT,
+        optimizer: Optimizer,
+        keep: int,
     ) -> None:
-        """`model` is what accelerate prepared, `network` the plain GPT inside it."""
+        """`model` and `optimizer` are what accelerate prepared, `network` the plain GPT inside the model."""
         self._run = run
         self._accelerator = accelerator
         self._model = model
         self._network = network
+        self._optimizer = optimizer
         self._keep = keep
         # A wrapped model would be saved, and expected back, under its wrapper's tensor names.
         accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
         accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
 
     def save(self, state: TrainerState) -> None:
-        """Write the checkpoint of `state.step`, then drop the oldest beyond the number to keep."""
+        """Write the checkpoint of `state.step`, then drop the oldest beyond the number to keep.
+
+        Raises:
+            OSError: it cannot be written; what was written of it is gone, and older checkpoints are as they were.
+        """
+        folder = from_main(self._accelerator, lambda: partial_path(self._run, state.step))
+        try:
+            agreed(self._accelerator, lambda: self._write(folder, state))
+            from_main(self._accelerator, lambda: self._publish(folder, state.step))
+        except (ModelError, OSError):
+            if self._accelerator.is_main_process:
+                remove(folder)
+            raise
+
+    def _write(self, folder: Path, state: TrainerState) -> None:
         accelerator = self._accelerator
-        folder = from_main(accelerator, lambda: partial_path(self._run, state.step))
-        accelerator.save_state(str(folder))
-        weights = accelerator.get_state_dict(self._model) if self._sharded else self._network.state_dict()
-        if accelerator.is_main_process:
-            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
-            (folder / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n")
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            write_checksums(folder)
-            publish(folder, checkpoint_path(self._run, state.step))
-            prune(self._run, self._keep)
-        accelerator.wait_for_everyone()
+        try:
+            accelerator.save_state(str(folder))
+            weights = accelerator.get_state_dict(self._model) if self._sharded else self._network.state_dict()
+            if accelerator.is_main_process:
+                save_weights(weights, folder / WEIGHTS)
+                (folder / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n")
+        except (RuntimeError, SafetensorError) as error:  # torch and safetensors hide what the system said
+            raise OSError(errno.EIO, _one_line(error), str(folder)) from error
+
+    def _publish(self, folder: Path, step: int) -> None:
+        write_checksums(folder)
+        metrics.sync(self._run)
+        publish(folder, checkpoint_path(self._run, step))
+        losses = recorded_losses(self._run)
+        best = min(losses, key=losses.__getitem__, default=step)
+        risen = step in losses and losses[step] > losses[best] + RISEN
+        prune(self._run, self._keep, spare={best} if risen else ())
 
     def load(self, step: int) -> TrainerState:
-        """Restore the checkpoint of a step into the prepared model and optimiser."""
+        """Restore the checkpoint of a step into the prepared model and optimiser.
+
+        Raises:
+            ModelError: it was not made by this run's model, optimiser or data.
+        """
         folder = checkpoint_path(self._run, step)
-        self._accelerator.wait_for_everyone()
-        if not self._sharded:
-            self._network.load_state_dict(load_file(folder / WEIGHTS))
-        self._accelerator.load_state(str(folder))
-        self._accelerator.wait_for_everyone()
+        agreed(self._accelerator, lambda: self._read(folder))
         return read_state(folder)
+
+    def _read(self, folder: Path) -> None:
+        way = f"to resume from an older checkpoint, delete {folder}"
+        expected = [_settings(group) for group in self._optimizer.param_groups]
+        try:
+            if not self._sharded:
+                self._network.load_state_dict(load_file(folder / WEIGHTS))
+            self._accelerator.load_state(str(folder))
+        except (OSError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except (
+            Exception
+        ) as error:  # a file that is not what it should be can raise anything in torch and accelerate
+            raise ModelError(
+                f"checkpoint {folder} does not fit this run: {_one_line(error)}; {way}"
+            ) from error
+        found = [_settings(group) for group in self._optimizer.param_groups]
+        if not self._sharded and (found != expected or not _fits(self._optimizer)):
+            raise ModelError(
+                f"checkpoint {folder} does not fit this run: {OPTIMIZER} is of another optimizer; {way}"
+            )
 
     @property
     def _sharded(self) -> bool:
@@ -111,37 +168,58 @@ def read_state(folder: Path) -> TrainerState:
     """The trainer.json of a checkpoint.
 
     Raises:
-        ModelError: missing or unreadable.
+        ModelError: missing, unreadable, or not what training writes into a folder of this name.
     """
     try:
-        values: dict[str, Any] = json.loads((folder / STATE).read_text())
-        return TrainerState(**{**values, "noise_scale": NoiseScale(**values.get("noise_scale", {}))})
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"checkpoint {folder} has no readable {STATE}: {error}") from error
+        values: Any = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state = TrainerState(**{**values, "noise_scale": NoiseScale(**values.get("noise_scale", {}))})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"checkpoint {folder} has no readable {STATE}: {_one_line(error)}") from error
+    counts = (state.step, state.tokens, state.processes, state.skipped, state.skipped_in_a_row)
+    numbers = (state.seconds, 0.0 if state.loss is None else state.loss, *asdict(state.noise_scale).values())
+    if (
+        any(type(value) is not int or value < 0 for value in counts)
+        or any(type(value) not in (int, float) for value in numbers)
+        or any(type(value) is not str for value in (state.config, state.data))
+        or type(state.versions) is not dict
+    ):
+        raise ModelError(
+            f"checkpoint {folder} is damaged: {STATE} has values of another type than training writes"
+        )
+    if folder.name.startswith("step-") and folder != checkpoint_path(folder.parents[1], state.step):
+        raise ModelError(f"checkpoint {folder} is a copy: its {STATE} is of step {state.step}")
+    return state
 
 
-def newest_checkpoint(run: Path) -> int | None:
-    """The step of the newest checkpoint, verified; None where there is none.
-
-    Raises:
-        ModelError: the newest is damaged; names the newest good one and how to go back to it.
-    """
-    steps = checkpoints(run)
-    if not steps:
-        return None
-    try:
-        verify(checkpoint_path(run, steps[-1]))
-    except ModelError as error:
-        good = next((step for step in reversed(steps[:-1]) if _is_good(run, step)), None)
-        damaged = " ".join(str(checkpoint_path(run, step)) for step in steps if good is None or step > good)
-        way_on = "start again" if good is None else f"resume from step {good}, the newest good checkpoint"
-        raise ModelError(f"{error}; to {way_on}, delete {damaged}") from error
-    return steps[-1]
+def recorded_losses(run: Path) -> dict[int, float]:
+    """The training loss of each checkpoint that has one on record, by step."""
+    losses = {}
+    for step in checkpoints(run):
+        try:
+            loss = read_state(checkpoint_path(run, step)).loss
+        except ModelError:
+            continue
+        if loss is not None:
+            losses[step] = loss
+    return losses
 
 
-def _is_good(run: Path, step: int) -> bool:
-    try:
-        verify(checkpoint_path(run, step))
-    except ModelError:
-        return False
-    return True
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """What an optimizer's group is configured by; the learning rate is set anew in every step."""
+    return {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr")}
+
+
+def _fits(optimizer: Optimizer) -> bool:
+    """Whether AdamW can go on from its state."""
+    return all(
+        isinstance(parameter, Tensor)
+        and state.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        and all(isinstance(value, Tensor) for value in state.values())
+        and state["exp_avg"].shape == state["exp_avg_sq"].shape == parameter.shape
+        and state["step"].numel() == 1
+        for parameter, state in optimizer.state.items()
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,14 +1,47 @@
 """Naming the cause of a loss or gradient that is not finite."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from attention import row_stats
 from models import GPT, AttentionCall, trace
 from training.batches import Batch
+
+
+@torch.no_grad()
+def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The first of named tensors that holds an infinity or a NaN, as a phrase; None where all are finite."""
+    for name, tensor in tensors:
+        # A sum is ten times as fast as a look at each value, and never finite where one of them is not.
+        if not math.isfinite(tensor.sum().item()) and not _finite(tensor):
+            return f"{name} holds {_count(tensor)}"
+    return None
+
+
+def weights_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a checkpoint has of a model, with names."""
+    for name, tensor in model.state_dict().items():
+        yield f"parameter {name}", local(tensor)
+
+
+def moments_of(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """What an optimizer remembers of each parameter, with names."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for parameter, state in optimizer.state.items():
+        for kind, value in state.items():
+            if isinstance(value, Tensor):
+                yield f"the optimizer's {kind} of {names.get(id(parameter), 'a parameter')}", local(value)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that may be sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
@@ -23,9 +56,8 @@ def find_cause(model: GPT, batches: Sequence[Batch], autocast: AbstractContextMa
     Returns:
         One phrase, like "layer 3: softpick's output has 12 non-finite values (largest |score| 2.1e+38)".
     """
-    for name, parameter in model.named_parameters():
-        if not _finite(parameter):
-            return f"parameter {name} holds {_count(parameter)}"
+    if damage := not_finite(weights_of(model)):
+        return damage
     with autocast:
         for batch in batches:
             if cause := _forward_cause(model, batch):

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object, parse_flag_from_env
 
 from models import ModelError
 
@@ -70,12 +70,24 @@ def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     if accelerator.is_main_process:
         try:
             outcome = [decide()]
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             outcome = [error]
     broadcast_object_list(outcome)
-    if isinstance(outcome[0], ValueError):
+    if isinstance(outcome[0], ValueError | OSError):
         raise outcome[0]
     return outcome[0]
+
+
+def agreed(accelerator: Accelerator, act: Callable[[], None]) -> None:
+    """Do something in every process; where it fails in one, it has failed in all, and none is left waiting."""
+    failure: ValueError | OSError | None = None
+    try:
+        act()
+    except (ValueError, OSError) as error:
+        failure = error
+    failures = [found for found in gather_object([failure]) if found is not None]
+    if failures:
+        raise failure or failures[0]
 
 
 def _cores() -> int:

@@ -36,6 +36,8 @@ class NoiseScale:
             large: ‖g‖² of the whole step.
             size: its tokens.
         """
+        if inverse_size <= 1 / size:  # all tokens lie in one micro-batch: one size only
+            return
         trace = (small - large) / (inverse_size - 1 / size)
         self.trace = DECAY * self.trace + (1 - DECAY) * trace
         self.signal = DECAY * self.signal + (1 - DECAY) * (large - trace / size)

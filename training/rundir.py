@@ -1,17 +1,18 @@
 """Whether a run starts, continues, or is refused: nothing that exists is ever overwritten."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from data import Prepared
-from models import ModelError, create_run
-from models.metrics import truncate
-from models.run import CONFIG, RECORD
-from training.checkpoint import newest_checkpoint
+from models import ModelError, create_run, metrics
+from models.checkpoint import remove
+from models.run import CONFIG, RECORD, own_tokenizer
 from training.config import Config, as_dict, differences
+from training.recovery import newest_checkpoint
 
 
 def check_free(config: Config, resume: bool) -> None:
@@ -30,7 +31,7 @@ def check_free(config: Config, resume: bool) -> None:
 
 
 def open_run(config: Config, prepared: Prepared) -> int | None:
-    """Make the run directory, or check that the one there is this run's.
+    """Make the run directory, or check that the one there is this run's; the caller holds its lock.
 
     Args:
         config: with the model resolved.
@@ -43,6 +44,7 @@ def open_run(config: Config, prepared: Prepared) -> int | None:
         ModelError: the config or data differ from the run's, or its newest checkpoint is damaged.
     """
     path = config.path
+    _tidy(path)
     if not _occupied(path):
         _create(config, prepared)
         return None
@@ -55,9 +57,30 @@ def open_run(config: Config, prepared: Prepared) -> int | None:
         raise ModelError(
             f"run {path} was started on other data: the corpus or the tokenizer has changed since"
         )
+    own_tokenizer(path, str(record.get("tokenizer")))
     step = newest_checkpoint(path)
-    truncate(path, step or -1)
+    metrics.truncate(path, -1 if step is None else step)
+    if step is not None and (missing := _missing_lines(config, saved, step)):
+        print(
+            f"{path / metrics.METRICS} lacks the lines of {missing} steps up to step {step}: curves have a gap there"
+        )
     return step
+
+
+def _tidy(path: Path) -> None:
+    """Remove what a killed sitting left half-written."""
+    leftovers = [path.with_name(f".{path.name}.partial"), metrics.partial_log(path)]
+    for leftover in [*leftovers, *(path / "checkpoints").glob(".step-*.partial")]:
+        remove(leftover)
+
+
+def _missing_lines(config: Config, saved: Mapping[str, Any], step: int) -> int:
+    """How many steps up to `step` should be in the log and are not; 0 where other steps were logged before."""
+    every = config.train.log_every
+    if saved["train"]["log_every"] != every:
+        return 0
+    logged = {record["step"] for record in metrics.read(config.path) if record.keys() & {"loss", "skipped"}}
+    return len(set(range(every, step + 1, every)) - logged)
 
 
 def _create(config: Config, prepared: Prepared) -> None:

@@ -56,6 +56,23 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
     return 2 * size**3 / best
 
 
+class Mean:
+    """The mean of what was added since it was last taken."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = 0.0, 0
+
+    def add(self, value: float) -> None:
+        """Count one more value."""
+        self._sum, self._count = self._sum + value, self._count + 1
+
+    def take(self) -> float | None:
+        """The mean, None of nothing; begins anew."""
+        mean = self._sum / self._count if self._count else None
+        self._sum, self._count = 0.0, 0
+        return mean
+
+
 class Throughput:
     """Tokens per second of training alone; what `paused` encloses does not count."""
 

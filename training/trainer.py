@@ -8,7 +8,6 @@ import math
 import sys
 import time
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,26 @@ from tqdm import tqdm
 
 from data import PackedDataset, Prepared, prepare
 from models import GPT, ModelError, metrics, resolve
-from training.batches import Batch, TrainingBatches, count_targets, validation_batches
+from training.batches import Batch, TrainingBatches, count_targets, count_unknown, validation_batches
+from training.boundary import one_line
 from training.checkpoint import SHARDED, Checkpointer, TrainerState
-from training.config import Config, as_dict, fingerprint, resolve_precision
-from training.diagnosis import find_cause
-from training.launch import check_launch, choose_device, from_main
+from training.config import Config, fingerprint, resolve_precision
+from training.diagnosis import find_cause, moments_of, not_finite, weights_of
+from training.launch import agreed, check_launch, choose_device, from_main
+from training.lock import RunLock
 from training.losses import EntropyPenalty, Objective
 from training.noise_scale import GradientSquares
 from training.optimizer import build_optimizer, learning_rate
 from training.orthograd import orthogonalise
 from training.rundir import check_free, open_run
 from training.stopping import StopRequest
-from training.telemetry import Throughput, attention_statistics, matmul_rate
+from training.telemetry import Mean, Throughput, attention_statistics, matmul_rate
+from training.tracking import require_tracker, tracker_options
 
 PATIENCE = 10
 """Steps in a row that may be skipped for non-finite values before the run is stopped."""
+
+_ADVICE = "try a lower train.learning_rate, a train.clip or another precision under another name="
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -49,20 +53,26 @@ def train(config: Config, *, resume: bool = False) -> Path:
         The run directory.
 
     Raises:
-        ModelError: a run directory, checkpoint, launch or config that cannot be used, or ten non-finite steps in a row.
+        ModelError: a run directory, checkpoint, launch or config that cannot be used, a run directory that another
+            process trains in; weights that are not finite, ten skipped steps in a row, or a run that ends on one; a
+            system that does not let it write. Names the newest good checkpoint where the run had begun.
         DataError, AttentionError: as their packages say.
     """
     accelerator = _accelerator(config, choose_device())
     check_launch(accelerator, config.train.processes)
-    from_main(accelerator, lambda: check_free(config, resume))
-    with accelerator.main_process_first():
-        prepared = prepare(config.data)
-    _resolve(config, prepared)
-    start = from_main(accelerator, lambda: open_run(config, prepared))
-    if start == config.train.steps:
-        accelerator.print(f"{config.path} is already complete: {start} of {config.train.steps} steps")
-        return config.path
-    Trainer(config, accelerator, prepared).run(start)
+    with RunLock(config.path) as lock:
+        from_main(accelerator, lock.acquire)
+        from_main(accelerator, lambda: check_free(config, resume))
+        with accelerator.main_process_first():
+            prepared = prepare(config.data)
+        _resolve(config, prepared)
+        start = from_main(accelerator, lambda: open_run(config, prepared))
+        if start == config.train.steps:
+            accelerator.print(f"{config.path} is already complete: {start} of {config.train.steps} steps")
+            return config.path
+        trainer = Trainer(config, accelerator, prepared)
+        with one_line(config.path):
+            trainer.run(start)
     return config.path
 
 
@@ -135,8 +145,10 @@ class Trainer:
         ):
             self.squares = GradientSquares(self.network.parameters())
         self.checkpointer = Checkpointer(
-            config.path, accelerator, self.model, self.network, train.keep_checkpoints
+            config.path, accelerator, self.model, self.network, self.optimizer, train.keep_checkpoints
         )
+        self.losses = Mean()
+        self.cause = ""
         self.state = TrainerState(fingerprint(config), prepared.fingerprint, accelerator.num_processes)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[train.precision]
         self.peak = matmul_rate(accelerator.device, dtype) * accelerator.num_processes
@@ -167,10 +179,13 @@ class Trainer:
                 self._report(result)
                 stopping = self._sum(float(stop.requested)) > 0
                 with self.throughput.paused():
+                    saving = stopping or self._due(self.config.train.checkpoint_every)
+                    if saving:
+                        self._refuse_damage()
                     if self._due(self.config.train.validate_every):
                         self._validate()
-                    if stopping or self._due(self.config.train.checkpoint_every):
-                        self.checkpointer.save(self.state)
+                    if saving:
+                        self._save(last=stopping or self.state.step == self.config.train.steps)
                 if stopping:
                     self._say(
                         f"stopped after step {self.state.step}; the same command with --resume continues"
@@ -178,9 +193,44 @@ class Trainer:
                     break
         self.accelerator.end_training()
 
+    def _save(self, last: bool) -> None:
+        """Write a checkpoint, unless the last steps were skipped: what made them so may be in the weights.
+
+        Raises:
+            ModelError: there is nothing to save and no further step.
+        """
+        if not self._skipping:
+            self.state.loss = self.losses.take()
+            self.checkpointer.save(self.state)
+        elif last:
+            raise ModelError(
+                f"the run ends at step {self.state.step} with {self.state.skipped_in_a_row} skipped steps, which are "
+                f"not saved: {self.cause}"
+            )
+        else:
+            self._say(f"step {self.state.step}: no checkpoint is made of skipped steps")
+
+    @property
+    def _skipping(self) -> bool:
+        """Whether the last steps came to nothing; float16 skips one or two to find its loss scale."""
+        return self.state.skipped_in_a_row > (0 if self.accelerator.scaler is None else 2)
+
+    def _refuse_damage(self) -> None:
+        """Refuse to go on with weights or moments that are not finite, which no further step would mend."""
+        damage = not_finite(weights_of(self.network)) or not_finite(moments_of(self.network, self.optimizer))
+
+        def check() -> None:
+            if damage:
+                raise ModelError(
+                    f"after step {self.state.step}, {damage}; nothing of it was saved; {_ADVICE}"
+                )
+
+        agreed(self.accelerator, check)
+
     def _step(self) -> StepResult:
         batches = [self._to_device(batch) for batch in self.batches.at(self.state.step)]
-        targets = int(self._sum(count_targets(batches)))
+        unknown = count_unknown(batches, self.network.config.vocab_size)
+        targets = self._targets(count_targets(batches), unknown, f"the batch of step {self.state.step + 1}")
         rate = learning_rate(self.state.step, self.config.train)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -197,8 +247,9 @@ class Trainer:
             self.optimizer.step()
             self.state.skipped_in_a_row = 0
             self.state.tokens += targets
+            self.losses.add(result.loss)
         else:
-            result.skipped = self._skip(batches)
+            result.skipped = self.cause = self._skip(batches)
         self.optimizer.zero_grad()
         self.state.step += 1
         self.throughput.tokens += targets
@@ -239,6 +290,23 @@ class Trainer:
         seed = int(np.random.SeedSequence([self.config.seed, place]).generate_state(1, np.uint64)[0]) >> 24
         self.network.advance(self.state.step / self.config.train.steps, seed)
 
+    def _targets(self, mine: int, unknown: int, where: str) -> int:
+        """Target tokens over all processes, of which this one has `mine`, and `unknown` tokens outside the vocabulary.
+
+        Raises:
+            ModelError: there are none, or unknown ones.
+        """
+        counts = torch.tensor([mine, unknown], dtype=torch.float64, device=self.accelerator.device)
+        targets, strange = map(int, self.accelerator.reduce(counts, "sum").tolist())
+        if strange:
+            size = self.config.model.vocab_size
+            raise ModelError(
+                f"{strange} tokens of {where} lie outside the vocabulary of {size}: the prepared corpus is damaged"
+            )
+        if targets == 0:
+            raise ModelError(f"{where} has no token to predict")
+        return targets
+
     @property
     def _loss_scale(self) -> float:
         """What float16 training multiplies losses by."""
@@ -262,10 +330,11 @@ class Trainer:
             self.optimizer.step()  # takes no step on non-finite gradients, and lowers the loss scale
         self.state.skipped += 1
         self.state.skipped_in_a_row += 1
+        self._refuse_damage()
         if self.state.skipped_in_a_row >= PATIENCE:
             raise ModelError(
                 f"{PATIENCE} steps in a row were not finite, the last one step {self.state.step + 1}: {cause}; "
-                "the last checkpoint is good; try a lower train.learning_rate, a train.clip or another precision"
+                f"{_ADVICE}"
             )
         return cause
 
@@ -273,7 +342,7 @@ class Trainer:
     def _validate(self) -> None:
         """Loss on held-out text, and what each layer's attention does on one of its sequences."""
         self.network.eval()
-        nats, targets = torch.zeros((), device=self.accelerator.device, dtype=torch.float64), 0
+        nats, targets, unknown = torch.zeros((), device=self.accelerator.device, dtype=torch.float64), 0, 0
         first: Batch | None = None
         for batch in validation_batches(
             self.held_out,
@@ -283,19 +352,21 @@ class Trainer:
             processes=self.accelerator.num_processes,
         ):
             batch = self._to_device(batch)
+            if unknown := unknown + count_unknown([batch], self.network.config.vocab_size):
+                continue
             first = first or batch
             with self.accelerator.autocast():
                 nats += self.network(
                     batch["tokens"], targets=batch["targets"], documents=batch["documents"]
                 ).sum()
             targets += count_targets([batch])
+        total = self._targets(targets, unknown, "the held-out text")
         assert first is not None
         with self.accelerator.autocast():
             statistics = attention_statistics(
                 self.network, {name: value[:1] for name, value in first.items()}
             )
         self.network.train()
-        total = int(self._sum(targets))
         loss = self._sum(nats) / total
         bits_per_byte = loss / math.log(2) / self.bytes_per_token
         self._say(
@@ -357,21 +428,8 @@ class Trainer:
         )
 
     def _start_tracker(self) -> None:
-        tracker, name = self.config.train.tracker, self.config.name
-        settings: dict[str, Any] = {
-            # Entries after the resumed step were written by a sitting that is being repeated.
-            "tensorboard": {"purge_step": self.state.step + 1 if self.state.step else None},
-            "wandb": {
-                "name": name,
-                "dir": str(self.config.path),
-                "id": f"{name}-{self.state.config[:8]}",
-                "resume": "allow",
-            },
-        }
-        if tracker != "none":
-            project = "tensorboard" if tracker == "tensorboard" else "attention-zoo"
-            hyperparameters = as_dict(self.config) if tracker == "wandb" else None
-            self.accelerator.init_trackers(project, hyperparameters, init_kwargs=settings)
+        if self.config.train.tracker != "none":
+            self.accelerator.init_trackers(**tracker_options(self.config, self.state.step, self.state.config))
 
     def _to_device(self, batch: Batch) -> Batch:
         return {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
@@ -389,10 +447,7 @@ def _number(value: Tensor) -> float:
 
 def _accelerator(config: Config, device: torch.device) -> Accelerator:
     tracker = config.train.tracker
-    if tracker != "none" and find_spec(tracker) is None:
-        raise ModelError(
-            f"train.tracker={tracker} needs the package: pip install {tracker}, or train.tracker=none"
-        )
+    require_tracker(tracker)
     config.train.precision = resolve_precision(config.train.precision, device)  # type: ignore[assignment]
     return Accelerator(
         mixed_precision="no" if config.train.precision == "fp32" else config.train.precision,

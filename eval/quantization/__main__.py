@@ -10,8 +10,8 @@ from eval.quantization.weights import Quantized, packed_parameters
 from eval.quantize import Settings
 from eval.subject import RunSubject, Subject, open_subject
 from models import ModelError, checkpoint_path, load_run, save_quantized
+from models.checkpoint import WEIGHTS
 from models.packing import MOST_BITS
-from models.run import WEIGHTS
 
 
 def main() -> None:

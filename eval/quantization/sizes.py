@@ -9,8 +9,8 @@ from torch import Tensor
 from eval.quantization.weights import Quantized, packed_parameters, weight_matrices
 from eval.subject import RunSubject, Subject
 from models import checkpoint_path
+from models.checkpoint import WEIGHTS
 from models.packing import write_state
-from models.run import WEIGHTS
 
 
 def stored(subject: Subject) -> int:

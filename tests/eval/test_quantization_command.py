@@ -17,7 +17,7 @@ from eval.quantization.weights import replaced, weight_matrices
 from eval.subject import open_subject
 from eval.text import cut
 from models import checkpoint_path
-from models.run import WEIGHTS
+from models.checkpoint import WEIGHTS
 from tests.eval.conftest import RunMaker
 
 ANALYSIS = Analysis("quantize", quantize)

@@ -13,7 +13,7 @@ from eval.quantize import METHODS, Settings
 from eval.subject import open_subject
 from eval.text import cut
 from models import ModelError, checkpoint_path
-from models.run import WEIGHTS
+from models.checkpoint import WEIGHTS
 from tests.eval.conftest import RunMaker
 
 

@@ -14,7 +14,8 @@ from models import checkpoint_path, checkpoints, load_run, metrics
 from tests.training.conftest import ROOT, MakeConfig, clean_environment, run, train_command
 from tests.training.test_trainer import logged, optimizer_state
 from training import train
-from training.checkpoint import newest_checkpoint, read_state
+from training.checkpoint import read_state
+from training.recovery import newest_checkpoint
 
 
 def test_help_says_how_to_go_on() -> None:

@@ -129,7 +129,7 @@ def test_tensorboard_is_written_into_the_run(make: MakeConfig) -> None:
 def test_a_tracker_that_is_not_installed_is_refused(
     make: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("training.tracking.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"train\.tracker=wandb needs the package: pip install wandb"):
         train(make("train.tracker=wandb"))
 
