@@ -52,8 +52,7 @@ def checkpoints(run: str | Path) -> list[int]:
             raise ModelError(f"{folder} must be a folder of checkpoints and is a file; move it away")
         return []
     found = [_STEP.fullmatch(entry.name) for entry in folder.iterdir()]
-    steps = sorted(int(match[1]) for match in found if match)
-    return [step for step in steps if checkpoint_path(run, step).exists()]
+    return sorted({int(match[1]) for match in found if match and match[0] == f"step-{int(match[1]):08d}"})
 
 
 def save_weights(state: Mapping[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:

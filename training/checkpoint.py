@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -117,7 +119,9 @@ class Checkpointer:
                 save_weights(weights, folder / WEIGHTS)
                 (folder / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n")
         except (RuntimeError, SafetensorError) as error:  # torch and safetensors hide what the system said
-            raise OSError(errno.EIO, _one_line(error), str(folder)) from error
+            full = shutil.disk_usage(folder).free < sum(value.nbytes for value in self._network.parameters())
+            reason = (errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else (errno.EIO, _one_line(error))
+            raise OSError(*reason, str(folder)) from error
 
     def _publish(self, folder: Path, step: int) -> None:
         write_checksums(folder)

@@ -59,6 +59,45 @@ def test_damage_is_refused(tmp_path):
         verify(checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("checksums", "said"),
+    [
+        ("{}", "has no checksum for model.safetensors"),
+        ("[]", "does not list files with their sha256"),
+        ("null", "does not list files with their sha256"),
+        ("5", "does not list files with their sha256"),
+        ('[["a"]]', "does not list files with their sha256"),
+        ('{"model.safetensors": 5}', "does not list files with their sha256"),
+        ('{"model.safetensors": "5"}', "does not list files with their sha256"),
+        ("[" * 100_000, "no readable checksums.json"),
+    ],
+)
+@pytest.mark.parametrize("files", [None, ["model.safetensors"]])
+def test_checksums_that_are_none_verify_nothing(tmp_path, checksums, said, files):
+    checkpoint = save(tmp_path, 20)
+    (checkpoint / "checksums.json").write_text(checksums)
+    with pytest.raises(ModelError, match=said):
+        verify(checkpoint, files)
+
+
+def test_files_without_a_checksum_are_refused(tmp_path):
+    checkpoint = save(tmp_path, 20)
+    (checkpoint / "custom_checkpoint_0.pkl").write_text("stray")
+    with pytest.raises(ModelError, match=r"no checksum for custom_checkpoint_0.pkl"):
+        verify(checkpoint)
+
+
+def test_a_folder_of_another_name_and_a_file_are_no_checkpoints(tmp_path):
+    save(tmp_path, 20)
+    (tmp_path / "checkpoints" / "step-0000000020").mkdir()
+    (tmp_path / "checkpoints" / "step-20").mkdir()
+    assert checkpoints(tmp_path) == [20]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "checkpoints").write_text("")
+    with pytest.raises(ModelError, match=r"must be a folder of checkpoints and is a file"):
+        checkpoints(tmp_path / "other")
+
+
 def test_a_checkpoint_is_never_overwritten(tmp_path):
     save(tmp_path, 20, "first")
     with pytest.raises(ModelError, match="already exists"):
@@ -72,6 +111,7 @@ def test_the_oldest_are_pruned(tmp_path):
     assert prune(tmp_path, 2) == [1, 2]
     assert checkpoints(tmp_path) == [3, 4]
     assert prune(tmp_path, 2) == []
+    assert prune(tmp_path, 1, spare=[3]) == []
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
     with pytest.raises(ModelError, match="keep must be at least 1"):
         prune(tmp_path, 0)
