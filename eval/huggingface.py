@@ -86,6 +86,11 @@ class HuggingFaceSubject(Subject):
     def encode(self, text: str) -> list[int]:  # noqa: D102
         return self._tokenizer.encode(text, add_special_tokens=False)
 
+    @property
+    def begin(self) -> list[int]:  # noqa: D102
+        text, plain = self._tokenizer.encode("a"), self.encode("a")
+        return text[: text.index(plain[0])] if plain and plain[0] in text else []
+
     def decode(self, ids: Sequence[int]) -> str:  # noqa: D102
         return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
@@ -123,12 +128,20 @@ class HuggingFaceSubject(Subject):
             yield
 
     @torch.inference_mode()
-    def generate(self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0) -> list[int]:  # noqa: D102
+    def generate(  # noqa: D102
+        self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0, **sampling: Any
+    ) -> list[int]:
         prompt = torch.tensor([list(tokens)], device=self.device)
-        sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-        grown = self._model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_new_tokens, **sampling
-        )
+        drawn = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+        options = {"pad_token_id": self.eos, **drawn, **sampling}
+        try:
+            grown = self._model.generate(
+                prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_new_tokens, **options
+            )
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"{self.name} cannot generate so: {' '.join(str(error).split())[:300]}"
+            ) from error
         return grown[0, len(tokens) :].tolist()
 
     @property

@@ -6,8 +6,8 @@ simple_evaluate(model=model, tasks=["arc_easy", "piqa"])        # any task of lm
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,31 +29,38 @@ PART = 1024
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 
 
+LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""What tasks call the number of tokens to generate; where they give several, lm-eval takes the first of these."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A text to generate: behind this prompt, so many tokens at most, up to the first of the stop strings."""
 
     prompt: list[int]
     room: int
-    temperature: float
     until: list[str]
+    sampling: dict[str, Any] = field(default_factory=dict)
 
 
 class HarnessModel(TemplateLM):
     """Scores and continues text for lm-eval.
 
-    A scored sequence begins with the beginning-of-document token where `bos` is set, and still does after a context
-    that is too long has lost its beginning. Rolling likelihoods use lm-eval's disjoint windows, of which only the
-    first does.
+    It scores what lm-eval's own class for Hugging Face models scores, with three exceptions, which docs/harness.md
+    gives reasons for: a context that is too long keeps the token that begins a document; rolling likelihoods leave that
+    token itself out; and a continuation whose first characters the tokenizer joins to the context is encoded by itself.
+
+    Attributes:
+        merged: how many continuations were joined to their context so far.
     """
 
-    def __init__(self, subject: Subject, max_length: int | None = None, bos: bool = True) -> None:
+    def __init__(self, subject: Subject, max_length: int | None = None, bos: bool | None = None) -> None:
         """Wrap a subject.
 
         Args:
             subject: who scores.
             max_length: positions of a forward pass; None: the training length.
-            bos: whether contexts begin a document, where the model has a token for that.
+            bos: whether contexts begin with the token that begins a document; None: as the tokenizer does by itself.
 
         Raises:
             ModelError: more positions than the network has.
@@ -65,25 +72,69 @@ class HarnessModel(TemplateLM):
             raise ModelError(
                 f"--max-length {self.max_length} exceeds the {subject.max_length} positions of {subject.name}"
             )
-        self.begin = [subject.bos] if bos and subject.bos is not None else []
+        given = [] if subject.bos is None or not bos else [subject.bos]
+        self.begin = subject.begin if bos is None else given
+        self.merged = 0
 
     @property
     def eot_token_id(self) -> int:
+        """The token that ends a document."""
+        return self._token(self.subject.eos, self.subject.bos)
+
+    @property
+    def prefix_token_id(self) -> int:
         """The token that stands for an empty context."""
-        token = self.subject.eos if self.subject.bos is None else self.subject.bos
-        if token is None:
-            raise ModelError(
-                f"{self.subject.name} has no token that begins a document, which empty contexts need"
-            )
-        return token
+        return self._token(self.subject.bos, self.subject.eos)
+
+    def _token(self, *choice: int | None) -> int:
+        for token in choice:
+            if token is not None:
+                return token
+        raise ModelError(
+            f"{self.subject.name} has no token that begins or ends a document, which empty contexts need"
+        )
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids; begins a document unless `add_special_tokens` is False."""
-        return ([] if add_special_tokens is False else self.begin) + self.subject.encode(string)
+        """Token ids; they begin a document unless `add_special_tokens` is False or the text does so itself."""
+        ids = self.subject.encode(string)
+        if add_special_tokens is False or ids[: len(self.begin)] == self.begin:
+            return ids
+        return self.begin + ids
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation behind its context, and whether greedy decoding would write it.
+
+        Raises:
+            ModelError: a continuation is empty: its likelihood of 1 would win against every other choice.
+        """
+        for request in requests:
+            context, continuation = request.args
+            if not continuation:
+                raise ModelError(f"a task asks how likely an empty text is behind {context[-40:]!r}")
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Tokens of a context and of what is scored behind it.
+
+        White space at the end of a context counts as the beginning of the continuation. Where the tokens of the
+        context alone are no beginning of those of the whole text, the tokenizer has joined the two: what would be left
+        behind the context is then a part of the continuation, or nothing.
+        """
+        stripped = context.rstrip()
+        rest = context[len(stripped) :] + continuation
+        before, whole = self.tok_encode(stripped), self.tok_encode(stripped + rest)
+        after = whole[len(before) :]
+        if whole[: len(before)] != before or not after:
+            self.merged += 1
+            after = self.tok_encode(rest, add_special_tokens=False)
+        return before or [self.prefix_token_id], after
 
     def _loglikelihood_tokens(
         self, requests: list[Encoded], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
+        for (context_text, text), context, target in requests:
+            if not context or not target:
+                raise ModelError(f"no token of {text[:40]!r} is left to score behind {context_text[-40:]!r}")
         sequences = [self._fit(context, target) for _, context, target in requests]
         scores: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         for batch in progress(self._batches(list(map(len, sequences))), f"loglikelihood {self.subject.name}"):
@@ -168,35 +219,39 @@ class HarnessModel(TemplateLM):
         texts = [""] * len(wanted)
         for batch in progress(self._alike(wanted), f"generate {self.subject.name}"):
             first, prompts = wanted[batch[0]], [wanted[index].prompt for index in batch]
-            written = continuations(self.subject, prompts, first.room, first.temperature)
+            written = continuations(self.subject, prompts, first.room, first.sampling)
             for index, ids in zip(batch, written, strict=True):
                 texts[index] = self.subject.decode(ids)
                 for stop in filter(None, wanted[index].until):
                     texts[index] = texts[index].split(stop)[0]
         return texts
 
-    def _wanted(self, context: str, options: dict[str, Any]) -> Wanted:
+    def _wanted(self, context: str, options: Mapping[str, Any]) -> Wanted:
         """A request for generation; a context that leaves no room for it loses its beginning.
 
         Raises:
-            ModelError: it asks for so many tokens that no context is left.
+            ModelError: it asks for so many tokens that no context is left, or for what cannot be done.
         """
-        limit = options.get("max_gen_toks")
-        room = min(GENERATED, self.max_length // 2) if limit is None else int(limit)
+        asked = {name: value for name, value in options.items() if value is not None}
+        limits = [asked.pop(name) for name in LIMITS if name in asked]
+        room = int(limits[0]) if limits else min(GENERATED, self.max_length // 2)
         begin = len(self.begin)
-        if room + begin >= self.max_length:
+        if not 0 < room < self.max_length - begin:
             raise ModelError(f"{room} generated tokens leave no context within {self.max_length} positions")
-        temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
+        until = asked.pop("until", [])
         ids = self.tok_encode(context) or [self.prefix_token_id]
         prompt = ids[:begin] + ids[begin:][-(self.max_length - room - begin) :]
-        until = options.get("until") or []
-        return Wanted(prompt, room, temperature, [until] if isinstance(until, str) else until)
+        if "max_length" in asked:  # of prompt and text together
+            room = min(room, int(asked.pop("max_length")) - len(prompt))
+            if room < 1:
+                raise ModelError(f"max_length leaves no room behind a prompt of {len(prompt)} tokens")
+        return Wanted(prompt, room, [until] if isinstance(until, str) else list(until), _sampling(asked))
 
     def _alike(self, wanted: Sequence[Wanted]) -> list[list[int]]:
         """Indices of texts to generate together: greedy ones of one limit, since draws depend on their batch."""
         groups = defaultdict(list)
         for index, each in enumerate(wanted):
-            groups[each.room, index if each.temperature else None].append(index)
+            groups[each.room, index if each.sampling else None].append(index)
         return [
             [group[place] for place in batch]
             for (room, _), group in groups.items()
@@ -204,18 +259,41 @@ class HarnessModel(TemplateLM):
         ]
 
 
+def _sampling(asked: dict[str, Any]) -> dict[str, Any]:
+    """How to draw; nothing for greedy decoding, which is the default, `do_sample=False` and a temperature of 0."""
+    temperature = float(asked.pop("temperature", 0.0))
+    drawn = asked.pop("do_sample", temperature > 0)
+    if not drawn:
+        return {name: value for name, value in asked.items() if name not in ("top_k", "top_p")}
+    if temperature <= 0:
+        raise ModelError("do_sample needs a temperature above 0")
+    return {"temperature": temperature, **asked}
+
+
 def continuations(
-    subject: Subject, prompts: Sequence[list[int]], room: int, temperature: float
+    subject: Subject, prompts: Sequence[list[int]], room: int, sampling: Mapping[str, Any]
 ) -> list[list[int]]:
     """What a subject writes behind each prompt: up to `room` tokens, before the end of the document.
 
     Runs of this project continue all prompts at once, padded on the left.
+
+    Args:
+        subject: who writes.
+        prompts: token ids.
+        room: tokens to write at most.
+        sampling: further arguments of the subject's `generate`; none of them is greedy decoding.
+
+    Raises:
+        ModelError: the subject does not know such an argument.
     """
     if not isinstance(subject, RunSubject):
-        return [subject.generate(prompt, room, temperature) for prompt in prompts]
+        return [subject.generate(prompt, room, **sampling) for prompt in prompts]
+    if unknown := sampling.keys() - {"temperature", "top_k", "top_p"}:
+        raise ModelError(
+            f"runs of this project cannot generate with {min(unknown)!r}; they know temperature, top_k and top_p"
+        )
     tokens, documents = left_pad(prompts, device=subject.device)
-    grown = generate(
-        subject.network, tokens, room, temperature=temperature, stop=subject.bos, documents=documents
-    )
+    options = {"temperature": 0.0, **sampling}
+    grown = generate(subject.network, tokens, room, stop=subject.bos, documents=documents, **options)
     written = grown[:, tokens.shape[1] :].tolist()
     return [ids[: ids.index(subject.bos)] if subject.bos in ids else ids for ids in written]

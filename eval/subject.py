@@ -83,6 +83,11 @@ class Subject(ABC):
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without a beginning-of-document token."""
 
+    @property
+    def begin(self) -> list[int]:
+        """What the tokenizer itself puts before a text, in runs of this project the token that begins a document."""
+        return [] if self.bos is None else [self.bos]
+
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
@@ -119,8 +124,17 @@ class Subject(ABC):
         """
 
     @abstractmethod
-    def generate(self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0) -> list[int]:
-        """The continuation of one prompt, greedy unless a temperature is given, up to an end-of-document token."""
+    def generate(
+        self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0, **sampling: Any
+    ) -> list[int]:
+        """The continuation of one prompt, greedy unless a temperature is given, up to an end-of-document token.
+
+        Args:
+            tokens: the prompt.
+            max_new_tokens: at most.
+            temperature: of draws; 0 takes the most likely token.
+            sampling: what else the model's own sampler takes, like top_k.
+        """
 
     @property
     @abstractmethod
@@ -291,11 +305,15 @@ class RunSubject(Subject):
         return trace_model(self._run.model, attention=attention, hidden=hidden)
 
     @torch.inference_mode()
-    def generate(self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0) -> list[int]:  # noqa: D102
+    def generate(  # noqa: D102
+        self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0, **sampling: Any
+    ) -> list[int]:
         from models import generate
 
         prompt = torch.tensor([list(tokens)], device=self.device)
-        grown = generate(self._run.model, prompt, max_new_tokens, temperature=temperature, stop=self.bos)
+        grown = generate(
+            self._run.model, prompt, max_new_tokens, temperature=temperature, stop=self.bos, **sampling
+        )
         return grown[0, len(tokens) :].tolist()
 
     @property

@@ -207,7 +207,9 @@ class Scripted(Subject):
     def read_out(self, states: Tensor) -> Tensor:
         return states @ self.head.mT
 
-    def generate(self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0) -> list[int]:
+    def generate(
+        self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0, **sampling: Any
+    ) -> list[int]:
         return []
 
     @property

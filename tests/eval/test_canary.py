@@ -41,7 +41,9 @@ class Canary(Scripted):
         mixed = 7 * tokens[..., None] + 5 * tokens[:, :1, None] + 3 * position + 11 * candidate
         return (mixed % 23).float() / 8
 
-    def generate(self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0) -> list[int]:
+    def generate(
+        self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0, **sampling: Any
+    ) -> list[int]:
         grown = list(tokens)
         for _ in range(max_new_tokens):
             grown.append(int(self.logits(torch.tensor([grown]))[0, -1].argmax()))
