@@ -11,6 +11,8 @@ Adding an analysis is adding one file to this package. A module is an analysis w
     row                 optional: `row(results) -> dict[str, object]`, a row of the table printed after the analysis.
     numbers, plots      optional: what the report shows of the analysis; see `eval/exhibits.py`.
     before              optional: `before(settings)`, called before the first subject is opened.
+    reusable            optional: `reusable(settings)`, whether the protocol holds all that the numbers depend on; a
+                        result is computed again where it does not.
     SOURCES             optional: paths of further files that decide the numbers and that no module imports.
 
 The first line of the module's docstring is its line in `python -m eval --help`.
@@ -153,7 +155,8 @@ def evaluate(
     """
     path = subject.results / f"{analysis.name}.json"
     protocol = _plain(_protocol(analysis, subject, settings))
-    known = None if fresh else read(path)
+    reusable = getattr(analysis.module, "reusable", lambda _: True)(settings)
+    known = read(path) if reusable and not fresh else None
     if known is not None and _matches(known, subject, protocol):
         return known, True
     started = time.perf_counter()

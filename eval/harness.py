@@ -2,7 +2,7 @@
 
 Needs the optional dependency lm-eval. The offline tasks are files in `tasks/`; they are built from the held-out
 text of the run (so a comparison between runs is fair when they share a data configuration) by fixed seeds, and
-download nothing. `--tasks` names others from lm-eval itself, which needs the network.
+download nothing. `--tasks` names others from lm-eval itself, which needs the network, or YAML files of one's own.
 
 Results:
 
@@ -20,6 +20,7 @@ Results:
       },
       "headline": {"cloze": "log_likelihood", "continuation": "acc_mutual_info", "order": "acc",
                    "substitution": "acc", "rolling": "bits_per_byte"},
+      "merged": 0,        continuations that the tokenizer joined to their context, encoded by themselves
       "skipped": {"cloze": "the text is too short or too plain for this task"}
     }
 
@@ -28,7 +29,6 @@ short documents such as names that leaves `rolling`, which scores whole texts. A
 is named after both ("exact_match strict-match").
 """
 
-import difflib
 import hashlib
 import importlib.metadata
 import io
@@ -44,9 +44,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.subject import Subject
+from eval.tasks.chosen import FOLDER, is_path, load
 from models import ModelError
 
-FOLDER = Path(__file__).parent / "tasks"
 SOURCES = [*sorted(FOLDER.glob("*.yaml")), FOLDER / "build.py"]
 OFFLINE = {
     "cloze": "log_likelihood",
@@ -64,29 +64,47 @@ class Settings:
     """Options of the analysis."""
 
     tasks: tuple[str, ...] = field(
-        default=tuple(OFFLINE), metadata={"help": "offline tasks, or lm-eval's by name"}
+        default=tuple(OFFLINE),
+        metadata={"help": "offline tasks, lm-eval's by name, or .yaml files and folders of one's own"},
+    )
+    include_path: str | None = field(
+        default=None, metadata={"help": "folder whose tasks are known by name, too"}
     )
     samples: int = field(default=200, metadata={"help": "documents per offline task"})
     words: int = field(
         default=40, metadata={"help": "words of the context of a cloze; other tasks scale with it"}
     )
     limit: int | None = field(default=None, metadata={"help": "documents per task at most, by default all"})
+    gen_kwargs: str | None = field(
+        default=None, metadata={"help": "how texts are generated, like temperature=0.8,top_k=40"}
+    )
+    log_samples: bool = field(
+        default=False, metadata={"help": "write every question and answer beside the result"}
+    )
     shots: int = field(default=0, metadata={"help": "examples before each question"})
     max_length: int | None = field(
         default=None, metadata={"help": "positions, by default the training length"}
     )
-    bos: bool = field(default=True, metadata={"help": "begin texts with the beginning-of-document token"})
+    bos: bool | None = field(
+        default=None,
+        metadata={
+            "help": "begin texts with the beginning-of-document token, by default as the tokenizer does"
+        },
+    )
 
     def __post_init__(self) -> None:
         if not self.tasks or self.samples < 1 or self.words < 8 or self.shots < 0:
             raise ModelError(
                 "harness needs a task, at least one sample, at least 8 words and no negative shots"
             )
+        malformed = [part for part in (self.gen_kwargs or "").split(",") if part and "=" not in part]
+        if malformed:
+            raise ModelError(f"--gen-kwargs takes name=value,name=value, not {malformed[0]!r}")
 
     @property
-    def stock(self) -> list[str]:
-        """The tasks that are lm-eval's own."""
-        return [task for task in self.tasks if task not in OFFLINE]
+    def offline(self) -> bool:
+        """Whether no task needs the network."""
+        return set(self.tasks) <= OFFLINE.keys()
 
 
 def before(settings: Settings) -> None:
@@ -97,9 +115,14 @@ def before(settings: Settings) -> None:
     """
     if find_spec("lm_eval") is None:
         raise ModelError("the harness needs the package lm-eval: pip install -e '.[eval]'")
-    if not settings.stock:
+    if settings.offline:
         for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
             os.environ.setdefault(variable, "1")
+
+
+def reusable(settings: Settings) -> bool:
+    """Tasks of a user's own depend on files that are not looked at."""
+    return settings.include_path is None and not any(map(is_path, settings.tasks))
 
 
 def run(subject: Subject, settings: Settings) -> dict[str, Any]:
@@ -116,27 +139,27 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "texts.json"
         texts.write_text(json.dumps(subject.held_out()), encoding="utf-8")
-        manager = _tasks(
-            settings, {"texts": str(texts), "samples": settings.samples, "words": settings.words}
-        )
-        tasks, skipped = _fitting(settings, manager)
-        try:
-            # What lm-eval prints and its progress bars say nothing that the results do not.
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        metadata = {"texts": str(texts), "samples": settings.samples, "words": settings.words}
+        # What lm-eval prints and its progress bars say nothing that the results do not.
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            manager, tasks, skipped = load(settings.tasks, list(OFFLINE), settings.include_path, metadata)
+            try:
                 report = simple_evaluate(
                     model=model,
                     tasks=tasks,
                     task_manager=manager,
                     num_fewshot=settings.shots,
                     limit=settings.limit,
+                    gen_kwargs=settings.gen_kwargs,
                     bootstrap_iters=100,
                 )
-        except ModelError:
-            raise
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            hint = "; lm-eval's own tasks are downloaded and need the network" if settings.stock else ""
-            raise ModelError(f"lm-eval cannot run {', '.join(settings.tasks)}: {reason}{hint}") from error
+            except ModelError:
+                raise
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise ModelError(f"lm-eval cannot run {', '.join(settings.tasks)}: {reason}") from error
+    if settings.log_samples:
+        _log(subject.results / "harness-samples", report["samples"])
     results = {name: _task(name, report) for name in report["results"]}
     headline = {name: OFFLINE.get(name) or next(iter(results[name]["metrics"]), None) for name in results}
     protocol = {
@@ -145,7 +168,10 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         "bos": bool(model.begin),
         "task_versions": {name: entry["version"] for name, entry in results.items()},
     }
-    return {"protocol": protocol, "results": {"tasks": results, "headline": headline, "skipped": skipped}}
+    return {
+        "protocol": protocol,
+        "results": {"tasks": results, "headline": headline, "merged": model.merged, "skipped": skipped},
+    }
 
 
 def row(results: Mapping[str, Any]) -> dict[str, object]:
@@ -158,37 +184,15 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def _tasks(settings: Settings, metadata: dict[str, Any]) -> Any:
-    """A task manager that knows the offline tasks and, where one is asked for, lm-eval's own (which takes seconds)."""
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=str(FOLDER), include_defaults=bool(settings.stock), metadata=metadata)
-    for task in settings.tasks:
-        if task not in manager.all_tasks:
-            close = difflib.get_close_matches(task, [*OFFLINE, *manager.all_tasks], n=3)
-            hint = f"; did you mean {', '.join(dict.fromkeys(close))}?" if close else ""
-            raise ModelError(
-                f"unknown task {task!r}{hint} (offline: {', '.join(OFFLINE)}; others: `lm-eval ls tasks`)"
-            )
-    return manager
-
-
-def _fitting(settings: Settings, manager: Any) -> tuple[list[Any], dict[str, str]]:
-    """The tasks to run, offline ones loaded, and why others are skipped.
-
-    Raises:
-        ModelError: the text gives none of the tasks.
-    """
-    tasks: list[Any] = []
-    skipped: dict[str, str] = {}
-    for name in settings.tasks:
-        try:
-            tasks.append(manager.load(name)["tasks"][name] if name in OFFLINE else name)
-        except ValueError as error:
-            skipped[name] = str(error)
-    if not tasks:
-        raise ModelError("; ".join(f"{name}: {reason}" for name, reason in skipped.items()))
-    return tasks, skipped
+def _log(folder: Path, samples: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Write every sample of every task, as lm-eval gives it, a line each."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for task, found in samples.items():
+            lines = [json.dumps(sample, default=str, ensure_ascii=False) for sample in found]
+            (folder / f"{task}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"cannot write the samples to {folder}: {error.strerror}") from error
 
 
 def _task(name: str, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,9 +58,9 @@ def test_options_come_from_the_fields() -> None:
     assert "several (default: 1 2)" in parser.format_help()
     tasks = argparse.ArgumentParser()
     add_options(tasks, harness.Settings)
-    assert read_options(harness.Settings, tasks.parse_args(["--tasks", "cloze,order", "piqa"])).stock == [
-        "piqa"
-    ]
+    read = read_options(harness.Settings, tasks.parse_args(["--tasks", "cloze,order", "piqa"]))
+    assert read.tasks == ("cloze", "order", "piqa")
+    assert not read.offline
 
 
 def test_the_analyses_of_this_package() -> None:

@@ -352,11 +352,15 @@ def test_every_filter_of_a_task_has_its_numbers() -> None:
 def test_a_task_that_cannot_be_downloaded_is_one_line(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(**_: Any) -> None:
-        raise ConnectionError("Couldn't reach 'allenai/ai2_arc' on the Hub\nand more")
+    class Unreachable:
+        all_tasks = ("arc_easy",)
 
-    monkeypatch.setattr(lm_eval, "simple_evaluate", unreachable)
-    monkeypatch.setattr(harness, "_tasks", lambda settings, metadata: None)
+        def __init__(self, **_: Any) -> None: ...
+
+        def load(self, _: str) -> None:
+            raise ConnectionError("Couldn't reach 'allenai/ai2_arc' on the Hub\nand more")
+
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", Unreachable)
     with pytest.raises(ModelError, match=r"arc_easy: Couldn't reach .* need the network$") as caught:
         harness.run(subject, Settings(tasks=("arc_easy",)))
     assert "\n" not in str(caught.value)
@@ -411,3 +415,75 @@ def test_a_task_that_the_text_cannot_give_does_not_fail_the_others(tmp_path: Pat
     written = sum(len(name.encode()) for name in subject.held_out())
     bits = results["tasks"]["rolling"]["metrics"]["bits_per_byte"]["value"]
     assert bits == pytest.approx(-nats / written / math.log(2), rel=1e-5)
+
+
+@pytest.fixture
+def own_task(tmp_path: Path) -> Path:
+    questions = [
+        {"question": "the queen", "choices": [" speaks", " zzz"], "answer": 0},
+        {"question": "of night", "choices": [" qqq", " and"], "answer": 1},
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/questions.jsonl}}}}\n"
+        "output_type: multiple_choice\ntest_split: test\ndoc_to_text: '{{question}}'\n"
+        "doc_to_choice: '{{choices}}'\ndoc_to_target: answer\nmetric_list: [{metric: acc}]\n"
+    )
+    return folder
+
+
+def test_tasks_of_ones_own_by_file_folder_and_name(subject: Subject, own_task: Path) -> None:
+    found = [
+        harness.run(subject, Settings(tasks=tasks, include_path=include))["results"]
+        for tasks, include in (
+            ((str(own_task / "mine.yaml"),), None),
+            ((f"{own_task}/",), None),
+            (("mine",), str(own_task)),
+        )
+    ]
+    assert found[0]["tasks"]["mine"]["samples"] == 2
+    assert found[0]["headline"] == {"mine": "acc"}
+    assert found[0] == found[1] == found[2]
+    assert not harness.reusable(Settings(tasks=("mine",), include_path=str(own_task)))
+    assert not harness.reusable(Settings(tasks=("mine.yaml",)))
+    assert harness.reusable(Settings())
+
+
+def test_samples_are_written_beside_the_result(subject: Subject, own_task: Path, tmp_path: Path) -> None:
+    subject.results = tmp_path / "results"
+    harness.run(subject, Settings(tasks=(str(own_task),), log_samples=True))
+    lines = (tmp_path / "results" / "harness-samples" / "mine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["doc"]["question"] for line in lines] == ["the queen", "of night"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "include", "reason"),
+    [
+        (("none.yaml",), None, "no task file or folder none.yaml"),
+        (("some/where",), None, "no task file or folder some/where"),
+        (("mine",), "nowhere", "--include-path nowhere is not a folder"),
+    ],
+)
+def test_tasks_that_are_not_there_are_named(
+    subject: Subject, tasks: tuple[str, ...], include: str | None, reason: str
+) -> None:
+    with pytest.raises(ModelError, match=reason):
+        harness.run(subject, Settings(tasks=tasks, include_path=include))
+
+
+@pytest.mark.parametrize(
+    "content", ["task: [", "just words", "output_type: multiple_choice", "task: x\ndataset_path: json\n"]
+)
+def test_a_task_file_that_is_none_is_one_line(subject: Subject, tmp_path: Path, content: str) -> None:
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(ModelError, match=r"lm-eval cannot load task .*bad\.yaml"):
+        harness.run(subject, Settings(tasks=(str(tmp_path / "bad.yaml"),)))
+
+
+def test_generation_is_told_how(subject: Subject) -> None:
+    with pytest.raises(ModelError, match="--gen-kwargs takes name=value,name=value, not 'hot'"):
+        Settings(gen_kwargs="hot")
+    assert Settings(gen_kwargs="temperature=0.8,top_k=4").gen_kwargs == "temperature=0.8,top_k=4"
