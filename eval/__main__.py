@@ -85,6 +85,7 @@ def _open(options: argparse.Namespace) -> list[Subject]:
             text=options.text,
             batch_tokens=options.batch_tokens,
             results=options.results,
+            allow_network=options.allow_network,
         )
         for run in options.runs
     ]
@@ -123,6 +124,11 @@ def _parser(name: str, chosen: list[Analysis]) -> argparse.ArgumentParser:
         "--batch-tokens", type=int, default=8192, metavar="N", help="tokens at once (default: 8192)"
     )
     common.add_argument("--results", metavar="DIR", help="folder for results (default: RUN/eval)")
+    common.add_argument(
+        "--allow-network",
+        action="store_true",
+        help="open a corpus of the Hugging Face hub that a run's config names",
+    )
     common.add_argument("--fresh", action="store_true", help="compute again what is there already")
     return parser
 

@@ -9,7 +9,7 @@ is never held.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from attention.masks import visibility
 from data import Prepared
 from eval.subject import AttentionReport, HiddenReport, Subject, corpus, fingerprint
 from models import AttentionCall, ModelError
+from models.shapes import read_json, shown
 
 IMPLEMENTATION = "attention_zoo"
 REFUSED = {
@@ -39,6 +40,15 @@ REFUSED = {
 }
 """What some models ask of an attention function and softmax attention with a mask cannot give."""
 
+SIZES = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**20,
+    "num_hidden_layers": 1024,
+    "num_attention_heads": 2**16,
+    "max_position_embeddings": 2**31,
+}
+"""What the config of every model must state, and up to which size it is believed."""
+
 MASK_ENTRIES = 2**22
 """Entries of a mask that are looked at at once."""
 
@@ -50,27 +60,14 @@ class HuggingFaceSubject(Subject):
 
     def __init__(self, path: Path, device: torch.device, dtype: torch.dtype) -> None:
         weights = weight_files(path)
-        transformers.utils.logging.disable_progress_bar()
-        options: dict[str, Any] = {"local_files_only": True}
-        if weights[0].suffix == ".gguf":
-            options["gguf_file"] = weights[0].name
-        try:
-            network: Any = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
-        except (ValueError, OSError, ImportError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{path} cannot be opened as a causal language model: {reason}") from error
+        network, tokenizer = _load(path, weights[0], dtype)
         config = network.config.get_text_config()
         self.name = path.resolve().name
         self.label = f"{config.model_type} softmax"
         self.path, self.step = path, None
         self.checkpoint = _sha256(weights)
         self.architecture = _architecture(network)
-        positions = getattr(config, "max_position_embeddings", None)
-        if positions is None:
-            raise ModelError(
-                f"the config of {path} has no max_position_embeddings; its training length is unknown"
-            )
+        positions = config.max_position_embeddings
         self.train_length = positions
         # Rotary embeddings go on beyond the training length; tables of positions do not.
         self.max_length = None if getattr(config, "rope_parameters", None) else positions
@@ -273,6 +270,81 @@ def _hidden_hooks(blocks: nn.ModuleList, report: HiddenReport) -> list[Callable[
         return hook
 
     return [before, *(after(layer) for layer in range(len(blocks)))]
+
+
+def _load(path: Path, weights: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model and the tokenizer of a directory, which may come from anybody: nothing of it is run.
+
+    Raises:
+        ModelError: it cannot be opened, brings code of its own, or its weights are not exactly the model's.
+    """
+    _check_files(path)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    if weights.suffix == ".gguf":
+        options["gguf_file"] = weights.name
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, **options)
+        _check_sizes(path, config.get_text_config())
+        opened: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **options,
+        )
+        network, found = opened
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
+    except ModelError:
+        raise
+    # What transformers, tokenizers, safetensors and torch raise over damaged files has no common ancestor.
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise ModelError(f"{path} cannot be opened as a causal language model: {reason}") from error
+    _check_weights(path, network, found)
+    return network, tokenizer
+
+
+def _check_files(path: Path) -> None:
+    """Refuse what asks for code or weights from elsewhere."""
+    for name in ("config.json", "tokenizer_config.json"):
+        if (path / name).is_file() and "auto_map" in read_json(path / name, dict[str, Any]):
+            raise ModelError(
+                f"{path / name} asks for code of its own (auto_map), which is never run; where a class of transformers "
+                "itself is meant, delete that entry"
+            )
+    if (path / "adapter_config.json").is_file():
+        raise ModelError(f"{path} is an adapter of another model; merge it into that and save the whole")
+
+
+def _check_sizes(path: Path, config: Any) -> None:
+    for name, most in SIZES.items():
+        value = getattr(config, name, None)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ModelError(
+                f"the config of {path}: {name} must be an integer from 1 to {most}, got {shown(value)}"
+            )
+
+
+def _check_weights(path: Path, network: nn.Module, found: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that lacks tensors: transformers fills them with random numbers."""
+    problems = {
+        "missing": found["missing_keys"],
+        "unexpected": found["unexpected_keys"],
+        "of another shape": [entry[0] for entry in found["mismatched_keys"]],
+    }
+    words = [
+        f"{len(names)} {what} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in problems.items()
+        if names
+    ]
+    if words:
+        raise ModelError(f"the weights of {path} do not fit its config: tensors {'; '.join(words)}")
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"the weights of {path} are damaged: {name} holds values that are not finite")
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -57,6 +58,7 @@ class Subject(ABC):
         batch_tokens: tokens of a forward pass that an analysis should not exceed; results do not depend on it.
         results: folder of the result files.
         config: the resolved config of the run, empty for models of others.
+        allow_network: whether a corpus that the run's config names may be fetched from another machine.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Subject(ABC):
     results: Path
     text: str | None
     config: Mapping[str, Any] = MappingProxyType({})
+    allow_network: bool = False
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -341,8 +344,10 @@ class RunSubject(Subject):
             raise ModelError(f"the config of run {self.path} has no data section; name a text with --text")
         # The run's own tokenizer decides the fingerprint, not one that is trained again by another library version.
         tokenizer = {"path": str(self.path / "tokenizer.model")}
-        source, prepared = corpus({**self.config["data"], "tokenizer": tokenizer})
-        if prepared.fingerprint != json.loads((self.path / "run.json").read_text())["data"]:
+        section = {**self.config["data"], "tokenizer": tokenizer}
+        _check_place(self.path, section, self.allow_network)
+        source, prepared = corpus(section)
+        if prepared.fingerprint != self._run.data:
             raise ModelError(
                 f"the corpus of run {self.path} is not what it was at training time, so what is held out now may have "
                 "been trained on; name a text with --text"
@@ -359,6 +364,7 @@ def open_subject(
     text: str | None = None,
     batch_tokens: int = 8192,
     results: str | Path | None = None,
+    allow_network: bool = False,
 ) -> Subject:
     """Open a run directory of this project, or a directory that holds a Hugging Face causal language model.
 
@@ -372,6 +378,7 @@ def open_subject(
         batch_tokens: tokens of a forward pass.
         results: folder in which each subject gets a folder of result files; default `<path>/eval`, and
             `runs/NAME/eval` for a package.
+        allow_network: whether to open a corpus of the Hugging Face hub that the run's own config names.
 
     Raises:
         ModelError: `path` is neither, or what lies there is damaged; unknown dtype or device.
@@ -399,6 +406,7 @@ def open_subject(
         subject = RunSubject(path, step, where, DTYPES[dtype])
     subject.text = text
     subject.batch_tokens = batch_tokens
+    subject.allow_network = allow_network
     if package is not None:
         subject.name = package
     home = path if package is None else Path("runs") / package
@@ -436,10 +444,33 @@ def corpus(section: dict[str, Any]) -> tuple[str, Prepared]:
     Raises:
         DataError: it cannot be had.
     """
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), section))
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), section))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"the data section of the config cannot be used: {reason}") from error
     assert isinstance(config, DataConfig)
     what = config.path or config.dataset or config.subset or config.task
     return f"{config.corpus}{f' ({what})' if what else ''}", prepare(config)
+
+
+def _check_place(run: Path, section: Mapping[str, Any], allow_network: bool) -> None:
+    """Say which file of this machine a run's config names; refuse a corpus from elsewhere unless that is allowed.
+
+    A run may come from somebody else, and an address can carry what it was made to ask for.
+
+    Raises:
+        ModelError: the corpus may lie on another machine.
+    """
+    path = section.get("path")
+    if section.get("corpus") == "huggingface" and not allow_network:
+        named = ", ".join(str(section[key]) for key in ("dataset", "path") if section.get(key))
+        raise ModelError(
+            f"the config of run {run} names a corpus that may lie on another machine ({named}); if that is meant to "
+            "be asked, add --allow-network, or name a text with --text"
+        )
+    if path is not None:
+        print(f"{run}: its config names the text {path}, which is read now", flush=True)
 
 
 def _held_out(source: str, prepared: Prepared) -> tuple[str, list[str]]:

@@ -10,10 +10,12 @@ from typing import Any
 
 import attention
 from attention import Mechanism, nearest
-from attention.capabilities import kernels as capable_kernels
+from attention.kernels.dispatch import KERNELS
 from attention.kernels.problem import example
+from data.ranges import FLOAT32, ranged, violation
 from models import patterns
 from models.errors import ModelError
+from models.shapes import mismatch
 
 
 @dataclass
@@ -46,19 +48,19 @@ class ModelConfig:
     """
 
     preset: str | None = None
-    vocab_size: int | None = None
-    n_layer: int | None = None
-    n_head: int | None = None
-    n_kv_head: int | None = None
-    d_model: int | None = None
-    d_ff: int | None = None
-    max_length: int | None = None
+    vocab_size: int | None = ranged(None, 1, 2**24)
+    n_layer: int | None = ranged(None, 1, 1024)
+    n_head: int | None = ranged(None, 1, 2**16)
+    n_kv_head: int | None = ranged(None, 1, 2**16)
+    d_model: int | None = ranged(None, 1, 2**20)
+    d_ff: int | None = ranged(None, 1, 2**24)
+    max_length: int | None = ranged(None, 1, 2**31)
     attention: str = "softmax"
     attention_options: dict[str, Any] = field(default_factory=dict)
     window: str | None = None
     kernel: str = "auto"
     position: str = "rope"
-    rope_theta: float = 10_000.0
+    rope_theta: float = ranged(10_000.0, 0.0, FLOAT32, above=True)
     qk_norm: bool = False
     differential: bool = False
     output_norm: bool = False
@@ -66,8 +68,8 @@ class ModelConfig:
     mlp: str | None = None
     prediction: str = "softmax"
     tie_embeddings: bool | None = None
-    norm_eps: float = 1e-6
-    init_std: float | None = None
+    norm_eps: float = ranged(1e-6, 0.0, 1.0, above=True)
+    init_std: float | None = ranged(None, 0.0, 1e6, above=True)
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Architecture(ModelConfig):
                 that does not run its mechanism.
         """
         names = patterns.tile(self.attention, self.n_layer)
+        _check_options(self.attention_options)
         for name in self.attention_options:
             if name not in names:
                 used = nearest(name, set(names))
@@ -134,10 +137,23 @@ class Architecture(ModelConfig):
                 f"{options['window']} from attention_options[{name!r}]; give one"
             )
         mechanism = attention.get(name, **options)
-        if self.kernel != "auto" and self.kernel not in (kernels := ["auto", *capable_kernels(mechanism)]):
-            raise ModelError(f"no kernel {self.kernel!r} runs {name}{nearest(self.kernel, kernels)}")
+        if self.kernel != "auto" and (reason := _refusal(self.kernel, mechanism)):
+            raise ModelError(f"model.kernel: {reason}")
         example(mechanism, window=window)  # refuses a window that the mechanism does not take
         return LayerPlan(depth, mechanism, mechanism.window if window is None else window)
+
+
+def _refusal(kernel: str, mechanism: Mechanism) -> str | None:
+    """Why a kernel does not run a mechanism; only the kernel in question is asked, since asking some compiles them."""
+    if kernel not in KERNELS:
+        return f"unknown kernel {kernel!r}{nearest(kernel, ['auto', *KERNELS])}"
+    reason = KERNELS[kernel].refuses(example(mechanism))
+    return None if reason is None else f"{kernel} does not run {mechanism.name}: {reason}"
+
+
+def _check_options(options: Any) -> None:
+    if problem := mismatch(options, dict[str, dict[str, Any]], "model.attention_options"):
+        raise ModelError(f"{problem}; write options by mechanism, {{swat: {{window: 64}}}}")
 
 
 _PRESETS: dict[str, ModelConfig] = {
@@ -177,12 +193,14 @@ def from_dict(section: dict[str, Any]) -> ModelConfig:
     """A config from the `model` section of a saved config.
 
     Raises:
-        ModelError: a key that no field has.
+        ModelError: a key that no field has, or a value of another type.
     """
     known = [field.name for field in fields(ModelConfig)]
     for key in section:
         if key not in known:
             raise ModelError(f"the model config has no field {key!r}{nearest(key, known)}")
+    if problem := mismatch(section, ModelConfig, "model"):
+        raise ModelError(problem)
     return ModelConfig(**section)
 
 
@@ -193,13 +211,15 @@ def resolve(config: ModelConfig) -> Architecture:
 
     Raises:
         ModelError: unknown preset or choice, a missing field, or fields that do not fit together.
-        AttentionError: unknown mechanism, mechanism option or kernel.
+        AttentionError: unknown mechanism or mechanism option.
     """
     chosen = {**_preset_values(config.preset), **_given(config)}
     for name in ("vocab_size", "n_layer", "n_head", "d_model", "max_length"):
         if name not in chosen:
             raise ModelError(f"model.{name} is not set; give it, or a preset ({', '.join(presets())})")
-        _check_positive(name, chosen[name])
+    if problem := violation(config, "model.", ModelConfig):
+        # Zero init_std among them: zero queries or keys kill softpick and LSSAR for good.
+        raise ModelError(problem)
     chosen.setdefault("n_kv_head", chosen["n_head"])
     chosen.setdefault("mlp", "swiglu")
     chosen.setdefault("tie_embeddings", True)
@@ -228,8 +248,6 @@ def _mlp_width(mlp: str, d_model: int) -> int:
 
 
 def _check(config: Architecture) -> None:
-    for name in ("n_kv_head", "d_ff"):
-        _check_positive(name, getattr(config, name))
     _check_choice("position", config.position, ("rope", "none"))
     _check_choice("prediction", config.prediction, ("softmax", "stablemax"))
     _check_choice("gate", config.gate, ("none", "headwise", "elementwise"))
@@ -249,17 +267,7 @@ def _check(config: Architecture) -> None:
         raise ModelError(
             "differential attention norms the output of each head itself; leave output_norm false"
         )
-    for name in ("rope_theta", "norm_eps", "init_std"):
-        value = getattr(config, name)
-        if not (value > 0 and math.isfinite(value)):
-            # Zero init_std among them: zero queries or keys kill softpick and LSSAR for good.
-            raise ModelError(f"model.{name} must be a positive number, got {value}")
     config.layers()
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ModelError(f"model.{name} must be a positive integer, got {value!r}")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

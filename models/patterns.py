@@ -3,6 +3,10 @@
 from itertools import cycle, islice
 
 from models.errors import ModelError
+from models.shapes import shown
+
+MOST_LAYERS, WIDEST = 1024, 2**31
+"""How often a name may be repeated, and how many keys a window may have."""
 
 
 def parse(pattern: str) -> list[str]:
@@ -16,9 +20,9 @@ def parse(pattern: str) -> list[str]:
     period: list[str] = []
     for item in str(pattern).split(","):
         name, star, count = (part.strip() for part in item.partition("*"))
-        if not name or (star and not (count.isascii() and count.isdigit() and int(count) > 0)):
+        if not name or (star and _number(count, MOST_LAYERS) is None):
             raise ModelError(
-                f"cannot read {item.strip()!r} in the pattern {pattern!r}; write names and counts, "
+                f"cannot read {shown(item.strip())} in the pattern {shown(pattern)}; write names and counts, "
                 "softmax*1,swat*3"
             )
         period += [name] * (int(count) if star else 1)
@@ -33,7 +37,7 @@ def tile(pattern: str, n_layer: int) -> list[str]:
     """
     period = parse(pattern)
     if len(period) > n_layer:
-        raise ModelError(f"the pattern {pattern!r} spans {len(period)} layers, the model has {n_layer}")
+        raise ModelError(f"the pattern {shown(pattern)} spans {len(period)} layers, the model has {n_layer}")
     return list(islice(cycle(period), n_layer))
 
 
@@ -51,6 +55,16 @@ def windows(pattern: str | None, n_layer: int) -> list[int | None]:
 def _window(entry: str, pattern: str) -> int | None:
     if entry.lower() == "none":
         return None
-    if not (entry.isascii() and entry.isdigit() and int(entry) > 0):
-        raise ModelError(f"window {entry!r} in {pattern!r} must be 'none' or a positive number of keys")
-    return int(entry)
+    keys = _number(entry, WIDEST)
+    if keys is None:
+        raise ModelError(
+            f"window {shown(entry)} in {shown(pattern)} must be 'none' or a positive number of keys, at most {WIDEST}"
+        )
+    return keys
+
+
+def _number(digits: str, most: int) -> int | None:
+    """The positive integer that the digits write, None where they do not or it is above `most`."""
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(most))):
+        return None
+    return int(digits) if 1 <= int(digits) <= most else None

@@ -1,6 +1,5 @@
 """A copy of a run with quantized weights: a run directory like any other, so everything that opens runs opens it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from models.checkpoint import WEIGHTS, checkpoint_path, partial_path, publish, write_checksums
 from models.errors import ModelError
 from models.packing import QuantizedMatrix, write_state
-from models.run import RECORD, Run, create_run
+from models.run import Run, create_run
 
 
 def save_quantized(
@@ -34,13 +33,12 @@ def save_quantized(
     for name, matrix in matrices.items():
         if name not in state or state[name].shape != matrix.codes.shape:
             raise ModelError(f"run {run.path} has no matrix {name} of shape {list(matrix.codes.shape)}")
-    record = json.loads((run.path / RECORD).read_text())
     path = create_run(
         path,
         config={**run.config, "name": Path(path).name},
         tokenizer=run.tokenizer,
         train_length=run.train_length,
-        data=record.get("data"),
+        data=run.data,
         quantized={"run": run.name, "step": run.step, "checkpoint": run.checkpoint, **how},
     )
     partial = partial_path(path, run.step)

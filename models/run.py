@@ -15,12 +15,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from omegaconf import OmegaConf
 
-from attention import nearest
+from attention import AttentionError, nearest
 from data import DataError, Tokenizer
 from models.checkpoint import WEIGHTS, checkpoint_path, checkpoints, publish, verify
 from models.config import from_dict
@@ -28,8 +28,31 @@ from models.errors import ModelError
 from models.gpt import GPT
 from models.machine import machine
 from models.packing import read_state
+from models.shapes import escaped, read_json, read_yaml
 
 CONFIG, RECORD, TOKENIZER = "config.yaml", "run.json", "tokenizer.model"
+
+
+class SavedConfig(TypedDict):
+    """What must be right of a config.yaml; its `model` is a `ModelConfig`, its `data` a `DataConfig`."""
+
+    name: NotRequired[str]
+    seed: NotRequired[int]
+    model: dict[str, Any]
+    data: NotRequired[dict[str, Any]]
+    train: NotRequired[dict[str, Any]]
+
+
+class Record(TypedDict):
+    """What a run.json holds."""
+
+    train_length: int
+    tokenizer: str
+    data: NotRequired[str | None]
+    command: NotRequired[list[str]]
+    versions: NotRequired[dict[str, str]]
+    machine: NotRequired[dict[str, Any]]
+    quantized: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +68,7 @@ class Run:
         config: the resolved config of the run.
         train_length: tokens per training sequence.
         checkpoint: sha256 of the weights file.
+        data: fingerprint of the corpus, None where none was recorded.
     """
 
     name: str
@@ -55,6 +79,7 @@ class Run:
     config: dict[str, Any]
     train_length: int
     checkpoint: str
+    data: str | None = None
 
 
 def create_run(
@@ -63,7 +88,7 @@ def create_run(
     config: Mapping[str, Any],
     tokenizer: Tokenizer,
     train_length: int,
-    data: str,
+    data: str | None,
     quantized: Mapping[str, Any] | None = None,
 ) -> Path:
     """Make a run directory with its config, record and tokenizer; it appears whole or not at all.
@@ -86,7 +111,7 @@ def create_run(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     tokenizer.save(partial / TOKENIZER)
-    (partial / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    (partial / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(escaped(dict(config)))))
     record = {
         "train_length": train_length,
         "tokenizer": tokenizer.fingerprint,
@@ -121,14 +146,14 @@ def load_run(
             weights that do not fit the config.
     """
     path = Path(path)
-    config, record = _read(path)
+    config, record = read_run(path)
     tokenizer = own_tokenizer(path, record["tokenizer"])
     step = _choose(path, step)
     checkpoint = checkpoint_path(path, step)
     checksum = verify(checkpoint, [WEIGHTS])[WEIGHTS]
     with torch.device("meta"):
         # How attention is computed is this machine's business; kernels differ in rounding and speed only.
-        model = GPT(from_dict({**config["model"], "kernel": "auto"}))
+        model = _network(path, config["model"])
     if tokenizer.vocab_size > model.config.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens, its model {model.config.vocab_size}"
         raise ModelError(f"the tokenizer of run {path} has {sizes}")
@@ -139,7 +164,17 @@ def load_run(
         raise ModelError(
             f"cannot put the model on device {device!s}: {str(error).splitlines()[0]}"
         ) from error
-    return Run(path.resolve().name, path, step, model, tokenizer, config, record["train_length"], checksum)
+    return Run(
+        path.resolve().name,
+        path,
+        step,
+        model,
+        tokenizer,
+        config,
+        record["train_length"],
+        checksum,
+        record.get("data"),
+    )
 
 
 def load_weights(model: GPT, file: str | Path) -> None:
@@ -165,26 +200,27 @@ def load_weights(model: GPT, file: str | Path) -> None:
     model.load_state_dict(state, assign=True)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_run(path: Path) -> tuple[dict[str, Any], Record]:
+    """The config and the record of a run, their shapes checked; no text of theirs is followed as a reference.
+
+    Raises:
+        ModelError: there is no run, or one of the files is damaged or was not written by training.
+    """
     if not (path / CONFIG).is_file():
         siblings = [file.parent.name for file in path.parent.glob(f"*/{CONFIG}")]
         raise ModelError(f"no run at {path}: {path / CONFIG} is missing{nearest(path.name, siblings)}")
+    config = read_yaml(path / CONFIG, SavedConfig)
+    record = read_json(path / RECORD, Record)
+    if record["train_length"] < 1:
+        raise ModelError(f"{path / RECORD}: train_length must be at least 1, got {record['train_length']}")
+    return dict(config), record
+
+
+def _network(path: Path, section: dict[str, Any]) -> GPT:
     try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(path / CONFIG), resolve=True)
-        record = json.loads((path / RECORD).read_text())
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"cannot read {CONFIG} and {RECORD} of run {path}: {reason}") from error
-    for name, section, key in (
-        (CONFIG, config, "model"),
-        (RECORD, record, "tokenizer"),
-        (RECORD, record, "train_length"),
-    ):
-        if not isinstance(section, dict) or key not in section:
-            raise ModelError(
-                f"{path / name} has no entry {key!r}; it was not written by this project's training"
-            )
-    return config, record
+        return GPT(from_dict({**section, "kernel": "auto"}))
+    except (AttentionError, ModelError) as error:
+        raise ModelError(f"{path / CONFIG}: {error}") from error
 
 
 def own_tokenizer(path: Path, fingerprint: str) -> Tokenizer:

@@ -10,6 +10,8 @@ import difflib
 import hashlib
 import json
 import re
+import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -22,8 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data import DataConfig
 from data.options import read_option
+from data.ranges import FLOAT32, SEED, ranged, violation
 from models import ModelConfig, ModelError
 from models.config import resolve
+from models.shapes import references, shown
 
 
 @dataclass
@@ -60,35 +64,35 @@ class TrainConfig:
         processes: the number of processes this run must have; None: any.
     """
 
-    steps: int = 1000
-    batch_size: int = 32
-    micro_batch_size: int | None = None
-    length: int = 256
-    learning_rate: float = 1e-3
-    min_learning_rate: float = 0.1
-    warmup_steps: int = 100
+    steps: int = ranged(1000, 1, 10**9)
+    batch_size: int = ranged(32, 1, 2**24)
+    micro_batch_size: int | None = ranged(None, 1, 2**24)
+    length: int = ranged(256, 1, 2**31)
+    learning_rate: float = ranged(1e-3, 0.0, FLOAT32, above=True)
+    min_learning_rate: float = ranged(0.1, 0.0, 1.0)
+    warmup_steps: int = ranged(100, 0, 10**9)
     schedule: Literal["cosine", "constant"] = "cosine"
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    adam_epsilon: float = 1e-8
-    clip: float | None = 1.0
-    z_loss: float = 0.0
-    entropy_penalty: float = 0.0
-    entropy_share: float = 0.5
-    entropy_margin: float = 0.2
+    weight_decay: float = ranged(0.1, 0.0, 1e6)
+    beta1: float = ranged(0.9, 0.0, 1 - 2**-24)
+    beta2: float = ranged(0.95, 0.0, 1 - 2**-24)
+    adam_epsilon: float = ranged(1e-8, 0.0, 1.0, above=True)
+    clip: float | None = ranged(1.0, 0.0, FLOAT32, above=True)
+    z_loss: float = ranged(0.0, 0.0, 1e6)
+    entropy_penalty: float = ranged(0.0, 0.0, 1e6)
+    entropy_share: float = ranged(0.5, 0.0, 1.0)
+    entropy_margin: float = ranged(0.2, 0.0, 1.0)
     loss_kernel: Literal["auto", "chunked", "cce"] = "auto"
     orthograd: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     float32_matmul: Literal["highest", "high", "medium"] = "highest"
     compile: bool = False
-    validate_every: int = 250
-    validation_sequences: int | None = 256
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    log_every: int = 10
+    validate_every: int = ranged(250, 1, 10**9)
+    validation_sequences: int | None = ranged(256, 1, 10**9)
+    checkpoint_every: int = ranged(500, 1, 10**9)
+    keep_checkpoints: int = ranged(2, 1, 10**9)
+    log_every: int = ranged(10, 1, 10**9)
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
-    processes: int | None = None
+    processes: int | None = ranged(None, 1, 2**20)
 
 
 @dataclass
@@ -103,7 +107,7 @@ class Config:
 
     name: str | None = None
     out: str = "runs"
-    seed: int = 1
+    seed: int = ranged(1, 0, SEED)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -113,6 +117,9 @@ class Config:
         """The run directory."""
         return Path(self.out) / str(self.name)
 
+
+LONGEST_NAME, LONGEST_PATH = 200, 3800
+"""Bytes of a run's name and of its path; what is written there has longer names, and 255 and 4096 is the end."""
 
 FREE_ON_RESUME = {
     "name",
@@ -158,33 +165,21 @@ def check(config: Config) -> None:
         ModelError, AttentionError: the first mistake found.
     """
     train = config.train
-    if not re.fullmatch(r"[\w][\w.-]*", str(config.name)):
+    if not re.fullmatch(r"[\w][\w.-]*", str(config.name)) or len(str(config.name).encode()) > LONGEST_NAME:
         raise ModelError(
-            f"name {config.name!r} must be a plain folder name: letters, digits, '.', '-' and '_'"
+            f"name {shown(config.name)} must be a plain folder name: letters, digits, '.', '-' and '_', at most "
+            f"{LONGEST_NAME} bytes"
         )
-    for name in (
-        "steps",
-        "batch_size",
-        "length",
-        "validate_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "log_every",
-    ):
-        _require(getattr(train, name) >= 1, f"train.{name}", "at least 1", getattr(train, name))
-    for name in ("micro_batch_size", "validation_sequences", "processes"):
-        value = getattr(train, name)
-        _require(value is None or value >= 1, f"train.{name}", "at least 1, or null", value)
-    for name in ("learning_rate", "adam_epsilon"):
-        _require(getattr(train, name) > 0, f"train.{name}", "positive", getattr(train, name))
-    for name in ("beta1", "beta2"):
-        _require(0 <= getattr(train, name) < 1, f"train.{name}", "in [0, 1)", getattr(train, name))
-    _require(
-        0 <= train.min_learning_rate <= 1, "train.min_learning_rate", "in [0, 1]", train.min_learning_rate
-    )
-    for name in ("weight_decay", "z_loss", "entropy_penalty", "entropy_share", "entropy_margin"):
-        _require(getattr(train, name) >= 0, f"train.{name}", "0 or positive", getattr(train, name))
-    _require(train.clip is None or train.clip > 0, "train.clip", "positive, or null", train.clip)
+    if not config.out.isprintable() or any(len(part.encode()) > 255 for part in Path(config.out).parts):
+        raise ModelError(
+            f"out {shown(config.out)} must be a path without control characters or endless names"
+        )
+    if len(str(config.path.absolute()).encode()) > LONGEST_PATH:
+        raise ModelError(
+            f"out {shown(config.out)} must be a path of at most {LONGEST_PATH} bytes with the name"
+        )
+    if problem := violation(config):
+        raise ModelError(problem)
     _require(
         0 <= train.warmup_steps <= train.steps,
         "train.warmup_steps",
@@ -266,13 +261,19 @@ def _chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
         chain.insert(0, (str(path), values))
         if parent is None:
             return chain
-        path = path.parent / str(parent)
+        if not isinstance(parent, str):
+            raise ModelError(f"{path}: extends must be the path of a config, got {shown(parent)}")
+        path = path.parent / parent
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        siblings = [str(p) for p in sorted(path.parent.rglob("*.yaml"))] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(str(path), siblings, n=3, cutoff=0.5)
+    try:
+        found = path.is_file()
+    except (OSError, ValueError) as error:  # a name that is too long, a zero byte
+        raise ModelError(f"no config file {shown(str(path))}: {_one_line(error)}") from error
+    if not found:
+        known = {*Path("configs").rglob("*.yaml"), *path.parent.glob("*.yaml")}
+        near = difflib.get_close_matches(str(path), sorted(map(str, known)), n=3, cutoff=0.5)
         raise ModelError(f"no config file {path}" + _did_you_mean(near))
     try:
         # OmegaConf's reader, unlike plain YAML 1.1, takes 1e-15 for a number.
@@ -280,8 +281,10 @@ def _read(path: Path) -> dict[str, Any]:
         values = OmegaConf.to_container(loaded)
     except yaml.YAMLError as error:
         raise ModelError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except (OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+    except (OmegaConfBaseException, ValueError, OSError) as error:
         raise ModelError(f"{path}: {_one_line(error)}") from error
+    except RecursionError as error:
+        raise ModelError(f"{path} is nested too deeply") from error
     if not isinstance(values, dict):
         raise ModelError(f"{path} must hold keys and values, like 'train: {{steps: 100}}'")
     return values  # type: ignore[return-value]
@@ -292,6 +295,7 @@ def _override(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _check_keys(schema: DictConfig, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    hints = typing.get_type_hints(OmegaConf.get_type(schema))
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in schema:
@@ -302,6 +306,27 @@ def _check_keys(schema: DictConfig, values: Mapping[str, Any], source: str, pref
                     f"{source}: {name!r} is a section; set one of its keys, like {_example(name)}"
                 )
             _check_keys(schema[key], value, source, f"{name}.")
+        elif problem := _misread(value, hints[key], name):
+            raise ModelError(f"{source}: {problem}")
+
+
+def _misread(value: Any, kind: Any, name: str) -> str | None:
+    """What OmegaConf would take without a word: any number for a boolean, a boolean for a number, its own texts.
+
+    References are not followed: a config may come from somebody else, and `${oc.env:TOKEN}` is a secret.
+    """
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value == "???":
+        return f"{name}: '???' is no value; leave the key out for its default"
+    if typing.get_origin(kind) is dict and not isinstance(value, Mapping):
+        return f"{name} must be a section of keys and values, got {shown(value)}"
+    if bool in kinds and not isinstance(value, bool | None):
+        return f"{name} must be true or false, got {shown(value)}"
+    if isinstance(value, bool) and bool not in kinds and {int, float} & set(kinds):
+        return f"{name} must be a number, got {value}"
+    if reference := next(references(value, name), None):
+        return f"{reference} is a reference, which is not followed; write the value itself"
+    return None
 
 
 def _neighbours(name: str) -> str:
@@ -310,12 +335,18 @@ def _neighbours(name: str) -> str:
     known = [key for key, _, _ in _fields(Config)]
     known += list({key.rpartition(".")[0]: None for key in known if "." in key})
     leaves = [key.rpartition(".")[2] for key in known]
-    alike = difflib.get_close_matches(last, leaves, n=3)
+    alike = difflib.get_close_matches(last, leaves, n=3) or [
+        leaf for leaf in leaves if _initials(leaf) == last
+    ]
     near = sorted(
         (key for key in known if key.rpartition(".")[2] in alike),
         key=lambda key: _distance(key, section, last),
     )
     return _did_you_mean(near[:3]) or "; train.py --keys lists all keys"
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))
 
 
 def _distance(key: str, section: str, last: str) -> tuple[bool, float]:

@@ -9,9 +9,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object, parse_flag_from_env
 
-from models import ModelError
+from models import GPT, ModelConfig, ModelError
 
 T = TypeVar("T")
+
+BYTES_PER_PARAMETER = 16
+"""Weight, gradient and two moments in float32."""
 
 _ONE_PROCESS = (
     "the launcher was asked for several processes and started one (accelerate launch --cpu does); use "
@@ -62,6 +65,24 @@ def check_launch(accelerator: Accelerator, processes: int | None) -> None:
                 f"{kind.value} was asked for and accelerate runs {accelerator.distributed_type.value} instead; "
                 f"{kind.value} needs more than one GPU"
             )
+
+
+def check_memory(config: ModelConfig, device: torch.device) -> None:
+    """Refuse a model that this machine cannot train, before its memory is asked for.
+
+    Raises:
+        ModelError: weights, gradients and AdamW's moments alone need more than there is.
+    """
+    if device.type != "cpu":
+        return
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in GPT(config).parameters())
+    needed = parameters * BYTES_PER_PARAMETER * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if needed > (there := psutil.virtual_memory().total):
+        raise ModelError(
+            f"the model has {parameters:,} parameters; weights, gradients and moments take {needed / 1e9:,.0f} GB, and "
+            f"this machine has {there / 1e9:,.0f} GB: take fewer layers, a smaller width or vocabulary"
+        )
 
 
 def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:

@@ -1,16 +1,13 @@
 """Whether a run starts, continues, or is refused: nothing that exists is ever overwritten."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from data import Prepared
 from models import ModelError, create_run, metrics
 from models.checkpoint import remove
-from models.run import CONFIG, RECORD, own_tokenizer
+from models.run import CONFIG, RECORD, own_tokenizer, read_run
 from training.config import Config, as_dict, differences
 from training.recovery import newest_checkpoint
 
@@ -48,7 +45,7 @@ def open_run(config: Config, prepared: Prepared) -> int | None:
     if not _occupied(path):
         _create(config, prepared)
         return None
-    saved, record = _read(path)
+    saved, record = read_run(path)
     if changed := differences(saved, config):
         raise ModelError(
             f"run {path} was started with another config ({'; '.join(changed)}); choose another name="
@@ -57,7 +54,7 @@ def open_run(config: Config, prepared: Prepared) -> int | None:
         raise ModelError(
             f"run {path} was started on other data: the corpus or the tokenizer has changed since"
         )
-    own_tokenizer(path, str(record.get("tokenizer")))
+    own_tokenizer(path, record["tokenizer"])
     step = newest_checkpoint(path)
     metrics.truncate(path, -1 if step is None else step)
     if step is not None and (missing := _missing_lines(config, saved, step)):
@@ -77,7 +74,7 @@ def _tidy(path: Path) -> None:
 def _missing_lines(config: Config, saved: Mapping[str, Any], step: int) -> int:
     """How many steps up to `step` should be in the log and are not; 0 where other steps were logged before."""
     every = config.train.log_every
-    if saved["train"]["log_every"] != every:
+    if saved.get("train", {}).get("log_every") != every:
         return 0
     logged = {record["step"] for record in metrics.read(config.path) if record.keys() & {"loss", "skipped"}}
     return len(set(range(every, step + 1, every)) - logged)
@@ -101,12 +98,3 @@ def _create(config: Config, prepared: Prepared) -> None:
 
 def _occupied(path: Path) -> bool:
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path / CONFIG))
-        record = json.loads((path / RECORD).read_text())
-        return dict(config), dict(record)  # type: ignore[arg-type]
-    except Exception as error:
-        raise ModelError(f"cannot read {CONFIG} and {RECORD} of run {path}: {error}") from error

@@ -27,7 +27,7 @@ from training.boundary import one_line
 from training.checkpoint import SHARDED, Checkpointer, TrainerState
 from training.config import Config, fingerprint, resolve_precision
 from training.diagnosis import find_cause, moments_of, not_finite, weights_of
-from training.launch import agreed, check_launch, choose_device, from_main
+from training.launch import agreed, check_launch, check_memory, choose_device, from_main
 from training.lock import RunLock
 from training.losses import EntropyPenalty, Objective
 from training.noise_scale import GradientSquares
@@ -66,6 +66,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         with accelerator.main_process_first():
             prepared = prepare(config.data)
         _resolve(config, prepared)
+        check_memory(config.model, accelerator.device)
         start = from_main(accelerator, lambda: open_run(config, prepared))
         if start == config.train.steps:
             accelerator.print(f"{config.path} is already complete: {start} of {config.train.steps} steps")

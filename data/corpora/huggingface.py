@@ -50,6 +50,7 @@ class HuggingFace(Corpus):
                 split=config.dataset_split,
                 data_files=config.path,
                 streaming=True,
+                trust_remote_code=False,
             )
             for number, record in enumerate(stream, start=1):
                 yield Document(text_of(record, config.field, f"{named}, record {number}"))

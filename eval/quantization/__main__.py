@@ -21,7 +21,7 @@ def main() -> None:
         raise ModelError(f"--bits must be 1 to {MOST_BITS}, got {arguments.bits}")
     if arguments.destination.exists():
         raise ModelError(f"{arguments.destination} exists; choose another folder")
-    subject = open_subject(arguments.run, step=arguments.step)
+    subject = open_subject(arguments.run, step=arguments.step, allow_network=arguments.allow_network)
     if not isinstance(subject, RunSubject):
         raise ModelError(
             f"{arguments.run} is no run of this project; only those are written with packed weights"
@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="RUN/eval/quantize.json with a search: gptq with its widths",
+    )
+    parser.add_argument(
+        "--allow-network",
+        action="store_true",
+        help="open a corpus of the Hugging Face hub that the run's config names",
     )
     parser.add_argument("--step", type=int, help="checkpoint (default: the latest)")
     return parser

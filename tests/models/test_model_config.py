@@ -95,7 +95,7 @@ def test_options_reach_the_mechanism():
         ({"d_model": 36}, "RoPE turns pairs of channels, so d_model / n_head must be even, got 9"),
         ({"position": "alibi"}, "unknown position 'alibi'"),
         ({"mlp": "swigl"}, "unknown mlp 'swigl'; did you mean 'swiglu'"),
-        ({"kernel": "tild"}, "no kernel 'tild' runs softmax; did you mean 'tiled'"),
+        ({"kernel": "tild"}, "unknown kernel 'tild'; did you mean 'tiled'"),
         ({"init_std": 0.0}, "model.init_std must be a positive number"),
         ({"rope_theta": float("nan")}, "model.rope_theta must be a positive number"),
         ({"norm_eps": -1e-6}, "model.norm_eps must be a positive number"),
