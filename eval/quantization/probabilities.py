@@ -4,10 +4,12 @@ The weights of a layer lie on one static grid, whose range calibration text gave
 a step become 0, so quantized rows sum to less than they did, by much for long rows of small weights. The correction
 adds what is lost back, evenly over the keys a query sees:
 
-    W'_ij = Q(W_ij) + c_h / n_i,    c_h = E[ sum_j W_ij - sum_j Q(W_ij) ]
+    W'_ij = Q(W_ij) + c_hi / n_i,    c_hi = E[ sum_j W_ij - sum_j Q(W_ij) ]
 
-per head h, the mean over rows of calibration text. The paper has 1 for sum W, as softmax gives; with the sum itself the
-formula serves mechanisms whose rows sum to something else. The paper has a fixed length for n_i, the keys in sight.
+per head h and row i, the mean over windows of calibration text. The paper has one c for all rows, which are of one
+length there. Under causality row i sees n_i keys, and what it loses grows with them: the first row, all of whose weight
+is on one key, loses nothing, a long one most of its mass. The paper has 1 for sum W, as softmax gives; with the sum
+itself the formula serves mechanisms whose rows sum to something else.
 
 Weights come from the dense formula, one sequence at a time: memory is heads x T x T.
 """
@@ -24,7 +26,7 @@ from attention.masks import visibility
 from eval.quantization.rounding import grid, rounded
 from eval.subject import AttentionReport, Subject
 from eval.text import Windows
-from models import AttentionCall
+from models import AttentionCall, ModelError
 
 Ranges = dict[int, tuple[Tensor, Tensor]]
 """Smallest and largest weight by layer."""
@@ -32,7 +34,7 @@ Ranges = dict[int, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Mass:
-    """What rows sum to, means over all rows of some text, by layer, [H] each.
+    """What each row of a window sums to, means over the windows of some text, by layer, [H, T] each.
 
     Attributes:
         whole: sum_j W_ij.
@@ -44,13 +46,18 @@ class Mass:
 
     @property
     def mean(self) -> float:
-        """Of the whole mass over layers and heads."""
+        """Of the whole mass over layers, heads and rows."""
         return float(torch.cat(list(self.whole.values())).mean())
 
     @property
     def mean_lost(self) -> float:
-        """Of the lost mass over layers and heads."""
+        """Of the lost mass over layers, heads and rows."""
         return float(torch.cat(list(self.lost.values())).mean())
+
+    @property
+    def lost_by_row(self) -> Tensor:
+        """The lost mass of each row [T], mean over layers and heads."""
+        return torch.cat(list(self.lost.values())).mean(0)
 
 
 def ranges(subject: Subject, windows: Windows) -> Ranges:
@@ -67,17 +74,17 @@ def ranges(subject: Subject, windows: Windows) -> Ranges:
 
 
 def mass(subject: Subject, windows: Windows, found: Ranges, widths: Sequence[int]) -> dict[int, Mass]:
-    """What the rows of each head sum to on some text, and what of it each number of bits loses."""
-    rows: dict[int, int] = defaultdict(int)
+    """What each row of each head sums to on some text, and what of it each number of bits loses."""
+    seen: dict[int, int] = defaultdict(int)
     whole: dict[int, Tensor] = {}
     lost: dict[int, dict[int, Tensor]] = {bits: {} for bits in widths}
 
     def add(sums: dict[int, Tensor], layer: int, values: Tensor) -> None:
-        sums[layer] = sums.get(layer, 0) + values.double().sum((1, 2))
+        sums[layer] = sums.get(layer, 0) + values.double().sum(2)
 
     def watch(call: AttentionCall) -> None:
         for weight in _weights(call):
-            rows[call.layer] += weight.shape[1]
+            seen[call.layer] += 1
             add(whole, call.layer, weight)
             for bits in widths:
                 add(lost[bits], call.layer, weight - _rounded(weight, found[call.layer], bits))
@@ -85,13 +92,17 @@ def mass(subject: Subject, windows: Windows, found: Ranges, widths: Sequence[int
     _watch(subject, windows, watch)
 
     def mean(sums: dict[int, Tensor]) -> dict[int, Tensor]:
-        return {layer: total / rows[layer] for layer, total in sums.items()}
+        return {layer: total / seen[layer] for layer, total in sums.items()}
 
     return {bits: Mass(mean(whole), mean(lost[bits])) for bits in widths}
 
 
 def attention(call: AttentionCall, bits: int, found: Ranges, correction: Mass | None = None) -> Tensor:
-    """A layer's attention [B, T, H, D] with quantized weights, corrected where the lost mass is given."""
+    """A layer's attention [B, T, H, D] with quantized weights, corrected where the lost mass is given.
+
+    Raises:
+        ModelError: windows longer than those the lost mass was measured on; what their last rows lose is unknown.
+    """
     group = call.query.shape[2] // call.value.shape[2]
     sight = visibility(
         call.query.shape[1],
@@ -104,11 +115,18 @@ def attention(call: AttentionCall, bits: int, found: Ranges, correction: Mass | 
     for weight, value in zip(_weights(call), call.value, strict=True):
         weight = _rounded(weight, found[call.layer], bits)
         if correction is not None:
-            share = correction.lost[call.layer].to(weight)[:, None, None] / sight.count[..., None]
-            weight = weight + share * sight.mask()
+            weight = weight + _share(correction.lost[call.layer], weight, sight.count) * sight.mask()
         values = value.repeat_interleave(group, dim=1).transpose(0, 1)
         mixed.append((weight.to(values.dtype) @ values).transpose(0, 1))
     return torch.stack(mixed)
+
+
+def _share(lost: Tensor, weight: Tensor, visible: Tensor) -> Tensor:
+    """c / n [H, T, 1] for weights [H, T, S], whose rows are the last T of S."""
+    rows, keys = weight.shape[1:]
+    if keys > lost.shape[1]:
+        raise ModelError(f"lost mass is known of rows of up to {lost.shape[1]} keys, not of {keys}")
+    return (lost[:, keys - rows : keys].to(weight) / visible)[..., None]
 
 
 def _weights(call: AttentionCall) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from eval.quantization.calibration import training_windows
 from eval.quantization.weights import linear_layers
 from eval.subject import Subject, open_subject
 from eval.text import cut
-from models import AttentionCall, KVCache
+from models import AttentionCall, KVCache, ModelError
 from tests.eval.conftest import RunMaker
 
 MECHANISMS = ("softmax", "softpick", "lssar", "gaussian", "swat")
@@ -144,20 +144,51 @@ def test_quantized_weights_are_those_of_the_formula(
         torch.testing.assert_close(torch.stack(found[call.layer]), torch.tensor([low, high]))
         step = (high - low) / 7
         rounded = (weight / step).round() * step
-        lost = (weight - rounded).sum(-1).mean((0, 2))
+        lost = (weight - rounded).sum(-1).mean(0)
         torch.testing.assert_close(mass.lost[call.layer].float(), lost, atol=1e-4, rtol=1e-3)
-        whole = weight.sum(-1).mean((0, 2))
+        whole = weight.sum(-1).mean(0)
         torch.testing.assert_close(mass.whole[call.layer].float(), whole, atol=1e-4, rtol=1e-3)
         if corrected:
             window = call.mechanism.window or 24
             distance = torch.arange(24)[:, None] - torch.arange(24)
             sight = (distance >= 0) & (distance < window)
-            rounded = rounded + lost[:, None, None] / sight.sum(-1, keepdim=True) * sight
-            # The correction restores the mean sum of rows.
-            torch.testing.assert_close(rounded.sum(-1).mean((0, 2)), whole, atol=1e-4, rtol=1e-3)
+            rounded = rounded + lost[..., None] / sight.sum(-1, keepdim=True) * sight
+            # The correction restores the mean sum of every row.
+            torch.testing.assert_close(rounded.sum(-1).mean(0), whole, atol=1e-4, rtol=1e-3)
         expected = torch.einsum("bhts,bsd->bthd", rounded, call.value[:, :, 0])
         got = probabilities.attention(call, 3, found, mass if corrected else None)
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_row_that_loses_nothing_gets_nothing(subject_of: Callable[[str], Subject]) -> None:
+    """The first row of softmax has all weight on one key: 1 is a point of the grid, so its output stays its value."""
+    subject = subject_of("softmax")
+    windows = training_windows(subject, 24, 3)
+    found = probabilities.ranges(subject, windows)
+    mass = probabilities.mass(subject, windows, found, [2])[2]
+    assert mass.lost_by_row[0] == 0 < 0.1 < mass.lost_by_row[-1]
+    assert mass.lost_by_row.mean() == pytest.approx(mass.mean_lost)
+    calls: list[AttentionCall] = []
+    with subject.trace(attention=calls.append):
+        subject.observe(windows.tokens)
+    for call in calls:
+        got = probabilities.attention(call, 2, found, mass)
+        first = call.value[:, 0].repeat_interleave(call.query.shape[2] // call.value.shape[2], 1)
+        torch.testing.assert_close(got[:, 0], first)
+
+
+def test_rows_longer_than_those_of_calibration_are_refused(subject_of: Callable[[str], Subject]) -> None:
+    subject = subject_of("softmax")
+    windows = training_windows(subject, 16, 2)
+    found = probabilities.ranges(subject, windows)
+    mass = probabilities.mass(subject, windows, found, [4])[4]
+    calls: list[AttentionCall] = []
+    with subject.trace(attention=calls.append):
+        subject.observe(cut(subject, 8, 1).tokens)
+        subject.observe(cut(subject, 17, 1).tokens)
+    assert probabilities.attention(calls[0], 4, found, mass).shape == calls[0].output.shape
+    with pytest.raises(ModelError, match="rows of up to 16 keys, not of 17"):
+        probabilities.attention(calls[-1], 4, found, mass)
 
 
 def test_many_bits_change_little_and_few_lose_mass(subject_of: Callable[[str], Subject]) -> None:
