@@ -5,7 +5,7 @@ Numbers of one title form a column, plots of one title a figure in which each ru
 cells of `row(results)` that are numbers are shown, unranked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -18,7 +18,9 @@ class Number:
         value: None where it could not be measured.
         better: "lower", "higher", or None for a number that describes and does not rank.
         digits: significant digits of the largest number of its column; the others have as many decimals.
-        error: its standard error, where it has one.
+        parts: what each independent document or question contributes to it, by name; their mean is the value. Runs
+            that were measured on the same are compared part by part.
+        error: its standard error, where the parts do not give it.
         interval: the ends of its 95 % interval, where that is not 1.96 errors to either side.
     """
 
@@ -27,6 +29,7 @@ class Number:
     unit: str = ""
     better: str | None = None
     digits: int = 3
+    parts: Mapping[str, float] | None = None
     error: float | None = None
     interval: Sequence[float] | None = None
 

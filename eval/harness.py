@@ -12,7 +12,8 @@ Results:
                   "sha256": "<of the documents, offline tasks only>",
                   "metrics": {"log_likelihood": {"value": -6.9, "stderr": 0.3, "higher_is_better": true},
                               "perplexity": {"value": 992.0, "stderr": 310.0, "higher_is_better": false},
-                              "acc": {"value": 0.03, "stderr": 0.01, "higher_is_better": true}}},
+                              "acc": {"value": 0.03, "stderr": 0.01, "higher_is_better": true,
+                                      "parts": {"0": 0.02, "3": 0.05, ...}}}},
         "continuation": {... "chance": 0.25, "metrics": {"acc": ..., "acc_norm": ..., "acc_mutual_info": ...}},
         "order":        {... "chance": 0.5,  "metrics": {"acc": ..., "acc_norm": ...}},
         "substitution": {... "chance": 0.5,  "metrics": {"acc": ..., "acc_norm": ...}},
@@ -26,7 +27,10 @@ Results:
 
 `samples` counts documents. An offline task that the held-out text cannot give is skipped, and the others are done; on
 short documents such as names that leaves `rolling`, which scores whole texts. A metric that a filter reads from answers
-is named after both ("exact_match strict-match").
+is named after both ("exact_match strict-match"). `stderr` is lm-eval's, which takes all questions for independent.
+`parts` are what each independent unit contributes to the value, which is their mean: a held-out document of an offline
+task, whose questions are passages of few documents, and a question of any other. It is missing for values that are no
+such mean (perplexities).
 """
 
 import hashlib
@@ -34,7 +38,9 @@ import importlib.metadata
 import io
 import json
 import logging
+import math
 import os
+import statistics
 import tempfile
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -43,6 +49,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from eval.intervals import contributions
 from eval.subject import Subject
 from eval.tasks.chosen import FOLDER, is_path, load
 from models import ModelError
@@ -202,7 +209,9 @@ def _task(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
     better = report.get("higher_is_better", {}).get(name, {})
     # Every filter has its own sample of a document.
     documents = {sample["doc_id"]: sample["doc"] for sample in report.get("samples", {}).get(name, [])}
-    listed = json.dumps(list(documents.values()), sort_keys=True, default=str)
+    # Where a passage comes from is no part of the question.
+    questions = [{key: doc[key] for key in doc if key != "document"} for doc in documents.values()]
+    listed = json.dumps(questions, sort_keys=True, default=str)
     return {
         "version": report["versions"].get(name),
         "samples": len(documents),
@@ -214,10 +223,36 @@ def _task(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
                 "stderr": _number(found.get(f"{metric}_stderr,{kind}")),
                 "higher_is_better": better.get(metric),
             }
+            | _parts(report, name, metric, kind)
             for metric, kind in metrics
             if isinstance(found[f"{metric},{kind}"], int | float)
         },
     }
+
+
+def _parts(report: Mapping[str, Any], name: str, metric: str, kind: str) -> dict[str, Any]:
+    """The entry `parts` of a metric, from lm-eval's answers to each question."""
+    answers = {
+        sample["doc_id"]: sample
+        for sample in report.get("samples", {}).get(name, [])
+        if sample.get("filter", kind) == kind and metric in sample
+    }
+    values = [sample[metric] for sample in answers.values()]
+    if metric == "bits_per_byte":
+        values = [(-likelihood / math.log(2), size) for likelihood, size in values]
+    else:
+        values = [(_number(value), 1) for value in values]
+    if any(value is None for value, _ in values):
+        return {}
+    units = [sample["doc"].get("document", number) for number, sample in answers.items()]
+    parts = contributions([value for value, _ in values], [size for _, size in values], units)
+    known = bool(parts) and math.isclose(
+        statistics.fmean(parts.values()),
+        report["results"][name][f"{metric},{kind}"],
+        rel_tol=1e-6,
+        abs_tol=1e-9,
+    )
+    return {"parts": parts} if known else {}
 
 
 def _number(value: object) -> float | None:

@@ -21,6 +21,8 @@ Results (loss in nats per token):
                  "loss_tail": 1.85,                     the last train_length tokens of each segment: few, but the same
                                                         tokens at every length, behind up to T - train_length others
                  "per_window": [1.79, ...],             mean loss of each window, in the order of the text
+                 "by_document": {"3": 1.22, ...},       what each document of the text contributes to bits_per_byte
+                 "tail_by_document": {"3": 1.85, ...},  and to loss_tail, which are their means; {} where one has most
                  "curve": {"start": [1, 2, 3, 5, ...], "end": [1, 2, 4, 8, ..., 256], "loss": [...], "tokens": [...]}},
         "512":  {...}
       },
@@ -44,6 +46,7 @@ from torch import Tensor
 from attention import Mechanism, nearest, weights
 from eval.analysis import progress
 from eval.exhibits import Line, Number, Plot
+from eval.intervals import contributions
 from eval.subject import Subject
 from eval.text import Windows, cut, obstacle, targets
 from models import ModelError
@@ -178,7 +181,12 @@ def numbers(results: Mapping[str, Any]) -> list[Number]:
     """Loss with rescaled positions, and of the tail; the loss as trained has its place in the report already."""
     rescaled = [
         Number(
-            f"at {multiple}×, {NAMES[scaling]}", entry["bits_per_byte"], "bits/byte", better="lower", digits=5
+            f"at {multiple}×, {NAMES[scaling]}",
+            entry["bits_per_byte"],
+            "bits/byte",
+            better="lower",
+            digits=5,
+            parts=entry.get("by_document"),
         )
         for scaling, entries in results["rescaled"].items()
         for multiple, entry in _by_multiple(entries).items()
@@ -190,6 +198,7 @@ def numbers(results: Mapping[str, Any]) -> list[Number]:
             "nats/token",
             better="lower",
             digits=4,
+            parts=entry.get("tail_by_document"),
         )
         for scaling, entries in {"none": results["lengths"], **results["rescaled"]}.items()
         for multiple, entry in _by_multiple(entries).items()
@@ -286,7 +295,8 @@ def _by_multiple(entries: Mapping[str, Any]) -> dict[int, Any]:
 def _summary(nats: Tensor, length: int, train_length: int, segments: Windows) -> dict[str, Any]:
     """The numbers of one length from losses [segments, S], NaN where a token is not scored."""
     windows = nats.reshape(-1, length)
-    loss = float(nats.nanmean())
+    loss, tail = float(nats.nanmean()), nats[:, -train_length:]
+    by_document = _by_document(nats, segments)
     return {
         "windows": len(windows),
         "tokens": int((~nats.isnan()).sum()),
@@ -294,10 +304,17 @@ def _summary(nats: Tensor, length: int, train_length: int, segments: Windows) ->
         "bits_per_byte": segments.bits_per_byte(loss),
         "perplexity": math.exp(loss) if loss < 700 else None,
         "loss_last": float(windows[:, -train_length:].nanmean()),
-        "loss_tail": float(nats[:, -train_length:].nanmean()),
+        "loss_tail": float(tail.nanmean()),
         "per_window": windows.nanmean(1).tolist(),
+        "by_document": {name: segments.bits_per_byte(part) for name, part in by_document.items()},
+        "tail_by_document": _by_document(tail, segments),
         "curve": curve(windows),
     }
+
+
+def _by_document(nats: Tensor, segments: Windows) -> dict[str, float]:
+    """What each document contributes to the mean of losses [segments, S]."""
+    return contributions(nats.nansum(1).tolist(), (~nats.isnan()).sum(1).tolist(), segments.documents)
 
 
 def _losses(subject: Subject, segments: Tensor, length: int, scaling: str = "") -> Tensor:

@@ -19,7 +19,7 @@ it can learn. Results (accuracy from 0 to 1, loss in nats per token of the key):
     {
       "lengths": {
         "3072": {"garbage": 3072, "tokens": 890, "tests": 10, "accuracy": 0.9, "interval": [0.60, 0.98],
-                 "loss": 0.2},
+                 "loss": 0.2, "answers": [1, 1, 0, ...]},             of each test, the same for all models: 1 is right
         "7168": {...}
       },
       "skipped": [{"garbage": 18432, "length": 4986, "reason": "..."}]
@@ -87,6 +87,7 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
             "accuracy": share.mean,
             "interval": [share.low, share.high],
             "loss": sum(nats for _, nats in answers) / len(answers),
+            "answers": [int(right) for right, _ in answers],
         }
     return {
         "protocol": {"bos": subject.bos is not None},
@@ -102,7 +103,14 @@ def row(results: Mapping[str, Any]) -> dict[str, object]:
 def numbers(results: Mapping[str, Any]) -> list[Number]:
     """Accuracy at each length, for the report."""
     return [
-        Number(f"passkey in {garbage}", entry["accuracy"], "characters", "higher", interval=entry["interval"])
+        Number(
+            f"passkey in {garbage}",
+            entry["accuracy"],
+            "characters",
+            "higher",
+            parts={str(test): float(right) for test, right in enumerate(entry.get("answers", []))},
+            interval=entry["interval"],
+        )
         for garbage, entry in results["lengths"].items()
     ]
 

@@ -18,8 +18,10 @@ restored bit for bit afterwards. Compare the deltas, not the losses: a model tha
 Results; a key is there when its method was asked for. SCORE has the fields of full_precision and
 
     "delta_loss": 0.02, "loss_ratio": 1.01, "perplexity_ratio": 1.02          against full_precision
-    "interval": 0.004       half of the 95 % interval of delta_loss over windows, by Student's t (null where they do not
-                            spread: a single one, or no loss changed)
+    "by_document": {"3": 0.021, "7": 0.018, ...}      what each document of the text contributes to delta_loss, which
+                            is their mean (`eval.intervals.contributions`)
+    "interval": 0.004       half of the 95 % interval of delta_loss over documents, by Student's t (null where they do
+                            not say how they spread: a single one, or no loss changed)
 
 and WEIGHTS is SCORE with
 
@@ -36,7 +38,9 @@ and WEIGHTS is SCORE with
       "w8a8": {"dynamic": SCORE, "static": SCORE},                    weight_error, bytes and bits_per_weight, too
       "cache": {"8": {SCORE, "bytes_per_token": 1234.0}, ...},        of all layers together
       "probabilities": {"8": {"plain": SCORE, "corrected": SCORE,
-                              "mass": 1.0, "lost": 0.12}, ...},       mean sum of a row, and what rounding takes off
+                              "mass": 1.0, "lost": 0.12,              mean sum of a row, and what rounding takes off,
+                              "lost_by_row": [0.0, 0.001, ...]},      of the rows of a window, the first first
+                        ...},
       "search": {"3": WEIGHTS and "uniform": WEIGHTS, "widths": {"0.attention.query": 4, ...},
                  "divergence": [0.21, 0.20, ...]}                     KL on calibration text after every generation
       "rounded": {"matrices": 24, "parameters": 786432, "share": 0.75},                  share of all parameters
@@ -57,7 +61,7 @@ from eval.quantization import cache, hqq, probabilities, sizes
 from eval.quantization.activations import largest_inputs, quantized_activations
 from eval.quantization.methods import WeightQuantizer
 from eval.quantization.rounding import round_to_nearest
-from eval.quantization.scores import Scorer, ratio_error
+from eval.quantization.scores import Scorer, ratio_by_document
 from eval.quantization.search import search
 from eval.quantization.weights import Quantized, weight_matrices
 from eval.subject import Subject
@@ -158,7 +162,7 @@ def numbers(results: Mapping[str, Any]) -> list[Number]:
     text = results.get("calibration")
     calibrated = [] if text is None else [Number("calibrated on", text["tokens"], "tokens", digits=1)]
     return calibrated + [
-        Number(title, score["perplexity_ratio"], "× perplexity", "lower", 4, error=ratio_error(score))
+        Number(title, score["perplexity_ratio"], "× perplexity", "lower", 4, parts=ratio_by_document(score))
         for title, score in scores(results).items()
         if not title.startswith("rtn ")
     ]
@@ -227,7 +231,12 @@ class Study:
                 attend = partial(probabilities.attention, bits=bits, found=ranges, correction=correction)
                 with self.subject.trace(attention=attend):
                     scores[name] = self.scorer.score()
-            self.results["probabilities"][str(bits)] = {**scores, "mass": mass.mean, "lost": mass.mean_lost}
+            self.results["probabilities"][str(bits)] = {
+                **scores,
+                "mass": mass.mean,
+                "lost": mass.mean_lost,
+                "lost_by_row": mass.lost_by_row,
+            }
 
     def search(self) -> None:
         """Widths found by gptq's error, beside the same width everywhere."""

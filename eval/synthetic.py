@@ -15,7 +15,8 @@ Results (shares from 0 to 1, loss in nats per answer):
       "lengths": {
         "64": {"multiple": 1, "documents": 200, "answers": 1600, "accuracy": 0.99, "stderr": 0.002, "exact": 0.95,
                "loss": 0.03,
-               "chance": 0.11},            what naming a symbol of the context at random would get
+               "chance": 0.11,             what naming a symbol of the context at random would get
+               "by_document": [1.0, 0.875, ...]},         accuracy in each document, the same for all runs of a task
         "128": {...}
       },
       "skipped": [{"length": 1024, "multiple": 16, "reason": "..."}]
@@ -24,7 +25,6 @@ Results (shares from 0 to 1, loss in nats per answer):
 The standard error is over documents. Chance counts the symbols that may be an answer only.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +35,7 @@ import torch
 from data.corpora.synthetic import Example, example
 from eval.analysis import progress
 from eval.exhibits import Line, Number, Plot
+from eval.intervals import standard_error
 from eval.subject import Subject
 from eval.text import obstacle
 from models import ModelError
@@ -95,6 +96,7 @@ def numbers(results: Mapping[str, Any]) -> list[Number]:
             entry["accuracy"],
             "accuracy",
             "higher",
+            parts={str(number): share for number, share in enumerate(entry.get("by_document", []))},
             error=entry["stderr"],
         )
         for entry in results.get("lengths", {}).values()
@@ -149,8 +151,9 @@ def _answered(subject: Subject, examples: list[Example], what: str) -> dict[str,
         "documents": len(examples),
         "answers": right.numel(),
         "accuracy": float(right.mean()),
-        "stderr": float(by_document.std()) / math.sqrt(len(examples)) if len(examples) > 1 else None,
+        "stderr": standard_error(by_document.tolist()),
         "exact": float((by_document == 1).double().mean()),
         "loss": float(torch.cat(nats).mean()),
         "chance": chance(examples),
+        "by_document": by_document.tolist(),
     }

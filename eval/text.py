@@ -1,6 +1,7 @@
 """Windows of held-out text: which tokens an analysis sees, and how it says so."""
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,11 @@ class Windows:
     text_tokens: int
     bytes: int
     protocol: dict[str, Any]
+
+    @property
+    def documents(self) -> list[int]:
+        """Number of the document that each window begins in. Windows of one document are not independent."""
+        return self.protocol["document_of_window"]
 
     def bits_per_byte(self, loss: float) -> float:
         """A loss in nats per token of text of these windows in bits per byte of it."""
@@ -69,12 +75,17 @@ def cut(
         raise ModelError(f"need at least one window of two tokens, got {count} of {length}")
     what = "held-out text" if documents is None else "text to calibrate on"
     documents = subject.token_documents if documents is None else documents
-    joined = [_join(documents, subject.bos)]
+    stream, starts = _join(documents, subject.bos)
+    joined = [stream]
     attempts = [(documents, body, least or count), (joined, body, 1)]
     if overlap:
         attempts = [(documents, body, count), (documents, 1, count), (joined, 1, 1)]
     for streams, stride, enough in attempts:
-        slots = [(stream, start) for stream in streams for start in range(0, len(stream) - body + 1, stride)]
+        slots = [
+            (number, start)
+            for number, stream in enumerate(streams)
+            for start in range(0, len(stream) - body + 1, stride)
+        ]
         if len(slots) >= enough:
             break
     else:
@@ -83,7 +94,10 @@ def cut(
         )
     count = min(count, len(slots))
     chosen = [slots[index * len(slots) // count] for index in range(count)]
-    texts = [stream[start : start + body] for stream, start in chosen]
+    texts = [streams[number][start : start + body] for number, start in chosen]
+    begun = [number for number, _ in chosen]
+    if streams is joined:
+        begun = [bisect_right(starts, start) - 1 for _, start in chosen]
     plain = [[id for id in text if id != subject.bos] for text in texts]
     return Windows(
         torch.tensor([prefix + text for text in texts]),
@@ -96,6 +110,7 @@ def cut(
             "bos": bool(prefix),
             "documents_joined": streams is joined,
             "overlapping": stride < body,
+            "document_of_window": begun,
             **({"borders": BORDERS} if streams is joined else {}),
         },
     )
@@ -117,9 +132,12 @@ def obstacle(subject: Subject, length: int) -> str | None:
     return None
 
 
-def _join(documents: list[list[int]], separator: int | None) -> list[int]:
+def _join(documents: list[list[int]], separator: int | None) -> tuple[list[int], list[int]]:
+    """The documents as one, a token between two, and where each begins, that token included."""
     between = [] if separator is None else [separator]
     stream: list[int] = []
+    starts = []
     for document in documents:
+        starts.append(len(stream))
         stream += (between if stream else []) + document
-    return stream
+    return stream, starts

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eval.intervals import NORMAL, student
+from eval.intervals import contributions, student
 from eval.quantization.weights import Quantized, replaced, weight_matrices
 from eval.subject import Subject
 from eval.text import Windows, targets
@@ -30,15 +30,15 @@ class Scorer:
         self.full_precision = self._level(self._nats)
 
     def score(self) -> dict[str, Any]:
-        """The network as it now is: its level, and the difference to full precision with its interval over windows."""
+        """The network as it now is: its level, and the difference to full precision by document."""
         nats = self._losses()
-        sums, counts = (nats - self._nats).sum(1), self._counted.sum(1)
-        delta = float(sums.sum() / counts.sum())
-        # Windows over joined documents score different numbers of tokens: the spread of a ratio of two means.
-        deltas = delta + (sums - delta * counts) / counts.double().mean()
+        sums, counts = (nats - self._nats).sum(1).tolist(), self._counted.sum(1).tolist()
+        delta = sum(sums) / sum(counts)
+        by_document = contributions(sums, counts, self._windows.documents)
         return self._level(nats) | {
             "delta_loss": delta,
-            "interval": student(deltas.tolist()).half,
+            "interval": student(list(by_document.values())).half if by_document else None,
+            "by_document": by_document,
             "loss_ratio": 1 + delta / self.full_precision["loss"],
             "perplexity_ratio": _exp(delta),
         }
@@ -63,13 +63,12 @@ class Scorer:
         return {"loss": loss, "bits_per_byte": self._windows.bits_per_byte(loss), "perplexity": _exp(loss)}
 
 
-def ratio_error(score: Mapping[str, Any]) -> float | None:
-    """Standard error of a score's perplexity ratio; None where it has no interval.
-
-    The interval is of the logarithm and Student's: the error is a little too large.
-    """
-    ratio, half = score.get("perplexity_ratio"), score.get("interval")
-    return None if ratio is None or half is None else ratio * half / NORMAL
+def ratio_by_document(score: Mapping[str, Any]) -> dict[str, float] | None:
+    """What each document contributes to a score's perplexity ratio: e^delta is straight over its noise."""
+    ratio, parts = score.get("perplexity_ratio"), score.get("by_document")
+    if ratio is None or not parts:
+        return None
+    return {document: ratio * (1 + part - score["delta_loss"]) for document, part in parts.items()}
 
 
 def _exp(value: float) -> float | None:

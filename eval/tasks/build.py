@@ -2,7 +2,8 @@
 
 Every function gets the path of a JSON file with a list of texts, the number of samples wanted and the number of
 words of a context, and draws passages with a fixed seed of its own, so that the same text always gives the same
-task.
+task. `document` is the number of the text that a passage comes from, of two passages the first: answers of one text are
+not independent.
 """
 
 import json
@@ -29,12 +30,13 @@ class Passages:
         self.longest = max((len(words) for _, words in self.documents), default=0)
         self.random = random.Random(seed)
 
-    def cut(self, *sizes: int) -> tuple[str, ...] | None:
-        """Consecutive parts of so many words each, from one random document; None where it is too short.
+    def cut(self, *sizes: int) -> tuple[int, tuple[str, ...]] | None:
+        """Number of a random document, and consecutive parts of so many words each; None where it is too short.
 
         Every part but the first begins with the whitespace before it.
         """
-        text, words = self.random.choices(self.documents, cum_weights=self.cumulative)[0]
+        number = self.random.choices(range(len(self.documents)), cum_weights=self.cumulative)[0]
+        text, words = self.documents[number]
         if len(words) < sum(sizes):
             return None
         at = self.random.randrange(len(words) - sum(sizes) + 1)
@@ -43,25 +45,26 @@ class Passages:
             at += size
             parts.append(text[start : words[at - 1][1]])
             start = words[at - 1][1]
-        return tuple(parts)
+        return number, tuple(parts)
 
-    def draw(self, *sizes: int, tries: int) -> Iterator[tuple[str, ...]]:
-        """Up to `tries` different passages."""
+    def draw(self, *sizes: int, tries: int) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """Up to `tries` different passages, each with the number of its document."""
         seen = set()
         for _ in range(tries if self.longest >= sum(sizes) else 0):
-            parts = self.cut(*sizes)
-            if parts is not None and parts not in seen:
-                seen.add(parts)
-                yield parts
+            found = self.cut(*sizes)
+            if found is not None and found[1] not in seen:
+                seen.add(found[1])
+                yield found
 
 
 def cloze(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
     """Predict the last word of a passage, a word of at least four letters that the passage has used before."""
     documents = []
-    for context, last in Passages(texts, "cloze").draw(words, 1, tries=200 * samples):
+    for number, (context, last) in Passages(texts, "cloze").draw(words, 1, tries=200 * samples):
         letters = re.findall(r"[^\W\d_]+", last)
         if len(letters) == 1 and len(letters[0]) >= 4 and letters[0] in re.findall(r"[^\W\d_]+", context):
-            documents.append({"context": context, "word": last[: last.index(letters[0]) + len(letters[0])]})
+            word = last[: last.index(letters[0]) + len(letters[0])]
+            documents.append({"context": context, "word": word, "document": number})
         if len(documents) == samples:
             break
     return _test(documents)
@@ -75,14 +78,15 @@ def continuation(texts: str, samples: int, words: int, **_: Any) -> dict[str, Da
     """
     passages = Passages(texts, "continuation")
     documents: list[dict[str, Any]] = []
-    waiting: dict[str, str] = {}
-    for context, ending in passages.draw(words // 2, words // 4, tries=4 * samples + CHOICES):
-        waiting[ending] = context
+    waiting: dict[str, tuple[int, str]] = {}
+    for number, (context, ending) in passages.draw(words // 2, words // 4, tries=4 * samples + CHOICES):
+        waiting[ending] = number, context
         if len(waiting) < CHOICES:
             continue
         endings, contexts = list(waiting), list(waiting.values())
         documents += [
-            {"context": before, "endings": endings, "answer": right} for right, before in enumerate(contexts)
+            {"context": before, "endings": endings, "answer": right, "document": document}
+            for right, (document, before) in enumerate(contexts)
         ]
         waiting = {}
         if len(documents) > samples - CHOICES:
@@ -98,7 +102,7 @@ def order(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
     """
     passages = Passages(texts, "order")
     documents = []
-    for context, ending in passages.draw(words // 2, words // 4, tries=4 * samples):
+    for number, (context, ending) in passages.draw(words // 2, words // 4, tries=4 * samples):
         # Odd parts are such words; an empty part between two of them makes them neighbours.
         parts = re.split(r"((?<=\S) \S+)", ending)
         pairs = [at for at in range(1, len(parts) - 2, 2) if not parts[at + 1] and parts[at] != parts[at + 2]]
@@ -108,7 +112,8 @@ def order(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
         parts[at], parts[at + 2] = parts[at + 2], parts[at]
         endings = [ending, "".join(parts)]
         passages.random.shuffle(endings)
-        documents.append({"context": context, "endings": endings, "answer": endings.index(ending)})
+        right = endings.index(ending)
+        documents.append({"context": context, "endings": endings, "answer": right, "document": number})
         if len(documents) == samples:
             break
     return _test(documents)
@@ -123,21 +128,22 @@ def substitution(texts: str, samples: int, words: int, **_: Any) -> dict[str, Da
     """
     passages = Passages(texts, "substitution")
     documents: list[dict[str, Any]] = []
-    waiting: tuple[str, str, str] | None = None
-    for context, ending in passages.draw(words // 8, max(2, words // 12), tries=40 * samples):
+    waiting: tuple[int, str, str, str] | None = None
+    for number, (context, ending) in passages.draw(words // 8, max(2, words // 12), tries=40 * samples):
         found = re.match(r" [a-z]{3,}(?= )", ending)
-        if found is None or (waiting is not None and waiting[1] == found[0]):
+        if found is None or (waiting is not None and waiting[2] == found[0]):
             continue
-        here = (context, found[0], ending[found.end() :])
+        here = (number, context, found[0], ending[found.end() :])
         if waiting is None:
             waiting = here
             continue
-        (above, first, middle), (below, second, last) = waiting, here
+        (number, above, first, middle), (below, second, last) = waiting, here[1:]
         pairs = ((first, second), (second, first))
         endings = [f"{one}{middle}\n\n{below}{other}{last}" for one, other in pairs]
         true = endings[0]
         passages.random.shuffle(endings)
-        documents.append({"context": above, "endings": endings, "answer": endings.index(true)})
+        right = endings.index(true)
+        documents.append({"context": above, "endings": endings, "answer": right, "document": number})
         waiting = None
         if len(documents) == samples:
             break
@@ -147,10 +153,10 @@ def substitution(texts: str, samples: int, words: int, **_: Any) -> dict[str, Da
 def rolling(texts: str, samples: int, words: int, **_: Any) -> dict[str, Dataset]:
     """Disjoint passages whose whole text is scored, evenly spread over the texts."""
     passages = []
-    for text, spans in Passages(texts, "rolling").documents:
+    for number, (text, spans) in enumerate(Passages(texts, "rolling").documents):
         for at in range(0, len(spans), 4 * words):
             part = spans[at : at + 4 * words]
-            passages.append({"text": text[part[0][0] : part[-1][1]]})
+            passages.append({"text": text[part[0][0] : part[-1][1]], "document": number})
     count = min(samples, len(passages))
     return _test([passages[index * len(passages) // count] for index in range(count)])
 

@@ -2,12 +2,14 @@
 
     python -m eval.tasks.separation runs/NAME [--samples 200]
 
-prints a table of each task's metrics with their standard errors, and by how many standard errors of the difference the
-run is better than the better of the two others. The unigram model gives every token its frequency in the training text
-(plus one), whatever stands before it; a task that it can do better than by chance does not need a language model.
+prints a table of each task's metrics with their standard errors over documents, and by how many standard errors of the
+difference, document by document, the run is better than the better of the two others. The unigram model gives every
+token its frequency in the training text (plus one), whatever stands before it; a task that it can do better than by
+chance does not need a language model.
 """
 
 import math
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from command import Parser, guarded
 from eval import harness
+from eval.intervals import standard_error
 from eval.subject import RunSubject, Subject, open_subject
 from models import GPT, ModelError
 
@@ -45,17 +48,19 @@ def main() -> None:
 def apart(metrics: Mapping[str, Mapping[str, Any]]) -> float | None:
     """By how many standard errors of the difference "trained" is better than whichever of the others is closer.
 
-    Both count as independent, although they answer the same questions. None without standard errors.
+    All answered the same questions, so the difference is taken document by document. None for a metric that has no
+    parts.
     """
     own = metrics["trained"]
-    others = [metric for name, metric in metrics.items() if name != "trained"]
-    if any(metric["stderr"] is None for metric in metrics.values()):
+    if any("parts" not in metric for metric in metrics.values()):
         return None
     sign = 1 if own["higher_is_better"] else -1
-    return min(
-        sign * (own["value"] - other["value"]) / (math.hypot(own["stderr"], other["stderr"]) or math.inf)
-        for other in others
-    )
+    distances = []
+    for name, metric in metrics.items():
+        if name != "trained":
+            differences = [sign * (value - metric["parts"][unit]) for unit, value in own["parts"].items()]
+            distances.append(statistics.fmean(differences) / (standard_error(differences) or math.inf))
+    return min(distances)
 
 
 def open_run(path: str) -> RunSubject:
@@ -91,7 +96,8 @@ def unigram(subject: RunSubject) -> Subject:
 
 
 def _cell(metric: dict[str, Any]) -> str:
-    value, stderr = metric["value"], metric["stderr"]
+    value = metric["value"]
+    stderr = standard_error(metric["parts"].values()) if "parts" in metric else metric["stderr"]
     return f"{value:.4g}" if stderr is None else f"{value:.3f} ± {stderr:.3f}"
 
 

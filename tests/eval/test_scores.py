@@ -1,7 +1,9 @@
 """What quantization does to a loss, against the losses themselves."""
 
 import math
+from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -39,17 +41,41 @@ def test_tokens_that_begin_a_document_are_not_scored(scraps: Subject) -> None:
     assert scorer.score()["delta_loss"] == pytest.approx(after - before)
 
 
-def test_the_interval_is_that_of_a_paired_t_test_over_windows(run_path: Path) -> None:
+def test_the_interval_is_that_of_a_paired_t_test_over_documents(run_path: Path) -> None:
+    """Two windows of each of six documents are six numbers."""
     subject = open_subject(run_path)
-    windows = cut(subject, 32, 4)
+    windows = cut(subject, 32, 12)
+    assert sorted(Counter(windows.documents).values()) == [2] * 6
     scorer = Scorer(subject, windows)
     before = subject.losses(windows.tokens).double().mean(1)
     damage(subject)
     after = subject.losses(windows.tokens).double().mean(1)
-    low, high = stats.ttest_rel(after, before).confidence_interval(0.95)
+    of = torch.tensor(windows.documents)
+    means = [
+        [float(losses[of == number].mean()) for number in set(windows.documents)]
+        for losses in (after, before)
+    ]
+    low, high = stats.ttest_rel(*means).confidence_interval(0.95)
     score = scorer.score()
     assert score["interval"] == pytest.approx((high - low) / 2)
-    assert score["interval"] > 1.6 * 1.96 * float((after - before).std()) / math.sqrt(4)
+    assert fmean(score["by_document"].values()) == pytest.approx(score["delta_loss"])
+
+
+def test_the_interval_of_unequal_windows_leaves_out_one_document_at_a_time(scraps: Subject) -> None:
+    """The jackknife, written with losses: t(n - 1) sqrt((n - 1) / n sum (theta_(-g) - mean)^2)."""
+    windows = cut(scraps, 32, 8)
+    counted = windows.tokens[:, 1:] != scraps.bos
+    scorer = Scorer(scraps, windows)
+    before = scraps.losses(windows.tokens).double()
+    damage(scraps)
+    change = scraps.losses(windows.tokens).double() - before
+    of = torch.tensor(windows.documents)
+    found = of.unique()
+    assert len(found) > 5
+    without = torch.stack([change[of != number][counted[of != number]].mean() for number in found])
+    variance = (len(found) - 1) / len(found) * (without - without.mean()).square().sum()
+    half = stats.t.ppf(0.975, len(found) - 1) * math.sqrt(variance)
+    assert scorer.score()["interval"] == pytest.approx(half, rel=1e-6)
 
 
 def test_one_window_or_no_difference_has_no_interval(run_path: Path) -> None:

@@ -79,17 +79,23 @@ def test_every_family_tells_knowledge_from_none(scores: dict[str, dict[str, Any]
 def test_rolling_bits_tell_them_too(scores: dict[str, dict[str, Any]]) -> None:
     found = metrics(scores, "rolling")
     assert found["trained"]["value"] < 0.8 * min(found["unigram"]["value"], found["untrained"]["value"])
-    assert separation.apart(found) is None
+    distance = separation.apart(found)
+    assert distance is not None
+    assert distance > 3
 
 
 def test_standard_errors_apart_by_hand() -> None:
-    def metric(value: float, higher: bool) -> dict[str, Any]:
-        return {"value": value, "stderr": 0.03, "higher_is_better": higher}
+    """Better by 0.1 and 0.3 in two documents: 0.2, with a standard error of 0.1."""
+
+    def metric(first: float, second: float, higher: bool) -> dict[str, Any]:
+        return {"parts": {"0": first, "4": second}, "higher_is_better": higher}
 
     for sign in (1, -1):
-        found = {"a": metric(0.2, sign > 0), "b": metric(0.2 + sign * 0.1, sign > 0)}
-        found["trained"] = metric(0.2 + sign * 0.4, sign > 0)
-        assert separation.apart(found) == pytest.approx(0.3 / (0.03 * 2**0.5))
+        found = {"a": metric(sign * -9.0, sign * -9.5, sign > 0), "b": metric(0.2, 0.8, sign > 0)}
+        found["trained"] = metric(0.2 + sign * 0.1, 0.8 + sign * 0.3, sign > 0)
+        assert separation.apart(found) == pytest.approx(2)
+    del found["a"]["parts"]
+    assert separation.apart(found) is None
 
 
 def test_a_place_in_the_list_says_nothing(scores: dict[str, dict[str, Any]]) -> None:
