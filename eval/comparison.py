@@ -4,7 +4,6 @@ Everything is read from result files and training logs. A number that was not me
 """
 
 import math
-import operator
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +11,13 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from eval import analysis
 from eval.exhibits import Number
-from eval.intervals import NORMAL, student
-from eval.quantization.scores import ratio_error
+from eval.harness import OFFLINE
+from eval.intervals import NORMAL, Interval, paired, standard_error, student
+from eval.quantization.scores import ratio_by_document
 
 EPSILON = "0.3"
 """Threshold of the sink rate that the comparison shows; the result files hold others."""
@@ -27,12 +29,17 @@ IDLE = ("device", "train_length", "max_length", "no_temperature")
 """Entries of a protocol that decide no number: where it was computed, what the model is; lengths count as measured."""
 
 LEGEND = (
-    "The best number of a column is marked where lower or higher is better (↓ ↑), all runs were measured alike, and "
-    "the next best is another number: as it is written, and beyond the 95 % interval of the difference where there is "
-    "one (from the same windows of text, or from the noise of both). A dash stands for what was not measured, ± for "
-    "one standard error, [ ] for a 95 % interval, † for a number that would now be measured otherwise: with other "
-    "libraries, text or dtype."
+    "The best number of a column is marked where lower or higher is better (↓ ↑), all runs were measured alike, each "
+    "has one seed, and the next best is beyond the noise: outside of the 95 % interval of the difference on the same "
+    "documents or questions, or with an interval that does not overlap. It is then the best of these trained models on "
+    "such text, not of their mechanisms: that takes seeds, and with several of them nothing is marked here. Without "
+    "noise that is known there is no mark. A dash stands for what was not measured, ± for one standard error, [ ] for "
+    "a 95 % interval (of speed: of nine in ten readings), † for a number that would now be measured otherwise: with "
+    "other libraries, text or dtype."
 )
+
+PRIVATE = ("name", "out", "seed")
+"""Config keys in which runs that differ in their seed only may differ."""
 
 SHOWN = {"sinks", "activations", "quantize", "lengths", "harness", "heatmaps"}
 """Analyses that have columns or a section of their own."""
@@ -105,9 +112,9 @@ class Column:
         show: how it is written.
         of: how it is found.
         length: tokens per window, where the analysis measures at several lengths.
-        error: how its standard error is found, where it has one.
-        interval: how the ends of its 95 % interval are found, where the error does not give them.
-        windows: its value for each window of text, in the order of the text, where the analysis keeps them.
+        parts: what each independent document or question contributes to it, where the analysis keeps that.
+        error: how its standard error is found, where the parts do not give it.
+        interval: how the ends of its 95 % interval are found, where neither gives them.
     """
 
     key: str
@@ -119,9 +126,9 @@ class Column:
     show: Callable[[float], str]
     of: Callable[[Measured], float | None]
     length: str | None = None
+    parts: Callable[[Measured], Mapping[str, float] | None] = lambda run: None
     error: Callable[[Measured], float | None] = lambda run: None
     interval: Callable[[Measured], Sequence[float] | None] = lambda run: None
-    windows: Callable[[Measured], Sequence[float] | None] = lambda run: None
 
     @property
     def heading(self) -> str:
@@ -173,10 +180,8 @@ def columns(runs: Sequence[Measured]) -> list[Column]:
 def cells(column: Column, runs: Sequence[Measured]) -> list[Cell]:
     """The column's number of each run.
 
-    The best are marked if the column ranks, the runs were measured alike, and the next best is another number: as it
-    is written, and beyond the 95 % interval of the difference. That is Student's over the same windows of text where
-    both runs keep these, otherwise Newcombe's from the intervals of both, which are 1.96 standard errors to either side
-    where nothing else is known; what has no error counts as exact.
+    The best are marked as `LEGEND` says: if the column ranks, no run has a second seed, the runs were measured alike,
+    and the next best is beyond the noise.
     """
     winners = _best(column, runs)
     values = [finite(column.of(run)) for run in runs]
@@ -189,7 +194,7 @@ def cells(column: Column, runs: Sequence[Measured]) -> list[Cell]:
 def known(column: Column, runs: Sequence[Measured]) -> list[tuple[Measured, float]]:
     """The runs that have a number, and their numbers, the smallest first."""
     found = [(run, value) for run in runs if (value := finite(column.of(run))) is not None]
-    return sorted(found, key=lambda entry: entry[1])
+    return sorted(found, key=lambda entry: (entry[1], entry[0].name))
 
 
 def disagreements(column: Column, runs: Sequence[Measured]) -> list[str]:
@@ -215,32 +220,59 @@ def sink_length(runs: Sequence[Measured]) -> str | None:
     return trained.pop() if len(trained) == 1 and trained <= shared else max(shared, key=int, default=None)
 
 
+def difference(column: Column, first: Measured, second: Measured) -> Interval | None:
+    """First minus second on the same documents or questions; None where these are not known of both."""
+    mine, theirs = column.parts(first), column.parts(second)
+    return paired(mine, theirs) if mine and theirs and mine.keys() == theirs.keys() else None
+
+
+def kind(run: Measured) -> str:
+    """What a run is but for its seed; that of a model that others trained is its name."""
+    kept = {key: value for key, value in (run.config or {}).items() if key not in PRIVATE}
+    return repr((run.label, _sorted(kept))) if run.config else run.name
+
+
 def _best(column: Column, runs: Sequence[Measured]) -> list[Measured]:
     """The runs to mark, those that show the same number; none where `cells` says so."""
-    if not column.better or disagreements(column, runs):
+    if not column.better or disagreements(column, runs) or len({kind(run) for run in runs}) < len(runs):
         return []
     ranked = known(column, runs)[:: 1 if column.better == "lower" else -1]
-    winners = [entry for entry in ranked if column.show(entry[1]) == column.show(ranked[0][1])]
-    others = ranked[len(winners) :]
-    if not others:
-        return []
-    return [run for run, _ in winners] if _apart(column, winners[-1][0], others[0][0]) else []
+    winners = [run for run, value in ranked if column.show(value) == column.show(ranked[0][1])]
+    others = [run for run, _ in ranked[len(winners) :]]
+    apart = all(_apart(column, winner, other) for winner in winners for other in others)
+    return winners if others and apart else []
 
 
 def _apart(column: Column, first: Measured, second: Measured) -> bool:
-    """Whether two runs differ by more than noise."""
-    mine, theirs = column.windows(first), column.windows(second)
-    if mine and theirs and len(mine) == len(theirs):
-        return student(list(map(operator.sub, mine, theirs))).sign != 0
-    (less, _, high), (more, low, _) = sorted(_ends(column, run) for run in (first, second))
-    return more - less > math.hypot(more - low, high - less)
+    """Whether two runs differ by more than noise, as far as that is known."""
+    found = difference(column, first, second)
+    if found is not None:
+        return found.sign != 0
+    ends = [_ends(column, run) for run in (first, second)]
+    known = [end for end in ends if end is not None]
+    return len(known) == 2 and max(low for low, _ in known) > min(high for _, high in known)
 
 
-def _ends(column: Column, run: Measured) -> tuple[float, float, float]:
-    """A number, and the ends of its 95 % interval."""
-    value, error = finite(column.of(run)) or 0.0, finite(column.error(run)) or 0.0
-    low, high = column.interval(run) or (value - NORMAL * error, value + NORMAL * error)
-    return value, low, high
+def _ends(column: Column, run: Measured) -> Sequence[float] | None:
+    """The ends of a number's 95 % interval."""
+    parts, value, error = column.parts(run), finite(column.of(run)), finite(column.error(run))
+    found = student(list(parts.values())) if parts else None
+    if (interval := column.interval(run)) is not None:
+        return interval
+    if found is not None and found.low is not None and found.high is not None:
+        return found.low, found.high
+    return None if error is None or value is None else (value - NORMAL * error, value + NORMAL * error)
+
+
+def _error(column: Column, run: Measured) -> float | None:
+    parts = column.parts(run)
+    return standard_error(parts.values()) if parts else finite(column.error(run))
+
+
+def _sorted(value: Any) -> Any:
+    return (
+        sorted((key, _sorted(entry)) for key, entry in value.items()) if isinstance(value, Mapping) else value
+    )
 
 
 def _absent(column: Column, run: Measured) -> Cell:
@@ -250,11 +282,11 @@ def _absent(column: Column, run: Measured) -> Cell:
 
 
 def _present(column: Column, run: Measured, value: float, *, best: bool) -> Cell:
-    error, outdated = finite(column.error(run)), run.outdated.get(column.source)
+    error, outdated = _error(column, run), run.outdated.get(column.source)
     interval = column.interval(run)
     noise = "" if error is None else f" ± {column.show(error)}"
     if interval is not None:
-        noise = f" [{', '.join(map(column.show, interval))}]"
+        noise = f" [{' to '.join(map(column.show, interval))}]"
     dagger = "" if outdated is None else " †"
     return Cell(value, column.show(value) + noise + dagger, best=best, outdated=outdated)
 
@@ -263,6 +295,10 @@ def _quality() -> list[Column]:
     def speed(run: Measured) -> float | None:
         rates = [rate for _, rate in run.logged("tokens_per_second")]
         return statistics.median(rates) if rates else None
+
+    def readings(run: Measured) -> Sequence[float] | None:
+        rates = [rate for _, rate in run.logged("tokens_per_second")]
+        return np.quantile(rates, [0.05, 0.95]).tolist() if rates else None
 
     column = partial(Column, group="Quality and cost")
     return [
@@ -280,6 +316,7 @@ def _quality() -> list[Column]:
         ),
         column(
             key="speed", title="speed", unit="tokens/s", better="higher", source="training", show=_whole, of=speed,
+            interval=readings,
         ),
     ]  # fmt: skip
 
@@ -345,30 +382,27 @@ def _robustness() -> list[Column]:
     def ratio(run: Measured, bits: int) -> float | None:
         return run.get("quantize", "bits", str(bits), "perplexity_ratio")
 
-    def error(run: Measured, bits: int) -> float | None:
-        return ratio_error(run.get("quantize", "bits", str(bits)) or {})
+    def rounded_by_document(run: Measured, bits: int) -> Mapping[str, float] | None:
+        return ratio_by_document(run.get("quantize", "bits", str(bits)) or {})
 
     def loss(run: Measured, times: int) -> float | None:
         return run.at_length(times).get("bits_per_byte")
 
-    def windows(run: Measured, times: int) -> list[float] | None:
-        entry = run.at_length(times)
-        if not entry.get("per_window"):
-            return None
-        return [nats * entry["bits_per_byte"] / entry["loss"] for nats in entry["per_window"]]
+    def by_document(run: Measured, times: int) -> Mapping[str, float] | None:
+        return run.at_length(times).get("by_document")
 
     column = partial(Column, group="Robustness", better="lower")
     rounded = [
         column(
             key=f"ratio_{bits}", title=f"{bits} bit weights", unit="× perplexity", source="quantize", show=_thousandths,
-            of=partial(ratio, bits=bits), error=partial(error, bits=bits),
+            of=partial(ratio, bits=bits), parts=partial(rounded_by_document, bits=bits),
         )
         for bits in (4, 3, 2)
     ]  # fmt: skip
     longer = [
         column(
             key=f"bits_{times}x", title=f"at {times}× length", unit="bits/byte", source="lengths", show=_four,
-            of=partial(loss, times=times), windows=partial(windows, times=times),
+            of=partial(loss, times=times), parts=partial(by_document, times=times),
         )
         for times in (1, 4, 16)
     ]  # fmt: skip
@@ -376,8 +410,12 @@ def _robustness() -> list[Column]:
 
 
 def _harness(runs: Sequence[Measured]) -> list[Column]:
-    def score(run: Measured, task: str, metric: str, entry: str) -> float | None:
+    def score(run: Measured, task: str, metric: str, entry: str) -> Any:
         return run.get("harness", "tasks", task, "metrics", metric, entry)
+
+    def error(run: Measured, task: str, metric: str) -> float | None:
+        """lm-eval's takes questions for independent, which those of the offline tasks are not."""
+        return None if task in OFFLINE else score(run, task, metric, "stderr")
 
     found: dict[tuple[str, str], Column] = {}
     for run in runs:
@@ -393,7 +431,8 @@ def _harness(runs: Sequence[Measured]) -> list[Column]:
                 source="harness",
                 show=_thousandths,
                 of=partial(score, task=task, metric=metric, entry="value"),
-                error=partial(score, task=task, metric=metric, entry="stderr"),
+                parts=partial(score, task=task, metric=metric, entry="parts"),
+                error=partial(error, task=task, metric=metric),
             )
     return list(found.values())
 
@@ -417,6 +456,7 @@ def _others(runs: Sequence[Measured]) -> list[Column]:
                         source=name,
                         show=partial(_fixed, decimals=_decimals(runs, name, title, number.digits)),
                         of=partial(_exhibited, name=name, title=title, part="value"),
+                        parts=partial(_exhibited, name=name, title=title, part="parts"),
                         error=partial(_exhibited, name=name, title=title, part="error"),
                         interval=partial(_exhibited, name=name, title=title, part="interval"),
                     ),

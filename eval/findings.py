@@ -13,6 +13,9 @@ CHOSEN = ("name", "out", "seed", "model.attention", "model.attention_options")
 APART = 0.05
 """Difference between the raw and the renormalised sink rate from which on it is mentioned."""
 
+MORE = 0.01
+"""Share of parameters from which on models count as unequally large."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -28,7 +31,6 @@ def findings(runs: Sequence[Measured]) -> list[str]:
     by_key = {column.key: column for column in columns(runs)}
     sentences = [
         *_quality(by_key["bits_per_byte"], runs),
-        *_paired(by_key["bits_per_byte"], runs),
         *_sinks(by_key, runs),
         *_range(by_key["kurtosis"], "The kurtosis of the residual stream (3 for a Gaussian)", runs),
         *_dead(by_key["dead"], runs),
@@ -52,7 +54,7 @@ def checks(runs: Sequence[Measured]) -> list[Check]:
         _same("The same data (corpus and tokenizer)", runs, lambda run: (run.record or {}).get("data")),
         _tokens(runs),
         _same("The same training length", runs, lambda run: run.train_length),
-        _same("The same number of parameters", runs, lambda run: run.parameters),
+        _size(runs),
         _configs(runs),
         _protocols(runs),
         *_seeds(runs),
@@ -60,40 +62,66 @@ def checks(runs: Sequence[Measured]) -> list[Check]:
 
 
 def _quality(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
+    """Differences over seeds where there are several, else what each run reached, which is no comparison."""
     numbers = known(column, runs)
-    base = baseline(runs)
     if not numbers:
         return
     if len(numbers) == 1:
         yield f"{numbers[0][0].name} reaches {numbers[0][1]:.4f} bits per byte on held-out text."
-        return
-    (best, low), (worst, high) = numbers[0], numbers[-1]
-    against = {run.name: value for run, value in numbers}.get(base.name)
-    sentence = (
-        f"Of {len(numbers)} runs {best.name} has the lowest loss on held-out text, {low:.4f} bits per byte"
-    )
-    if disagreements(column, runs):
-        yield f"{sentence}; but the runs do not share data and length, so these numbers do not compare."
-    elif best is base or against is None:
-        yield f"{sentence}, and {worst.name} the highest, {high:.4f} ({high / low - 1:+.1%})."
+    elif any(len(group.runs) > 1 for group in groups(runs)):
+        yield from _over_seeds(column, runs)
     else:
-        yield f"{sentence}, against {against:.4f} of {base.name} ({low / against - 1:+.1%})."
+        yield _single(column, runs, numbers)
 
 
-def _paired(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
-    for paired in compare(column, runs):
-        low, high = paired.interval.low, paired.interval.high
-        if paired.over == "seeds" and low is not None and high is not None:
+def _over_seeds(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
+    """A sentence for each group, the lowest first; nothing of it depends on a single run or on the order of runs."""
+    found = sorted(compare(column, runs), key=lambda paired: (paired.interval.mean, paired.group))
+    for paired in found:
+        low, high, mean = paired.interval.low, paired.interval.high, paired.interval.mean
+        differs = f"{paired.group} differs from {paired.baseline} by {column.signed(mean)} bits per byte"
+        if len(paired.seeds) == 1:
+            yield f"With one seed in common {differs}, which says nothing of other seeds."
+        elif low is None or high is None:
+            yield f"Over {len(paired.seeds)} seeds {differs}, by the same with each, so that there is no interval."
+        else:
             yield (
-                f"Over {len(paired.seeds)} seeds {paired.group} differs from {paired.baseline} by "
-                f"{column.signed(paired.interval.mean)} bits per byte, with a 95 % interval of {column.signed(low)} to "
+                f"Over {len(paired.seeds)} seeds {differs}, with a 95 % interval of {column.signed(low)} to "
                 f"{column.signed(high)}, which {'leaves out' if paired.interval.sign else 'includes'} zero."
             )
+    if not found:
+        yield "No two mechanisms have a seed in common that was measured alike, so that none is compared."
+
+
+def _single(column: Column, runs: Sequence[Measured], numbers: Sequence[tuple[Measured, float]]) -> str:
+    (best, low), (worst, high) = numbers[0], numbers[-1]
+    base = next(iter(baseline(groups(runs)).runs.values()))
+    against = {run.name: value for run, value in numbers}.get(base.name)
+    sentence = f"{best.name} reaches the lowest loss on held-out text, {low:.4f} bits per byte"
+    if disagreements(column, runs):
+        return f"{sentence}; but the runs do not share data and length, so these numbers do not compare."
+    if best is base or against is None:
+        sentence += f", and {worst.name} the highest, {high:.4f} ({high / low - 1:+.1%})"
+    else:
+        sentence += f", against {against:.4f} of {base.name} ({low / against - 1:+.1%})"
+    return f"With one seed each, which says nothing of other seeds, {sentence}."
+
+
+def _means(column: Column, runs: Sequence[Measured]) -> list[tuple[str, float]]:
+    """Each run's number, the smallest first; of runs that differ in their seed the mean: none stands for all."""
+    found = []
+    for group in groups(runs):
+        values = [value for _, value in known(column, list(group.runs.values()))]
+        if values:
+            alone = next(iter(group.runs.values())).name
+            name = alone if len(group.runs) == 1 else f"{group.name}, mean of {len(values)} seeds"
+            found.append((name, sum(values) / len(values)))
+    return sorted(found, key=lambda entry: (entry[1], entry[0]))
 
 
 def _sinks(by_key: Mapping[str, Column], runs: Sequence[Measured]) -> Iterator[str]:
-    raw = {run.name: value for run, value in known(by_key["sink_raw"], runs)}
-    scaled = {run.name: value for run, value in known(by_key["sink_renormalised"], runs)}
+    raw = dict(_means(by_key["sink_raw"], runs))
+    scaled = dict(_means(by_key["sink_renormalised"], runs))
     if not raw:
         return
     first = max(raw, key=lambda name: raw[name])
@@ -112,16 +140,27 @@ def _sinks(by_key: Mapping[str, Column], runs: Sequence[Measured]) -> Iterator[s
 
 
 def _range(column: Column, what: str, runs: Sequence[Measured]) -> Iterator[str]:
-    numbers = known(column, runs)
+    numbers = _means(column, runs)
     if len(numbers) > 1 and not disagreements(column, runs):
         (best, low), (worst, high) = numbers[0], numbers[-1]
-        yield f"{what} ranges from {column.show(low)} ({best.name}) to {column.show(high)} ({worst.name})."
+        yield f"{what} ranges from {column.show(low)} ({best}) to {column.show(high)} ({worst})."
 
 
 def _dead(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
-    dead = {run.name: value for run, value in known(column, runs) if value > 0}
+    dead = {name: value for name, value in _means(column, runs) if value > 0}
     if dead:
         yield f"Some heads give almost nothing (dead, |output| < {DEAD}): {_list(dead)}."
+
+
+def _size(runs: Sequence[Measured]) -> Check:
+    """A few parameters of the mechanism itself do no harm; the detail says how many they are."""
+    claim = "The same number of parameters"
+    least, most = (pick(runs, key=lambda run: run.parameters) for pick in (min, max))
+    share = most.parameters / least.parameters - 1
+    if not share:
+        return Check(True, claim, f"{least.parameters:,}")
+    extremes = f"{least.name} {least.parameters:,}, {most.name} {most.parameters:,} ({share:.2g} more)"
+    return Check(share < MORE, f"{claim}, to {MORE:.0%}", extremes)
 
 
 def _same(claim: str, runs: Sequence[Measured], of: Callable[[Measured], Any]) -> Check:

@@ -8,33 +8,25 @@ the seed does to both cancels. With n pairs of differences d, the interval for t
 
 It says what to expect of other seeds. With one seed in common, or where all differences are the same (numbers in coarse
 steps, like right answers of 200, agree by accident), there is no such interval and no verdict. What there may be with
-one seed is an interval over windows of text, by bootstrap: it says what to expect of these two trained models on other
-text of the kind, and nothing about another training run.
+one seed is an interval over the documents or questions that both runs were measured on, which `eval.intervals.paired`
+makes: it says what to expect of these two trained models on other text of the kind, and nothing about another training
+run. The windows of one document count as one.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
-from typing import Any
-
-import numpy as np
 
 from eval import analysis, comparison
-from eval.comparison import Column, Measured, disagreements, finite
-from eval.intervals import Interval, bootstrap, student
-
-FEWEST_WINDOWS = 8
-"""Windows below which a bootstrap interval means nothing."""
+from eval.comparison import Column, Measured, difference, disagreements, finite, kind
+from eval.intervals import Interval, student
 
 WORDS = (
-    "In brackets the 95 % interval: over seeds by Student's t; where it says so over windows of text by bootstrap, "
-    "which speaks of the two trained models only. Differences that are all the same (no spread) have none, and no "
-    "verdict. Not corrected for the number of comparisons: of twenty intervals around no difference, one leaves out "
-    "zero."
+    "In brackets the 95 % interval: over seeds by Student's t; where an n is given, over the n documents or questions "
+    "that both runs of one seed were measured on, which speaks of the two trained models only. Differences that are "
+    "all the same (no spread) have none, and no verdict. Not corrected for the number of comparisons: of twenty "
+    "intervals around no difference, one leaves out zero."
 )
-
-PRIVATE = ("name", "out", "seed")
-"""Config keys in which runs of one group may differ."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,8 @@ class Paired:
         group, baseline: names of the groups; differences are group minus baseline.
         seeds: what they have in common.
         differences: one for each seed.
-        over: "seeds", "windows" (of the one seed in common) or None: what `interval` ranges over.
+        over: what `interval` ranges over: "seeds", "parts" (documents or questions, of the one seed in common) or None.
+        units: how many of them.
         interval: of the mean difference; without ends where `over` is None or the differences are all the same.
         better: whether the group is better, or worse, for all of an interval over seeds; None where that is open.
     """
@@ -63,6 +56,7 @@ class Paired:
     seeds: list[int | None]
     differences: list[float]
     over: str | None
+    units: int
     interval: Interval
     better: bool | None
 
@@ -91,28 +85,38 @@ class Table:
 
 
 def groups(runs: Sequence[Measured]) -> list[Group]:
-    """The runs by what they are but for their seed, in the order given.
+    """The runs by what they are but for their seed, in the order given; which run is in which group has no order.
 
     A run without a config (a model that others trained) is a group of its own, and so is a second run of one seed.
     """
     found: dict[str, dict[int | None, Measured]] = {}
-    for run in runs:
-        seed = (run.config or {}).get("seed")
-        kept = {key: value for key, value in (run.config or {}).items() if key not in PRIVATE}
-        key = repr((run.label, _sorted(kept))) if run.config else run.name
+    of: dict[str, str] = {}
+    for run in sorted(runs, key=lambda run: run.name):
+        seed, key = (run.config or {}).get("seed"), kind(run)
         while seed in found.get(key, {}):
             key += "'"
         found.setdefault(key, {})[seed] = run
-    labels = [next(iter(members.values())).label for members in found.values()]
+        of[run.name] = key
+    members = [found[key] for key in dict.fromkeys(of[run.name] for run in runs)]
+    members = [dict(sorted(some.items(), key=lambda entry: (entry[0] is None, entry[0]))) for some in members]
+    labels = [next(iter(some.values())).label for some in members]
     return [
-        Group(label if labels.count(label) == 1 else next(iter(members.values())).name, members)
-        for label, members in zip(labels, found.values(), strict=True)
+        Group(label if labels.count(label) == 1 else min(run.name for run in some.values()), some)
+        for label, some in zip(labels, members, strict=True)
     ]
 
 
-def baseline(runs: Sequence[Measured]) -> Measured:
-    """The run that the others are held against: the first with softmax in every layer, otherwise the first."""
-    return next((run for run in runs if run.label.split()[-1] == "softmax"), runs[0])
+def baseline(found: Sequence[Group]) -> Group:
+    """The group that the others are held against, whatever their order.
+
+    One with softmax in every layer where there is one; of several the one with the most seeds, then by name.
+    """
+
+    def rank(group: Group) -> tuple[bool, int, str]:
+        first = next(iter(group.runs.values()))
+        return first.label.split()[-1] != "softmax", -len(group.runs), group.name
+
+    return min(found, key=rank)
 
 
 def columns(runs: Sequence[Measured]) -> list[Column]:
@@ -123,7 +127,7 @@ def columns(runs: Sequence[Measured]) -> list[Column]:
 def compare(column: Column, runs: Sequence[Measured]) -> list[Paired]:
     """A column of each group against the baseline's; groups without a seed, or numbers, in common are left out."""
     found = groups(runs)
-    base = _base(found, runs)
+    base = baseline(found)
     compared = [_pair(column, group, base) for group in found if group is not base]
     return [paired for paired in compared if paired is not None]
 
@@ -131,7 +135,7 @@ def compare(column: Column, runs: Sequence[Measured]) -> list[Paired]:
 def table(runs: Sequence[Measured]) -> Table:
     """Every ranking column of every group against the baseline's."""
     found = groups(runs)
-    base = _base(found, runs)
+    base = baseline(found)
     others = [group for group in found if group is not base]
     rows = []
     for column in columns(runs):
@@ -158,16 +162,12 @@ def text(runs: Sequence[Measured]) -> str:
     return f"{heading}\n{analysis.table(rows)}\n{fill(WORDS, 110)}"
 
 
-def _base(found: Sequence[Group], runs: Sequence[Measured]) -> Group:
-    return next(group for group in found if baseline(runs) in group.runs.values())
-
-
 def _cell(column: Column, paired: Paired | None) -> Cell | None:
     if paired is None:
         return None
     low, high = paired.interval.low, paired.interval.high
     ends = "no spread" if low is None or high is None else f"[{column.signed(low)}, {column.signed(high)}]"
-    words = {"seeds": ends, "windows": f"{ends} over windows", None: "one seed"}[paired.over]
+    words = {"seeds": ends, "parts": f"{ends}, n = {paired.units}", None: "one seed"}[paired.over]
     return Cell(column.signed(paired.interval.mean), words, paired.better)
 
 
@@ -189,14 +189,13 @@ def _pair(column: Column, group: Group, base: Group) -> Paired | None:
     }
     if not differences:
         return None
-    over, interval = None, student(list(differences.values()))
-    if len(differences) > 1:
+    over, units, interval = None, len(differences), student(list(differences.values()))
+    if units > 1:
         over = "seeds"
     else:
-        windows = [column.windows(run) for run in pairs[next(iter(differences))]]
-        mine, theirs = (np.array(values or []) for values in windows)
-        if len(mine) == len(theirs) >= FEWEST_WINDOWS:
-            over, interval = "windows", bootstrap(mine - theirs)
+        pair = pairs[next(iter(differences))]
+        if (found := difference(column, *pair)) is not None:
+            over, units, interval = "parts", len(column.parts(pair[0]) or ()), found
     sign = {"lower": -1, "higher": 1, None: 0}[column.better] * (interval.sign if over == "seeds" else 0)
     return Paired(
         group=group.name,
@@ -204,12 +203,7 @@ def _pair(column: Column, group: Group, base: Group) -> Paired | None:
         seeds=list(differences),
         differences=list(differences.values()),
         over=over,
+        units=units,
         interval=interval,
         better=sign > 0 if sign else None,
-    )
-
-
-def _sorted(value: Any) -> Any:
-    return (
-        sorted((key, _sorted(entry)) for key, entry in value.items()) if isinstance(value, Mapping) else value
     )

@@ -17,7 +17,7 @@ The data file, next to the page:
       "columns": [{"key": ..., "group": ..., "title": ..., "unit": ..., "better": ..., "source": ...,
                    "cells": [{"value": 1.4, "text": "1.4000", "best": true, "missing": null, "outdated": null}]}],
       "paired": {<column>: [{"group": ..., "baseline": ..., "seeds": [1, 2], "differences": [...], "over": "seeds",
-                             "interval": {"mean": ..., "low": ..., "high": ...}, "better": true}]},
+                             "units": 2, "interval": {"mean": ..., "low": ..., "high": ...}, "better": true}]},
       "findings": ["..."],
       "checks": [{"holds": true, "claim": ..., "detail": ...}],
       "environment": {...}                                      what made the report

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from eval import pairs
-from eval.comparison import Column, Measured, columns
+from eval.comparison import Column, Measured, cells, columns
 from eval.findings import findings
 from tests.eval.test_report import page_of, run
 
@@ -33,11 +33,11 @@ def column(key: str, runs: list[Measured]) -> Column:
     return next(column for column in columns(runs) if column.key == key)
 
 
-def with_windows(measured: Measured, losses: list[float]) -> Measured:
-    """The run with a loss for each window of the shortest length."""
+def with_documents(measured: Measured, bits: list[float]) -> Measured:
+    """The run with what each document contributes to the loss at the shortest length."""
     file = measured.results["lengths"]
-    entry = {"multiple": 1, "loss": float(np.mean(losses)), "per_window": losses}
-    entry["bits_per_byte"] = 2 * entry["loss"]
+    parts = {str(number): loss for number, loss in enumerate(bits)}
+    entry = {"multiple": 1, "bits_per_byte": float(np.mean(bits)), "by_document": parts}
     shortest = {"32": {**file["results"]["lengths"]["32"], **entry}}
     lengths = {**file, "results": {**file["results"], "lengths": shortest}}
     return replace(measured, results={**measured.results, "lengths": lengths})
@@ -79,21 +79,24 @@ def test_differences_without_spread_give_no_verdict():
         assert (found.interval.low, found.interval.high, found.better) == (None, None, None)
     assert "−0.050 no spread" in pairs.text(runs)
     assert "better" not in pairs.text(runs)
-    assert not any("Over 2 seeds" in sentence for sentence in findings(runs))
+    assert findings(runs)[0] == (
+        "Over 2 seeds softpick differs from softmax by −0.1000 bits per byte, by the same with each, so that there is "
+        "no interval."
+    )
 
 
 def test_groups_are_runs_that_differ_in_their_seed_only():
     runs = seeded("base", "softmax", BASE) + seeded("pick", "softpick", MINE)
     deep = replace(runs[3], name="deep", config={"seed": 1, "model": {"attention": "softpick", "n_layer": 4}})
     foreign = replace(runs[0], name="gpt2", label="gpt2", config=None)
-    again = replace(runs[0], name="again")
+    again = replace(runs[0], name="base-1-again")
     found = pairs.groups([*runs, deep, foreign, again])
     assert [(group.name, list(group.runs)) for group in found] == [
         ("base-1", [1, 2, 3]),
         ("pick-1", [1, 2, 3]),
         ("deep", [1]),
         ("gpt2", [None]),
-        ("again", [1]),
+        ("base-1-again", [1]),
     ]
     assert [group.name for group in pairs.groups(runs)] == ["softmax", "softpick"]
 
@@ -116,26 +119,71 @@ def test_a_single_seed_says_so():
     assert "A single seed." in page_of(runs)
 
 
-def test_windows_of_text_give_an_interval_within_one_seed():
-    losses = list(np.random.default_rng(0).normal(3, 0.5, 64))
+def test_documents_give_an_interval_within_one_seed():
+    """That of a paired t-test over documents."""
+    losses = list(np.random.default_rng(0).normal(3, 0.5, 8))
     lower = [loss - 0.02 + 0.01 * math.sin(place) for place, loss in enumerate(losses)]
     runs = [
-        with_windows(seeded("base", "softmax", {1: 1.5})[0], losses),
-        with_windows(seeded("pick", "softpick", {1: 1.4})[0], lower),
+        with_documents(seeded("base", "softmax", {1: 1.5})[0], losses),
+        with_documents(seeded("pick", "softpick", {1: 1.4})[0], lower),
     ]
     (found,) = pairs.compare(column("bits_1x", runs), runs)
-    differences = 2 * (np.array(lower) - losses)
-    half = 1.96 * differences.std(ddof=1) / 8
-    assert found.over == "windows"
-    assert found.interval.mean == pytest.approx(differences.mean())
-    assert (found.interval.low, found.interval.high) == pytest.approx(
-        (differences.mean() - half, differences.mean() + half), abs=0.4 * half
-    )
+    expected = stats.ttest_rel(lower, losses).confidence_interval(0.95)
+    assert (found.over, found.units) == ("parts", 8)
+    assert found.interval.mean == pytest.approx(found.differences[0])
+    assert (found.interval.low, found.interval.high) == pytest.approx((expected.low, expected.high))
     # It is about these two models, so nothing is called better.
     assert found.better is None
-    assert "over windows" in pairs.text(runs)
-    runs[1] = with_windows(runs[1], lower[:-1])
+    assert "], n = 8" in pairs.text(runs)
+    runs[1] = with_documents(runs[1], lower[:-1])
     assert pairs.compare(column("bits_1x", runs), runs)[0].over is None
+
+
+def three_and_three() -> list[Measured]:
+    """The best of six runs is of the mechanism that is worse on average."""
+    return seeded("base", "softmax", {1: 1.50, 2: 1.58, 3: 1.46}) + seeded(
+        "pick", "softpick", {1: 1.55, 2: 1.60, 3: 1.45}
+    )
+
+
+def test_with_several_seeds_the_headline_is_the_paired_difference():
+    (headline, *_) = findings(three_and_three())
+    assert headline.startswith(
+        "Over 3 seeds softpick differs from softmax by +0.0200 bits per byte, with a 95 % "
+    )
+    assert headline.endswith("which includes zero.")
+
+
+def test_nothing_of_a_report_depends_on_the_order_of_the_runs():
+    runs = three_and_three()
+    runs += seeded("copy", "softpick", {1: 1.40})
+    expected = findings(runs), [pairs.compare(shown, runs) for shown in pairs.columns(runs)]
+    for seed in range(6):
+        mixed = [runs[place] for place in np.random.default_rng(seed).permutation(len(runs))]
+        assert findings(mixed) == expected[0]
+        for shown, compared in zip(pairs.columns(runs), expected[1], strict=True):
+            again = pairs.compare(shown, mixed)
+            assert sorted(again, key=lambda paired: paired.group) == sorted(
+                compared, key=lambda paired: paired.group
+            )
+
+
+def test_with_several_seeds_no_run_stands_for_its_mechanism():
+    """Ranges name means over seeds, and no run is marked as the best."""
+    runs = three_and_three()
+    (kurtosis,) = [sentence for sentence in findings(runs) if "kurtosis" in sentence]
+    assert "15.1 (softmax, mean of 3 seeds) to 15.3 (softpick, mean of 3 seeds)" in kurtosis
+    assert not any(cell.best for shown in columns(runs) for cell in cells(shown, runs))
+
+
+def test_one_of_two_mechanisms_with_several_seeds_is_no_comparison():
+    runs = seeded("base", "softmax", BASE) + seeded("pick", "softpick", {1: 1.2})
+    assert findings(runs)[0] == (
+        "With one seed in common softpick differs from softmax by −0.3000 bits per byte, which says nothing of other "
+        "seeds."
+    )
+    apart = seeded("base", "softmax", BASE) + seeded("pick", "softpick", {7: 1.2})
+    assert findings(apart)[0].startswith("No two mechanisms have a seed in common")
 
 
 def test_the_page_shows_the_differences_with_their_intervals():

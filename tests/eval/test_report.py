@@ -13,7 +13,7 @@ import torch
 from eval import analysis, comparison, report, sources
 from eval.comparison import Measured, cells, columns
 from eval.exhibits import Line, Number, Plot
-from eval.findings import checks, findings
+from eval.findings import Check, checks, findings
 from eval.packing import pack
 from eval.page import render
 from eval.report import Report, Settings
@@ -69,7 +69,13 @@ def results(sink: float, kurtosis: float, zeros: float = 0.0) -> dict:
         "lengths": {
             "train_length": 32,
             "lengths": {
-                str(32 * m): {"multiple": m, "bits_per_byte": 2 + sink * m, "loss_tail": 3.0, "curve": curve}
+                str(32 * m): {
+                    "multiple": m,
+                    "bits_per_byte": 2 + sink * m,
+                    "by_document": {"0": 1 + 0.99 * sink * m, "5": 3 + 1.01 * sink * m},
+                    "loss_tail": 3.0,
+                    "curve": curve,
+                }
                 for m in (1, 4, 16)
             },
             "rescaled": {},
@@ -239,15 +245,15 @@ def test_every_table_has_a_row_for_each_run_with_the_numbers_of_the_data_file(ru
     assert by_key["bits_per_byte"][1] == {
         "value": 1.4567,
         "text": "1.4567",
-        "best": True,
+        "best": False,
         "missing": None,
         "outdated": None,
     }
     assert by_key["parameters"][0]["text"] == "1.23M"
     assert by_key["sink_raw"][0]["text"] == "40.0%"
     assert by_key["largest"][2]["text"] == "32.2"
-    assert by_key["speed"][0]["text"] == "915"
-    assert by_key["order_acc"][0]["text"] == "0.550 ± 0.021"
+    assert by_key["speed"][0]["text"] == "915 [910 to 920]"
+    assert by_key["order_acc"][0]["text"] == "0.550"
 
 
 def test_the_data_file_holds_the_result_files(runs):
@@ -267,7 +273,8 @@ def test_columns_can_be_sorted(runs, page):
 
 
 @pytest.mark.parametrize(
-    ("key", "best"), [("bits_per_byte", [1]), ("order_acc", []), ("kurtosis", [1]), ("zeros", [])]
+    ("key", "best"),
+    [("bits_4x", [1]), ("bits_per_byte", []), ("order_acc", []), ("kurtosis", []), ("zeros", [])],
 )
 def test_the_best_value_is_marked_where_a_column_ranks(runs, key, best):
     column = next(column for column in columns(runs) if column.key == key)
@@ -275,8 +282,8 @@ def test_the_best_value_is_marked_where_a_column_ranks(runs, key, best):
 
 
 def test_values_that_read_the_same_are_equally_good(runs):
-    runs[0] = run("base", "softmax", 1.45671)
-    column = next(column for column in columns(runs) if column.key == "bits_per_byte")
+    runs[0] = run("base", "softmax", 1.5, sink=0.040001)
+    column = next(column for column in columns(runs) if column.key == "bits_4x")
     assert [cell.best for cell in cells(column, runs)] == [True, True, False]
     assert not any(cell.best for cell in cells(column, runs[:2]))
 
@@ -378,13 +385,14 @@ def test_heatmaps_of_an_older_layout_count_as_missing(runs):
 def test_the_finding_follows_the_numbers(runs):
     first, *others = findings(runs)
     assert first == (
-        "Of 3 runs pick has the lowest loss on held-out text, 1.4567 bits per byte, against 1.5000 of base (-2.9%)."
+        "With one seed each, which says nothing of other seeds, pick reaches the lowest loss on held-out text, 1.4567 "
+        "bits per byte, against 1.5000 of base (-2.9%)."
     )
     assert any("40.0% of heads of base; pick 4.0%, long 20.0%" in sentence for sentence in others)
     assert any("renormalised" in sentence and "base 20.0%" in sentence for sentence in others)
     assert any("kurtosis" in sentence and "14.6 (pick) to 16.1 (long)" in sentence for sentence in others)
     turned = [replace(one, name=name) for one, name in zip(runs, ("long", "base", "pick"), strict=True)]
-    assert findings(turned)[0].startswith("Of 3 runs base has the lowest")
+    assert "seeds, base reaches the lowest" in findings(turned)[0]
     assert findings(runs[:1])[0] == "base reaches 1.5000 bits per byte on held-out text."
 
 
@@ -401,7 +409,11 @@ def test_unfair_comparisons_are_named(runs):
     )
     found = {check.claim.partition(" (")[0]: check for check in checks([runs[0], unlike])}
     assert found["The same data"].holds is False
-    assert found["The same number of parameters"].detail == "base 1,234,567, pick 99"
+    assert found["The same number of parameters, to 1%"].detail.startswith("pick 99, base 1,234,567")
+    few = {check.claim: check for check in checks([runs[0], replace(runs[1], parameters=1_234_583)])}
+    assert few["The same number of parameters, to 1%"] == Check(
+        True, "The same number of parameters, to 1%", "base 1,234,567, pick 1,234,583 (1.3e-05 more)"
+    )
     assert found["Configs that differ in the attention mechanism only"].detail == "model.n_layer: 2, 3"
     assert found["The same seeds"].detail == "softmax 1; softpick 2"
     assert "do not compare" in findings([runs[0], unlike])[0]
@@ -534,7 +546,7 @@ def test_passkeys_tasks_and_bottlenecks_are_shown(runs):
     runs[0] = replace(runs[0], results={**runs[0].results, **files})
     runs[1] = replace(runs[1], results={**runs[1].results, **untrained})
     texts = {column.key: cells(column, runs)[0].text for column in columns(runs)}
-    assert texts["passkey_passkey in 3072"] == "0.900 [0.600, 0.980]"
+    assert texts["passkey_passkey in 3072"] == "0.900 [0.600 to 0.980]"
     assert texts["synthetic_copy at 2×"] == "0.900 ± 0.090"
     assert texts["bottleneck_effective rank"] == "1.70"
     page = page_of(runs)
