@@ -13,6 +13,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from command import guarded
 from data import DataConfig, DataError, prepare
+from data.choice import consequences
 from data.errors import nearest
 from data.options import read_option
 
@@ -36,13 +37,17 @@ def main() -> None:
         )
     print(f"vocabulary {prepared.tokenizer.vocab_size:,}  fingerprint {prepared.fingerprint}")
     print(f"{config.corpus}: ready in {seconds:.1f} s; {prepared.text.duplicates} duplicates dropped")
+    if prepared.text.cut:
+        print("one text: its end is held out")
 
 
 def parse(overrides: list[str]) -> DataConfig:
     """A config from dotted overrides such as "tokenizer.vocab_size=4096". DataError: what does not parse."""
     values = [read_option(override, DataConfig)[1] for override in overrides]
+    typed = {key: value for section in values for key, value in section.items()}
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(DataConfig), *values)
+        default = OmegaConf.structured(DataConfig)
+        merged = OmegaConf.merge(default, consequences(default, typed), *values)
         return cast(DataConfig, OmegaConf.to_object(merged))
     except ConfigKeyError as error:
         parent = error.parent_node if OmegaConf.is_dict(error.parent_node) else {}

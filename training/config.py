@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data import DataConfig
+from data.choice import consequences, located, whole
 from data.options import read_option
 from data.ranges import FLOAT32, SEED, ranged, violation
 from models import ModelConfig, ModelError
@@ -134,6 +135,9 @@ FREE_ON_RESUME = {
 }
 """Keys a resumed run may change: they say where and how often to write, or how to cut a step into parts."""
 
+PLACES = {"data.path", "data.tokenizer.path"}
+"""Keys that say where files lie; they may have moved, if what is in them is the same."""
+
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a YAML file, the files it extends and the overrides `key.subkey=value`, checked.
@@ -142,18 +146,21 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ModelError, DataError, AttentionError: anything wrong, as one line.
     """
     config = OmegaConf.structured(Config)
-    for source, values in [*_chain(Path(path)), *map(_override, overrides)]:
-        _check_keys(config, values, source)
-        try:
-            config = OmegaConf.merge(config, values)
-        except OmegaConfBaseException as error:
-            raise ModelError(f"{source}: {_one_line(error)}") from error
+    for layer in [*([file] for file in _chain(Path(path))), [*map(_override, overrides)]]:
+        for source, values in layer:
+            _check_keys(config, values, source)
+        for source, values in [_consequences(config, layer), *layer]:
+            try:
+                config = OmegaConf.merge(config, values)
+            except OmegaConfBaseException as error:
+                raise ModelError(f"{source}: {_one_line(error)}") from error
     try:
         loaded = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ModelError(f"{path}: {_one_line(error)}") from error
     assert isinstance(loaded, Config)
     loaded.name = loaded.name or Path(path).stem
+    loaded.data = located(loaded.data)
     check(loaded)
     return loaded
 
@@ -218,13 +225,15 @@ def as_dict(config: Config) -> dict[str, Any]:
     return asdict(config)
 
 
-def differences(saved: Mapping[str, Any], config: Config) -> list[str]:
+def differences(saved: Mapping[str, Any], config: Config, *, same_data: bool = False) -> list[str]:
     """The keys whose values differ, as "key: saved -> now", without those in `FREE_ON_RESUME`.
 
-    A key that did not exist when the config was saved had what is its default now.
+    A key that did not exist when the config was saved had what is its default now. With `same_data`, nor those in
+    `PLACES`; relative ones, which were saved before, lead from the folder that this process is in.
     """
     now, default = dict(_flat(as_dict(config))), dict(_flat(as_dict(Config())))
     before = {key: default[key] for key in now.keys() & default.keys()} | dict(_flat(saved))
+    before |= {key: now[key] if same_data else whole(before[key]) for key in PLACES}
     return [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -234,7 +243,7 @@ def differences(saved: Mapping[str, Any], config: Config) -> list[str]:
 
 def fingerprint(config: Config) -> str:
     """sha256 of all keys that a resumed run must share."""
-    kept = {key: value for key, value in _flat(as_dict(config)) if key not in FREE_ON_RESUME}
+    kept = {key: value for key, value in _flat(as_dict(config)) if key not in FREE_ON_RESUME | PLACES}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -288,6 +297,16 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ModelError(f"{path} must hold keys and values, like 'train: {{steps: 100}}'")
     return values  # type: ignore[return-value]
+
+
+def _consequences(
+    config: DictConfig, layer: Sequence[tuple[str, dict[str, Any]]]
+) -> tuple[str, dict[str, Any]]:
+    """What the data sections of a file, or of all overrides together, change beyond what they say."""
+    section = {key: value for _, values in layer for key, value in (values.get("data") or {}).items()}
+    inherited = OmegaConf.to_container(config.data)
+    assert isinstance(inherited, dict)
+    return "data", {"data": consequences(inherited, section)}  # type: ignore[arg-type]
 
 
 def _override(text: str) -> tuple[str, dict[str, Any]]:

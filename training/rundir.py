@@ -46,11 +46,12 @@ def open_run(config: Config, prepared: Prepared) -> int | None:
         _create(config, prepared)
         return None
     saved, record = read_run(path)
-    if changed := differences(saved, config):
+    same_data = record.get("data") == prepared.fingerprint
+    if changed := differences(saved, config, same_data=same_data):
         raise ModelError(
             f"run {path} was started with another config ({'; '.join(changed)}); choose another name="
         )
-    if record.get("data") != prepared.fingerprint:
+    if not same_data:
         raise ModelError(
             f"run {path} was started on other data: the corpus or the tokenizer has changed since"
         )

@@ -1,27 +1,42 @@
 """Documents from local files: plain text, JSON lines, parquet."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from data.config import DataConfig
 from data.corpora.base import Corpus, Document
+from data.corpora.reading import file_hash, files_below, local_path, read_lines, reason, suffix
 from data.errors import DataError, nearest
 
 
 class FileCorpus(Corpus):
     """One file, or every file with the right suffix below a folder, in the order of their paths."""
 
-    suffixes: tuple[str, ...]
+    suffixes: ClassVar[tuple[str, ...]]
+    """Of the files of a folder; compressed ones have a second one behind it."""
+    otherwise: ClassVar[tuple[str, ...]] = ()
+    """Suffixes that count where a folder has no file with one of `suffixes`."""
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
         if not config.path:
             suffixes = ", ".join(self.suffixes)
             raise DataError(f"corpus {config.corpus!r} needs path: a file, or a folder of files ({suffixes})")
-        self.files = find_files(config.path, self.suffixes)
+        self.files = self.find(local_path(config.path))
+
+    @classmethod
+    def find(cls, path: Path) -> list[Path]:
+        """The file itself, whatever its suffix, or the visible files below a folder that have a right one."""
+        if path.is_file():
+            return [path]
+        below = files_below(path)
+        for suffixes in (cls.suffixes, cls.otherwise):
+            if found := [file for file in below if suffix(file) in suffixes]:
+                return found
+        wanted = " or ".join(cls.suffixes + cls.otherwise)
+        raise DataError(f"no {wanted} file, compressed or not, in {path}")
 
     def identity(self) -> dict[str, Any]:
         """The content of the files and the options that decide how it is read; not where the files lie."""
@@ -45,21 +60,32 @@ class Text(FileCorpus):
             )
 
     def documents(self) -> Iterator[Document]:
-        """Texts as they are; the line break that ends a line of a separator is part of the separator."""
+        """Texts as they are; the line break that ends a line of a separator is part of the separator.
+
+        DataError: a separator that is in none of the files.
+        """
+        separator, separated = self.config.separator, False
         for file in self.files:
             text = "".join(read_lines(file))
-            if self.config.separator is None:
+            if separator is None:
                 yield Document(text)
                 continue
-            for part in text.split(self.config.separator):
+            parts = text.split(separator)
+            separated |= len(parts) > 1
+            for part in parts:
                 yield Document(part.removeprefix("\n"))
+        if separator is not None and not separated:
+            raise DataError(
+                f"the separator {separator!r} is nowhere in {self.config.path}; without one, a file is a document"
+            )
 
 
 class Jsonl(FileCorpus):
     """One JSON object a line, the text in `field`."""
 
     options = frozenset({"path", "field"})
-    suffixes = (".jsonl",)
+    suffixes = (".jsonl", ".ndjson")
+    otherwise = (".json",)
 
     def documents(self) -> Iterator[Document]:
         """One document a line; blank lines do not count."""
@@ -72,6 +98,8 @@ class Jsonl(FileCorpus):
                     record = json.loads(line)
                 except json.JSONDecodeError as error:
                     raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{where}: JSON that cannot be read ({reason(error)})") from None
                 if not isinstance(record, dict):
                     raise DataError(f"{where}: a JSON object is expected, not {type(record).__name__}")
                 yield Document(text_of(record, self.config.field, where))
@@ -90,18 +118,23 @@ class Parquet(FileCorpus):
             import pyarrow.parquet
         except ImportError:
             raise DataError("corpus 'parquet' needs a package that is missing: pip install pyarrow") from None
+        field = self.config.field
         for file in self.files:
+            number = 0  # of the last row that was read
             try:
-                table = pyarrow.parquet.ParquetFile(file)
-            except pyarrow.ArrowException as error:
-                raise DataError(f"{file} is not a parquet file: {first_line(error)}") from None
-            columns = table.schema_arrow.names
-            if self.config.field not in columns:
-                hint = nearest(self.config.field, columns)
-                raise DataError(f"{file} has no column {self.config.field!r}{hint}")
-            for batch in table.iter_batches(batch_size=1024, columns=[self.config.field]):
-                for record in batch.to_pylist():
-                    yield Document(text_of(record, self.config.field, str(file)))
+                with pyarrow.parquet.ParquetFile(file) as table:
+                    columns = table.schema_arrow.names
+                    if field not in columns:
+                        raise DataError(f"{file} has no column {field!r}{nearest(field, columns)}")
+                    for batch in table.iter_batches(batch_size=1024, columns=[field]):
+                        for record in batch.to_pylist():
+                            number += 1
+                            yield Document(text_of(record, field, f"{file}, row {number}"))
+            except DataError:
+                raise
+            except Exception as error:  # whatever pyarrow makes of a damaged file
+                what = f"is damaged after row {number}" if number else "is not a parquet file, or is damaged"
+                raise DataError(f"{file} {what}: {reason(error)}; fetch or write it again") from None
 
 
 def text_of(record: dict[str, Any], field: str, where: str) -> str:
@@ -109,6 +142,8 @@ def text_of(record: dict[str, Any], field: str, where: str) -> str:
     if field not in record:
         raise DataError(f"{where}: no field {field!r}{nearest(field, record)}")
     text = record[field]
+    if text is None:
+        raise DataError(f"{where}: field {field!r} is null, not text; leave such records out")
     if not isinstance(text, str):
         raise DataError(f"{where}: field {field!r} holds {type(text).__name__}, not text")
     try:
@@ -116,42 +151,3 @@ def text_of(record: dict[str, Any], field: str, where: str) -> str:
     except UnicodeEncodeError as error:
         raise DataError(f"{where}: field {field!r} is not valid Unicode ({error.reason})") from None
     return text
-
-
-def find_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """The file itself, whatever its suffix, or the visible files below a folder that have a right one."""
-    root = Path(path).expanduser()
-    if root.is_file():
-        return [root]
-    if not root.is_dir():
-        raise DataError(f"no such file or folder: {path}")
-    below = sorted(file for file in root.rglob("*") if file.suffix in suffixes and file.is_file())
-    files = [file for file in below if not any(part[0] == "." for part in file.relative_to(root).parts)]
-    if not files:
-        raise DataError(f"no {' or '.join(suffixes)} file in {path}")
-    return files
-
-
-def read_lines(file: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, with their line breaks. DataError: not UTF-8, or not readable."""
-    try:
-        with file.open(encoding="utf-8-sig") as lines:
-            yield from lines
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text: {error.reason}") from None
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
-
-
-def file_hash(file: Path) -> str:
-    """Hex sha256 of a file's content."""
-    try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error of another library says, or its name where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,29 +1,32 @@
-"""Any dataset that the `datasets` library can stream, from the hub or from this machine."""
+"""Any dataset that the `datasets` library reads: from the hub, from files of this machine, from `save_to_disk`."""
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig
 from data.corpora.base import Corpus, Document
-from data.corpora.files import file_hash, first_line, text_of
-from data.errors import DataError
+from data.corpora.files import text_of
+from data.corpora.reading import file_hash, local_path, reason
+from data.errors import DataError, nearest
 
 
 class HuggingFace(Corpus):
     """`datasets.load_dataset(dataset, dataset_name, split=dataset_split, data_files=path, streaming=True)`.
 
-    Streamed, so that FineWeb-Edu with `max_documents=100000` downloads no more than it needs. Local files are
-    identified by their content; a dataset on the hub by its name alone: its copy stays until the cache is
-    cleared.
+    Streamed, so that FineWeb-Edu with `max_documents=100000` downloads no more than it needs. A folder that
+    `save_to_disk` wrote is read as it is, named by `dataset` or by `path`. Local files are identified by their
+    content; a dataset on the hub by its name alone: its copy stays until the cache is cleared.
     """
 
     options = frozenset({"path", "field", "dataset", "dataset_name", "dataset_split"})
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
-        if not config.dataset:
+        named = config.dataset or config.path
+        self._saved = local_path(named) if named and is_saved(named) else None
+        if not config.dataset and self._saved is None:
             raise DataError(
                 "corpus 'huggingface' needs dataset, e.g. HuggingFaceFW/fineweb-edu, or a local folder"
             )
@@ -34,17 +37,27 @@ class HuggingFace(Corpus):
         return {"options": named, "files": [file_hash(file) for file in self._local_files()]}
 
     def documents(self) -> Iterator[Document]:
-        """The stream's records, from the first on."""
+        """The records from the first on."""
+        config = self.config
+        named = " ".join(filter(None, [config.dataset, config.dataset_name, config.path]))
         try:
-            from datasets import exceptions, load_dataset
+            import datasets
         except ImportError:
             raise DataError(
                 "corpus 'huggingface' needs a package that is missing: pip install datasets"
             ) from None
-        config = self.config
-        named = " ".join(filter(None, [config.dataset, config.dataset_name, config.path]))
         try:
-            stream = load_dataset(
+            for number, record in enumerate(self._records(datasets), start=1):
+                yield Document(text_of(record, config.field, f"{named}, record {number}"))
+        except DataError:
+            raise
+        except Exception as error:  # of many libraries beneath
+            raise DataError(f"cannot read dataset {named}: {reason(error)}") from None
+
+    def _records(self, datasets: Any) -> Iterable[dict[str, Any]]:
+        config = self.config
+        if self._saved is None:
+            return datasets.load_dataset(
                 config.dataset,
                 config.dataset_name,
                 split=config.dataset_split,
@@ -52,15 +65,25 @@ class HuggingFace(Corpus):
                 streaming=True,
                 trust_remote_code=False,
             )
-            for number, record in enumerate(stream, start=1):
-                yield Document(text_of(record, config.field, f"{named}, record {number}"))
-        except DataError:
-            raise
-        except (OSError, ValueError, exceptions.DatasetsError) as error:
-            raise DataError(f"cannot read dataset {named}: {first_line(error)}") from None
+        found = datasets.load_from_disk(str(self._saved))
+        splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
+        if config.dataset_split not in splits:
+            raise DataError(
+                f"{self._saved} has no split {config.dataset_split!r}{nearest(config.dataset_split, splits)}"
+            )
+        return splits[config.dataset_split]
 
     def _local_files(self) -> list[Path]:
         patterns = [named for named in (self.config.dataset, self.config.path) if named]
         roots = [Path(found) for pattern in patterns for found in sorted(glob.glob(pattern, recursive=True))]
         below = [file for root in roots for file in ([root] if root.is_file() else sorted(root.rglob("*")))]
         return [file for file in below if file.is_file()]
+
+
+def is_saved(path: str) -> bool:
+    """Whether a folder was written by `save_to_disk` of the `datasets` library."""
+    try:
+        folder = local_path(path)
+    except DataError:
+        return False
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))

@@ -55,7 +55,7 @@ def test_a_separator_cuts_a_file_into_documents(tmp_path: Path) -> None:
 def test_text_files_that_cannot_be_read(tmp_path: Path) -> None:
     refused("needs path", corpus="text")
     refused("no such file or folder: nowhere", corpus="text", path="nowhere")
-    refused("no .txt or .md file in", corpus="text", path=str(tmp_path))
+    refused("no .txt or .md file, compressed or not, in", corpus="text", path=str(tmp_path))
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     refused("latin.txt is not UTF-8 text", corpus="text", path=str(tmp_path))
     refused("separator is empty", corpus="text", path=str(tmp_path), separator="")

@@ -48,7 +48,7 @@ YAML_READS_OTHERWISE = [
 def test_a_text_is_taken_as_typed(text: str) -> None:
     assert typed(f"name={text}").name == text
     assert typed(f"inner.path={text}").inner.path == text
-    assert parse([f"path={text}"]).path == text
+    assert parse(["corpus=text", f"path={text}"]).path == text
 
 
 def test_none_and_the_text_null() -> None:
@@ -78,7 +78,7 @@ def test_quotes_around_the_whole_are_taken_off(typed_as: str, meant: str) -> Non
 def test_a_separator_knows_escapes() -> None:
     assert typed(r"inner.mark=\n\t\r\\n").inner.mark == "\n\t\r\\n"
     assert parse([r"separator=\n\n"]).separator == "\n\n"
-    assert parse([r"path=a\n"]).path == r"a\n"
+    assert parse(["corpus=text", r"path=a\n"]).path == r"a\n"
 
 
 def test_what_is_no_text_is_yaml() -> None:
@@ -108,5 +108,7 @@ def test_what_cannot_be_read_is_one_line(option: str, message: str) -> None:
 
 def test_training_reads_options_by_the_same_rule(tmp_path) -> None:
     (tmp_path / "a.yaml").write_text("model: {preset: nano}\ndata: {corpus: text}")
-    config: Config = load(tmp_path / "a.yaml", ["data.separator=---", "data.path=notes #1.txt", "seed=3"])
-    assert (config.data.separator, config.data.path, config.seed) == ("---", "notes #1.txt", 3)
+    notes = tmp_path / "notes #1.txt"
+    notes.touch()
+    config: Config = load(tmp_path / "a.yaml", ["data.separator=---", f"data.path={notes}", "seed=3"])
+    assert (config.data.separator, config.data.path, config.seed) == ("---", str(notes), 3)

