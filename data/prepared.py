@@ -8,7 +8,7 @@ from pathlib import Path
 import sentencepiece
 
 from data import tokenizer as tokenizers
-from data.cache import build_once, cache_root, digest
+from data.cache import build_once, cache_root, digest, remove_orphans
 from data.config import DataConfig, TokenizerConfig
 from data.corpora import CORPORA
 from data.errors import DataError
@@ -49,6 +49,7 @@ def prepare(config: DataConfig, cache_dir: str | os.PathLike[str] | None = None)
     in the config or in the files it names.
     """
     root = cache_root(cache_dir)
+    remove_orphans(root)
     tokenizers.check(config.tokenizer)
     if problem := violation(config):
         raise DataError(problem)
@@ -70,7 +71,7 @@ def prepare(config: DataConfig, cache_dir: str | os.PathLike[str] | None = None)
 
 def _tokenizer(config: TokenizerConfig, text: TextStore, root: Path) -> Tokenizer:
     if config.path is not None:
-        return Tokenizer.load(config.path)
+        return tokenizers.load_foreign(config.path)
     identity = {
         "text": text.fingerprints["train"],
         "kind": config.kind,
