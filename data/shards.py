@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data.errors import DataError
-from data.tokenizer import Tokenizer
+from data.tokenizer import LostTextError, Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def write_shard(
 ) -> None:
     """Encodes `total` texts into `folder/name.*`; each is given up to `answers_after`, which is one token.
 
-    DataError: the tokenizer has no piece for some text, or more than one for `answers_after`.
+    DataError: the tokenizer loses some text, or has more than one piece for `answers_after`.
     """
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     lengths: list[tuple[int, int, int]] = []
@@ -90,12 +90,11 @@ def write_shard(
     remaining = iter(tqdm(texts, desc=f"encoding {name}", total=total, leave=False, disable=None))
     with (folder / f"{name}.{dtype}").open("wb") as file:
         while batch := list(islice(remaining, 256)):
-            for text, ids in zip(batch, tokenizer.encode_all(batch), strict=True):
-                if tokenizer.unknown in ids:
-                    raise DataError(
-                        f"the tokenizer has no piece for part of {text[:40]!r}...: bits per byte would mean "
-                        f"nothing; use one with byte fallback"
-                    )
+            try:
+                encoded = tokenizer.encode_all(batch)
+            except LostTextError as lost:
+                raise DataError(f"{lost} (document {len(lengths) + lost.index + 1} of {name})") from None
+            for text, ids in zip(batch, encoded, strict=True):
                 np.array([tokenizer.bos, *ids], dtype=dtype).tofile(file)
                 given = ids.index(mark[0]) + 1 if mark else 0
                 learned = text if answers_after is None else text.partition(answers_after)[2]

@@ -1,4 +1,4 @@
-"""Which documents are held out."""
+"""Which documents are held out, and which part of a single one."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,9 +24,26 @@ def hold_out(units: Sequence[str], strata: Sequence[str], fraction: float, seed:
     """
     stratum_of = dict(zip(reversed(units), reversed(strata), strict=True))
     if len(stratum_of) < 2:
-        raise DataError("the corpus is a single document: nothing is left to train on once it is held out")
+        raise DataError(
+            f"all {len(units)} documents of the corpus go together: nothing is left to train on if one is held out"
+        )
     chance = {unit: hashlib.sha256(f"{seed}:{unit}".encode()).digest() for unit in stratum_of}
     order = sorted(stratum_of, key=lambda unit: (stratum_of[unit], chance[unit]))
     count = min(max(1, round(fraction * len(order))), len(order) - 1)
     chosen = {order[int((rank + 0.5) * len(order) / count)] for rank in range(count)}
     return np.array([unit in chosen for unit in units])
+
+
+def split_text(text: str, fraction: float) -> tuple[str, str]:
+    """A single text in two: what is trained on, and about `fraction` of it, the end, that is held out.
+
+    The cut is behind a line, else behind a word, where one ends in the last part before the place. DataError: either
+    part would hold nothing.
+    """
+    place = min(max(1, round(len(text) * (1 - fraction))), len(text) - 1)
+    first = place - int(len(text) * min(fraction, 1 - fraction) / 2)
+    ends = [text.rfind(mark, max(0, first), place) + 1 for mark in ("\n", " ")]
+    cut = next(filter(None, ends), place)
+    if not (text[:cut].strip() and text[cut:].strip()):
+        raise DataError("the corpus is a single document, too short to hold its end out")
+    return text[:cut], text[cut:]

@@ -13,7 +13,7 @@ from data.cache import build_once
 from data.config import DataConfig
 from data.corpora import Corpus, documents, open_corpus
 from data.errors import DataError
-from data.split import check, hold_out
+from data.split import check, hold_out, split_text
 
 SPLITS = ("train", "valid")
 
@@ -29,6 +29,8 @@ class TextStore:
         """By split: hex sha256 over its documents."""
         self.duplicates: int = facts["duplicates"]
         """Documents that were dropped because another has the same words."""
+        self.cut: bool = facts["cut"]
+        """Whether the corpus is one text, of which the end is held out."""
 
     def documents(self, split: str) -> Iterator[str]:
         """The texts of a split, "train" or "valid", in the order of the corpus."""
@@ -88,11 +90,26 @@ def _build(folder: Path, corpus: Corpus) -> None:
             ends.append(ends[-1] + file.write(text))
     if not units:
         raise DataError(f"corpus {corpus.config.corpus!r} holds no text")
-    held_out = hold_out(units, strata, corpus.config.held_out, corpus.config.seed)
+    cut = len(units) == 1
+    if cut:
+        if duplicates:
+            raise DataError(
+                f"the corpus is a single document: {duplicates} more have the same words (white space does not count)"
+            )
+        parts = split_text((folder / "text.utf8").read_bytes().decode(), corpus.config.held_out)
+        ends = [0, len(parts[0].encode()), ends[-1]]
+        digests = [hashlib.sha256(part.encode()).digest() for part in parts]
+        held_out = np.array([False, True])
+    else:
+        held_out = hold_out(units, strata, corpus.config.held_out, corpus.config.seed)
     np.save(folder / "bounds.npy", np.array([ends[:-1], ends[1:]], dtype=np.int64).T)
     np.save(folder / "held_out.npy", held_out)
     total = {split: hashlib.sha256() for split in SPLITS}
     for held, digest in zip(held_out, digests, strict=True):
         total["valid" if held else "train"].update(digest)
-    facts = {"fingerprints": {split: total[split].hexdigest() for split in SPLITS}, "duplicates": duplicates}
+    facts = {
+        "fingerprints": {split: total[split].hexdigest() for split in SPLITS},
+        "duplicates": duplicates,
+        "cut": cut,
+    }
     (folder / "text.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")

@@ -34,6 +34,27 @@ SETTINGS: dict[str, Any] = {
     "unk_surface": "\ufffd",
 }
 """Lossless: no normalisation, no collapsed spaces, bytes for unknown characters. BOS separates, so no EOS."""
+LOSSLESS = (
+    "leave data.tokenizer.path out to train a lossless one, or train with spm_train --normalization_rule_name=identity "
+    "--remove_extra_whitespaces=false --byte_fallback=true"
+)
+NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
+"""`normalizer_spec { add_dummy_prefix: false }` of a SentencePiece model: protobuf merges what follows a message."""
+
+
+class LostTextError(DataError):
+    """Text number `index` of several does not survive the tokenizer."""
+
+    def __init__(self, index: int, text: str, back: str) -> None:
+        self.index = index
+        pairs = enumerate(zip(text, back, strict=False))
+        begin = next((place for place, (one, other) in pairs if one != other), min(len(text), len(back)))
+        here = slice(max(0, begin - 10), begin + 20)
+        if begin == len(text) == len(back):
+            what = f"{text[:30]!r} has a part without a piece of its own"
+        else:
+            what = f"{text[here]!r} comes back as {back[here]!r}"
+        super().__init__(f"the tokenizer loses text: {what}; {LOSSLESS}")
 
 
 class Tokenizer:
@@ -60,12 +81,18 @@ class Tokenizer:
         return ([self.bos] if bos else []) + self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without BOS; on all cores."""
+        """The ids of each text, without BOS; on all cores.
+
+        LostTextError: a text that does not come back from them byte for byte, so that bits per byte would mean nothing.
+        """
         ids: list[list[int]] = self._model.encode(texts)
         for number, text in enumerate(texts):
             if SPACE in text and self._space_bytes:
                 parts: list[list[int]] = self._model.encode(text.split(SPACE))
                 ids[number] = parts[0] + [id for part in parts[1:] for id in self._space_bytes + part]
+        for number, (text, found, back) in enumerate(zip(texts, ids, self._model.decode(ids), strict=True)):
+            if back != text or self.unknown in found or self.bos in found:
+                raise LostTextError(number, text, back)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -90,6 +117,11 @@ class Tokenizer:
             raise DataError(f"cannot read the tokenizer {path}: {error.strerror}") from None
         return cls(model, source=str(path))
 
+    @property
+    def adds_space(self) -> bool:
+        """Whether a text is encoded as if a space stood before it (add_dummy_prefix), as Llama 2's tokenizer does."""
+        return self._model.id_to_piece(self._model.encode("x"))[0].startswith(SPACE)
+
     def _checked(self, ids: Iterable[int]) -> list[int]:
         checked = [int(id) for id in ids]
         for id in checked:
@@ -103,6 +135,17 @@ class Tokenizer:
         return ids if all(self._model.is_byte(id) for id in ids) else []
 
 
+def load_foreign(path: str | os.PathLike[str]) -> Tokenizer:
+    """A SentencePiece model of somebody else, without the space that it puts before every text, if it does.
+
+    That space would stand before each part of a text that is encoded by itself. DataError: as of `Tokenizer`.
+    """
+    tokenizer = Tokenizer.load(path)
+    if not tokenizer.adds_space:
+        return tokenizer
+    return Tokenizer(tokenizer.model + NO_DUMMY_PREFIX, source=str(path))
+
+
 def check(config: TokenizerConfig) -> None:
     """DataError: a kind of tokenizer that does not exist, an empty vocabulary, or a path without a model."""
     if config.path is not None:
@@ -111,6 +154,8 @@ def check(config: TokenizerConfig) -> None:
         raise DataError(f"unknown tokenizer kind {config.kind!r}{nearest(config.kind, KINDS)}")
     elif config.vocab_size < 1:
         raise DataError(f"vocab_size is {config.vocab_size}; it counts the pieces of the tokenizer")
+    elif config.vocab_size >= 1 << 31:
+        raise DataError(f"vocab_size is {config.vocab_size}; SentencePiece takes less than {1 << 31}")
 
 
 def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
@@ -139,9 +184,14 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _explain(message: str, config: TokenizerConfig) -> str:
-    asked = f"vocab_size={config.vocab_size} is too"
+    asked = f"tokenizer.vocab_size={config.vocab_size} is too"
     if found := re.search(r"Vocabulary size too high .*<= (\d+)", message):
-        return f"{asked} large for this corpus: a {config.kind} tokenizer finds at most {found[1]} pieces"
+        return (
+            f"{asked} large for this corpus: a {config.kind} tokenizer finds at most {found[1]} pieces in it"
+        )
     if found := re.search(r"smaller than required_chars\. -?\d+ vs (\d+)", message):
         return f"{asked} small: bytes, BOS and the characters of this corpus alone take {found[1]} pieces"
+    if config.kind == "char" and "(vocab_size) >= (0)" in message:
+        least = 256 + 2 + len(SETTINGS["user_defined_symbols"])
+        return f"{asked} small: bytes, BOS, line break and unknown alone take {least} pieces"
     return f"the tokenizer cannot be trained: {message.strip()}"

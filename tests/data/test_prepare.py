@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from data import DataConfig, DataError, Prepared, Tokenizer, TokenizerConfig, prepare
-from data.cache import build_once, cache_root
+from data.cache import CONTENTS, build_once, cache_root
 from data.shards import read_shard, write_shard
 
 SMALL = TokenizerConfig(vocab_size=320)
@@ -96,7 +96,9 @@ def test_a_tokenizer_that_loses_text_is_refused(jsonl, texts: list[str], tmp_pat
     path = tmp_path / "lossy.model"
     path.write_bytes(foreign())
     config = DataConfig(corpus="jsonl", path=jsonl(texts), tokenizer=TokenizerConfig(path=str(path)))
-    with pytest.raises(DataError, match="no piece for part of"):
+    with pytest.raises(
+        DataError, match=r"the tokenizer loses text: .* comes back as 'attent . on .*\(document 1 of train\)"
+    ):
         prepare(config, tmp_path / "cache")
 
 
@@ -116,8 +118,28 @@ def test_mistakes_are_told_before_anything_is_built(jsonl, texts: list[str], tmp
 def test_corpora_with_too_little_text(jsonl, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="corpus 'jsonl' holds no text"):
         prepare(DataConfig(corpus="jsonl", path=jsonl(["", "\n"])), tmp_path)
-    with pytest.raises(DataError, match="single document"):
+    with pytest.raises(DataError, match="single document: 1 more have the same words"):
         prepare(DataConfig(corpus="jsonl", path=jsonl(["same", " same"])), tmp_path)
+    with pytest.raises(DataError, match="single document, too short"):
+        prepare(DataConfig(corpus="jsonl", path=jsonl(["x"])), tmp_path)
+
+
+def test_of_a_single_text_the_end_is_held_out(tmp_path: Path) -> None:
+    path = tmp_path / "input.txt"
+    text = "".join(f"line {number} \u00e9\r\n" for number in range(1000))
+    path.write_bytes(text.encode())
+    config = DataConfig(corpus="text", path=str(path), tokenizer=TokenizerConfig(kind="char", vocab_size=300))
+    prepared = prepare(config, tmp_path / "cache")
+    (train,), (held_out,) = map(list, map(prepared.text.documents, ("train", "valid")))
+    assert train + held_out == text.replace("\r\n", "\n")
+    assert train.endswith("\n")
+    assert len(held_out) / len(text) == pytest.approx(0.08, abs=0.01)
+    assert prepared.text.cut
+    assert (prepared.train.n_bytes, prepared.valid.n_bytes) == (len(train.encode()), len(held_out.encode()))
+    again = prepare(
+        DataConfig(corpus="text", path=str(path), separator="\n", tokenizer=config.tokenizer), tmp_path
+    )
+    assert (again.text.cut, again.text.count("train"), again.text.count("valid")) == (False, 920, 80)
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
@@ -129,7 +151,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
         build_once(tmp_path, "thing", {"a": 1}, fail)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
     built = build_once(tmp_path, "thing", {"a": 1}, lambda folder: (folder / "whole").touch())
-    assert [path.name for path in built.iterdir()] == ["whole"]
+    assert sorted(path.name for path in built.iterdir()) == [CONTENTS, "whole"]
 
 
 def _build_slowly(root: Path, log: Path, start) -> None:
@@ -157,17 +179,6 @@ def test_processes_that_ask_at_once_build_once(tmp_path: Path) -> None:
     assert log.read_text() == "built\n"
 
 
-def test_a_damaged_cache_is_named(jsonl, texts: list[str], tmp_path: Path) -> None:
-    config = DataConfig(corpus="jsonl", path=jsonl(texts), tokenizer=SMALL)
-    path = prepare(config, tmp_path / "cache").train.path
-    path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(DataError, match=f"the cache folder {path.parent} is damaged"):
-        prepare(config, tmp_path / "cache")
-    path.unlink()
-    with pytest.raises(DataError, match="is damaged: delete it"):
-        prepare(config, tmp_path / "cache")
-
-
 def test_where_the_cache_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTENTION_ZOO_CACHE", str(tmp_path / "named"))
     assert cache_root() == tmp_path / "named"
@@ -176,5 +187,6 @@ def test_where_the_cache_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_root() == tmp_path / ".cache" / "attention-zoo"
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"cannot create the cache folder .*file.*ATTENTION_ZOO_CACHE"):
-        cache_root(tmp_path / "file")
+    for place in (tmp_path / "file", tmp_path / ("x" * 300), "~nosuchuser/cache", "a\0b"):
+        with pytest.raises(DataError, match=r"cannot create the cache folder .*ATTENTION_ZOO_CACHE"):
+            cache_root(place)

@@ -92,6 +92,6 @@ def test_fractions_that_leave_a_side_empty(fraction: float) -> None:
         check(fraction)
 
 
-def test_a_single_document_cannot_be_split() -> None:
-    with pytest.raises(DataError, match="single document"):
+def test_a_single_group_cannot_be_split() -> None:
+    with pytest.raises(DataError, match="all 2 documents of the corpus go together"):
         hold_out(["1945", "1945"], ["", ""], 0.5, seed=0)

@@ -10,8 +10,8 @@ import sentencepiece
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data import DataError, Prepared, Tokenizer, TokenizerConfig
-from data.tokenizer import check, train
+from data import DataConfig, DataError, Prepared, Tokenizer, TokenizerConfig, prepare
+from data.tokenizer import check, load_foreign, train
 
 TEXT = [
     "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 3,
@@ -138,6 +138,78 @@ def test_settings_that_do_not_exist() -> None:
         check(TokenizerConfig(kind="bep"))
     with pytest.raises(DataError, match="vocab_size is 0"):
         check(TokenizerConfig(vocab_size=0))
+    with pytest.raises(DataError, match=f"vocab_size is {10**20}; SentencePiece takes less than"):
+        check(TokenizerConfig(vocab_size=10**20))
+
+
+def test_a_char_tokenizer_says_how_many_it_needs() -> None:
+    with pytest.raises(DataError, match=r"vocab_size=258 is too small: .* alone take 259 pieces"):
+        train(TEXT, TokenizerConfig(kind="char", vocab_size=258))
+    assert train(TEXT, TokenizerConfig(kind="char", vocab_size=259)).vocab_size == 259
+
+
+CODE = "def f(x):\n    if x:\n        return x  *  2\n\n\n    return None\n"
+
+
+def users(**options: Any) -> bytes:
+    """A model with byte fallback, else with the defaults of SentencePiece or with `options`."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CODE.split("\n") * 9),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=290,
+        byte_fallback=True,
+        minloglevel=2,
+        **options,
+    )
+    return model.getvalue()
+
+
+LLAMA = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+
+
+def test_a_text_that_is_lost_is_refused_wherever_it_is_encoded() -> None:
+    tokenizer = Tokenizer(users())
+    for text, message in (
+        (CODE, r"'def f\(x\):\\n    if x:\\n        r' comes back as 'def f\(x\): if x: return"),
+        (" x", "' x' comes back as 'x'"),
+        ("\ufb01", "'\ufb01' comes back as 'fi'"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            tokenizer.encode(text)
+        assert "--normalization_rule_name=identity" in str(caught.value)
+    assert tokenizer.decode(tokenizer.encode("if x: return x")) == "if x: return x"
+
+
+def test_a_document_that_is_lost_is_named(jsonl, tmp_path: Path) -> None:
+    (tmp_path / "own.model").write_bytes(users())
+    documents = ["def f(x): return x", "if x: return None", CODE, "return x"]
+    config = DataConfig(
+        corpus="jsonl",
+        path=jsonl(documents),
+        tokenizer=TokenizerConfig(path=str(tmp_path / "own.model")),
+    )
+    with pytest.raises(DataError, match=r"\(document \d of (train|valid)\)"):
+        prepare(config, tmp_path / "cache")
+
+
+def test_a_space_put_before_every_text_is_taken_off(tmp_path: Path) -> None:
+    path = tmp_path / "llama.model"
+    path.write_bytes(users(**LLAMA))
+    raw, tokenizer = Tokenizer.load(path), load_foreign(path)
+    assert (raw.adds_space, tokenizer.adds_space) == (True, False)
+    assert raw.pieces(range(290)) == tokenizer.pieces(range(290))
+    assert (raw.bos, raw.unknown) == (tokenizer.bos, tokenizer.unknown)
+    for text in (CODE, " x", "x", "  \n", "\u2581", "\u00e9\t x"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert all(tokenizer.decode([one]) in text for one in ids if one > 258)
+        assert len(ids) <= len(raw.encode(text))
+    kept = Tokenizer(tokenizer.model)
+    assert kept.encode(CODE) == tokenizer.encode(CODE)
+    path.write_bytes(users(**LLAMA, add_dummy_prefix=False))
+    assert load_foreign(path).model == path.read_bytes()
 
 
 def test_ids_outside_the_vocabulary() -> None:
