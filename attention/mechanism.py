@@ -142,6 +142,13 @@ class Mechanism(ABC):
         """Scores from query [B, T, H, D] and key [B, S, Hk, D]; scaled dot product unless overridden."""
         return Scores(query, key, scale=query.shape[-1] ** -0.5 if call.scale is None else call.scale)
 
+    def stated_scores(self, query: Tensor, key: Tensor, call: Call) -> Tensor | None:
+        """Scores [B, H, T, S] as the paper states them, for float64; None where `scores` does.
+
+        For a mechanism whose `scores` are an expansion that rounds. What kernels make of it is measured against this.
+        """
+        return None
+
     @abstractmethod
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """The paper's formula: weights from scores [..., T, S] and visibility (bool, broadcastable).

@@ -71,12 +71,16 @@ def normalised(problem: Problem, mixed: Tensor, weight: Tensor) -> Tensor:
 
 
 def score_matrix(problem: Problem, rows: slice = slice(None)) -> Tensor:
-    """Scores [B, H, rows, S], hidden entries included."""
+    """Scores [B, H, rows, S], hidden entries included; in float64 as the mechanism states them."""
     scores = problem.scores
-    query = rearrange(scores.query[:, rows], "b t h d -> b h t d")
-    key = _per_query_head(scores.key, query.shape[1])
-    score = query @ key.mT
-    score = score.to(torch.promote_types(score.dtype, torch.float32)) * scores.scale
+    if scores.query.dtype == torch.float64:
+        stated = problem.mechanism.stated_scores(*problem.given, problem.call)
+        if stated is not None:
+            return stated[:, :, rows]
+    wide = torch.promote_types(scores.query.dtype, torch.float32)
+    query = rearrange(scores.query[:, rows].to(wide), "b t h d -> b h t d")
+    key = _per_query_head(scores.key.to(wide), query.shape[1])
+    score = _with_gradient_in(scores.query.dtype, query @ key.mT) * scores.scale
     if scores.query_bias is not None:
         score = score + rearrange(scores.query_bias[:, rows], "b t h -> b h t 1")
     if scores.key_bias is not None:
@@ -89,6 +93,13 @@ def score_matrix(problem: Problem, rows: slice = slice(None)) -> Tensor:
         position = problem.visible.position[rows]
         score = score + gumbel(scores.noise, score.shape, position, dtype=score.dtype)
     return score
+
+
+def _with_gradient_in(dtype: torch.dtype, product: Tensor) -> Tensor:
+    """The same numbers; their gradient is rounded to a half type before it meets queries and keys, as in kernels."""
+    if dtype == product.dtype:
+        return product
+    return product.detach() + (product - product.detach()).to(dtype).to(product.dtype)
 
 
 def _per_query_head(shared: Tensor, n_head: int) -> Tensor:

@@ -23,6 +23,7 @@ class Problem:
         value: [B, S, Hk, Dv].
         visible: the mask.
         call: what else the mechanism was told.
+        given: queries and keys before `scores`, for the formula.
     """
 
     mechanism: Mechanism
@@ -30,6 +31,7 @@ class Problem:
     value: Tensor
     visible: Visibility
     call: Call
+    given: tuple[Tensor, Tensor]
 
     @property
     def operands(self) -> tuple[Tensor | float | None, ...]:
@@ -64,9 +66,14 @@ class Problem:
                 value,
                 visible,
                 self.call,
+                given,
             )
-            for (query, key, value, query_bias, key_bias), visible, noise in zip(
-                pieces, self.visible.split(size, parts), noises, strict=True
+            for (query, key, value, query_bias, key_bias), visible, noise, given in zip(
+                pieces,
+                self.visible.split(size, parts),
+                noises,
+                zip(*(x.split(size) for x in self.given), strict=True),
+                strict=True,
             )
         ]
 
@@ -111,7 +118,7 @@ def pose(
         name: given[name] if name in given else value.to(query.device) for name, value in initial.items()
     }
     call = Call(visible.count, scale, complete, moment)
-    return Problem(mechanism, mechanism.scores(query, key, call), value, visible, call)
+    return Problem(mechanism, mechanism.scores(query, key, call), value, visible, call, (query, key))
 
 
 def example(

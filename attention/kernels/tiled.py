@@ -121,9 +121,9 @@ class _Operands:
 
     def score(self, tile: Tile) -> Tensor:
         """Scores [B, Hk, G, rows, keys], hidden entries included."""
-        product = self.query[..., tile.rows, :].flatten(2, 3) @ self.key[:, :, tile.keys].mT
-        score = product.to(torch.promote_types(product.dtype, torch.float32))
-        score = score.mul_(self.scale).unflatten(2, (self.query.shape[2], -1))
+        wide = torch.promote_types(self.query.dtype, torch.float32)
+        product = self.query[..., tile.rows, :].flatten(2, 3).to(wide) @ self.key[:, :, tile.keys].mT.to(wide)
+        score = product.mul_(self.scale).unflatten(2, (self.query.shape[2], -1))
         if self.query_bias is not None:
             score += self.query_bias[..., tile.rows, :]
         if self.key_bias is not None:

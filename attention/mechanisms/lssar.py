@@ -13,11 +13,13 @@ Published code: announced, not reachable. Epsilon and the rule for the first thr
 implementations; treat both as such.
 
 Here: the base is divided by its row maximum, which cancels. The literal power overflows float32 at p = 15 from n = 1024
-on, and the published epsilon on its sum (1e-8) would silence every row whose largest base is below 0.3; the scaled form
-needs none.
+on, and the published epsilon on its sum (1e-8) would silence every row whose largest base is below 0.3 at p = 15, 2e-3
+at p = 3. The scaled form needs no epsilon, but a floor: a row whose largest n A exceeds 1 by no more than 2^-12 is dead,
+since its excess may be nothing but rounding, which the division would blow up to weights of one and gradients of 1e8.
+In float32 n A is off by some 2^-22, and by up to 2^-13 where a sum over 2^16 equal terms rounds one way.
 
-Beware: a row of identical keys has nothing above its mean and is dead from n = 4 on, so never zero-initialise the query
-or key projection. What lssa.py says of comparisons holds here.
+Beware: a row of identical keys, or of a query of zeros, has nothing above its mean and is dead from n = 4 on, so never
+zero-initialise the query or key projection. What lssa.py says of comparisons holds here.
 """
 
 from dataclasses import dataclass
@@ -33,6 +35,8 @@ from attention.mechanisms.lssa import LengthScaledCosine
 from attention.registry import register
 
 UNTHRESHOLDED_ROWS = 3
+LEAST_EXCESS = 2.0**-12
+"""Of a row's largest n A above its threshold: what is less cannot be told from rounding."""
 
 
 @register
@@ -64,7 +68,7 @@ class Lssar(LengthScaledCosine, TwoStage):
         relative = count * positive / (positive.sum(-1, keepdim=True) + self.epsilon)
         base = torch.relu(relative - self._threshold(count)) * visible
         largest = base.amax(-1, keepdim=True).detach()
-        power = (base / largest.where(largest > 0, 1)) ** self.power
+        power = (base / largest.where(largest > LEAST_EXCESS, torch.inf)) ** self.power
         total = power.sum(-1, keepdim=True)
         return power / total.where(total > 0, 1)
 
@@ -77,7 +81,7 @@ class Lssar(LengthScaledCosine, TwoStage):
         return score.sigmoid()
 
     def second(self, relative: Tensor, largest: Tensor, count: Tensor) -> Tensor:
-        """rho^p, rho = relu(u - O) / (max u - O), between 0 and 1."""
+        """rho^p, rho = relu(u - O) / (max u - O), between 0 and 1; 0 where max u - O is next to nothing."""
         return self._base(relative, largest, count)[0] ** self.power
 
     def second_derivative(self, relative: Tensor, largest: Tensor, count: Tensor) -> Tensor:
@@ -88,7 +92,7 @@ class Lssar(LengthScaledCosine, TwoStage):
     def _base(self, relative: Tensor, largest: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         threshold = self._threshold(count)
         span = largest - threshold
-        span = span.where(span > 0, torch.inf)
+        span = span.where(span > LEAST_EXCESS, torch.inf)
         return torch.relu(relative - threshold) / span, span
 
     def _threshold(self, count: Tensor) -> Tensor:
