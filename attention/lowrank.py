@@ -24,11 +24,14 @@ def gaussian(x: Tensor, y: Tensor) -> Tensor:
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
-    """-|x - y|^2 / 2, expanded into one product: [x, -|x|^2/2, 1] . [y, 1, -|y|^2/2]."""
+    """-|x - y|^2 / 2, expanded into one product: [x, -|x|^2/2, 1] . [y, 1, -|y|^2/2].
+
+    What rounds to a number above 0 is 0, so that no kernel exceeds one.
+    """
     x_half, y_half = (-0.5 * z.square().sum(-1, keepdim=True) for z in (x, y))
     left = torch.cat([x, x_half, torch.ones_like(x_half)], -1)
     right = torch.cat([y, torch.ones_like(y_half), y_half], -1)
-    return left @ right.mT
+    return (left @ right.mT).clamp(max=0)
 
 
 def pool(points: Tensor, count: int) -> Tensor:

@@ -12,6 +12,7 @@ once per form. A `Composite` is made of several mixings of these forms, and so r
 One more form, for weights that are no function of scores, is `attention.chunked.Chunked`.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,6 +106,31 @@ class Call:
         return self.count.clamp(min=1).to(dtype).log()
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a formula promises of the weights of a query that sees something, whatever the inputs.
+
+    Attributes:
+        weight: the least and the largest weight.
+        mass: the least and the largest sum of a row.
+        itself: the weight of a key that equals its query, None where that depends on more.
+    """
+
+    weight: tuple[float, float]
+    mass: tuple[float, float]
+    itself: float | None = None
+
+
+SHARES = Bounds(weight=(0.0, 1.0), mass=(1.0, 1.0))
+"""Rows sum to one."""
+
+PARTS = Bounds(weight=(0.0, 1.0), mass=(0.0, 1.0))
+"""Rows sum to one at most."""
+
+GATES = Bounds(weight=(0.0, 1.0), mass=(0.0, math.inf))
+"""Every key has a weight of its own between 0 and 1."""
+
+
 class Mechanism(ABC):
     """An attention mechanism; subclasses are frozen dataclasses whose fields are its options.
 
@@ -114,6 +140,7 @@ class Mechanism(ABC):
         paper: citation with the version that was followed.
         variants: option sets that differ in more than numbers: each is tested and listed beside the defaults.
         window: default sliding window, None for all keys.
+        bounds: what the formula promises of weights; every kernel is held to it.
         follows_training: whether weights depend on the moment of a call.
         form: the class of functions (Pointwise, Ratio, ..., Chunked) that kernels shall use.
     """
@@ -121,6 +148,7 @@ class Mechanism(ABC):
     name: ClassVar[str]
     formula: ClassVar[str]
     paper: ClassVar[str]
+    bounds: ClassVar[Bounds]
     variants: ClassVar[tuple[dict[str, Any], ...]] = ()
     follows_training: ClassVar[bool] = False
     window: int | None = None

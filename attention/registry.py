@@ -18,8 +18,10 @@ def register(mechanism: M) -> M:
     """Class decorator: make a mechanism available under its `name`.
 
     Raises:
-        AttentionError: another class already has that name.
+        AttentionError: another class already has that name, or the class states no `bounds`.
     """
+    if not hasattr(mechanism, "bounds"):
+        raise AttentionError(f"{mechanism.name} does not say what bounds its weights have: give it `bounds`")
     known = _registered.setdefault(mechanism.name, mechanism)
     if (known.__module__, known.__qualname__) != (mechanism.__module__, mechanism.__qualname__):
         raise AttentionError(f"two mechanisms are named {mechanism.name!r}: {known} and {mechanism}")

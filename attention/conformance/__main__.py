@@ -83,6 +83,7 @@ def _summary(found: dict[str, str]) -> str:
         return refusals.pop()
     counts = {
         "yes": sum(result == "yes" for result in found.values()),
+        "exempt": sum(result.startswith("exempt") for result in found.values()),
         "no": sum(result.startswith("no") for result in found.values()),
     }
     return "; ".join([", ".join(f"{count} {word}" for word, count in counts.items() if count), *failed])

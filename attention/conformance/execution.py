@@ -30,8 +30,9 @@ def extreme_scores(mechanism: Mechanism, kernel: str, device: torch.device | str
             truth = run(rounded.to(torch.float64), mechanism, "dense", causal=causal)
             eager = run(rounded, mechanism, "dense", causal=causal)
             for name, tensor in run(rounded, mechanism, kernel, causal=causal).items():
-                if not torch.isfinite(tensor[judged(truth[name], eager[name], dtype)]).all():
-                    raise ConformanceError(f"extreme scores, {dtype}, {name}: not finite")
+                place = f"extreme scores, {dtype}, {name}"
+                if not torch.isfinite(tensor[judged(truth[name], eager[name], dtype, place)]).all():
+                    raise ConformanceError(f"{place}: not finite")
 
 
 def in_training(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:

@@ -72,12 +72,14 @@ def run(
     kernel: str,
     *,
     call: Callable[..., Tensor] = attend,
+    moved: float = 0.0,
     **arguments: Any,
 ) -> dict[str, Tensor]:
     """Output and gradients of a call, learned parameters included.
 
     Args:
         call: `attend`, or something that wraps it.
+        moved: is added to the initial values of learned parameters.
         arguments: the masks, as for `attend`.
 
     Raises:
@@ -85,7 +87,7 @@ def run(
     """
     wide = torch.promote_types(inputs.query.dtype, torch.float32)
     params = {
-        name: value.to(inputs.query.device, wide).requires_grad_()
+        name: value.to(inputs.query.device, wide).add(moved).requires_grad_()
         for name, value in mechanism.initial_values(*inputs.query.shape[2:]).items()
     }
     ask(inputs, mechanism, kernel, params=params, **arguments)

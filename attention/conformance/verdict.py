@@ -1,6 +1,8 @@
 """What passes: an error of at most twice that of the formula, run as it is in the same precision."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +19,27 @@ SLACK = {torch.float64: 1e-8, torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.f
 
 MIXED = ("out", "query", "key", "value")
 """Names of results that have a position; the others are gradients of learned parameters."""
+
+
+_exempt: ContextVar[dict[str, None] | None] = ContextVar("_exempt", default=None)
+
+
+@contextmanager
+def exemptions() -> Iterator[dict[str, None]]:
+    """Collects what `judge` lets pass unjudged while this is open, and why, each once."""
+    found: dict[str, None] = {}
+    token = _exempt.set(found)
+    try:
+        yield found
+    finally:
+        _exempt.reset(token)
+
+
+def exempt(place: str, reason: str) -> None:
+    """Tell whoever collects that something was not judged."""
+    found = _exempt.get()
+    if found is not None:
+        found[f"{reason} ({place})"] = None
 
 
 class ConformanceError(AssertionError):
@@ -98,8 +121,8 @@ def judge(
     A composite is allowed that for each of its mixings, since each of them rounds.
 
     Not judged are numbers that the dtype cannot hold, results of float16 calls on whose way the formula overflows, and
-    the digits of what the formula itself returns as nothing but noise: identical keys put every key of lssar on its
-    threshold, and rounding decides. All else must be finite.
+    the digits of what the formula itself returns as nothing but noise. Each is told to `exemptions`. All else must be
+    finite.
 
     Args:
         result: output and gradients that are judged, in the precision that the truth is rounded to.
@@ -113,7 +136,7 @@ def judge(
         actual, place = result[name], f"{what}, {name}"
         if actual.shape != expected.shape:
             raise ConformanceError(f"{place}: shape {list(actual.shape)}, expected {list(expected.shape)}")
-        fits = judged(expected, eager[name], eager["out"].dtype)
+        fits = judged(expected, eager[name], eager["out"].dtype, place)
         if not torch.isfinite(actual[fits]).all():
             raise ConformanceError(f"{place}: not finite")
         rounded = expected.to(actual.dtype)
@@ -122,6 +145,7 @@ def judge(
         )
         size = root_mean_square(expected[fits])
         if eager_error > max(0.1, 10 * size):
+            exempt(place, "the formula itself returns noise")
             continue
         size = max(floor, size) * (1 if name in MIXED else 100)
         allowed = mixings * (2 * eager_error + 2 * rounding) + slack * size + 1e-12
@@ -137,14 +161,20 @@ def mixings(mechanism: Mechanism) -> int:
     return mechanism.mixings if isinstance(mechanism, Composite) else 1
 
 
-def judged(truth: Tensor, eager: Tensor, dtype: torch.dtype) -> Tensor:
+def judged(truth: Tensor, eager: Tensor, dtype: torch.dtype, place: str) -> Tensor:
     """Where numbers fit the dtype of `eager`; nowhere if a call in float16 overflows by the formula on the way to one.
 
-    The gradient of a learned parameter is float32, and made of those of queries and keys in the call's dtype.
+    The gradient of a learned parameter is float32, and made of those of queries and keys in the call's dtype. What is
+    left out is told to `exemptions`.
     """
+    kind = str(dtype).removeprefix("torch.")
     fits = truth.abs() <= torch.finfo(eager.dtype).max / 2
-    overflows = dtype == torch.float16 and not torch.isfinite(eager[fits]).all()
-    return torch.zeros_like(fits) if overflows else fits
+    if not fits.all():
+        exempt(place, f"more than {kind} holds")
+    if dtype == torch.float16 and not torch.isfinite(eager[fits]).all():
+        exempt(place, f"the formula overflows {kind}")
+        return torch.zeros_like(fits)
+    return fits
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor], what: str) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from attention.entropies import row_entropy
 from attention.errors import AttentionError, nearest
-from attention.mechanism import Call, Composite, Mechanism, Mix
+from attention.mechanism import SHARES, Bounds, Call, Composite, Mechanism, Mix
 from attention.mechanisms.softmax import Softmax
 from attention.registry import register
 
@@ -49,6 +49,7 @@ class AdaptiveSoftmax(Composite):
     name: ClassVar[str] = "adaptive_softmax"
     formula: ClassVar[str] = "softmax(β(H) s),  H = entropy of softmax(s)"
     paper: ClassVar[str] = "Veličković et al. 2024, arXiv 2410.01104"
+    bounds: ClassVar[Bounds] = SHARES
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"when": "gradient"},)
     follows_training: ClassVar[bool] = True
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from attention.errors import AttentionError
-from attention.mechanism import Adjusted
+from attention.mechanism import Adjusted, Bounds
 from attention.mechanisms.softmax import Softmax
 from attention.registry import register
 
@@ -52,6 +52,11 @@ class ClippedSoftmax(Adjusted):
                 f"clipped_softmax needs gamma at most 0 and zeta at least 1, got {self.gamma} and {self.zeta}"
             )
 
+    @property
+    def bounds(self) -> Bounds:  # type: ignore[override]
+        """Every share that is not cut off loses -gamma at least, so that a row sums to zeta at most."""
+        return Bounds(weight=(0.0, 1.0), mass=(0.0, self.zeta))
+
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """Equation 4."""
         return self._stretched(Softmax().weights(score, visible)).clamp(0, 1)
@@ -65,7 +70,9 @@ class ClippedSoftmax(Adjusted):
     ) -> tuple[float, Tensor, float, float]:
         """zeta - gamma by p, between the clips."""
         stretched = self._stretched(share)
-        inside = (stretched > 0) & (stretched < 1)
+        inside = stretched > 0
+        if self.zeta > 1:  # else 1 is where p is 1, and a last bit would decide
+            inside = inside & (stretched < 1)
         return 0.0, torch.where(inside, self.zeta - self.gamma, 0 * share), 0.0, 0.0
 
     def _stretched(self, share: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from attention.errors import AttentionError
-from attention.mechanism import Call, Scores, Threshold
+from attention.mechanism import SHARES, Bounds, Call, Scores, Threshold
 from attention.registry import register
 
 HALVINGS = 80
@@ -42,6 +42,7 @@ class Entmax15(Threshold):
     name: ClassVar[str] = "entmax15"
     formula: ClassVar[str] = "relu((α − 1) s − τ)^{1/(α − 1)},  τ: Σ = 1"
     paper: ClassVar[str] = "Peters, Niculae & Martins 2019, arXiv 1905.05702"
+    bounds: ClassVar[Bounds] = SHARES
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"alpha": 1.25},)
 
     alpha: float = 1.5

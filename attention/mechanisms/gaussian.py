@@ -27,7 +27,7 @@ weigh themselves with 1 - 1e-3 in place of 1.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 from attention.errors import AttentionError, nearest
-from attention.mechanism import Call, Mechanism, Pointwise, Ratio, Scores
+from attention.mechanism import GATES, SHARES, Bounds, Call, Mechanism, Pointwise, Ratio, Scores
 from attention.mechanisms.softmax import Exponential
 from attention.registry import register
 from attention.vectors import SHORTEST, unit
@@ -73,6 +73,11 @@ class Gaussian(Pointwise, Exponential):
     def form(self) -> type[Mechanism]:  # type: ignore[override]
         """Pointwise without normalisation, else Ratio."""
         return Pointwise if self.norm == "none" else Ratio
+
+    @property
+    def bounds(self) -> Bounds:  # type: ignore[override]
+        """A vector has no distance from itself."""
+        return SHARES if self.norm == "row" else replace(GATES, itself=1.0)
 
     def parameters(self, n_head: int) -> dict[str, Tensor]:
         """`sharpness` [H], where beta = softplus(sharpness) = 1."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from attention.mechanism import Call, Mechanism, Ratio, Scores
+from attention.mechanism import PARTS, Bounds, Call, Mechanism, Ratio, Scores
 from attention.registry import register
 from attention.vectors import unit
 
@@ -52,6 +52,7 @@ class Lssa(LengthScaledCosine, Ratio):
     name: ClassVar[str] = "lssa"
     formula: ClassVar[str] = "softplus(x) / Σ softplus(x),  x = ln d · ln n · cos(q, k)"
     paper: ClassVar[str] = "Gao & Spratling 2025, arXiv 2501.13428"
+    bounds: ClassVar[Bounds] = PARTS
     pivot_floor: ClassVar[float | None] = None
 
     epsilon: float = 1e-8

@@ -14,9 +14,9 @@ implementations; treat both as such.
 
 Here: the base is divided by its row maximum, which cancels. The literal power overflows float32 at p = 15 from n = 1024
 on, and the published epsilon on its sum (1e-8) would silence every row whose largest base is below 0.3 at p = 15, 2e-3
-at p = 3. The scaled form needs no epsilon, but a floor: a row whose largest n A exceeds 1 by no more than 2^-12 is dead,
-since its excess may be nothing but rounding, which the division would blow up to weights of one and gradients of 1e8.
-In float32 n A is off by some 2^-22, and by up to 2^-13 where a sum over 2^16 equal terms rounds one way.
+at p = 3. The scaled form needs no epsilon, but a floor: a row is dead if its largest n A exceeds 1 by 2^-12 or less.
+That may be nothing but rounding, which the division would blow up to weights of one and gradients of 1e8: in float32,
+n A is off by some 2^-22, and by up to 2^-13 where a sum over 2^16 equal terms rounds one way.
 
 Beware: a row of identical keys, or of a query of zeros, has nothing above its mean and is dead from n = 4 on, so never
 zero-initialise the query or key projection. What lssa.py says of comparisons holds here.
@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from attention.errors import AttentionError
-from attention.mechanism import TwoStage
+from attention.mechanism import PARTS, Bounds, TwoStage
 from attention.mechanisms.lssa import LengthScaledCosine
 from attention.registry import register
 
@@ -52,6 +52,7 @@ class Lssar(LengthScaledCosine, TwoStage):
     name: ClassVar[str] = "lssar"
     formula: ClassVar[str] = "relu(n·A − 1)^p / Σ relu(n·A − 1)^p,  A = LSSA"
     paper: ClassVar[str] = "Gao & Spratling 2025, arXiv 2501.13428"
+    bounds: ClassVar[Bounds] = PARTS
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"power": 3}, {"power": 1})
 
     power: float = 15.0

@@ -21,6 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from attention.mechanism import PARTS, Bounds
 from attention.mechanisms.softmax import Exponential
 from attention.registry import register
 
@@ -33,6 +34,7 @@ class Rectified(Exponential):
     name: ClassVar[str] = "rectified"
     formula: ClassVar[str] = "1[s ≥ 0] exp(s) / Σ 1[s ≥ 0] exp(s)"
     paper: ClassVar[str] = "Zuhri et al. 2025, arXiv 2504.20966 v4, appendix C"
+    bounds: ClassVar[Bounds] = PARTS
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """Row softmax over the visible keys that are not negative, 0 in a row without any."""

@@ -14,13 +14,14 @@ division is made once, in the query, and the kernel computes relu.
 Beware: a row without a positive score is dead, so never zero-initialise the query or key projection.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from attention.mechanism import Call, Pointwise, Scores
+from attention.mechanism import Bounds, Call, Pointwise, Scores
 from attention.registry import register
 
 
@@ -32,6 +33,7 @@ class Relu(Pointwise):
     name: ClassVar[str] = "relu"
     formula: ClassVar[str] = "relu(s) / n"
     paper: ClassVar[str] = "Wortsman et al. 2023, arXiv 2309.08586"
+    bounds: ClassVar[Bounds] = Bounds(weight=(0.0, math.inf), mass=(0.0, math.inf))
 
     def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
         """Scaled dot product over n_i."""

@@ -16,6 +16,7 @@ Beware: weights of version 1 are negative where s < 0 and not bounded; rows of n
 weight of the first row of version 2 jumps from 0 to 1 at s = 0.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from attention.errors import AttentionError
-from attention.mechanism import TIED, Adjusted
+from attention.mechanism import PARTS, TIED, Adjusted, Bounds
 from attention.mechanisms.softmax import Softmax
 from attention.registry import register
 
@@ -51,6 +52,12 @@ class SaSoftmax(Adjusted):
     def __post_init__(self) -> None:
         if self.version not in (1, 2):
             raise AttentionError(f"sa_softmax has versions 1 and 2, got {self.version!r}")
+
+    @property
+    def bounds(self) -> Bounds:  # type: ignore[override]
+        """Version 1 has none."""
+        everything = (-math.inf, math.inf)
+        return PARTS if self.version == 2 else Bounds(weight=everything, mass=everything)
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """The formulas."""

@@ -23,12 +23,14 @@ import torch
 from torch import Tensor
 
 from attention.errors import AttentionError
-from attention.mechanism import Call, Pointwise, Scores
+from attention.mechanism import GATES, Bounds, Call, Pointwise, Scores
 from attention.registry import register
 
 
 class Logistic(Pointwise):
     """w = sigma(s), of whatever scores."""
+
+    bounds: ClassVar[Bounds] = GATES
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """The logistic function."""

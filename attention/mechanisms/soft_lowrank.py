@@ -34,6 +34,7 @@ retrieval must come from the own chunk or from other layers. Far weights may be 
 sum, too: the divisor is held above 1e-3. Rotary positions scatter keys and cost accuracy, most for "global".
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -46,7 +47,7 @@ from attention.chunked import Chunked, Recurrence, State, causal_bias
 from attention.errors import AttentionError, nearest
 from attention.lowrank import INVERSES, bridge, distance, gaussian, inverse_softplus, pivots, pool
 from attention.masks import Visibility
-from attention.mechanism import Call, Scores
+from attention.mechanism import Bounds, Call, Scores
 from attention.registry import register
 
 FORMS = ("blocks", "global", "streaming")
@@ -115,6 +116,12 @@ class SoftLowRank(Chunked):
             )
         if not self.ridge > 0:
             raise AttentionError(f"soft_lowrank's ridge must be above 0, got {self.ridge}")
+
+    @property
+    def bounds(self) -> Bounds:  # type: ignore[override]
+        """Far weights may be negative, and so may their sum, of which `norm="row"` makes one at most."""
+        most = 1.0 if self.norm == "row" else math.inf
+        return Bounds(weight=(-math.inf, math.inf), mass=(-math.inf, most))
 
     def refuses(self, visible: Visibility) -> str | None:
         """Also the symmetric normalisation of a causal form."""

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attention.mechanism import Ratio
+from attention.mechanism import SHARES, Bounds, Ratio
 from attention.registry import register
 
 
@@ -45,6 +45,7 @@ class Softmax(Exponential):
     name: ClassVar[str] = "softmax"
     formula: ClassVar[str] = "exp(s) / Σ exp(s)"
     paper: ClassVar[str] = "Vaswani et al. 2017, arXiv 1706.03762"
+    bounds: ClassVar[Bounds] = SHARES
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """Row softmax over the visible keys."""

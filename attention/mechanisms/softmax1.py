@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from attention.mechanism import PARTS, Bounds
 from attention.mechanisms.softmax import Exponential
 from attention.registry import register
 
@@ -33,6 +34,7 @@ class Softmax1(Exponential):
     name: ClassVar[str] = "softmax1"
     formula: ClassVar[str] = "exp(s) / (1 + Σ exp(s))"
     paper: ClassVar[str] = "Miller 2023, Attention Is Off By One (essay, no arXiv number)"
+    bounds: ClassVar[Bounds] = PARTS
     pivot_floor: ClassVar[float | None] = 0.0
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:

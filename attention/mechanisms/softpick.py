@@ -27,7 +27,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attention.mechanism import Ratio
+from attention.mechanism import PARTS, Bounds, Ratio
 from attention.registry import register
 
 
@@ -43,6 +43,7 @@ class Softpick(Ratio):
     name: ClassVar[str] = "softpick"
     formula: ClassVar[str] = "relu(exp(s) − 1) / Σ |exp(s) − 1|"
     paper: ClassVar[str] = "Zuhri et al. 2025, arXiv 2504.20966 v4"
+    bounds: ClassVar[Bounds] = PARTS
     pivot_floor: ClassVar[float | None] = 0.0
 
     epsilon: float = 1e-6

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attention.mechanism import Threshold
+from attention.mechanism import SHARES, Bounds, Threshold
 from attention.registry import register
 
 
@@ -32,6 +32,7 @@ class Sparsemax(Threshold):
     name: ClassVar[str] = "sparsemax"
     formula: ClassVar[str] = "relu(s − τ),  τ: Σ = 1"
     paper: ClassVar[str] = "Martins & Astudillo 2016, arXiv 1602.02068"
+    bounds: ClassVar[Bounds] = SHARES
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """The k largest scores, as long as 1 + k s_(k) > sum_{r <= k} s_(r), share what they exceed tau by."""

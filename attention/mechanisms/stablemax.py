@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attention.mechanism import Ratio
+from attention.mechanism import SHARES, Bounds, Ratio
 from attention.registry import register
 
 
@@ -32,6 +32,7 @@ class Stablemax(Ratio):
     name: ClassVar[str] = "stablemax"
     formula: ClassVar[str] = "g(s) / Σ g(s),  g(s) = s + 1 for s ≥ 0, 1 / (1 − s) for s < 0"
     paper: ClassVar[str] = "Prieto et al. 2025, arXiv 2501.04697 (normaliser only)"
+    bounds: ClassVar[Bounds] = SHARES
     pivot_floor: ClassVar[float | None] = None
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:

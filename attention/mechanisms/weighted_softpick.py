@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from attention.errors import AttentionError, nearest
-from attention.mechanism import Call, Composite, Mechanism, Mix, Ratio
+from attention.mechanism import PARTS, Bounds, Call, Composite, Mechanism, Mix, Ratio
 from attention.mechanisms.relu_softmax import ReluSoftmax
 from attention.registry import register
 
@@ -77,6 +77,7 @@ class WeightedSoftpick(Composite):
     name: ClassVar[str] = "weighted_softpick"
     formula: ClassVar[str] = "relu(exp(s) − 1) / (Σ relu(exp(s) − 1) + ρ Σ relu(1 − exp(s)))"
     paper: ClassVar[str] = "this project, after Zuhri et al. 2025, arXiv 2504.20966 v4"
+    bounds: ClassVar[Bounds] = PARTS
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"rho": "length"}, {"rho": "one"})
 
     rho: str = "learned"
