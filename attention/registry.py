@@ -20,11 +20,12 @@ def register(mechanism: M) -> M:
     Raises:
         AttentionError: another class already has that name, or the class states no `bounds`.
     """
-    if not hasattr(mechanism, "bounds"):
-        raise AttentionError(f"{mechanism.name} does not say what bounds its weights have: give it `bounds`")
-    known = _registered.setdefault(mechanism.name, mechanism)
+    known = _registered.get(mechanism.name, mechanism)
     if (known.__module__, known.__qualname__) != (mechanism.__module__, mechanism.__qualname__):
         raise AttentionError(f"two mechanisms are named {mechanism.name!r}: {known} and {mechanism}")
+    if not hasattr(mechanism, "bounds"):
+        raise AttentionError(f"{mechanism.name} does not say what bounds its weights have: give it `bounds`")
+    _registered.setdefault(mechanism.name, mechanism)
     return mechanism
 
 

@@ -72,7 +72,8 @@ def outcome(mechanism: Mechanism, kernel: str, check: str, device: torch.device 
         return f"FAILS: {error}"
     except Exception as error:
         return f"FAILS: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return f"exempt: {'; '.join(found)}" if found else "yes"
+    reasons = (f"{reason}: {', '.join(places)}" for reason, places in found.items())
+    return f"exempt: {'; '.join(reasons)}" if found else "yes"
 
 
 def failures(

@@ -21,13 +21,16 @@ MIXED = ("out", "query", "key", "value")
 """Names of results that have a position; the others are gradients of learned parameters."""
 
 
-_exempt: ContextVar[dict[str, None] | None] = ContextVar("_exempt", default=None)
+Exemptions = dict[str, dict[str, None]]
+"""Why, and of what each; in order and once."""
+
+_exempt: ContextVar[Exemptions | None] = ContextVar("_exempt", default=None)
 
 
 @contextmanager
-def exemptions() -> Iterator[dict[str, None]]:
-    """Collects what `judge` lets pass unjudged while this is open, and why, each once."""
-    found: dict[str, None] = {}
+def exemptions() -> Iterator[Exemptions]:
+    """Collects what `judge` lets pass unjudged while this is open."""
+    found: Exemptions = {}
     token = _exempt.set(found)
     try:
         yield found
@@ -39,7 +42,7 @@ def exempt(place: str, reason: str) -> None:
     """Tell whoever collects that something was not judged."""
     found = _exempt.get()
     if found is not None:
-        found[f"{reason} ({place})"] = None
+        found.setdefault(reason, {})[place] = None
 
 
 class ConformanceError(AssertionError):

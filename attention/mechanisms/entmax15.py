@@ -25,6 +25,7 @@ from torch import Tensor
 
 from attention.errors import AttentionError
 from attention.mechanism import SHARES, Bounds, Call, Scores, Threshold
+from attention.mechanisms.sparsemax import from_largest
 from attention.registry import register
 
 HALVINGS = 80
@@ -63,7 +64,7 @@ class Entmax15(Threshold):
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """The formula, tau by sorting or bisection."""
-        score = score.masked_fill(~visible, -torch.inf)
+        score = from_largest(score.masked_fill(~visible, -torch.inf))
         tau = _tau_by_sorting(score) if self.alpha == 1.5 else self._tau_by_bisection(score)
         return self.weight((score - tau).masked_fill(~visible, 0))
 
@@ -88,16 +89,17 @@ class Entmax15(Threshold):
 
 
 def _tau_by_sorting(score: Tensor) -> Tensor:
-    """tau at alpha = 1.5: mean - sqrt((1 - squared deviations) / k) of the k largest scores, the support."""
+    """tau at alpha = 1.5: mean - sqrt((1 - squared deviations) / k) of the k largest scores, the support.
+
+    Of scores relative to the largest, or squares of large scores would drown their differences.
+    """
     ordered = score.sort(-1, descending=True).values
     seen = ordered > -torch.inf
-    largest = ordered[..., :1]
-    # Relative to the largest, or squares of large scores drown their differences.
-    shifted = (ordered - largest).masked_fill(~seen, 0)
+    shifted = ordered.masked_fill(~seen, 0)
     size = torch.arange(1, score.shape[-1] + 1, dtype=score.dtype, device=score.device)
     mean = shifted.cumsum(-1) / size
     deviations = shifted.square().cumsum(-1) - size * mean.square()
     within = ((1 - deviations) / size).clamp(min=0)
     tau = mean - within.where(within > 0, 1).sqrt() * (within > 0)
     support = (seen & (tau <= shifted)).sum(-1, keepdim=True)
-    return tau.gather(-1, support - 1) + largest
+    return tau.gather(-1, support - 1)

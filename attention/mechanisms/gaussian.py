@@ -94,9 +94,9 @@ class Gaussian(Pointwise, Exponential):
                 return Scores(scaled, key)
             beta = beta / scale
             # Lengths are one but for rounding, which has no gradient.
-            query_bias = -beta - 0.5 * beta * (_square(scaled, wide) / beta**2 - 1).detach()
+            row_bias = -beta - 0.5 * beta * (_square(scaled, wide) / beta**2 - 1).detach()
             key_bias = -0.5 * beta * (_per_query_head(_square(key, wide), query) - 1)
-            return Scores(scaled, key, 1.0, query_bias, key_bias.detach())
+            return Scores(scaled, key, 1.0, row_bias, key_bias.detach())
         scaled = (query.to(wide) * beta[:, None]).to(query.dtype)
         query_bias = None
         if self.norm == "none":  # it cancels in a row sum

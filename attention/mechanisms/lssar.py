@@ -67,7 +67,7 @@ class Lssar(LengthScaledCosine, TwoStage):
         count = visible.sum(-1, keepdim=True)
         positive = softplus(score) * visible
         relative = count * positive / (positive.sum(-1, keepdim=True) + self.epsilon)
-        base = torch.relu(relative - self._threshold(count)) * visible
+        base = torch.relu(self._excess(relative, count)) * visible
         largest = base.amax(-1, keepdim=True).detach()
         power = (base / largest.where(largest > LEAST_EXCESS, torch.inf)) ** self.power
         total = power.sum(-1, keepdim=True)
@@ -91,10 +91,10 @@ class Lssar(LengthScaledCosine, TwoStage):
         return base ** (self.power - 1) * (base > 0) * (self.power / span)
 
     def _base(self, relative: Tensor, largest: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        threshold = self._threshold(count)
-        span = largest - threshold
+        span = self._excess(largest, count)
         span = span.where(span > LEAST_EXCESS, torch.inf)
-        return torch.relu(relative - threshold) / span, span
+        return torch.relu(self._excess(relative, count)) / span, span
 
-    def _threshold(self, count: Tensor) -> Tensor:
-        return (count > UNTHRESHOLDED_ROWS).float()
+    def _excess(self, relative: Tensor, count: Tensor) -> Tensor:
+        """u - O."""
+        return torch.where(count > UNTHRESHOLDED_ROWS, relative - 1, relative)

@@ -10,7 +10,9 @@ Paper: both versions, the second to keep weights between 0 and 1.
 Published code: gradients flow through minimum and maximum. It adds 1e-10 to b - a, with which gradients reach 1e9 where
 all scores are near 0.
 
-Here: gradients flow as there; b - a is 0.01 at least. Keys that tie with an extreme share its gradient.
+Here: gradients flow as there; b - a is 0.01 at least, in the forward pass as well: the weights of a row whose scores
+are all far below 0.01 in magnitude vanish, where those of the published code are of order one. Keys that tie with an
+extreme share its gradient.
 
 Beware: weights of version 1 are negative where s < 0 and not bounded; rows of neither version sum to one; the only
 weight of the first row of version 2 jumps from 0 to 1 at s = 0.

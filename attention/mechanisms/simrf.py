@@ -35,7 +35,7 @@ from torch import Tensor
 
 from attention.chunked import Chunked, Recurrence, State, causal_bias
 from attention.errors import AttentionError, nearest
-from attention.mechanism import SHARES, Bounds, Call, Scores
+from attention.mechanism import PARTS, Bounds, Call, Scores
 from attention.registry import register
 
 COUPLINGS = ("simplex", "orthogonal", "iid")
@@ -58,7 +58,7 @@ class SimRF(Chunked):
     name: ClassVar[str] = "simrf"
     formula: ClassVar[str] = "φ(q)·φ(k) / Σ φ(q)·φ(k),  φ(x) = exp(W x − |x|²/2),  W random"
     paper: ClassVar[str] = "Reid et al. 2023, arXiv 2301.13856"
-    bounds: ClassVar[Bounds] = SHARES
+    bounds: ClassVar[Bounds] = PARTS
     variants: ClassVar[tuple[dict[str, Any], ...]] = (
         {"coupling": "orthogonal", "features": 24, "chunk": 16},
         {"coupling": "iid", "features": 24, "chunk": 16},

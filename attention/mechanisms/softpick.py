@@ -14,7 +14,8 @@ as a row (or its first block) lies below about -88 in float32.
 
 Here: pivot max(0, max s), the same value without the overflow; epsilon 1e-6 in the pivot's frame; e^s - 1 through
 expm1, because the plain difference loses its digits near s = 0, where a fresh model is. At s = 0 exactly the gradient
-is 0.
+is 0. As in the published kernel the pivot has no gradient though epsilon stands in its frame, so that gradients differ
+from those of the outputs by epsilon times the gradient of the weights at most.
 
 Beware: a row whose scores are all <= 0 is dead; zero-initialised query or key projections never leave that state, and
 the config refuses `init_std` 0. The only weight of the first row jumps from 0 to 1 at s = 0. Every irrelevant key adds

@@ -24,6 +24,11 @@ from attention.mechanism import SHARES, Bounds, Threshold
 from attention.registry import register
 
 
+def from_largest(score: Tensor) -> Tensor:
+    """Scores less their row's largest: the same weights, and large ones do not drown a threshold within 1 of it."""
+    return score - score.amax(-1, keepdim=True).detach()
+
+
 @register
 @dataclass(frozen=True)
 class Sparsemax(Threshold):
@@ -36,7 +41,8 @@ class Sparsemax(Threshold):
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """The k largest scores, as long as 1 + k s_(k) > sum_{r <= k} s_(r), share what they exceed tau by."""
-        ordered = score.masked_fill(~visible, -torch.inf).sort(-1, descending=True).values
+        score = from_largest(score.masked_fill(~visible, -torch.inf))
+        ordered = score.sort(-1, descending=True).values
         rank = torch.arange(1, score.shape[-1] + 1, dtype=score.dtype, device=score.device)
         excess = ordered.masked_fill(ordered == -torch.inf, 0).cumsum(-1) - 1
         support = (rank * ordered > excess).sum(-1, keepdim=True).clamp(min=1)

@@ -61,16 +61,18 @@ class Swat(Logistic):
     def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
         """Scaled dot product plus the head's slope times the distance."""
         scores = super().scores(query, key, call)
-        n_head = query.shape[2]
+        n_head, wide = query.shape[2], torch.promote_types(query.dtype, torch.float32)
         bias = None
         if self.bias:
-            bias = torch.full(query.shape[:3], self.bias, device=query.device, dtype=torch.float32)
-        slope = None if self.slopes == "none" else head_slopes(n_head, self.slopes, query.device)
+            bias = torch.full(query.shape[:3], self.bias, device=query.device, dtype=wide)
+        slope = None if self.slopes == "none" else head_slopes(n_head, self.slopes, query.device, wide)
         return replace(scores, slope=slope, query_bias=bias)
 
 
-def head_slopes(n_head: int, kind: str, device: torch.device | None = None) -> Tensor:
-    """Slopes per head, float32 [H].
+def head_slopes(
+    n_head: int, kind: str, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Slopes per head, [H].
 
     Raises:
         AttentionError: balanced slopes for an odd number of heads.
@@ -78,7 +80,7 @@ def head_slopes(n_head: int, kind: str, device: torch.device | None = None) -> T
     if kind == "balanced":
         if n_head % 2:
             raise AttentionError(f"balanced slopes need an even number of heads, got {n_head}")
-        half = 2.0 ** -torch.arange(1, n_head // 2 + 1, dtype=torch.float32, device=device)
+        half = 2.0 ** -torch.arange(1, n_head // 2 + 1, dtype=dtype, device=device)
         return torch.cat([-half, half])
-    alibi = 2.0 ** (-8 * torch.arange(1, n_head + 1, dtype=torch.float32, device=device) / n_head)
+    alibi = 2.0 ** (-8 * torch.arange(1, n_head + 1, dtype=dtype, device=device) / n_head)
     return -alibi if kind == "decay" else alibi

@@ -157,6 +157,7 @@ BROKEN: dict[str, Callable[[Problem], torch.Tensor]] = {
     "bfloat16": _coarse(50, torch.bfloat16),
     "float16": _in(torch.bfloat16, only=torch.float16),
     "trained activations": _clamped,
+    "bounds": lambda problem: dense.attend(problem) * 1.02,
     "head dims": _narrow,
     "value dims": _value_as_wide_as_key,
     "grouped heads": _heads_in_the_wrong_order,
@@ -200,6 +201,24 @@ def test_a_gradient_of_the_wrong_size_is_caught(check, install):
     install(_gradient_unscaled)
     (line,) = failures(SOFTMAX, "toy", [check])
     assert ", query: error" in line
+
+
+@dataclass(frozen=True)
+class Noisy(type(SOFTMAX)):
+    """Softmax whose gradient is noise in every precision but the truth's."""
+
+    def weights(self, score, visible):
+        noise = 0.0 if score.dtype == torch.float64 else 1e3 * (_Scaled.apply(score) - score)
+        return super().weights(score + noise, visible)
+
+
+def test_what_is_not_judged_is_told_and_survives_the_page(install, tmp_path):
+    install(dense.attend)
+    found = outcome(Noisy(), "toy", "float32")
+    assert found.startswith("exempt: the formula itself returns noise: gaussian inputs, query, ")
+    row = dict.fromkeys(CHECKS, "yes") | {"float32": found, "one key": found, "window": "no: for a reason"}
+    (tmp_path / "table.md").write_text(page({("softmax", "dense"): row}, "cpu"))
+    assert read(tmp_path / "table.md") == ({("softmax", "dense"): row}, "cpu")
 
 
 def test_a_refusal_is_told_and_hides_no_failure(install):

@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import attention
 from attention.conformance import CHECKS, RefusedError, cases, failures, outcome
@@ -66,6 +68,26 @@ def test_the_table_is_as_written():
     outcomes, device = read(TABLE)
     assert device == "cpu"
     assert page(outcomes, device) == TABLE.read_text(), f"edited by hand; run `{COMMAND}`"
+
+
+class _Narrowing(TorchDispatchMode):
+    """Fails where a number in float64 is rounded to less, or one of less is taken for more."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        tensors = [x for x in pytree.tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+        kinds = {x.dtype for x in tensors if x.is_floating_point()} - {torch.float64}
+        assert not kinds, f"{function} in {kinds}"
+        return out
+
+
+@mechanisms
+def test_nothing_on_the_way_to_the_truth_is_rounded(mechanism, monkeypatch):
+    inputs = make(queries=9, heads=4, key_heads=2, head_dim=8)
+    params = {name: value.double() for name, value in mechanism.initial_values(4, 8).items()}
+    monkeypatch.setattr(type(mechanism), "initial_values", lambda *_: params)
+    with _Narrowing():
+        attention.attend(inputs.query, inputs.key, inputs.value, mechanism, kernel="dense", params=params)
 
 
 @pytest.mark.gpu

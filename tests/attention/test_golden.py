@@ -266,6 +266,18 @@ def test_gaussian_scores_are_squared_distances():
     assert torch.allclose(weight, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("norm", ["none", "row"])
+def test_the_expanded_gaussian_is_the_stated_one(normalise, norm):
+    """With grouped heads and another sharpness for each."""
+    query, key = 3 * torch.randn(1, 5, 4, 8).double(), 3 * torch.randn(1, 5, 2, 8).double()
+    mechanism = attention.get("gaussian", normalise=normalise, norm=norm)
+    params = {"sharpness": torch.randn(4).double()}
+    stated = attention.weights(query, key, mechanism, kernel="dense", params=params)
+    expanded = attention.weights(query, key, mechanism, kernel="tiled", params=params)
+    assert torch.allclose(expanded, stated, atol=1e-13)
+
+
 def test_row_normalised_gaussian_is_softmax_with_a_key_bias():
     query, key = torch.randn(1, 6, 1, 4).double(), torch.randn(1, 6, 1, 4).double()
     gaussian = attention.get("gaussian", normalise=False, norm="row")

@@ -5,6 +5,7 @@ import torch
 
 import attention
 from attention.conformance import RefusedError
+from attention.conformance.verdict import dtypes
 from attention.kernels import dispatch
 from tests.attention.conftest import KERNELS, Inputs, make, run
 
@@ -15,6 +16,14 @@ def _run(inputs: Inputs, mechanism: attention.Mechanism, kernel: str, **argument
     """Output and gradients, unless the kernel does not serve such a call."""
     try:
         return run(inputs, mechanism, kernel, **arguments)
+    except RefusedError as refusal:
+        pytest.skip(str(refusal))
+
+
+def _dtypes(mechanism: attention.Mechanism, kernel: str) -> list[torch.dtype]:
+    """Those that the kernel takes, if any."""
+    try:
+        return dtypes(mechanism, kernel, "cpu")
     except RefusedError as refusal:
         pytest.skip(str(refusal))
 
@@ -143,6 +152,82 @@ def test_lssar_rows_of_identical_keys_die_from_the_fourth_on(kernel):
     weight = _weights(query, query, attention.get("lssar"), kernel)
     expected = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     assert torch.allclose(weight.sum(-1), expected, atol=1e-5)
+
+
+@kernels
+@pytest.mark.parametrize("zeros", ["keys alike", "queries of zero"])
+def test_lssar_takes_no_rounding_for_an_excess(kernel, zeros):
+    """From the fourth row on nothing is above the mean; the division by next to nothing gave weights of one."""
+    inputs = make(batch=20, queries=32, heads=2, key_heads=2, head_dim=64)
+    if zeros == "keys alike":
+        inputs.key.data[:] = inputs.key.data[:, :1].clone()
+    else:
+        inputs.query.data.zero_()
+    inputs.grad_out[:, :3] = 0
+    for power in (1, 3, 15):
+        mechanism = attention.get("lssar", power=power)
+        for dtype in _dtypes(mechanism, kernel):
+            result = _run(inputs.to(dtype), mechanism, kernel)
+            assert not result["out"][:, 3:].any()
+            assert not any(result[name].any() for name in ("query", "key", "value"))
+
+
+def test_lssar_keeps_a_row_whose_excess_is_real():
+    key = torch.zeros(1, 8, 1, 4)
+    key[..., 0] = 1
+    key[:, 5, :, 1] = 0.05
+    query = torch.zeros(1, 1, 1, 4)
+    query[..., :2] = 1
+    weight = attention.weights(query, key, "lssar", kernel="tiled")
+    assert torch.allclose(weight[0, 0, 0], torch.eye(8)[5])
+
+
+@kernels
+@pytest.mark.parametrize(("normalise", "least"), [(True, 0.998), (False, 0.996)])
+def test_a_gaussian_kernel_of_a_vector_with_itself_is_one(kernel, normalise, least):
+    """It was 46 in bfloat16 and infinite in float16, and formula and kernels agreed on it."""
+    mechanism = attention.get("gaussian", normalise=normalise)
+    for dtype in _dtypes(mechanism, kernel):
+        for spread in (1, 3, 10, 30):
+            x = (make(queries=16, heads=2, key_heads=2, head_dim=64, seed=spread).key * spread).detach()
+            unit = torch.eye(16, dtype=x.dtype)[:, None].expand(2, 16, 2, 16)
+            out = _run(Inputs(x, x, unit, torch.ones_like(unit)).to(dtype), mechanism, kernel)["out"]
+            weight = out.diagonal(dim1=1, dim2=3)
+            assert least <= weight.min() <= weight.max() <= 1, (dtype, spread)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 3.0])
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gaussian_weights_are_those_of_vectors_a_rounding_away(dtype, normalise, sharpness):
+    """Near keys, where rounding is all there is, against the distance of the unrounded vectors."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 24, 2, 64, generator=generator, dtype=torch.float64)
+    key = query + 0.2 * torch.randn(1, 24, 2, 64, generator=generator, dtype=torch.float64)
+    mechanism = attention.get("gaussian", normalise=normalise)
+    params = {"sharpness": torch.full((2,), sharpness, dtype=torch.float64)}
+    truth = attention.weights(query, key, mechanism, params=params, kernel="dense")
+    beta = torch.nn.functional.softplus(params["sharpness"][0])
+    # |q - k| is 0.2 |q| and moves by eps |q| at most, the exponent by beta / sqrt(d) times the product of both.
+    # Products of beta |q|^2 / sqrt(d) are summed in float32.
+    allowed = (0.2 * 64 * beta / 8 + 2) * torch.finfo(dtype).eps + 64 * beta / 8 * 4 * 2.0**-23
+    for kernel in ("dense", "tiled"):
+        weight = attention.weights(query.to(dtype), key.to(dtype), mechanism, params=params, kernel=kernel)
+        assert (weight - truth).abs().max() <= allowed, kernel
+
+
+@pytest.mark.parametrize("name", ["sparsemax", "entmax15"])
+def test_a_threshold_within_one_of_a_large_score_keeps_its_digits(name):
+    score = torch.tensor([[3000.1, 3000.3, 2999.6, -40.0]])
+    weight = attention.get(name).weights(score, torch.ones(1, 4, dtype=torch.bool))
+    assert abs(float(weight.sum()) - 1) < 1e-6
+
+
+def test_clipped_softmax_has_one_gradient_for_a_share_of_one_and_a_last_bit_below():
+    mechanism = attention.get("clipped_softmax")
+    share = torch.tensor([1.0, 1 - 2.0**-24])
+    (_, slope, _, _) = mechanism.weight_derivatives(share, share, share, share)
+    assert slope[0] == slope[1] == pytest.approx(1.03)
 
 
 def test_swat_slopes_follow_equation_4():

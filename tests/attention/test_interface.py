@@ -100,6 +100,8 @@ def test_two_mechanisms_cannot_share_a_name():
     class Impostor(attention.Pointwise):
         name = "softmax"
 
+    with pytest.raises(AttentionError, match="nameless does not say what bounds its weights have"):
+        attention.register(type("Nameless", (attention.Pointwise,), {"name": "nameless"}))
     with pytest.raises(AttentionError, match="two mechanisms are named 'softmax'"):
         attention.register(Impostor)
 

@@ -16,6 +16,7 @@ from triton.runtime import interpreter
 
 import attention
 from attention.conformance import Inputs, cases, make, run
+from attention.conformance.bounds import bounds
 from attention.conformance.inputs import HOSTILE, hostile
 from attention.conformance.verdict import MIXED, SLACK, compare, judge, mixings
 from attention.kernels import dispatch, program
@@ -72,6 +73,13 @@ def test_error_is_at_most_twice_that_of_eager_in_the_same_dtype(mechanism, dtype
         if rounds == 1:
             judge(result, {key: truth[key] for key in MIXED}, eager, name, floor=1.0)
         judge(result, truth, eager, name, SLACK[dtype], floor=1.0, mixings=rounds)
+
+
+@pytest.mark.parametrize(
+    "mechanism", [m for m in SERVED if m.name in ("gaussian", "lssar", "softpick", "swat")], ids=repr
+)
+def test_weights_are_within_the_bounds_of_the_formula(mechanism):
+    bounds(mechanism, "triton", "cpu")
 
 
 @mechanisms
