@@ -45,7 +45,8 @@ def attend(
         mechanism: a name, or an instance from `get` where options are needed.
         causal: hide keys after the query.
         window: a query sees keys at a distance below it, itself included; None for the mechanism's own.
-        documents: int [B, S]; a run of equal ids is one document and sees only itself; -1 is padding (output 0).
+        documents: int [B, S]; a run of equal ids is one document and sees only itself; -1 is padding (output 0), where
+            numbers must be finite all the same: some kernels multiply them by zero, which makes NaN of NaN.
         scale: factor of the dot product; None for the mechanism's own.
         kernel: "auto" or a kernel's name.
         params: learned parameters of the mechanism; initial values where missing.
