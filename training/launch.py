@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
+import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object, parse_flag_from_env
 
@@ -83,6 +84,19 @@ def check_memory(config: ModelConfig, device: torch.device) -> None:
             f"the model has {parameters:,} parameters; weights, gradients and moments take {needed / 1e9:,.0f} GB, and "
             f"this machine has {there / 1e9:,.0f} GB: take fewer layers, a smaller width or vocabulary"
         )
+
+
+def keep_process_group() -> None:
+    """Keep the process group, once there is one, until the process ends.
+
+    Where DDP's reducer is the last to let go of it, Python's lock is held while gloo's threads are joined, one of which
+    may need that lock to let go of a tensor: the process would wait for ever, after its last step.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        _kept.append(torch.distributed.group.WORLD)
+
+
+_kept: list[Any] = []
 
 
 def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:

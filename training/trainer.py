@@ -27,7 +27,14 @@ from training.boundary import one_line
 from training.checkpoint import SHARDED, Checkpointer, TrainerState
 from training.config import Config, fingerprint, resolve_precision
 from training.diagnosis import find_cause, moments_of, not_finite, weights_of
-from training.launch import agreed, check_launch, check_memory, choose_device, from_main
+from training.launch import (
+    agreed,
+    check_launch,
+    check_memory,
+    choose_device,
+    from_main,
+    keep_process_group,
+)
 from training.lock import RunLock
 from training.losses import EntropyPenalty, Objective
 from training.noise_scale import GradientSquares
@@ -60,6 +67,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
     """
     accelerator = _accelerator(config, choose_device())
     check_launch(accelerator, config.train.processes)
+    keep_process_group()
     with RunLock(config.path) as lock:
         from_main(accelerator, lock.acquire)
         from_main(accelerator, lambda: check_free(config, resume))
@@ -72,8 +80,10 @@ def train(config: Config, *, resume: bool = False) -> Path:
             accelerator.print(f"{config.path} is already complete: {start} of {config.train.steps} steps")
             return config.path
         trainer = Trainer(config, accelerator, prepared)
+        if start is not None:
+            trainer.resume(start)
         with one_line(config.path):
-            trainer.run(start)
+            trainer.run()
     return config.path
 
 
@@ -154,10 +164,12 @@ class Trainer:
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[train.precision]
         self.peak = matmul_rate(accelerator.device, dtype) * accelerator.num_processes
 
-    def run(self, start: int | None) -> None:
-        """Train from the beginning (None) or from the checkpoint of step `start` to the last step or a stop signal."""
-        if start is not None:
-            self.state = self.checkpointer.load(start)
+    def resume(self, step: int) -> None:
+        """Be as the run was at the checkpoint of a step."""
+        self.state = self.checkpointer.load(step)
+
+    def run(self) -> None:
+        """Train from the step that is reached to the last one or a stop signal."""
         self._start_tracker()
         self.bar = tqdm(
             total=self.config.train.steps,
@@ -171,7 +183,7 @@ class Trainer:
         began = time.perf_counter() - self.state.seconds
         with StopRequest() as stop, self.bar:
             self._say(self._headline())
-            if start is None:
+            if self.state.step == 0:
                 self._validate()
             self.throughput = Throughput()
             while self.state.step < self.config.train.steps:
