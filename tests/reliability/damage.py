@@ -23,7 +23,7 @@ from models import checkpoint_path, write_checksums
 from tests.reliability import Trial
 from tests.reliability._world import World, last_line, one_line, world
 
-COUNT, FEW = 200, 12
+COUNT, FEW = 100, 12
 
 Damage = Callable[[Path, random.Random], None]
 FILES = ("model.safetensors", "optimizer.bin", "random_states_0.pkl", "trainer.json", "checksums.json")

@@ -15,7 +15,7 @@ from tests.reliability import Trial
 from tests.reliability._nursery import Fault
 from tests.reliability._world import STEPS, World, last_line, one_line, world
 
-COUNT, FEW = 40, 4
+COUNT, FEW = 32, 4
 
 
 def trials(count: int, seed: int) -> Iterator[Trial]:

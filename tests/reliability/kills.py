@@ -18,21 +18,21 @@ from tests.reliability import Trial
 from tests.reliability._nursery import ROOT, Fault, _free_port
 from tests.reliability._world import World, last_line, one_line, world
 
-COUNT, FEW = 120, 7
+COUNT, FEW = 84, 7
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 SHARES = {
     "SIGKILL at a file event": 32,
-    "SIGKILL at a random moment": 16,
-    "SIGTERM": 14,
-    "Ctrl-C": 14,
-    "Ctrl-C twice": 8,
-    "two processes, one or both killed": 16,
-    "two processes, SIGTERM or Ctrl-C": 10,
-    "a second --resume beside the first": 6,
-    "torchrun, SIGKILL or SIGTERM": 4,
+    "SIGKILL at a random moment": 10,
+    "SIGTERM": 8,
+    "Ctrl-C": 8,
+    "Ctrl-C twice": 4,
+    "two processes, one or both killed": 10,
+    "two processes, SIGTERM or Ctrl-C": 6,
+    "a second --resume beside the first": 4,
+    "torchrun, SIGKILL or SIGTERM": 2,
 }
-"""Trials of each kind in 120, the order of their making."""
+"""Trials of each kind in 84, the order of their making."""
 
 
 def trials(count: int, seed: int) -> Iterator[Trial]:
@@ -44,7 +44,7 @@ def trials(count: int, seed: int) -> Iterator[Trial]:
             2: here.train("whole2", "train.micro_batch_size=2", ranks=2).events,
         }
         assert min(events.values()) > 30, "the whole runs must be whole"
-        numbers = {kind: max(1, round(share * count / 120)) for kind, share in SHARES.items()}
+        numbers = {kind: max(1, round(share * count / 84)) for kind, share in SHARES.items()}
         kinds = [kind for kind in SHARES for _ in range(numbers[kind])][: max(count, len(SHARES) - 2)]
         if count < len(SHARES):
             kinds = list(SHARES)[:count]
