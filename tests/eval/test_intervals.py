@@ -123,5 +123,5 @@ def test_wilson_has_a_width_where_nothing_or_everything_is_right() -> None:
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(ModelError, match=r"scipy: pip install 'attention-zoo\[eval\]'"):
+    with pytest.raises(ModelError, match=r"scipy: pip install -e '\.\[eval\]'"):
         student([1.0, 2.0])
