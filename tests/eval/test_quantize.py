@@ -219,5 +219,5 @@ def test_bad_settings_are_refused(options: dict, message: str) -> None:
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"pip install 'attention-zoo\[eval\]'"):
+    with pytest.raises(ModelError, match=r"pip install -e '\.\[eval\]'"):
         Settings(methods=("hqq",))
