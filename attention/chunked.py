@@ -18,6 +18,9 @@ from attention.errors import AttentionError
 from attention.masks import Visibility
 from attention.mechanism import Mechanism, Scores
 
+LARGEST_STATE = 1 << 16
+"""Of whatever a state has for every head: more than that is a slip, and would only be seen as memory that runs out."""
+
 State = tuple[Tensor, ...]
 """Tensors that begin with [chunks or documents, H]."""
 
@@ -118,6 +121,11 @@ class Chunked(Mechanism):
     def _check_chunk(self) -> None:
         if self.chunk < 1:
             raise AttentionError(f"{self.name}'s chunk must be at least 1, got {self.chunk}")
+
+    def _check_state(self, **sizes: int | None) -> None:
+        for what, size in sizes.items():
+            if size is not None and size > LARGEST_STATE:
+                raise AttentionError(f"{self.name}'s {what} must be at most {LARGEST_STATE:,}, got {size}")
 
 
 Chunked.form = Chunked  # type: ignore[type-abstract]

@@ -8,9 +8,9 @@ that one mixing gives both terms and nothing of size T x T is needed.
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
+from attention.arguments import exactly
 from attention.errors import AttentionError
 from attention.kernels import dispatch
 from attention.kernels.kernel import widened
@@ -45,7 +45,7 @@ def entropy(
         AttentionError: as for `attend`, or the mechanism is not softmax of scores without biases.
     """
     mechanism = get(mechanism)
-    with torch.autocast(query.device.type, enabled=False):
+    with exactly(query):
         problem = widened(pose(query, key, key, mechanism, causal, window, documents, scale, params))
         scores = problem.scores
         biased = any(x is not None for x in (scores.query_bias, scores.key_bias, scores.slope, scores.noise))
@@ -54,6 +54,8 @@ def entropy(
                 f"{mechanism.name} is not softmax of scores without biases, whose entropy alone has a gradient; "
                 "row_stats has the entropy of any mechanism without one"
             )
+        if problem.vacant:
+            return problem.blank().sum(-1)
         run = next(
             kernel.run_with_mass
             for kernel in dispatch.KERNELS.values()

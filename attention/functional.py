@@ -4,12 +4,13 @@ Layout is sequence first: query [B, T, H, D], key [B, S, Hk, D], value [B, S, Hk
 h // (H / Hk). The queries are the last T of the S positions, so a cache of earlier keys needs no extra argument.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from attention.arguments import check_tensors, exactly, is_whole, shown
 from attention.chunked import Chunked
 from attention.errors import AttentionError
 from attention.kernels import chunked, dense, dispatch, tiled
@@ -55,19 +56,27 @@ def attend(
             moves on. Query, key, value and documents are then those of the new positions only, as many of each.
 
     Returns:
-        [B, T, H, Dv] in the query's dtype.
+        [B, T, H, Dv] in the query's dtype. Where B, T or Dv is 0 it has no elements and every gradient is zero; on the
+        device "meta" it has a shape and no data.
 
     Raises:
-        AttentionError: the call cannot be served; the message says what would be.
+        AttentionError: the call cannot be served; the message says what would be. A memory is then as it was.
     """
     mechanism = get(mechanism)
-    with torch.autocast(query.device.type, enabled=False):
-        if memory is not None:
-            key, value, documents = memory.extend(key, value, documents)
+    with exactly(query):
+        if not isinstance(memory, Memory | None):
+            raise AttentionError(f"memory must be an attention.Memory, got {shown(memory)}")
+        if memory is None or query.is_meta:
+            problem = pose(query, key, value, mechanism, causal, window, documents, scale, params, moment)
+            return dispatch.choose(kernel, problem).attend(problem)
+        check_tensors(query, key, value)
+        longer = memory.copy()
+        key, value, documents = longer.extend(mechanism, key, value, documents)
         problem = pose(query, key, value, mechanism, causal, window, documents, scale, params, moment)
-        if memory is not None:
-            return resume(problem, memory)
-        return dispatch.choose(kernel, problem).attend(problem)
+        dispatch.choose(kernel, problem)
+        out = resume(problem, longer)
+        memory.become(longer)
+        return out
 
 
 def weights(
@@ -99,11 +108,12 @@ def weights(
     Raises:
         AttentionError: as for `attend`, or a row or head that does not exist.
     """
-    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-        problem = pose(query, key, key, get(mechanism), causal, window, documents, scale, params)
+    mechanism = get(mechanism)
+    with torch.no_grad(), exactly(query):
+        problem = pose(query, key, key, mechanism, causal, window, documents, scale, params)
         wanted_rows = _indices(rows, query.shape[1], "row", query.device)
         wanted_heads = _indices(heads, query.shape[2], "head", query.device)
-        if dispatch.choose(kernel, problem) is dispatch.KERNELS["dense"]:
+        if dispatch.choose(kernel, problem) is dispatch.KERNELS["dense"] and not problem.vacant:
             return dense.weights(problem)[:, wanted_heads][:, :, wanted_rows]
         wide = torch.promote_types(query.dtype, torch.float32)
         out = query.new_zeros(query.shape[0], len(wanted_heads), len(wanted_rows), key.shape[1], dtype=wide)
@@ -165,8 +175,9 @@ def row_stats(
 
     Arguments and errors as for `attend`.
     """
-    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-        return _stats(pose(query, key, key, get(mechanism), causal, window, documents, scale, params))
+    mechanism = get(mechanism)
+    with torch.no_grad(), exactly(query):
+        return _stats(pose(query, key, key, mechanism, causal, window, documents, scale, params))
 
 
 def _stats(problem: Problem) -> RowStats:
@@ -211,14 +222,27 @@ def _stats(problem: Problem) -> RowStats:
 
 def _blocks(problem: Problem) -> Iterator[Block]:
     """Weights by blocks of rows, by the row functions of the form, or by the formula where there are none."""
+    if problem.vacant:
+        return iter(())
     return (chunked if isinstance(problem.mechanism, Chunked) else tiled).blocks(problem)
 
 
 def _indices(wanted: Sequence[int] | slice | None, size: int, what: str, device: torch.device) -> Tensor:
-    everything = torch.arange(size, device=device)
-    if wanted is None or isinstance(wanted, slice):
-        return everything if wanted is None else everything[wanted]
-    for index in wanted:
+    if wanted is None:
+        return torch.arange(size, device=device)
+    if isinstance(wanted, slice):
+        try:
+            return torch.tensor(range(size)[wanted], dtype=torch.long, device=device)
+        except (TypeError, ValueError) as error:
+            raise AttentionError(f"{what}s cannot be chosen by {shown(wanted)}: {error}") from None
+    if isinstance(wanted, Tensor):
+        wanted = wanted.tolist()
+    if not isinstance(wanted, Iterable) or isinstance(wanted, str | bytes):
+        raise AttentionError(f"{what}s must be a sequence of whole numbers or a slice, got {shown(wanted)}")
+    indices = list(wanted)
+    for index in indices:
+        if not is_whole(index):
+            raise AttentionError(f"a {what} must be a whole number, got {shown(index)}")
         if not -size <= index < size:
             raise AttentionError(f"{what} {index} does not exist: there are {size}")
-    return everything[torch.as_tensor(list(wanted), dtype=torch.long, device=device)]
+    return torch.tensor([int(index) % size for index in indices], dtype=torch.long, device=device)

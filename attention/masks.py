@@ -11,7 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from attention.arguments import check_documents, check_flag, check_window
 from attention.errors import AttentionError
+
+FURTHEST = 2**31 - 1
+"""No key is as far away, so a larger window means the same."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,7 @@ def visibility(
     causal: bool = True,
     window: int | None = None,
     documents: Tensor | None = None,
+    batch: int | None = None,
     device: torch.device | None = None,
 ) -> Visibility:
     """Build the mask of `queries` rows that stand at the end of `keys` columns.
@@ -147,14 +152,21 @@ def visibility(
         window: hide keys at a distance of `window` or more; the query itself counts as one.
         documents: int [B, S]. A run of equal ids is one document; a query sees only its own. -1 marks padding,
             which sees nothing and is seen by nothing.
+        batch: B, where documents must have as many rows.
+        device: of the tensors that are masked, where documents must lie too.
 
     Raises:
-        AttentionError: more queries than keys, a window below 1, documents of the wrong shape or type.
+        AttentionError: more queries than keys, a window that is no whole number from 1 on, documents of the wrong
+            shape, type or device.
     """
     if queries > keys:
         raise AttentionError(f"{queries} queries need at least as many keys, got {keys}")
-    if window is not None and window < 1:
-        raise AttentionError(f"window must be at least 1 (the query itself), got {window}")
+    check_flag("causal", causal)
+    check_window(window)
+    if documents is not None:
+        check_documents(documents, batch, keys, device)
+    if window is not None:
+        window = min(window, FURTHEST)
     position = torch.arange(keys - queries, keys, device=device)
     first = torch.zeros_like(position)[None]
     last = torch.full_like(position, keys)[None]
@@ -187,10 +199,6 @@ def spans(documents: Tensor | None, batch: int, keys: int) -> Iterator[tuple[int
 
 def _document_edges(documents: Tensor, keys: int) -> tuple[Tensor, Tensor]:
     """First key and end of the run of equal ids that each position stands in, int64 [B, S]."""
-    if documents.dim() != 2 or documents.shape[1] != keys or documents.dtype.is_floating_point:
-        raise AttentionError(
-            f"documents must be integers [batch, {keys}], got {documents.dtype} {list(documents.shape)}"
-        )
     position = torch.arange(keys, device=documents.device)
     boundary = documents[:, 1:] != documents[:, :-1]
     edge = torch.ones_like(documents[:, :1], dtype=torch.bool)

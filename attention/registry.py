@@ -2,10 +2,13 @@
 
 import pkgutil
 from dataclasses import fields
+from functools import cache
 from importlib import import_module
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from attention import mechanisms
+from attention.arguments import LARGEST, is_finite, is_whole, shown
 from attention.errors import AttentionError, nearest
 from attention.mechanism import Mechanism
 
@@ -52,11 +55,41 @@ def get(name: str | Mechanism, **options: Any) -> Mechanism:
                 f"options {sorted(options)} were given with a mechanism that is already made"
             )
         return name
+    if not isinstance(name, str):
+        raise AttentionError(f"mechanism must be a name or an instance from `get`, got {shown(name)}")
     if name not in _registered:
         raise AttentionError(f"unknown mechanism {name!r}{nearest(name, _registered)}")
     cls = _registered[name]
-    for option in options:
-        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        if option not in known:
-            raise AttentionError(f"mechanism {name!r} has no option {option!r}{nearest(option, known)}")
+    kinds = _option_types(cls) if options else {}
+    for option, value in options.items():
+        if option not in kinds:
+            raise AttentionError(f"mechanism {name!r} has no option {option!r}{nearest(option, kinds)}")
+        if not any(_fits(value, kind) for kind in kinds[option]):
+            wanted = " or ".join(KINDS.get(kind, kind.__name__) for kind in kinds[option])
+            raise AttentionError(f"{name}'s option {option} must be {wanted}, got {shown(value)}")
     return cls(**options)
+
+
+KINDS = {
+    int: "a whole number of 64 bits",
+    float: f"a finite number up to {LARGEST:.1e}",
+    bool: "true or false",
+    str: "a word",
+    NoneType: "none",
+}
+"""What a message calls the types that options have."""
+
+
+@cache
+def _option_types(cls: type[Mechanism]) -> dict[str, tuple[type, ...]]:
+    """The types that each option may have, from the annotations of the mechanism's fields."""
+    hints = get_type_hints(cls)
+    return {field.name: get_args(hints[field.name]) or (hints[field.name],) for field in fields(cls)}  # type: ignore[arg-type]
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind is float:
+        return is_finite(value)
+    if kind is int:
+        return is_whole(value) and -(2**63) <= value < 2**63
+    return isinstance(value, kind)

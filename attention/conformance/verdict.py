@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from attention.arguments import DTYPES
 from attention.conformance.inputs import Inputs, RefusedError, run
 from attention.functional import attend
 from attention.kernels.dispatch import KERNELS
-from attention.kernels.problem import DTYPES, example
+from attention.kernels.problem import example
 from attention.mechanism import Composite, Mechanism
 
 SLACK = {torch.float64: 1e-8, torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}

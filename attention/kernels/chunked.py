@@ -61,7 +61,11 @@ class Layout:
     def of(
         cls, documents: Tensor | None, batch: int, keys: int, chunk: int, *, continued: bool = False
     ) -> "Layout":
-        """Of documents int [B, S], or of one per sequence; `continued`: each ends with a chunk that is not full."""
+        """Of documents int [B, S], or of one per sequence; `continued`: each ends with a chunk that is not full.
+
+        A chunk longer than the text is cut to it, or its padding would be what memory goes to.
+        """
+        chunk = min(chunk, keys + 1)
         device = None if documents is None else documents.device
         if documents is None:
             documents = torch.zeros(1, keys, dtype=torch.int64, device=device).expand(batch, -1)

@@ -1,5 +1,6 @@
 """Which kernel runs what. Kernels differ in rounding, speed and memory, never in mathematics."""
 
+from attention.arguments import shown
 from attention.errors import AttentionError, nearest
 from attention.kernels import chunked, cpu, dense, flex, tiled, triton, vendor
 from attention.kernels.kernel import Kernel
@@ -27,6 +28,8 @@ def choose(name: str, problem: Problem) -> Kernel:
     Raises:
         AttentionError: unknown kernel, or one that cannot serve the problem; those that can are named.
     """
+    if not isinstance(name, str):
+        raise AttentionError(f"kernel must be a kernel's name, got {shown(name)}")
     if name == "auto":
         return next(kernel for kernel in KERNELS.values() if kernel.refuses(problem) is None)
     if name not in KERNELS:

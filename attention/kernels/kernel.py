@@ -32,6 +32,8 @@ class Kernel:
 
     def attend(self, problem: Problem) -> Tensor:
         """The outputs [B, T, H, Dv] of a problem that it does not refuse."""
+        if problem.vacant:
+            return problem.blank()
         mechanism = problem.mechanism
         if not isinstance(mechanism, Composite) or self.whole:
             return self.run(problem)

@@ -1,16 +1,18 @@
 """A text in parts: what a chunked mechanism keeps between calls, instead of all keys and values."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from attention.arguments import check_documents
 from attention.chunked import State
 from attention.errors import AttentionError
 from attention.kernels import chunked
 from attention.kernels.chunked import Layout, Past
 from attention.kernels.problem import Problem
 from attention.masks import spans
+from attention.mechanism import Mechanism
 
 
 @dataclass
@@ -20,6 +22,7 @@ class Memory:
     Give one memory to `attend` with each part of a text, in order, under `torch.no_grad()`.
     """
 
+    mechanism: Mechanism | None = None
     key: Tensor | None = None
     value: Tensor | None = None
     state: State = ()
@@ -32,32 +35,51 @@ class Memory:
         """Memory held, in bytes."""
         return sum(x.nbytes for x in (*self.state, self.key, self.value) if x is not None)
 
+    def copy(self) -> "Memory":
+        """Another memory of the same text."""
+        return replace(self, pending=list(self.pending), finished=list(self.finished))
+
+    def become(self, other: "Memory") -> None:
+        """Take over what another one holds."""
+        vars(self).update(vars(other))
+
     def extend(
-        self, key: Tensor, value: Tensor, documents: Tensor | None
+        self, mechanism: Mechanism, key: Tensor, value: Tensor, documents: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Append keys and values [B, T, Hk, D] of a part; returns them and its documents behind what is pending.
 
         Raises:
-            AttentionError: a gradient is wanted, another batch size than before, documents for one part and not for
-                another.
+            AttentionError: a gradient is wanted, another mechanism, batch size, head, type or device than before,
+                documents for one part and not for another.
         """
         if key.requires_grad or value.requires_grad:
             raise AttentionError("a memory carries no gradient; call attend under torch.no_grad()")
+        if documents is not None:
+            check_documents(documents, len(key), key.shape[1], key.device)
+            documents = documents.long()
         if self.key is None or self.value is None:
+            self.mechanism = mechanism
             self.key, self.value = key[:, :0], value[:, :0]
             self.documents = None if documents is None else [-1] * len(key)
             self.pending, self.finished = [0] * len(key), [0] * len(key)
         if len(key) != len(self.key):
             raise AttentionError(f"the memory holds a batch of {len(self.key)}, got one of {len(key)}")
+        if mechanism != self.mechanism:
+            raise AttentionError(f"the memory was begun by {self.mechanism}, not by {mechanism}")
+        for name, part, held in (("key", key, self.key), ("value", value, self.value)):
+            if (part.shape[2:], part.dtype, part.device) != (held.shape[2:], held.dtype, held.device):
+                raise AttentionError(
+                    f"the memory holds a {name} of {held.dtype} {list(held.shape[2:])} on {held.device}, got "
+                    f"{part.dtype} {list(part.shape[2:])} on {part.device}"
+                )
         if (documents is None) != (self.documents is None):
             raise AttentionError("give documents for every call on one memory, or for none")
         if documents is not None and self.documents is not None:
             kept = torch.full(
                 (len(key), self.key.shape[1]), -1, device=documents.device, dtype=documents.dtype
             )
-            for sequence, (first, last) in enumerate(
-                zip(documents[:, 0].tolist(), self.documents, strict=True)
-            ):
+            firsts = documents[:, 0].tolist() if documents.shape[1] else self.documents
+            for sequence, (first, last) in enumerate(zip(firsts, self.documents, strict=True)):
                 if first < 0 or first != last:
                     self.pending[sequence] = self.finished[sequence] = 0
                 kept[sequence, kept.shape[1] - self.pending[sequence] :] = last
@@ -91,6 +113,8 @@ def resume(problem: Problem, memory: Memory) -> Tensor:
         raise AttentionError(
             f"a memory serves causal calls of form Chunked; {reason or 'this one is not causal'}"
         )
+    if problem.vacant:
+        return problem.blank()
     mechanism = chunked.mechanism_of(problem)
     recurrence, documents = mechanism.recurrence(problem.scores), problem.visible.documents
     batch, keys = problem.value.shape[:2]

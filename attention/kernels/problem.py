@@ -6,11 +6,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attention.errors import AttentionError, nearest
+from attention.arguments import (
+    check_flag,
+    check_params,
+    check_scale,
+    check_seed,
+    check_tensors,
+    is_finite,
+    shown,
+)
+from attention.errors import AttentionError
 from attention.masks import Visibility, visibility
 from attention.mechanism import INFERENCE, Call, Mechanism, Moment, Scores
-
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,25 @@ class Problem:
             visible.position,
             scores.scale,
         )
+
+    @property
+    def vacant(self) -> bool:
+        """Whether there is nothing to compute: outputs without elements, or tensors without data (device "meta")."""
+        return self.value.is_meta or 0 in (*self.scores.query.shape[:2], *self.value.shape)
+
+    def blank(self) -> Tensor:
+        """The outputs [B, T, H, Dv] where there is nothing to compute; every gradient exists and is zero."""
+        scores, params = self.scores, self.call.params
+        operands = (
+            scores.query,
+            scores.key,
+            self.value,
+            scores.query_bias,
+            scores.key_bias,
+            *params.values(),
+        )
+        total = sum(x.sum() for x in operands if x is not None)
+        return self.value.new_zeros(*scores.query.shape[:3], self.value.shape[-1]) + 0 * total
 
     def split(self, size: int) -> list["Problem"]:
         """The same problem, `size` sequences at a time."""
@@ -95,30 +121,29 @@ def pose(
     Raises:
         AttentionError: shapes, dtypes, heads, mask or parameters do not fit.
     """
-    _check(query, key, value)
+    check_tensors(query, key, value)
     visible = visibility(
         query.shape[1],
         key.shape[1],
         causal=causal,
         window=mechanism.window if window is None else window,
         documents=documents,
+        batch=query.shape[0],
         device=query.device,
     )
-    if documents is not None and documents.shape[0] != query.shape[0]:
-        raise AttentionError(f"documents hold {documents.shape[0]} sequences, the queries {query.shape[0]}")
     reason = mechanism.refuses(visible)
     if reason:
         raise AttentionError(f"{mechanism.name} {reason}")
-    initial = mechanism.initial_values(*query.shape[2:])
-    given = dict(params or {})
-    for name in given:
-        if name not in initial:
-            raise AttentionError(f"{mechanism.name} has no parameter {name!r}{nearest(name, initial)}")
-    complete = {
-        name: given[name] if name in given else value.to(query.device) for name, value in initial.items()
-    }
-    call = Call(visible.count, scale, complete, moment)
-    return Problem(mechanism, mechanism.scores(query, key, call), value, visible, call, (query, key))
+    check_scale(scale)
+    _check_moment(moment, query.device)
+    complete = check_params(mechanism.name, params, mechanism.initial_values(*query.shape[2:]), query.device)
+    call = Call(visible.count, scale if scale is None else float(scale), complete, moment)
+    scores = mechanism.scores(query, key, call)
+    if not is_finite(scores.scale):
+        raise AttentionError(
+            f"{mechanism.name} scales its scores by {scores.scale}, which float32 cannot hold"
+        )
+    return Problem(mechanism, scores, value, visible, call, (query, key))
 
 
 def example(
@@ -136,26 +161,13 @@ def example(
         return pose(tensor, tensor, tensor, mechanism, window=window)
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
-    for name, tensor in {"query": query, "key": key, "value": value}.items():
-        if tensor.dim() != 4:
-            raise AttentionError(f"{name} must be [batch, length, heads, head_dim], got {list(tensor.shape)}")
-        if tensor.dtype not in DTYPES:
-            raise AttentionError(f"{name} must be a floating type, got {tensor.dtype}")
-        if tensor.dtype != query.dtype:
-            raise AttentionError(
-                f"{name} is {tensor.dtype}, the query {query.dtype}: give all the same dtype"
-            )
-    batch, _, n_head, head_dim = query.shape
-    if key.shape[0] != batch or key.shape[3] != head_dim:
-        raise AttentionError(
-            f"key must be [{batch}, keys, key heads, {head_dim}] for this query, got {list(key.shape)}"
-        )
-    if value.shape[:3] != key.shape[:3]:
-        raise AttentionError(
-            f"value must share batch, length and heads with the key {list(key.shape[:3])}, got {list(value.shape)}"
-        )
-    if n_head % key.shape[2]:
-        raise AttentionError(
-            f"{n_head} query heads cannot be shared by {key.shape[2]} key heads: not divisible"
-        )
+def _check_moment(moment: Moment, device: torch.device) -> None:
+    if moment is INFERENCE:
+        return
+    if not isinstance(moment, Moment):
+        raise AttentionError(f"moment must be an attention.Moment, got {shown(moment)}")
+    check_flag("the moment's training", moment.training)
+    if not (is_finite(moment.progress) and 0 <= moment.progress <= 1):
+        raise AttentionError(f"the moment's progress must be between 0 and 1, got {shown(moment.progress)}")
+    if moment.seed is not None:
+        check_seed(moment.seed, device)

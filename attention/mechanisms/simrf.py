@@ -74,6 +74,7 @@ class SimRF(Chunked):
             raise AttentionError(f"unknown coupling {self.coupling!r}{nearest(self.coupling, COUPLINGS)}")
         if self.features < 1:
             raise AttentionError(f"simrf needs at least 1 feature, got {self.features}")
+        self._check_state(features=self.features)
         self._check_chunk()
 
     def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:

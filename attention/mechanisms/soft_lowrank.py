@@ -114,6 +114,7 @@ class SoftLowRank(Chunked):
             raise AttentionError(
                 f'summaries must be at least 1 and belong to far="blocks", got {self.summaries} with {self.far!r}'
             )
+        self._check_state(landmarks=self.landmarks, summaries=self.summaries)
         if not self.ridge > 0:
             raise AttentionError(f"soft_lowrank's ridge must be above 0, got {self.ridge}")
 

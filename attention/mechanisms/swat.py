@@ -64,7 +64,7 @@ class Swat(Logistic):
         n_head, wide = query.shape[2], torch.promote_types(query.dtype, torch.float32)
         bias = None
         if self.bias:
-            bias = torch.full(query.shape[:3], self.bias, device=query.device, dtype=wide)
+            bias = torch.full(query.shape[:3], float(self.bias), device=query.device, dtype=wide)
         slope = None if self.slopes == "none" else head_slopes(n_head, self.slopes, query.device, wide)
         return replace(scores, slope=slope, query_bias=bias)
 
