@@ -1,7 +1,7 @@
 """python -m data prepare [option=value ...]: build a corpus and say what came out.
 
 Options are those of DataConfig, e.g. `corpus=sotu tokenizer.vocab_size=4096`; a text is taken as typed, null is none.
-The cache is $ATTENTION_ZOO_CACHE, or ~/.cache/attention-zoo.
+The cache is $ATTENTION_ZOO_CACHE, else attention-zoo in $XDG_CACHE_HOME or ~/.cache.
 """
 
 import sys

@@ -32,14 +32,17 @@ ELSEWHERE = "set ATTENTION_ZOO_CACHE to a folder of your own that can be written
 
 
 def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """`cache_dir`, else $ATTENTION_ZOO_CACHE, else ~/.cache/attention-zoo; made where it is missing.
+    """`cache_dir`, else $ATTENTION_ZOO_CACHE, else attention-zoo in $XDG_CACHE_HOME or ~/.cache; made where missing.
 
+    The same folder as that of compiled kernels, which refuse one that others can write: it is made for its owner alone.
     One that cannot be written serves what it holds. DataError: it cannot be made.
     """
-    named = cache_dir or os.environ.get("ATTENTION_ZOO_CACHE") or "~/.cache/attention-zoo"
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    usual = Path(home if os.path.isabs(home) else "~/.cache") / "attention-zoo"
+    named = cache_dir or os.environ.get("ATTENTION_ZOO_CACHE") or usual
     try:
         root = Path(named).expanduser()
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise DataError(

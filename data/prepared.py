@@ -45,7 +45,7 @@ class Prepared:
 def prepare(config: DataConfig, cache_dir: str | os.PathLike[str] | None = None) -> Prepared:
     """Builds, or finds in the cache, all that a config asks for; several processes may call it at once.
 
-    The cache is `cache_dir`, else $ATTENTION_ZOO_CACHE, else ~/.cache/attention-zoo. DataError: any mistake
+    The cache is `cache_dir`, or where `cache_root` says. DataError: any mistake
     in the config or in the files it names.
     """
     root = cache_root(cache_dir)

@@ -29,16 +29,17 @@ def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 ATTEND = "import torch, attention; q = torch.ones(1, 8, 2, 16); "
 
 
-def test_without_a_compiler_the_tiled_kernel_serves_with_one_warning():
+def test_without_a_compiler_the_tiled_kernel_serves_with_one_warning(tmp_path):
     code = ATTEND + "[attention.attend(q, q, q, m) for m in ('softmax', 'softpick', 'softmax')]"
-    done = _python(code, CXX="no-such-compiler")
+    done = _python(code, CXX="no-such-compiler", ATTENTION_ZOO_CACHE=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the fused CPU kernels are off") == 1
     assert "no C++ compiler was found (no-such-compiler): install g++ or set CXX" in done.stderr
 
 
-def test_without_a_compiler_naming_the_kernel_is_refused():
-    done = _python(ATTEND + "attention.attend(q, q, q, 'softmax', kernel='cpu')", CXX="no-such-compiler")
+def test_without_a_compiler_naming_the_kernel_is_refused(tmp_path):
+    code = ATTEND + "attention.attend(q, q, q, 'softmax', kernel='cpu')"
+    done = _python(code, CXX="no-such-compiler", ATTENTION_ZOO_CACHE=str(tmp_path))
     assert "AttentionError: kernel 'cpu' cannot run softmax here: no C++ compiler was found" in done.stderr
 
 

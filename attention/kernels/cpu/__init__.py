@@ -75,16 +75,7 @@ def _key(mechanism: Mechanism) -> str:
 
 @torch.compiler.assume_constant_result
 def _refuses(mechanism: Mechanism, dtype: torch.dtype) -> str | None:
-    missing = _missing()
-    if missing:
-        return missing
-    _load(mechanism)
-    return unsupported(dtype)
-
-
-@cache
-def _load(mechanism: Mechanism) -> None:
-    load_mechanism(program_of(mechanism))
+    return _missing() or _missing_functions(mechanism) or unsupported(dtype)
 
 
 @cache
@@ -94,6 +85,18 @@ def _missing() -> str | None:
         unsupported(torch.float32)
     except BuildError as error:
         warnings.warn(f"the fused CPU kernels are off, kernel 'tiled' serves: {error}", stacklevel=2)
+        return str(error)
+    return None
+
+
+@cache
+def _missing_functions(mechanism: Mechanism) -> str | None:
+    """Why a mechanism's functions cannot be had, where the engine can."""
+    try:
+        load_mechanism(program_of(mechanism))
+    except BuildError as error:
+        name = mechanism.name
+        warnings.warn(f"the fused CPU kernel of {name} is off, 'tiled' serves: {error}", stacklevel=2)
         return str(error)
     return None
 

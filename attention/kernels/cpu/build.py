@@ -2,10 +2,11 @@
 
 import hashlib
 import os
+import platform
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from shutil import which
@@ -15,10 +16,12 @@ from filelock import FileLock
 from torch.utils import cpp_extension
 
 from attention.errors import AttentionError
-from attention.kernels.cache import cache_directory
+from attention.kernels import cache as store
 
 HERE = Path(__file__).parent
 FLAGS = ("-O3", "-ffp-contract=off", "-march=native", "-std=c++20", "-fPIC", "-shared", "-w")
+PLACES = ("-I", "-L")
+"""Flags that say where something lies and not what it is."""
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -41,16 +44,21 @@ def compiler() -> str:
 
 
 @cache
-def _platform() -> str:
-    """All that the compiler predefines for this processor: its version and the instruction set."""
-    command = [compiler(), "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
-    return subprocess.run(command, capture_output=True, text=True).stdout
+def _processor() -> str:
+    """What -march=native depends on, as far as it can be told without a compiler: the instruction sets."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found = [line for line in lines if line.lower().startswith(("flags", "features", "isa"))]
+        if found:
+            return platform.machine() + found[0]
+    return f"{platform.machine()} {platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def build(name: str, source: str, *, flags: Sequence[str] = (), notice: str | None = None) -> Path:
-    """The shared library of a source that may include this directory's headers; compiled if it is not there yet.
+    """The shared library of a source that may include this directory's headers; compiled unless it is kept intact.
 
-    Processes that want the same library wait for the first of them.
+    Its name is a hash of sources, flags and processor, so that a library that was compiled once serves where there is
+    no compiler any more. Processes that compile wait for one another.
 
     Args:
         name: the beginning of the file's name.
@@ -59,35 +67,62 @@ def build(name: str, source: str, *, flags: Sequence[str] = (), notice: str | No
         notice: printed to stderr before compiling.
 
     Raises:
-        BuildError: no compiler, or it refused; its last words are in the message.
+        BuildError: the cache is not the user's own, there is no compiler, or it refused; its last words are in the
+            message.
     """
     headers = [header.read_text() for header in sorted(HERE.glob("*.h"))]
-    content = "\0".join([source, *headers, *FLAGS, *flags, _platform()])
-    library = cache_directory() / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
-    if library.exists():
-        return library
+    content = "\0".join(
+        [source, *headers, *FLAGS, *(x for x in flags if not x.startswith(PLACES)), _processor()]
+    )
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(library.with_suffix(".lock")):
-            if not library.exists():
+        folder = store.cache_directory()
+    except RuntimeError as error:
+        raise BuildError(
+            f"no folder for compiled kernels: {error}; set ATTENTION_ZOO_CACHE to one"
+        ) from error
+    try:
+        library = folder / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
+        if store.trusted(folder) and store.intact(library):
+            return library
+        store.open_folder(folder)
+        compiler()
+        with FileLock(folder / ".compiling.lock", mode=0o600):
+            if not store.intact(library):
                 if notice:
                     print(notice, file=sys.stderr, flush=True)
                 _compile(source, flags, library)
     except OSError as error:
-        raise BuildError(f"cannot write compiled kernels to {library.parent}: {error}") from error
+        raise BuildError(f"cannot keep compiled kernels in {folder}: {error.strerror or error}") from error
     return library
 
 
 def _compile(source: str, flags: Sequence[str], library: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-        unit, made = Path(scratch) / "unit.cpp", Path(scratch) / library.name
+    with store.workspace(library.parent) as scratch:
+        unit, made = scratch / "unit.cpp", scratch / library.name
         unit.write_text(source)
         command = [compiler(), *FLAGS, f"-I{HERE}", str(unit), "-o", str(made), *flags]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        except OSError as error:
+            raise BuildError(f"the compiler {command[0]} cannot be run: {error.strerror}") from error
+        if done.returncode or not made.is_file():
             complaint = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
             raise BuildError(f"{command[0]} failed to compile {library.stem}: {complaint}")
-        made.replace(library)
+        store.keep(made, library)
+
+
+def load(library: Path, loader: Callable[[str], object]) -> None:
+    """Give a built library to what loads it.
+
+    Raises:
+        BuildError: it cannot be loaded; it is made anew by the next process.
+    """
+    try:
+        loader(str(library))
+    except (OSError, RuntimeError) as error:
+        store.discard(library)
+        reason = str(error).splitlines()[0]
+        raise BuildError(f"the compiled {library.name} cannot be loaded: {reason}") from error
 
 
 def torch_flags() -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention.kernels.cpu.build import HERE, BuildError, build, torch_flags
+from attention.kernels.cpu.build import HERE, BuildError, build, load, torch_flags
 from attention.kernels.cpu.printer import source
 from attention.kernels.program import Program
 
@@ -27,7 +27,7 @@ def load_engine() -> None:
         BuildError: it cannot be compiled.
     """
     library = build("engine", (HERE / "engine.cpp").read_text(), flags=torch_flags(), notice=NOTICE)
-    torch.ops.load_library(library)
+    load(library, torch.ops.load_library)
     torch.library.register_fake("attention_zoo_cpu::forward", _fake_forward)
     torch.library.register_fake("attention_zoo_cpu::backward", _fake_backward)
     torch.library.register_autograd("attention_zoo_cpu::forward", _backward, setup_context=_keep)
@@ -44,7 +44,8 @@ def load_mechanism(program: Program) -> None:
         BuildError: they cannot be compiled.
     """
     load_engine()
-    torch.ops.attention_zoo_cpu.load(program.key, str(build(program.key, source(program))))
+    library = build(program.key, source(program))
+    load(library, lambda path: torch.ops.attention_zoo_cpu.load(program.key, path))
 
 
 @cache

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from attention.kernels.cache import cache_directory
+from attention.errors import AttentionError
+from attention.kernels.cache import cache_directory, open_folder
 from attention.kernels.program import INFIX, PREFIX, Function, Operand, Program, Step
 
 BUILTIN = {"abs": "tl.abs", "exp": "tl.exp", "sqrt": "tl.sqrt", "where": "tl.where"}
@@ -26,15 +27,23 @@ import triton.language as tl
 
 
 def module_name(program: Program) -> str:
-    """Print a program to its module, unless that exists, and return the module's name."""
+    """Print a program to its module, unless that is there as it should be, and return the module's name.
+
+    Raises:
+        AttentionError: the module cannot be kept, or others could change it.
+    """
     source = source_of(program)
     name = f"{program.key}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
     path = _path(name)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(source)
-        os.replace(file.name, path)
+    try:
+        open_folder(path.parent)
+        if not (path.exists() and path.read_text(errors="replace") == source):
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+                file.write(source)
+            os.replace(file.name, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise AttentionError(f"cannot keep Triton's functions in {path.parent}: {reason}") from error
     return name
 
 
