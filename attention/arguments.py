@@ -144,7 +144,8 @@ def is_finite(value: Any) -> bool:
         return -LARGEST <= value <= LARGEST
     if isinstance(value, bool) or not isinstance(value, Real | torch.SymInt | torch.SymFloat):
         return False
-    return bool(-LARGEST <= value <= LARGEST)
+    number: Any = value
+    return bool(-LARGEST <= number <= LARGEST)
 
 
 def shown(value: Any) -> str:
