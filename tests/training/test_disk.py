@@ -36,7 +36,7 @@ def broken_writer(*inputs: Any, **options: Any) -> None:
 def test_a_run_that_cannot_be_written_says_where_it_goes_on_and_does(
     make: MakeConfig, monkeypatch: pytest.MonkeyPatch, target: str, failing: Callable[..., None], said: str
 ) -> None:
-    options = ["train.checkpoint_every=2", "train.validate_every=99"]
+    options = ["train.checkpoint_every=2", "train.validate_every=99", "model.kernel=tiled"]
     whole = train(make(*options, "name=whole"))
     config = make(*options)
     with monkeypatch.context() as patch:
