@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention.errors import AttentionError, nearest
+from attention.errors import AttentionError, nearest, quoted
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INDEX_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -110,7 +110,7 @@ def check_params(
         raise AttentionError(f"params must map names to tensors, got {shown(given)}")
     for parameter, tensor in given.items():
         if parameter not in initial:
-            raise AttentionError(f"{name} has no parameter {parameter!r}{nearest(parameter, initial)}")
+            raise AttentionError(f"{name} has no parameter {quoted(parameter)}{nearest(parameter, initial)}")
         label = f"parameter {parameter!r} of {name}"
         _check_plain(label, tensor)
         shape = initial[parameter].shape

@@ -8,6 +8,11 @@ class AttentionError(ValueError):
     """A call that cannot be served: says what was wrong and what would be right."""
 
 
+def quoted(name: str) -> str:
+    """A name that somebody wrote, in quotes and no longer than a line."""
+    return repr(name if len(str(name)) <= 60 else f"{str(name)[:57]}...")
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """The end of an error message about an unknown name: its nearest neighbour, then every known one."""
     known = sorted(options)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from attention import mechanisms
 from attention.arguments import LARGEST, is_finite, is_whole, shown
-from attention.errors import AttentionError, nearest
+from attention.errors import AttentionError, nearest, quoted
 from attention.mechanism import Mechanism
 
 _registered: dict[str, type[Mechanism]] = {}
@@ -58,12 +58,12 @@ def get(name: str | Mechanism, **options: Any) -> Mechanism:
     if not isinstance(name, str):
         raise AttentionError(f"mechanism must be a name or an instance from `get`, got {shown(name)}")
     if name not in _registered:
-        raise AttentionError(f"unknown mechanism {name!r}{nearest(name, _registered)}")
+        raise AttentionError(f"unknown mechanism {quoted(name)}{nearest(name, _registered)}")
     cls = _registered[name]
     kinds = _option_types(cls) if options else {}
     for option, value in options.items():
         if option not in kinds:
-            raise AttentionError(f"mechanism {name!r} has no option {option!r}{nearest(option, kinds)}")
+            raise AttentionError(f"mechanism {name!r} has no option {quoted(option)}{nearest(option, kinds)}")
         if not any(_fits(value, kind) for kind in kinds[option]):
             wanted = " or ".join(KINDS.get(kind, kind.__name__) for kind in kinds[option])
             raise AttentionError(f"{name}'s option {option} must be {wanted}, got {shown(value)}")

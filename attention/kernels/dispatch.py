@@ -1,7 +1,7 @@
 """Which kernel runs what. Kernels differ in rounding, speed and memory, never in mathematics."""
 
 from attention.arguments import shown
-from attention.errors import AttentionError, nearest
+from attention.errors import AttentionError, nearest, quoted
 from attention.kernels import chunked, cpu, dense, flex, tiled, triton, vendor
 from attention.kernels.kernel import Kernel
 from attention.kernels.problem import Problem
@@ -33,7 +33,7 @@ def choose(name: str, problem: Problem) -> Kernel:
     if name == "auto":
         return next(kernel for kernel in KERNELS.values() if kernel.refuses(problem) is None)
     if name not in KERNELS:
-        raise AttentionError(f"unknown kernel {name!r}{nearest(name, [*KERNELS, 'auto'])}")
+        raise AttentionError(f"unknown kernel {quoted(name)}{nearest(name, [*KERNELS, 'auto'])}")
     reason = KERNELS[name].refuses(problem)
     if reason:
         capable = [kernel.name for kernel in KERNELS.values() if kernel.refuses(problem) is None]

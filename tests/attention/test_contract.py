@@ -374,3 +374,14 @@ def test_an_exported_call_keeps_working():
     batch = torch.export.Dim("batch", min=2)
     program = torch.export.export(Call(), (Q.repeat(2, 1, 1, 1),), dynamic_shapes=({0: batch},)).module()
     torch.testing.assert_close(program(Q.repeat(3, 1, 1, 1)), attend(*[Q.repeat(3, 1, 1, 1)] * 3, "softpick"))
+
+
+def test_long_names_are_cut():
+    for call in (
+        lambda: get("x" * 5000),
+        lambda: get("lssar", **{"x" * 5000: 1}),
+        lambda: attend(Q, Q, Q, "softmax", kernel="x" * 5000),
+        lambda: attend(Q, Q, Q, "ssmax", params={"x" * 5000: Q}),
+    ):
+        with pytest.raises(AttentionError, match=r"'x{57}\.\.\.'"):
+            call()

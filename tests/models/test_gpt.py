@@ -225,3 +225,12 @@ def test_memory_grows_with_length_not_with_its_square(build):
 def test_a_wrong_call_is_refused(build, call, message):
     with pytest.raises(ModelError, match=message):
         call(build())
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_without_data_it_gives_shapes_and_gradients(build, tokens, pattern):
+    model = patterned(build, pattern).to("meta")
+    logits = model(tokens.to("meta"))
+    assert (logits.shape, logits.device.type) == ((2, 40, 64), "meta")
+    logits.sum().backward()
+    assert all(parameter.grad.shape == parameter.shape for parameter in model.parameters())
