@@ -34,7 +34,8 @@ that is not finite is `null`):
         ...                                     and what the analysis adds, e.g. the windows it cut from the text
       },
       "results": {...},                         documented in the module of the analysis
-      "seconds": 12.3
+      "seconds": 12.3,
+      "sha256": "<checksum of all of the above>"        finds damage and edits, not forgery: it is no signature
     }
 
 **Caching.** A file with the same checkpoint, model config and protocol is not computed again; the command line says so.
@@ -43,6 +44,7 @@ What the analysis itself adds to the protocol follows from the rest and is not c
 
 import argparse
 import dataclasses
+import hashlib
 import importlib
 import json
 import math
@@ -55,7 +57,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from tqdm import tqdm
@@ -65,6 +67,19 @@ from attention import nearest
 from eval import sources
 from eval.subject import Subject
 from models import ModelError
+from models.shapes import read_json
+
+SEAL = "sha256"
+"""The entry of a result file that holds the checksum of the others."""
+
+
+class Result(TypedDict):
+    """What must be right of a result file."""
+
+    subject: dict[str, Any]
+    protocol: dict[str, Any]
+    results: dict[str, Any]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -168,19 +183,24 @@ def evaluate(
         "results": computed["results"],
         "seconds": round(time.perf_counter() - started, 2),
     }
-    result = _plain(result)
+    result = sealed(_plain(result))
     write(path, result)
     return result, False
 
 
+def sealed(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result with the checksum that `read` wants: damage and later edits show, forgery does not."""
+    content = {key: value for key, value in result.items() if key != SEAL}
+    return content | {SEAL: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
 def read(path: Path) -> dict[str, Any] | None:
-    """A result file; None where there is none, or what lies there is no result."""
+    """A result file; None where there is none, or what lies there is not what was written."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        result = read_json(path, Result)
+    except ModelError:
         return None
-    complete = isinstance(result, dict) and {"subject", "protocol", "results"} <= result.keys()
-    return result if complete else None
+    return dict(result) if sealed(result)[SEAL] == result["sha256"] else None
 
 
 def write(path: Path, result: Mapping[str, Any]) -> None:

@@ -27,14 +27,12 @@ The data file, next to the page:
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import fill
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from data import DataError
 from eval import analysis, comparison, pairs, sources
@@ -43,6 +41,7 @@ from eval.findings import checks, findings
 from eval.subject import Subject
 from models import ModelError, metrics
 from models.machine import machine
+from models.shapes import read_json, read_yaml
 
 PACKAGES = ("torch", "lm_eval", "transformers", "matplotlib", "jinja2")
 
@@ -168,9 +167,10 @@ def measured(subject: Subject, name: str) -> Measured:
     for kind, known in analysis.analyses().items():
         if not hasattr(known.module, "run"):
             continue
-        result = analysis.read(subject.results / f"{kind}.json")
+        path = subject.results / f"{kind}.json"
+        result = analysis.read(path)
         if result is None:
-            missing[kind] = "not measured"
+            missing[kind] = "the result file is damaged or was edited" if path.exists() else "not measured"
             continue
         now = protocol | sources.protocol(known.module)
         if reason := _foreign(result, subject, now["code"]):
@@ -195,8 +195,8 @@ def measured(subject: Subject, name: str) -> Measured:
         results=dict(sorted(results.items())),
         missing=dict(sorted(missing.items())),
         metrics=logged,
-        config=_read(subject.path / "config.yaml"),
-        record=_read(subject.path / "run.json"),
+        config=_given(subject.path / "config.yaml", read_yaml),
+        record=_given(subject.path / "run.json", read_json),
         outdated=dict(sorted(outdated.items())),
     )
 
@@ -242,11 +242,6 @@ def _protocol(subject: Subject) -> dict[str, Any]:
         return {}
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A YAML or JSON file (which is YAML), None if there is none."""
-    if not path.is_file():
-        return None
-    try:
-        return dict(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
-    except Exception as error:  # YAML, encoding, permission and interpolation errors have no common ancestor
-        raise ModelError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+def _given(path: Path, read: Callable[[Path, type], Any]) -> dict[str, Any] | None:
+    """A file of a run, None if there is none."""
+    return read(path, dict) if path.is_file() else None

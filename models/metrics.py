@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ModelError
+from models.shapes import mismatch, parse_json
 
 METRICS = "metrics.jsonl"
 
@@ -75,7 +76,11 @@ def _text(run: Path) -> str:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line, METRICS)
+    except ModelError:
         return None
-    return record if isinstance(record, dict) and type(record.get("step")) is int else None
+    numbers = (
+        {key: value for key, value in record.items() if key != "skipped"} if isinstance(record, dict) else {}
+    )
+    whole = type(numbers.get("step")) is int and mismatch(numbers, dict[str, float | None]) is None
+    return record if whole else None

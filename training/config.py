@@ -260,11 +260,11 @@ def _chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
     chain: list[tuple[str, dict[str, Any]]] = []
     seen: list[Path] = []
     while True:
-        if path.resolve() in seen:
+        if _resolved(path) in seen:
             raise ModelError(
                 f"configs extend each other in a circle: {' -> '.join(p.name for p in [*seen, path])}"
             )
-        seen.append(path.resolve())
+        seen.append(_resolved(path))
         values = _read(path)
         parent = values.pop("extends", None)
         chain.insert(0, (str(path), values))
@@ -273,6 +273,13 @@ def _chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
         if not isinstance(parent, str):
             raise ModelError(f"{path}: extends must be the path of a config, got {shown(parent)}")
         path = path.parent / parent
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a zero byte, too long
+        raise ModelError(f"no config file {shown(str(path))}: {_one_line(error)}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eval import activations, report
-from eval.analysis import evaluate, get, read, write
+from eval.analysis import evaluate, get, read, sealed, write
 from eval.comparison import Measured, cells, columns
 from eval.findings import findings
 from eval.report import Report
@@ -45,7 +45,7 @@ def test_a_result_of_other_code_is_missing(path: Path, copied: Path) -> None:
     with (copied / "models" / "norms.py").open("a") as file:
         file.write("\n")
     file = path / "eval" / "activations.json"
-    write(file, {**(read(file) or {}), "results": {}})
+    write(file, sealed({**(read(file) or {}), "results": {}}))
     run = measured(path)
     assert (run.results, run.missing["activations"]) == ({}, "measured by other code")
     assert "fresh: measured by other code: activations" in page_of([run])

@@ -445,7 +445,7 @@ def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(sources, "protocol", lambda module: {"code": PROTOCOL["code"]})
     results = tmp_path / "nano" / "eval"
     for name, result in globals()["results"](0.4, 12.0).items():
-        analysis.write(results / f"{name}.json", result)
+        analysis.write(results / f"{name}.json", analysis.sealed(result))
     path = tmp_path / "nano"
     lines = [
         '{"step": 10, "loss": 4.0}',
@@ -504,7 +504,7 @@ def test_mistakes_are_named(subject, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="cannot write"):
         report.run_all([subject], Settings(out=str(tmp_path / "file" / "report.html")))
     (subject.path / "config.yaml").write_text("a: [1\n")
-    with pytest.raises(ModelError, match=r"cannot read .*config\.yaml"):
+    with pytest.raises(ModelError, match=r"config\.yaml is not readable YAML"):
         report.measured(subject, "nano")
     monkeypatch.setattr(report, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"needs the packages matplotlib, jinja2, scipy: pip install"):
