@@ -35,12 +35,17 @@ class Noise:
     Attributes:
         seed: int64 [].
         amplitude: factor of the noise.
-        first_sequence: place in its batch of the first sequence, where a batch is run in parts.
+        first_sequence: place of the first sequence in its whole batch, int64 [] or a number; see `Moment`.
     """
 
     seed: Tensor
     amplitude: float
-    first_sequence: int = 0
+    first_sequence: Tensor | int = 0
+
+    @property
+    def source(self) -> Tensor:
+        """Seed and place of the first sequence as compiled kernels take them, int64 [2]."""
+        return torch.stack([self.seed, self.first_sequence + torch.zeros_like(self.seed)])
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,14 @@ class Moment:
         training: whether the weights are being trained.
         progress: share of the training that is done, 0 to 1.
         seed: of the noise of this step and layer, int64 []; the same seed gives the same noise.
+        first_sequence: place of the call's first sequence among those of the whole step, int64 [] or a number. A
+            sequence's noise depends on its place alone, however processes and calls share the step.
     """
 
     training: bool = False
     progress: float = 1.0
     seed: Tensor | None = None
+    first_sequence: Tensor | int = 0
 
 
 INFERENCE = Moment()

@@ -46,7 +46,7 @@ def gumbel(
     """amplitude * G for scores [B, H, T, S].
 
     Args:
-        noise: seed and amplitude, and which sequence of the batch is the first here.
+        noise: seed, amplitude, and the place of the first sequence here.
         shape: of the scores.
         position: of the queries among the keys, int64 [T].
         dtype: of the result.

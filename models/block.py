@@ -29,20 +29,23 @@ class Mixer(nn.Module):
         self.learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
         self.progress = 0.0
         self.seed: Tensor
-        # No checkpoint holds it, so it must exist even where a run is opened and the model built on the meta device.
-        self.register_buffer("seed", torch.zeros((), dtype=torch.int64, device="cpu"), persistent=False)
+        self.first_sequence: Tensor
+        # No checkpoint holds them, so they must exist even where the model of a run is built on the meta device.
+        for name in ("seed", "first_sequence"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64, device="cpu"), persistent=False)
 
-    def advance(self, progress: float, seed: int) -> None:
-        """Say when in training the next call happens: the share of it that is done, and the seed of its noise."""
+    def advance(self, progress: float, seed: int, first_sequence: int = 0) -> None:
+        """Say when in training the next call happens; arguments as of `GPT.advance`."""
         self.progress = progress
         self.seed.fill_(seed)
+        self.first_sequence.fill_(first_sequence)
 
     @property
     def moment(self) -> Moment:
         """When a call happens, for mechanisms that ask."""
         if not (self.training and self.mechanism.follows_training):
             return INFERENCE
-        return Moment(True, self.progress, self.seed)
+        return Moment(True, self.progress, self.seed, self.first_sequence)
 
     def arguments(self, documents: Tensor | None) -> dict[str, Any]:
         """The keyword arguments that `attend`, `weights` and `row_stats` need to see what this layer sees."""

@@ -89,16 +89,17 @@ class GPT(nn.Module):
             cache.length += tokens.shape[1]
         return self.norm(x)
 
-    def advance(self, progress: float, seed: int) -> None:
+    def advance(self, progress: float, seed: int, first_sequence: int = 0) -> None:
         """Say when in training the next call happens, for mechanisms with noise or a schedule.
 
         Args:
             progress: share of the training that is done, 0 to 1.
-            seed: of this call's noise, below 2^40; layers differ by themselves.
+            seed: of this step's noise, below 2^40; layers differ by themselves.
+            first_sequence: place of the call's first sequence among those of the whole step.
         """
         mixers = (module for module in self.modules() if isinstance(module, Mixer))
         for index, mixer in enumerate(mixers):
-            mixer.advance(progress, seed << 20 | index)
+            mixer.advance(progress, seed << 20 | index, first_sequence)
 
     def logits(self, x: Tensor) -> Tensor:
         """The head: normalised residual [..., d_model] to [..., vocab_size], whose softmax is the prediction."""

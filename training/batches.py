@@ -51,9 +51,13 @@ class TrainingBatches:
         self._batch_size = batch_size
         self._rank = rank
 
+    def first(self, micro_batch: int) -> int:
+        """Place of a micro-batch's first sequence among all of a step, over all processes."""
+        return self._rank * self.share + micro_batch * self.micro_batch_size
+
     def at(self, step: int) -> list[Batch]:
         """This process's micro-batches of a step."""
-        first = step * self._batch_size + self._rank * self.share
+        first = step * self._batch_size + self.first(0)
         indices = [self._order.index(position) for position in range(first, first + self.share)]
         return [
             collate([self.dataset[index] for index in indices[start : start + self.micro_batch_size]])

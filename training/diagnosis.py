@@ -1,7 +1,7 @@
 """Naming the cause of a loss or gradient that is not finite."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -45,7 +45,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def find_cause(model: GPT, batches: Sequence[Batch], autocast: AbstractContextManager[None]) -> str:
+def find_cause(model: GPT, batches: Iterable[Batch], autocast: AbstractContextManager[None]) -> str:
     """Where the first non-finite value of a step comes from: parameters, a layer of the forward pass, or a gradient.
 
     Args:

@@ -7,6 +7,7 @@ accelerate places the model, casts, shards and reduces. What it would get wrong 
 import math
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
@@ -149,6 +151,9 @@ class Trainer:
         objective = Objective(self.network, z_loss=train.z_loss, kernel=train.loss_kernel, entropy=entropy)
         model = torch.compile(objective) if train.compile else objective
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(self.network, train))
+        if isinstance(self.model, DistributedDataParallel):
+            # A network's buffers are the place of its noise, of which each process has its own.
+            self.model.broadcast_buffers = False
         self.squares: GradientSquares | None = None
         if (
             self.batches.micro_batches * accelerator.num_processes > 1
@@ -282,8 +287,7 @@ class Trainer:
         processes = self.accelerator.num_processes
         scale = self.batches.micro_batches * processes / targets
         sums = torch.zeros(5, device=self.accelerator.device, dtype=torch.float64)
-        for number, batch in enumerate(batches):
-            self._advance(number)
+        for batch in self._in_turn(batches):
             with self.accelerator.accumulate(self.model):
                 loss = self.model(batch["tokens"], batch["targets"], batch["documents"])
                 self.accelerator.backward(loss.total * scale)
@@ -297,11 +301,17 @@ class Trainer:
         nats, total, squares, inverses, count = self.accelerator.reduce(sums, "sum").tolist()
         return nats, total, (squares / count, inverses / count) if count else None
 
-    def _advance(self, micro_batch: int) -> None:
-        """Tell the network when its next call happens: noise is a function of seed, step and micro-batch."""
-        place = self.state.step * self.batches.micro_batches + micro_batch
-        seed = int(np.random.SeedSequence([self.config.seed, place]).generate_state(1, np.uint64)[0]) >> 24
-        self.network.advance(self.state.step / self.config.train.steps, seed)
+    def _in_turn(self, batches: list[Batch]) -> Iterator[Batch]:
+        """The micro-batches of a step, each after the network was told when its next call happens.
+
+        Noise is a function of seed, step and place in the step's batch, so that it does not depend on how that is cut.
+        """
+        source = np.random.SeedSequence([self.config.seed, self.state.step])
+        seed = int(source.generate_state(1, np.uint64)[0]) >> 24
+        for number, batch in enumerate(batches):
+            progress = self.state.step / self.config.train.steps
+            self.network.advance(progress, seed, self.batches.first(number))
+            yield batch
 
     def _targets(self, mine: int, unknown: int, where: str) -> int:
         """Target tokens over all processes, of which this one has `mine`, and `unknown` tokens outside the vocabulary.
@@ -334,7 +344,7 @@ class Trainer:
 
     def _skip(self, batches: list[Batch]) -> str:
         """Leave the weights as they are and say why; ten times in a row end the run."""
-        cause = find_cause(self.network, batches, self.accelerator.autocast())
+        cause = find_cause(self.network, self._in_turn(batches), self.accelerator.autocast())
         if self._deepspeed:
             raise ModelError(
                 f"step {self.state.step + 1} is not finite and DeepSpeed has taken it already: {cause}"

@@ -40,7 +40,8 @@ def in_training(mechanism: Mechanism, kernel: str, device: torch.device | str) -
     for dtype in dtypes(mechanism, kernel, device):
         inputs = make(batch=3, queries=75, heads=4, key_heads=2, head_dim=16).to(dtype, device)
         for progress, seed in ((0.0, 5), (0.4, 2**62 + 2**33 + 1)):
-            moment = Moment(training=True, progress=progress, seed=torch.tensor(seed, device=device))
+            drawn_by = torch.tensor(seed, device=device)
+            moment = Moment(training=True, progress=progress, seed=drawn_by, first_sequence=seed % 7)
             for window in (None, 9):
                 name = f"progress {progress}, window {window}, {dtype}"
                 compare(inputs, mechanism, kernel, dtype, name, floor=1.0, moment=moment, window=window)

@@ -80,7 +80,9 @@ class Problem:
         """The same problem, `size` sequences at a time."""
         scores, parts = self.scores, -(-self.value.shape[0] // size)
         noises = [
-            None if scores.noise is None else replace(scores.noise, first_sequence=part * size)
+            None
+            if scores.noise is None
+            else replace(scores.noise, first_sequence=scores.noise.first_sequence + part * size)
             for part in range(parts)
         ]
         operands = (scores.query, scores.key, self.value, scores.query_bias, scores.key_bias)

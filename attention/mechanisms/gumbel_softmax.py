@@ -11,7 +11,8 @@ one key in the forward pass is not made here.
 Published code: public attention variants draw fresh noise per call and cannot recompute it.
 
 Here: noise in training only, elsewhere G = 0. It is a function of seed, sequence, head, query and key, by a
-counter-based generator, so that the backward pass meets the same noise, whatever the order of tiles.
+counter-based generator, so that the backward pass meets the same noise, whatever the order of tiles, and a sequence
+has the same noise however a batch is cut.
 
 Beware: the noise has the standard deviation 1.28, as large as the scores of a fresh model.
 """
@@ -63,5 +64,5 @@ class GumbelSoftmax(Softmax):
         if moment.training and self.amplitude:
             if moment.seed is None:
                 raise AttentionError(f"{self.name} draws noise in training: give a moment with a seed")
-            noise = Noise(moment.seed, self.amplitude / temperature)
+            noise = Noise(moment.seed, self.amplitude / temperature, moment.first_sequence)
         return replace(scores, scale=scores.scale / temperature, noise=noise)

@@ -41,7 +41,8 @@ def _noisy(form):
     class Noisy(form):
         def scores(self, query: torch.Tensor, key: torch.Tensor, call: Call) -> Scores:
             scores = super().scores(query, key, call)
-            return replace(scores, noise=Noise(call.moment.seed, AMPLITUDE))
+            moment = call.moment
+            return replace(scores, noise=Noise(moment.seed, AMPLITUDE, moment.first_sequence))
 
     return Noisy()
 
@@ -102,12 +103,14 @@ def test_a_new_seed_does_not_compile_anew():
     compiles = CompileCounterWithBackend("aot_eager")
 
     @torch.compile(backend=compiles, fullgraph=True)
-    def call(query, key, value, seed):
-        return attention.attend(query, key, value, mechanism, kernel="cpu", moment=Moment(True, 0.5, seed))
+    def call(query, key, value, seed, first):
+        moment = Moment(True, 0.5, seed, first)
+        return attention.attend(query, key, value, mechanism, kernel="cpu", moment=moment)
 
-    outs = [call(*inputs.all[:3], torch.tensor(seed)) for seed in (1, 2)]
+    places = [(torch.tensor(seed), torch.tensor(first)) for seed, first in ((1, 0), (2, 0), (2, 4))]
+    outs = [call(*inputs.all[:3], *place) for place in places]
     torch._dynamo.reset()
     assert compiles.frame_count == 1
-    for seed, out in zip((1, 2), outs, strict=True):
-        moment = Moment(True, 0.5, torch.tensor(seed))
+    for place, out in zip(places, outs, strict=True):
+        moment = Moment(True, 0.5, *place)
         assert torch.equal(out, attention.attend(*inputs.all[:3], mechanism, kernel="cpu", moment=moment))

@@ -1,12 +1,20 @@
 """Mechanisms that follow the training: its progress, and noise that is a function of seed and layer."""
 
+import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import attention
-from models import GPT, ModelConfig
+from data import PackedDataset, prepare
+from models import GPT, ModelConfig, metrics
+from tests.training.conftest import MakeConfig
+from training import train
+from training.batches import TrainingBatches
+
+NOISY = {"gumbel_softmax": {}, "annealed_softmax": {"amplitude": 0.5}}
 
 
-def network(mechanism: str, **options) -> GPT:
+def network(mechanism: str, kernel: str = "auto", **options) -> GPT:
     torch.manual_seed(0)
     return GPT(
         ModelConfig(
@@ -14,6 +22,8 @@ def network(mechanism: str, **options) -> GPT:
             n_layer=2,
             n_head=2,
             d_model=32,
+            kernel=kernel,
+            init_std=0.2,
             attention=mechanism,
             attention_options={mechanism: options},
         )
@@ -62,3 +72,66 @@ def test_softmax_is_sharpened_in_evaluation_only():
     assert torch.allclose(adaptive(tokens), plain(tokens), atol=1e-6)
     adaptive.eval()
     assert not torch.allclose(adaptive(tokens), plain.eval()(tokens), atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["dense", "tiled", "cpu"])
+@pytest.mark.parametrize("mechanism", NOISY)
+def test_a_sequence_has_its_noise_however_the_batch_is_cut(
+    make: MakeConfig, mechanism: str, kernel: str
+) -> None:
+    model = network(mechanism, kernel, **NOISY[mechanism])
+    dataset = PackedDataset(prepare(make().data).train, 12)
+
+    def logits(rank: int, processes: int, micro: int | None) -> torch.Tensor:
+        cut = TrainingBatches(
+            dataset, seed=1, batch_size=8, micro_batch_size=micro, rank=rank, processes=processes
+        )
+        parts = []
+        for number, batch in enumerate(cut.at(3)):
+            model.advance(0.5, 7, cut.first(number))
+            parts.append(model(batch["tokens"] % 24))
+        return torch.cat(parts)
+
+    whole = logits(0, 1, None)
+    for processes, micro in ((1, 4), (1, 1), (2, None), (2, 2)):
+        cut = torch.cat([logits(rank, processes, micro) for rank in range(processes)])
+        torch.testing.assert_close(cut, whole)
+    same = torch.arange(12).repeat(2, 1)
+    first, second = model(same)
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize("mechanism", NOISY)
+def test_the_loss_does_not_depend_on_how_a_step_is_cut(make: MakeConfig, mechanism: str) -> None:
+    options = [f"model.attention={mechanism}", "train.steps=4", "train.validate_every=4"]
+    options += [f"model.attention_options={{{mechanism}: {{amplitude: 1.0}}}}"]
+    losses = [
+        [
+            record["loss"]
+            for record in metrics.read(
+                train(make(*options, f"train.micro_batch_size={size}", f"name=cut-{size}"))
+            )
+            if "loss" in record
+        ]
+        for size in (4, 2, 1)
+    ]
+    assert len(losses[0]) == 4
+    for others in losses[1:]:
+        assert others == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("mechanism", NOISY)
+def test_a_new_step_does_not_compile_anew(mechanism: str) -> None:
+    model = network(mechanism, "tiled", **NOISY[mechanism])
+    tokens = torch.arange(12)[None]
+    torch._dynamo.reset()
+    compiles = CompileCounterWithBackend("eager")
+    compiled = torch.compile(model, backend=compiles)
+    counts = []
+    for step in range(4):
+        model.advance(step / 4, step, 2 * step)
+        torch.testing.assert_close(compiled(tokens), model(tokens))
+        counts.append(compiles.frame_count)
+    torch._dynamo.reset()
+    # The second step finds that progress is a number that changes; from then on nothing is new.
+    assert counts[3] == counts[1]

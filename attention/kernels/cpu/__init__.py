@@ -58,8 +58,8 @@ def refuses(problem: Problem) -> str | None:
     return untraceable(problem.mechanism) or _refuses(problem.mechanism, dtype)
 
 
-def _noise(noise: Noise | None) -> tuple[Tensor | None, float, int]:
-    return (None, 0.0, 0) if noise is None else (noise.seed, noise.amplitude, noise.first_sequence)
+def _noise(noise: Noise | None) -> tuple[Tensor | None, float]:
+    return (None, 0.0) if noise is None else (noise.source, noise.amplitude)
 
 
 @torch.compiler.assume_constant_result

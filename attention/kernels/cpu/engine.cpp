@@ -144,7 +144,7 @@ struct Inputs {
 
   Inputs(const Tensor& query_, const Tensor& key_, const Tensor& value_, const optional<Tensor>& query_bias_,
          const optional<Tensor>& key_bias_, const optional<Tensor>& slope_, const Tensor& first_, const Tensor& last_,
-         const Tensor& position_, double scale, const optional<Tensor>& seed, double amplitude, int64_t first_sequence)
+         const Tensor& position_, double scale, const optional<Tensor>& source, double amplitude)
       : query(width_contiguous(query_)),
         key(width_contiguous(key_)),
         value(width_contiguous(value_)),
@@ -165,9 +165,10 @@ struct Inputs {
       slope = slope_->to(at::kFloat).contiguous();
       scoring.slope = slope->const_data_ptr<float>();
     }
-    if (seed) {
-      uint64_t drawn_by = seed->item<int64_t>();
-      scoring.noise = {true, drawn_by, static_cast<float>(amplitude), static_cast<uint32_t>(first_sequence)};
+    if (source) {
+      Tensor words = source->contiguous();
+      const int64_t* word = words.const_data_ptr<int64_t>();
+      scoring.noise = {true, uint64_t(word[0]), static_cast<float>(amplitude), uint32_t(word[1])};
     }
     scoring.first = first.const_data_ptr<int32_t>();
     scoring.last = last.const_data_ptr<int32_t>();
@@ -585,13 +586,12 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const Tensor& value,
                                            const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
                                            const optional<Tensor>& slope, const Tensor& first, const Tensor& last,
-                                           const Tensor& position, double scale, const optional<Tensor>& seed,
-                                           double amplitude, int64_t first_sequence, std::string mechanism,
-                                           bool keeps_rest, bool keeps_support, bool with_mass) {
+                                           const Tensor& position, double scale, const optional<Tensor>& source,
+                                           double amplitude, std::string mechanism, bool keeps_rest,
+                                           bool keeps_support, bool with_mass) {
   const Mechanism& functions = find_mechanism(mechanism);
   Shape shape(query, key, value);
-  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale, seed, amplitude,
-                first_sequence);
+  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale, source, amplitude);
   bool half = query.scalar_type() != at::kFloat, few = shape.queries <= FEW_QUERIES;
   Tensor out = at::empty({shape.batch, shape.queries, shape.heads, shape.value_dim}, query.options());
   Tensor rest = half && keeps_rest ? at::empty(out.sizes(), out.options()) : at::empty({0}, query.options());
@@ -943,11 +943,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& support, const Tensor& statistics, const Tensor& query, const Tensor& key, const Tensor& value,
     const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
     const optional<Tensor>& slope, const Tensor& first, const Tensor& last, const Tensor& position, double scale,
-    const optional<Tensor>& seed, double amplitude, int64_t first_sequence, std::string mechanism) {
+    const optional<Tensor>& source, double amplitude, std::string mechanism) {
   const Mechanism& functions = find_mechanism(mechanism);
   Shape shape(query, key, value);
-  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale, seed, amplitude,
-                first_sequence);
+  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale, source, amplitude);
   auto fresh = [](const Tensor& like) { return at::empty(like.sizes(), like.options()); };
   auto of_bias = [&](const optional<Tensor>& bias) {
     return bias ? optional<Tensor>(at::empty(bias->sizes(), bias->options().dtype(at::kFloat))) : std::nullopt;
@@ -1069,14 +1068,14 @@ TORCH_LIBRARY(attention_zoo_cpu, library) {
   library.def("unit_backward(Tensor grad, Tensor vectors, Tensor factor) -> (Tensor, Tensor)");
   library.def(
       "forward(Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, Tensor? slope, "
-      "Tensor first, Tensor last, Tensor position, float scale, Tensor? seed, float amplitude, "
-      "int first_sequence, str mechanism, bool keeps_rest, bool keeps_support, bool with_mass) "
+      "Tensor first, Tensor last, Tensor position, float scale, Tensor? source, float amplitude, "
+      "str mechanism, bool keeps_rest, bool keeps_support, bool with_mass) "
       "-> (Tensor out, Tensor log_mass, Tensor rest, Tensor support, Tensor statistics)");
   library.def(
       "backward(Tensor grad_out, Tensor? grad_log_mass, Tensor out, Tensor rest, Tensor support, Tensor statistics, Tensor query, "
       "Tensor key, Tensor value, "
       "Tensor? query_bias, Tensor? key_bias, Tensor? slope, Tensor first, Tensor last, Tensor position, "
-      "float scale, Tensor? seed, float amplitude, int first_sequence, str mechanism) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "float scale, Tensor? source, float amplitude, str mechanism) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(attention_zoo_cpu, CPU, library) {

@@ -102,9 +102,9 @@ def _fake_backward(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.scale, seed, ctx.amplitude, ctx.first_sequence, ctx.mechanism, _, _, with_mass = inputs
+    *tensors, ctx.scale, source, ctx.amplitude, ctx.mechanism, _, _, with_mass = inputs
     out, log_mass, *saved = output
-    ctx.save_for_backward(out, *saved, *tensors, seed)
+    ctx.save_for_backward(out, *saved, *tensors, source)
     ctx.mark_non_differentiable(*saved, *([] if with_mass else [log_mass]))
     ctx.set_materialize_grads(False)
 
@@ -113,19 +113,18 @@ def _backward(
     ctx: Any, grad_out: Tensor | None, grad_log_mass: Tensor | None, *others: None
 ) -> tuple[Tensor | None, ...]:
     if grad_out is None and grad_log_mass is None:
-        return (None,) * 17
-    out, rest, support, statistics, *tensors, seed = ctx.saved_tensors
+        return (None,) * 16
+    out, rest, support, statistics, *tensors, source = ctx.saved_tensors
     grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-    noise = (seed, ctx.amplitude, ctx.first_sequence)
     saved = (out, rest, support, statistics, *tensors)
     gradients = torch.ops.attention_zoo_cpu.backward(
-        grad_out, grad_log_mass, *saved, ctx.scale, *noise, ctx.mechanism
+        grad_out, grad_log_mass, *saved, ctx.scale, source, ctx.amplitude, ctx.mechanism
     )
     wanted = [
         gradient if tensor is not None else None
         for gradient, tensor in zip(gradients, tensors[:5], strict=True)
     ]
-    return (*wanted, *(None,) * 12)
+    return (*wanted, *(None,) * 11)
 
 
 def _fake_unit(vectors: Tensor, factor: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def attend_with_statistics(problem: Problem, with_mass: bool) -> tuple[Tensor, T
     Pointwise: nothing. Other forms: frame, inverse and other of `attention.kernels.triton.forms.Statistics`.
     """
     noise = problem.scores.noise
-    drawn = (None, 0.0) if noise is None else (noise.seed, noise.amplitude)
+    drawn = (None, 0.0) if noise is None else (noise.source, noise.amplitude)
     program = _printed(problem.mechanism)
     return torch.ops.attention_zoo.triton_forward(*problem.operands, *drawn, program, with_mass)
 

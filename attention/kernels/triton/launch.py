@@ -30,7 +30,7 @@ class Call:
     """A problem's tensors as kernels take them; the biases and the slope are contiguous.
 
     Attributes:
-        seed, amplitude: of the noise; None, 0.
+        source, amplitude: of the noise; None, 0.
         program: the name of the printed module.
         architecture: what is compiled for, "interpreter", "sm_90", "gfx942", ...
         processors: multiprocessors that few rows shall be spread over.
@@ -46,7 +46,7 @@ class Call:
     last: Tensor
     position: Tensor
     scale: float
-    seed: Tensor | None
+    source: Tensor | None
     amplitude: float
     program: str
     architecture: str
@@ -102,7 +102,7 @@ class Call:
             self.position,
             self.first.shape[1] if self.first.shape[0] > 1 else 0,
             self.scale,
-            self.seed,
+            self.source,
             self.amplitude,
             self.query.shape[1],
             self.key.shape[1],

@@ -24,7 +24,8 @@ class Operands(NamedTuple):
         query_bias: [B, T, H], key_bias: [B, S, H], slope: [H], contiguous.
         first, last: [B or 1, T] with the stride of the batch; position: [T].
         scale: of the dot product.
-        seed, amplitude: of the noise, a pointer to int64 or None, and its factor.
+        source, amplitude: of the noise, a pointer to its seed and the place of the first sequence, int64, or None;
+            its factor.
         queries, keys, heads: T, S, H.
     """
 
@@ -42,7 +43,7 @@ class Operands(NamedTuple):
     position: Any
     mask_stride: Any
     scale: Any
-    seed: Any
+    source: Any
     amplitude: Any
     queries: Any
     keys: Any
@@ -110,7 +111,7 @@ def _rows(operands, batch, time, head):
     low = tl.min(tl.where(sees, first, operands.keys), 0)
     high = tl.max(tl.where(sees, last, 0), 0)
     position, query_bias, slope = None, None, None
-    if operands.slope is not None or operands.seed is not None:
+    if operands.slope is not None or operands.source is not None:
         position = beside(tl.load(operands.position + time, mask=valid, other=0).to(tl.int32))
     if operands.slope is not None:
         slope = beside(tl.load(operands.slope + head).to(tl.float32))
@@ -221,7 +222,7 @@ def accumulate(left, right, total, precision: tl.constexpr):
 
 
 @triton.jit
-def gumbel(seed, column, position, head, batch):
+def gumbel(seed, column, position, head, sequence):
     """The noise of `attention.noise`, by place."""
     none = tl.zeros_like(column + position).to(tl.uint32)
     word, _, _, _ = tl.philox(
@@ -229,7 +230,7 @@ def gumbel(seed, column, position, head, batch):
         none + column.to(tl.uint32),
         none + position.to(tl.uint32),
         none + head.to(tl.uint32),
-        none + batch.to(tl.uint32),
+        none + sequence.to(tl.uint32),
     )
     uniform = ((word >> 9).to(tl.float32) + 0.5) * (1.0 / 8388608.0)
     return -log(-log(uniform))
@@ -248,8 +249,12 @@ def scores(dot_product, operands, batch, rows, column):
         score += tl.load(operands.key_bias + place, mask=exists, other=0.0).to(tl.float32)
     if operands.slope is not None:
         score += rows.slope * (rows.position - column_beside).to(tl.float32)
-    if operands.seed is not None:
+    if operands.source is not None:
         score += operands.amplitude * gumbel(
-            tl.load(operands.seed), column_beside, rows.position, rows.column_head, batch
+            tl.load(operands.source),
+            column_beside,
+            rows.position,
+            rows.column_head,
+            tl.load(operands.source + 1) + batch,
         )
     return score, (column_beside >= rows.first) & (column_beside < rows.last)

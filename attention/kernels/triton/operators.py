@@ -28,7 +28,7 @@ def triton_forward(
     last: Tensor,
     position: Tensor,
     scale: float,
-    seed: Tensor | None,
+    source: Tensor | None,
     amplitude: float,
     program: str,
     with_mass: bool,
@@ -36,13 +36,25 @@ def triton_forward(
     """Outputs [B, T, H, Dv], log masses of a Ratio [B, T, H] or empty, and statistics of the rows [0 or 3, B, T, H].
 
     Args:
-        seed, amplitude: of the noise; None, 0.
+        source, amplitude: of the noise; None, 0.
         program: the printed module (`attention.kernels.triton.printer.module_name`).
         with_mass: whether log masses are wanted.
         Others: as in `attention.mechanism.Scores` and `attention.masks.Visibility`.
     """
     call = _call(
-        query, key, value, query_bias, key_bias, slope, first, last, position, scale, seed, amplitude, program
+        query,
+        key,
+        value,
+        query_bias,
+        key_bias,
+        slope,
+        first,
+        last,
+        position,
+        scale,
+        source,
+        amplitude,
+        program,
     )
     launches, out, statistics = plan_forward(call)
     _run(launches, query.device)
@@ -74,7 +86,7 @@ def triton_backward(
     last: Tensor,
     position: Tensor,
     scale: float,
-    seed: Tensor | None,
+    source: Tensor | None,
     amplitude: float,
     program: str,
     statistics: Tensor,
@@ -83,7 +95,19 @@ def triton_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value and of the two biases, float32 and empty where there is no bias."""
     call = _call(
-        query, key, value, query_bias, key_bias, slope, first, last, position, scale, seed, amplitude, program
+        query,
+        key,
+        value,
+        query_bias,
+        key_bias,
+        slope,
+        first,
+        last,
+        position,
+        scale,
+        source,
+        amplitude,
+        program,
     )
     launches, gradients = plan_backward(call, statistics, grad_out.contiguous(), _contiguous(grad_log_mass))
     _run(launches, query.device)
@@ -108,9 +132,9 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.scale, seed, ctx.amplitude, ctx.program, with_mass = inputs
+    *tensors, ctx.scale, source, ctx.amplitude, ctx.program, with_mass = inputs
     _, log_mass, statistics = output
-    ctx.save_for_backward(*tensors, seed, statistics)
+    ctx.save_for_backward(*tensors, source, statistics)
     ctx.mark_non_differentiable(statistics, *([] if with_mass else [log_mass]))
     ctx.set_materialize_grads(False)
 
@@ -118,13 +142,13 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 def _gradients(
     ctx: Any, grad_out: Tensor | None, grad_log_mass: Tensor | None, _: None
 ) -> tuple[Tensor | None, ...]:
-    *tensors, seed, statistics = ctx.saved_tensors
+    *tensors, source, statistics = ctx.saved_tensors
     if grad_out is None and grad_log_mass is None:
         return (None,) * (len(tensors) + 5)
     if grad_out is None:
         grad_out = tensors[0].new_zeros(*tensors[0].shape[:3], tensors[2].shape[3])
     gradients = triton_backward(
-        *tensors, ctx.scale, seed, ctx.amplitude, ctx.program, statistics, grad_out, grad_log_mass
+        *tensors, ctx.scale, source, ctx.amplitude, ctx.program, statistics, grad_out, grad_log_mass
     )
     given = (None if x is None else grad.to(x.dtype) for x, grad in zip(tensors, gradients, strict=False))
     return (*given, *[None] * 9)
