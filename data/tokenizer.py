@@ -84,8 +84,13 @@ class Tokenizer:
         """The ids of each text, without BOS; on all cores.
 
         LostTextError: a text that does not come back from them byte for byte, so that bits per byte would mean nothing.
+        DataError: a text that UTF-8 cannot express.
         """
-        ids: list[list[int]] = self._model.encode(texts)
+        try:
+            ids: list[list[int]] = self._model.encode(texts)
+        except TypeError:
+            broken = next(text for text in texts if not _is_unicode(text))
+            raise DataError(f"{broken[:60]!a} is no text: it holds bytes that are not UTF-8") from None
         for number, text in enumerate(texts):
             if SPACE in text and self._space_bytes:
                 parts: list[list[int]] = self._model.encode(text.split(SPACE))
@@ -144,6 +149,14 @@ def load_foreign(path: str | os.PathLike[str]) -> Tokenizer:
     if not tokenizer.adds_space:
         return tokenizer
     return Tokenizer(tokenizer.model + NO_DUMMY_PREFIX, source=str(path))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check(config: TokenizerConfig) -> None:

@@ -79,6 +79,8 @@ class HuggingFaceSubject(Subject):
         self.device, self.dtype = device, dtype
         self._tokenizer: Any = tokenizer
         self._layers = config.num_hidden_layers
+        # Heads are padded to a rounder size than the vocabulary's; what has no piece is never written.
+        self._never = sorted(set(range(self.vocab_size)) - set(tokenizer.get_vocab().values()))
 
     def encode(self, text: str) -> list[int]:  # noqa: D102
         return self._tokenizer.encode(text, add_special_tokens=False)
@@ -130,7 +132,9 @@ class HuggingFaceSubject(Subject):
     ) -> list[int]:
         prompt = torch.tensor([list(tokens)], device=self.device)
         drawn = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-        options = {"pad_token_id": self.eos, **drawn, **sampling}
+        options: dict[str, Any] = {"pad_token_id": self.eos, **drawn, **sampling}
+        if self._never:
+            options["suppress_tokens"] = [*self._never, *options.get("suppress_tokens", [])]
         try:
             grown = self._model.generate(
                 prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_new_tokens, **options

@@ -4,21 +4,31 @@ Only a command: the function is `models.generate(...)`, which lives in `models/s
 """
 
 import argparse
+import io
+import os
+import sys
 
 import torch
 
 from command import Parser, guarded
+from models.errors import ModelError
 from models.machine import default_device
 from models.run import load_run
 from models.sampling import readable, stream
 
 
 def main() -> None:
-    """Parse the command line, then print prompt and continuation as the tokens are drawn."""
+    """Parse the command line, then print prompt and continuation as the tokens are drawn.
+
+    The text ends where the model ends the document, or after so many tokens.
+    """
     arguments = _parser().parse_args()
     device = arguments.device or default_device()
     run = load_run(arguments.run, arguments.step, device)
-    prompt = run.tokenizer.encode(arguments.prompt, bos=True)
+    prompt = run.tokenizer.encode(_typed(arguments.prompt), bos=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot show a character gets its code instead of no text at all.
+        sys.stdout.reconfigure(errors="backslashreplace")
     steps = stream(
         run.model,
         torch.tensor([prompt], device=device),
@@ -34,11 +44,28 @@ def main() -> None:
     print()
 
 
+def _typed(text: str) -> str:
+    """A text of the command line, which is UTF-8 whatever the locale says.
+
+    Raises:
+        ModelError: it is not.
+    """
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError as error:
+        raise ModelError(f"--prompt {text!a} is not UTF-8 text: {error}") from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("python -m models.generate", description="Write text with a trained model.")
     parser.add_argument("run", help="run directory")
     parser.add_argument("--prompt", default="", help="the text to continue (default: start a document)")
-    parser.add_argument("--max-new-tokens", type=int, default=200)
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=200,
+        help="at most; fewer where the model ends the document (default: 200)",
+    )
     parser.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
     parser.add_argument("--top-k", type=int, help="draw among the k most likely tokens")
     parser.add_argument("--top-p", type=float, help="draw among the fewest tokens that have this probability")

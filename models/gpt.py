@@ -22,6 +22,8 @@ class GPT(nn.Module):
         layers: the blocks; `layers[i].attention.mixer` is where layer i mixes values.
         head: the output projection, or None where the embedding serves (tied). One tensor, saved once.
         rope: the rotary frequencies, None for a model without; an evaluation may put rescaled ones here.
+        pieces: how many ids stand for text, the tokenizer's vocabulary; those above, which pad the head to a rounder
+            size, are part of every softmax and never drawn. All of them until `load_run` knows the tokenizer.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -32,6 +34,7 @@ class GPT(nn.Module):
         """
         super().__init__()
         self.config: Architecture = resolve(config)
+        self.pieces = self.config.vocab_size
         self.embedding = nn.Embedding(self.config.vocab_size, self.config.d_model)
         self.layers = nn.ModuleList(Block(self.config, plan) for plan in self.config.layers())
         self.rope: Rope | None = None

@@ -157,6 +157,7 @@ def load_run(
     if tokenizer.vocab_size > model.config.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens, its model {model.config.vocab_size}"
         raise ModelError(f"the tokenizer of run {path} has {sizes}")
+    model.pieces = tokenizer.vocab_size
     load_weights(model, checkpoint / WEIGHTS)
     try:
         model = model.to(device=torch.device(device), dtype=dtype).eval()

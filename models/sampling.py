@@ -66,7 +66,8 @@ def stream(
         top_k: keep only the k most likely tokens.
         top_p: of those, keep the smallest set whose probability reaches p.
         seed: of the random draws.
-        stop: a token id that ends a row; the row then repeats it until all have ended.
+        stop: a token id that ends a row, the beginning-of-document token for the end of the document; the row then
+            repeats it until all have ended.
         documents: int64 [B, T], -1 at padding, 0 elsewhere, as `left_pad` makes them.
 
     Raises:
@@ -145,7 +146,8 @@ def _steps(
     cache = KVCache(model.config)
     ended = torch.zeros(len(tokens), dtype=torch.bool)
     for _ in range(max_new_tokens):
-        logits = model(tokens, documents=documents, cache=cache)[:, -1].cpu()
+        # No id without a piece is ever drawn.
+        logits = model(tokens, documents=documents, cache=cache)[:, -1, : model.pieces].cpu()
         if not logits.isfinite().all():
             raise ModelError(
                 "the model's logits are not finite: its weights are damaged or its training diverged"
@@ -172,11 +174,10 @@ def _check(
     stop: int | None,
     documents: Tensor | None,
 ) -> None:
-    vocab_size = model.config.vocab_size
     if tokens.dim() != 2 or tokens.is_floating_point() or tokens.numel() == 0:
         raise ModelError(f"the prompt must be at least one token, [batch, length], got {list(tokens.shape)}")
-    if not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
-        raise ModelError(f"the prompt has token ids outside the vocabulary 0..{vocab_size - 1}")
+    if not 0 <= int(tokens.min()) <= int(tokens.max()) < model.pieces:
+        raise ModelError(f"the prompt has token ids outside the vocabulary 0..{model.pieces - 1}")
     if max_new_tokens < 1:
         raise ModelError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     if tokens.shape[1] + max_new_tokens > model.config.max_length:
@@ -186,13 +187,13 @@ def _check(
         )
     if not (temperature >= 0 and math.isfinite(temperature)):
         raise ModelError(f"temperature must be 0 (greedy) or a positive number, got {temperature}")
-    if top_k is not None and not 1 <= top_k <= vocab_size:
-        raise ModelError(f"top_k must be between 1 and the vocabulary's {vocab_size}, got {top_k}")
+    if top_k is not None and not 1 <= top_k <= model.pieces:
+        raise ModelError(f"top_k must be between 1 and the vocabulary's {model.pieces}, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ModelError(f"top_p must be above 0 and at most 1, got {top_p}")
     if not 0 <= seed < 2**63:
         raise ModelError(f"seed must be in 0..2^63 - 1, got {seed}")
-    if stop is not None and not 0 <= stop < vocab_size:
-        raise ModelError(f"stop must be a token id in 0..{vocab_size - 1}, got {stop}")
+    if stop is not None and not 0 <= stop < model.pieces:
+        raise ModelError(f"stop must be a token id in 0..{model.pieces - 1}, got {stop}")
     if documents is not None and (documents.shape != tokens.shape or bool((documents[:, -1] < 0).any())):
         raise ModelError("documents must have the shape of tokens and end with a token, not with padding")

@@ -19,9 +19,12 @@ from models import (
 
 @pytest.fixture
 def run(tmp_path, build, tokenizer):
-    model = build(vocab_size=300, init_std=0.05, max_length=64).float()
+    return saved(tmp_path / "run", build(vocab_size=300, init_std=0.05, max_length=64).float(), tokenizer)
+
+
+def saved(path, model, tokenizer):
     config = {"model": asdict(model.config)}
-    path = create_run(tmp_path / "run", config=config, tokenizer=tokenizer, train_length=32, data="d")
+    path = create_run(path, config=config, tokenizer=tokenizer, train_length=32, data="d")
     partial = partial_path(path, 1)
     partial.mkdir(parents=True)
     save_file(model.state_dict(), partial / "model.safetensors")
@@ -74,6 +77,42 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, run, arguments, message)
     assert (code, text) == (2, "")
     assert errors.startswith("error: ")
     assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_the_text_ends_where_the_model_ends_the_document(command, run, monkeypatch):
+    from models import sampling
+
+    opened = load_run(run)
+    bos, (first, second) = opened.tokenizer.bos, opened.tokenizer.encode("be")[:1] * 2
+    drawn = iter([first, second, bos, first])
+    monkeypatch.setattr(
+        sampling.torch, "multinomial", lambda *_, **__: torch.tensor([[next(drawn)]], dtype=torch.long)
+    )
+    code, text, _ = command(run, "--prompt", "To be", "--max-new-tokens", 20)
+    assert (code, text) == (0, "To be" + 2 * opened.tokenizer.decode([first]) + "\n")
+
+
+def test_a_padded_vocabulary_writes_text(command, tmp_path, build, tokenizer):
+    model = build(vocab_size=448, init_std=0.05, max_length=256, tie_embeddings=False).float()
+    model.head.weight.data[tokenizer.vocab_size :] *= 100
+    path = saved(tmp_path / "padded", model, tokenizer)
+    assert load_run(path).model.pieces == tokenizer.vocab_size == 300
+    for seed in range(3):
+        code, text, errors = command(path, "--max-new-tokens", 200, "--seed", seed)
+        assert (code, errors) == (0, ""), errors
+        assert len(text) > 1
+
+
+def test_a_prompt_is_read_as_utf8_or_refused(command, run):
+    # What Python makes of arguments in a locale that is not UTF-8.
+    escaped = "né".encode().decode("ascii", "surrogateescape")
+    code, text, _ = command(run, "--prompt", escaped, "--max-new-tokens", 5, "--temperature", 0)
+    assert code == 0
+    assert text.startswith("né")
+    code, text, errors = command(run, "--prompt", "n\udce9", "--max-new-tokens", 5)
+    assert (code, text) == (2, "")
+    assert errors.startswith("error: --prompt 'n\\udce9' is not UTF-8 text")
     assert errors.count("\n") == 1
 
 

@@ -87,6 +87,28 @@ def test_a_stopped_row_repeats_the_stop_token_until_all_have_stopped(build, toke
     assert alone.shape[1] == 40 + free[0].tolist().index(stop) + 1
 
 
+@pytest.mark.parametrize(
+    "choice", [{}, {"temperature": 0}, {"temperature": 50.0}, {"top_k": 48}, {"top_p": 1.0}, {"top_k": 1}]
+)
+def test_an_id_without_a_piece_is_never_drawn(build, tokens, choice):
+    model = build(tie_embeddings=False)
+    model.pieces = 48
+    # The padding of the head would win every draw.
+    with torch.no_grad():
+        model.head.weight[48:] = 40 * model.head.weight[:16]
+    text = generate(model, tokens % 48, 60, **choice)[:, 40:]
+    assert int(text.max()) < 48
+    model.pieces = 64
+    assert int(generate(model, tokens % 48, 60, **choice).max()) >= 48
+
+
+def test_the_likelihood_of_text_counts_all_of_the_head(build, tokens):
+    model = build()
+    before = model(tokens % 48, targets=tokens % 48)
+    model.pieces = 48
+    assert torch.equal(model(tokens % 48, targets=tokens % 48), before)
+
+
 def test_tokens_are_yielded_as_they_are_drawn(build, tokens):
     steps = stream(build(), tokens, 5, seed=4)
     assert next(steps).shape == (2,)
