@@ -26,18 +26,23 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
     2024, "Fewer truncations improve language modeling"), so that little is padding. Every token of text is a
     target exactly once, but for those that are given: the first of a document is predicted from BOS, the first
     of a continued segment from the token before it, which is repeated as its input.
+
+    With `ends`, the end of a document is one more target: the BOS of whatever follows, after its last token, once
+    for each document, and nowhere where a document goes on in another segment.
     """
 
-    def __init__(self, shard: Shard, length: int) -> None:
+    def __init__(self, shard: Shard, length: int, ends: bool = False) -> None:
         """DataError: `length` is not positive."""
         if length < 1:
             raise DataError(f"the length of a row is {length}; it must be at least 1")
         self.shard = shard
         self.length = length
-        starts, sizes, given = _segments(shard, length)
+        starts, sizes, given, closes = _segments(shard, length, ends)
         rows = best_fit(sizes, length)
         order = np.argsort(rows, kind="stable")
-        self._starts, self._sizes, self._given = starts[order], sizes[order], given[order]
+        self._starts, self._sizes, self._given, self._closes = (
+            array[order] for array in (starts, sizes, given, closes)
+        )
         self._bounds = np.concatenate([[0], np.cumsum(np.bincount(rows))])
 
     def __len__(self) -> int:
@@ -61,7 +66,10 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
             start, size = self._starts[segment], self._sizes[segment]
             here = slice(begin, begin + size)
             tokens[here] = self.shard.tokens[start : start + size]
-            targets[here] = self.shard.tokens[start + 1 : start + size + 1]
+            learned = size - self._closes[segment]
+            targets[begin : begin + learned] = self.shard.tokens[start + 1 : start + learned + 1]
+            if self._closes[segment]:
+                targets[begin + learned] = self.shard.bos
             targets[begin : begin + self._given[segment]] = IGNORED
             documents[here] = segment - first
             begin += size
@@ -73,12 +81,12 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def target_bytes(self) -> int:
-        """UTF-8 bytes of all targets: bits per byte = summed nats / ln 2 / target_bytes."""
+        """UTF-8 bytes of all targets: bits per byte = summed nats / ln 2 / target_bytes; an end has none."""
         return self.shard.n_bytes
 
     @cached_property
     def n_targets(self) -> int:
-        """Positions that carry a target, over all rows."""
+        """Positions that carry a target, ends included, over all rows."""
         return int((self._sizes - self._given).sum())
 
     @property
@@ -87,14 +95,19 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         return int(self._sizes.sum()) / (len(self) * self.length)
 
 
-def _segments(shard: Shard, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Where each segment's first input lies in the shard, its length, and how many of its first outputs are given."""
-    targets = shard.sizes - 1
+def _segments(
+    shard: Shard, length: int, ends: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Where each segment's first input lies in the shard, its length, how many of its first outputs are given, and
+    whether its last one is the end of a document, 0 or 1.
+    """
+    targets = shard.sizes - 1 + ends
     pieces = -(-targets // length)
     document = np.repeat(np.arange(len(shard)), pieces)
     offset = (np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * length
     sizes = np.minimum(length, targets[document] - offset)
-    return shard.starts[document] + offset, sizes, np.clip(shard.given[document] - offset, 0, sizes)
+    closes = (offset + sizes == targets[document]).astype(np.int64) * ends
+    return shard.starts[document] + offset, sizes, np.clip(shard.given[document] - offset, 0, sizes), closes
 
 
 def best_fit(sizes: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:

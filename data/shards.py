@@ -49,6 +49,11 @@ class Shard:
         """The whole file, memory-mapped, read-only."""
         return np.memmap(self.path, dtype=self.dtype, mode="r")
 
+    @property
+    def bos(self) -> int:
+        """The token that every document begins with."""
+        return int(self.tokens[self.starts[0]])
+
     def document(self, index: int) -> NDArray[Any]:
         """The tokens of one document, BOS first."""
         return self.tokens[self.starts[index] : self.starts[index] + self.sizes[index]]

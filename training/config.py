@@ -40,6 +40,8 @@ class TrainConfig:
         batch_size: sequences per optimiser step, over all processes and micro-batches.
         micro_batch_size: sequences per process in one forward pass; None: the process's whole share.
         length: tokens per sequence.
+        document_end: after a document's last token, learn that it ends there, so that text from the model ends, too;
+            null: true for a new run, and what an earlier one began with. Losses on held-out text count text only.
         learning_rate: the peak.
         min_learning_rate: where the cosine ends, as a fraction of the peak.
         warmup_steps: steps of linear warm-up to the peak.
@@ -69,6 +71,7 @@ class TrainConfig:
     batch_size: int = ranged(32, 1, 2**24)
     micro_batch_size: int | None = ranged(None, 1, 2**24)
     length: int = ranged(256, 1, 2**31)
+    document_end: bool | None = None
     learning_rate: float = ranged(1e-3, 0.0, FLOAT32, above=True)
     min_learning_rate: float = ranged(0.1, 0.0, 1.0)
     warmup_steps: int = ranged(100, 0, 10**9)
@@ -137,6 +140,10 @@ FREE_ON_RESUME = {
 
 PLACES = {"data.path", "data.tokenizer.path"}
 """Keys that say where files lie; they may have moved, if what is in them is the same."""
+
+
+BEFORE = {"train.document_end": False}
+"""What runs did that were saved before a key existed, where its default is something else."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -228,11 +235,11 @@ def as_dict(config: Config) -> dict[str, Any]:
 def differences(saved: Mapping[str, Any], config: Config, *, same_data: bool = False) -> list[str]:
     """The keys whose values differ, as "key: saved -> now", without those in `FREE_ON_RESUME`.
 
-    A key that did not exist when the config was saved had what is its default now. With `same_data`, nor those in
-    `PLACES`; relative ones, which were saved before, lead from the folder that this process is in.
+    A key that did not exist when the config was saved had what is its default now, or what `BEFORE` says. With
+    `same_data`, nor those in `PLACES`; relative ones, which were saved before, lead from the folder that this process is in.
     """
     now, default = dict(_flat(as_dict(config))), dict(_flat(as_dict(Config())))
-    before = {key: default[key] for key in now.keys() & default.keys()} | dict(_flat(saved))
+    before = {key: default[key] for key in now.keys() & default.keys()} | BEFORE | dict(_flat(saved))
     before |= {key: now[key] if same_data else whole(before[key]) for key in PLACES}
     return [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"

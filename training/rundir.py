@@ -8,7 +8,7 @@ from data import Prepared
 from models import ModelError, create_run, metrics
 from models.checkpoint import remove
 from models.run import CONFIG, RECORD, own_tokenizer, read_run
-from training.config import Config, as_dict, differences
+from training.config import BEFORE, Config, as_dict, differences
 from training.recovery import newest_checkpoint
 
 
@@ -25,6 +25,18 @@ def check_free(config: Config, resume: bool) -> None:
         raise ModelError(f"{path} exists and is not a run of this project; choose another name= or out=")
     if not resume:
         raise ModelError(f"run {path} exists; add --resume to continue it, or choose another name=")
+
+
+def learns_ends(config: Config) -> bool:
+    """Whether a run learns where documents end, where its config leaves that open.
+
+    A new one does; one that exists goes on as it began, which was without before there was a choice.
+    """
+    if not _occupied(config.path):
+        return True
+    section = _read(config.path)[0].get("train")
+    saved = section if isinstance(section, dict) else {}
+    return bool(saved.get("document_end", BEFORE["train.document_end"]))
 
 
 def open_run(config: Config, prepared: Prepared) -> int | None:

@@ -42,7 +42,7 @@ from training.losses import EntropyPenalty, Objective
 from training.noise_scale import GradientSquares
 from training.optimizer import build_optimizer, learning_rate
 from training.orthograd import orthogonalise
-from training.rundir import check_free, open_run
+from training.rundir import check_free, learns_ends, open_run
 from training.stopping import StopRequest
 from training.telemetry import Mean, Throughput, attention_statistics, matmul_rate
 from training.tracking import require_tracker, tracker_options
@@ -73,6 +73,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
     with RunLock(config.path) as lock:
         from_main(accelerator, lock.acquire)
         from_main(accelerator, lambda: check_free(config, resume))
+        if config.train.document_end is None:
+            config.train.document_end = from_main(accelerator, lambda: learns_ends(config))
         with accelerator.main_process_first():
             prepared = prepare(config.data)
         _resolve(config, prepared)
@@ -120,14 +122,14 @@ class Trainer:
         set_seed(config.seed)
         self.network = GPT(config.model)
         self.batches = TrainingBatches(
-            PackedDataset(prepared.train, train.length),
+            PackedDataset(prepared.train, train.length, ends=bool(train.document_end)),
             seed=config.seed,
             batch_size=train.batch_size,
             micro_batch_size=train.micro_batch_size,
             rank=accelerator.process_index,
             processes=accelerator.num_processes,
         )
-        self.held_out = PackedDataset(prepared.valid, train.length)
+        self.held_out = PackedDataset(prepared.valid, train.length, ends=bool(train.document_end))
         if len(self.held_out) == 0:
             raise ModelError(
                 "the held-out text is shorter than one sequence; raise data.held_out or lower train.length"
@@ -365,7 +367,9 @@ class Trainer:
     def _validate(self) -> None:
         """Loss on held-out text, and what each layer's attention does on one of its sequences."""
         self.network.eval()
-        nats, targets, unknown = torch.zeros((), device=self.accelerator.device, dtype=torch.float64), 0, 0
+        # Of text, which is what bits per byte and every evaluation count, and of ends of documents.
+        nats, end_nats = torch.zeros(2, device=self.accelerator.device, dtype=torch.float64)
+        targets = ends = unknown = 0
         first: Batch | None = None
         for batch in validation_batches(
             self.held_out,
@@ -379,11 +383,15 @@ class Trainer:
                 continue
             first = first or batch
             with self.accelerator.autocast():
-                nats += self.network(
-                    batch["tokens"], targets=batch["targets"], documents=batch["documents"]
-                ).sum()
-            targets += count_targets([batch])
+                losses = self.network(batch["tokens"], targets=batch["targets"], documents=batch["documents"])
+            closes = batch["targets"] == self.held_out.shard.bos
+            nats += losses.masked_fill(closes, 0).sum()
+            end_nats += losses.where(closes, 0).sum()
+            here = int(closes.sum())
+            targets += count_targets([batch]) - here
+            ends += here
         total = self._targets(targets, unknown, "the held-out text")
+        documents = int(self._sum(ends))
         assert first is not None
         with self.accelerator.autocast():
             statistics = attention_statistics(
@@ -391,12 +399,15 @@ class Trainer:
             )
         self.network.train()
         loss = self._sum(nats) / total
+        end_loss = {"end_loss": self._sum(end_nats) / documents} if documents else {}
         bits_per_byte = loss / math.log(2) / self.bytes_per_token
         self._say(
             f"step {self.state.step}: validation loss {loss:.4f} nats/token, {bits_per_byte:.4f} bits/byte"
         )
         self._record(
-            {"validation_loss": loss, "bits_per_byte": bits_per_byte, "validation_tokens": total} | statistics
+            {"validation_loss": loss, "bits_per_byte": bits_per_byte, "validation_tokens": total}
+            | end_loss
+            | statistics
         )
 
     def _report(self, result: StepResult) -> None:

@@ -69,6 +69,29 @@ def test_packing(tmp_path: Path, sizes: list[int], length: int) -> None:
     assert dataset.fill == pytest.approx(len(expected) / (len(dataset) * length))
 
 
+@given(sizes=SIZES, length=st.integers(1, 17), count=st.integers(0, 20))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_document_ends_once_behind_its_last_token(
+    tmp_path: Path, sizes: list[int], length: int, count: int
+) -> None:
+    dataset = PackedDataset(make_shard(tmp_path, sizes, count), length, ends=True)
+    ended: list[int] = []
+    learned: list[int] = []
+    for row in rows(dataset):
+        closes = row["targets"] == BOS
+        # An end is the last place of a segment, so that nothing of another document is near it.
+        documents = [*row["documents"].tolist(), -1]
+        assert all(documents[place] != documents[place + 1] for place in closes.nonzero()[:, 0].tolist())
+        ended += row["tokens"][closes].tolist()
+        learned += row["targets"][~closes & (row["targets"] != IGNORED)].tolist()
+    assert sorted(ended) == [100 + 10**6 * number + size - 1 for number, size in enumerate(sizes)]
+    assert sorted(learned) == [
+        100 + 10**6 * n + place for n, size in enumerate(sizes) for place in range(count, size)
+    ]
+    assert dataset.n_targets == len(ended) + len(learned)
+    assert dataset.target_bytes == PackedDataset(dataset.shard, length).target_bytes
+
+
 @given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=200))
 def test_no_two_rows_could_be_one(sizes: list[int]) -> None:
     placed = best_fit(np.array(sizes), 50)
