@@ -3,7 +3,7 @@
 The held-out text is cut into segments of the longest length; for a length T each segment is cut again into windows
 of T tokens, each behind its own beginning-of-document token, so that every length scores exactly the same tokens
 and only the context differs. Segments lie inside documents where these are long enough (the protocol says whether
-they are); a token that begins a document is never scored, since no model of this project was trained to predict it.
+they are); a token that begins a document is never scored, whether the model has learned where documents end or not.
 
 Lengths beyond training are measured again with rotary frequencies rescaled by T / train_length, without any training;
 `models.rope` has the formulas. The protocol says of each what was done (`positions`), and names the mechanisms that

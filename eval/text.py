@@ -11,7 +11,10 @@ from torch import Tensor
 from eval.subject import Subject
 from models import ModelError
 
-BORDERS = "a token that begins a document is no target; attention sees the documents before it in the window"
+BORDERS = (
+    "a token that begins a document, the end of the one before, is no target; attention sees the documents before it "
+    "in the window"
+)
 """What a protocol says of windows over joined documents."""
 
 
@@ -119,7 +122,8 @@ def cut(
 def targets(subject: Subject, tokens: Tensor) -> Tensor:
     """Which of the tokens behind the first a loss counts, bool [..., T - 1] for tokens [..., T].
 
-    All but those that begin a document: training masks them, so no model of this project has learned when one ends.
+    All but those that begin a document. They say that the one before has ended, which some models have learned and
+    others have not; what is measured is the text, here as in the validation of training.
     """
     following = tokens[..., 1:]
     return torch.ones_like(following, dtype=torch.bool) if subject.bos is None else following != subject.bos

@@ -137,6 +137,29 @@ def test_generation_stops_where_it_is_told(subject: Subject) -> None:
             model.generate_until(requests("generate_until", [("the", {"max_gen_toks": room})]))
 
 
+def test_generation_ends_with_the_document_and_writes_pieces_only(make_run: RunMaker) -> None:
+    subject: Any = open_subject(make_run("padded", vocab_size=448, tie_embeddings=False))
+    head, pieces = subject.network.head.weight, 320
+    asked = requests(
+        "generate_until",
+        [("the queen", {"until": [], "max_gen_toks": 12}), ("of night", {"until": [], "max_gen_toks": 12})],
+    )
+    with torch.no_grad():
+        head[pieces:] *= 50
+    free = HarnessModel(subject, 64).generate_until(asked)
+    # Had an id of the padding been written, decoding would have refused it.
+    assert all(free)
+    # The end of the document is by far the likeliest behind the first prompt: one forward pass, and no text.
+    prompt = [subject.bos, *subject.encode("the queen")]
+    with torch.no_grad():
+        head[subject.bos] = 100 * subject.states(torch.tensor([prompt]))[0, -1]
+    calls: list[int] = []
+    inner = subject.network.forward
+    subject.network.forward = lambda *given, **options: (calls.append(1), inner(*given, **options))[1]
+    assert HarnessModel(subject, 64).generate_until(asked[:1]) == [""]
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("attention", ["softmax", "lssar", "swat"])
 def test_texts_generated_in_one_batch_are_those_generated_alone(
     make_run: RunMaker, attention: str, monkeypatch: pytest.MonkeyPatch

@@ -302,6 +302,25 @@ def test_the_analyses_take_them(folders: dict[str, Path], prose_file: str, tmp_p
         assert list(measured["lengths"]) == {"llama": ["64", "128", "256"], "gpt2": ["64"]}[kind]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_id_without_a_piece_is_never_written(
+    tokenizer: Any, prose_file: str, tmp_path: Path, temperature: float
+) -> None:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**{**SHAPE, "vocab_size": 448}, tie_word_embeddings=False)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        model.lm_head.weight[len(tokenizer) :] *= 50
+    model.save_pretrained(tmp_path / "padded")
+    tokenizer.save_pretrained(tmp_path / "padded")
+    subject = open_subject(tmp_path / "padded", text=prose_file)
+    prompt = [subject.bos, *subject.encode("the queen")]
+    assert int(subject.logits(torch.tensor([prompt]))[0, -1].argmax()) >= len(tokenizer)
+    written = subject.generate(prompt, 40, temperature)
+    assert len(written) > 0
+    assert max(written) < len(tokenizer)
+
+
 def test_sizes_are_those_of_the_files(folders: dict[str, Path], prose_file: str, tmp_path: Path) -> None:
     subject = open_subject(folders["llama"], dtype="bfloat16", text=prose_file, results=tmp_path)
     asked = quantize.Settings(methods=("rtn",), length=16, sequences=2, bits=(8,))

@@ -14,19 +14,24 @@ from tests.training.conftest import MakeConfig
 from tests.training.test_trainer import logged
 from training import train
 
-WORDS = sorted("".join(letters) for letters in itertools.product("abcde", repeat=3))
+WORDS = ["".join(letters) for letters in itertools.product("abcd", "abcd", "abcd", "xyz")]
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Documents of three letters each."""
+    """Documents of four letters, of which the last says that it is."""
     path = tmp_path_factory.mktemp("words") / "words.jsonl"
     path.write_text("\n".join(json.dumps({"text": word}) for word in WORDS))
     return path
 
 
 def options(words: Path) -> list[str]:
-    return [f"data.path={words}", "data.tokenizer.kind=char", "train.validate_every=99"]
+    return [
+        f"data.path={words}",
+        "data.tokenizer.kind=char",
+        "train.validate_every=99",
+        "train.validation_sequences=null",
+    ]
 
 
 def test_text_from_the_model_ends_where_documents_do(make: MakeConfig, words: Path) -> None:
@@ -36,10 +41,10 @@ def test_text_from_the_model_ends_where_documents_do(make: MakeConfig, words: Pa
     with torch.no_grad():
         tokens = torch.tensor([run.tokenizer.encode(word, bos=True) for word in WORDS])
         ending = run.model(tokens).softmax(-1)[..., bos]
-    assert ending[:, 3].mean() > 0.9
-    assert ending[:, :3].mean() < 0.05
+    assert ending[:, 4].mean() > 0.9
+    assert ending[:, :4].mean() < 0.05
     drawn = generate(run.model, torch.full((100, 1), bos), 20, stop=bos)[:, 1:]
-    assert ((drawn == bos).int().argmax(1) == 3).float().mean() > 0.8
+    assert ((drawn == bos).int().argmax(1) == 4).float().mean() > 0.8
 
     # Held-out loss and bits per byte are those of the text; the ends are counted by themselves.
     last = metrics.read(run.path)[-1]
@@ -48,10 +53,10 @@ def test_text_from_the_model_ends_where_documents_do(make: MakeConfig, words: Pa
     following = torch.cat([rows[:, 1:], torch.full_like(rows[:, :1], bos)], 1)
     with torch.no_grad():
         nats = run.model(rows, targets=following)
-    assert last["validation_tokens"] == 3 * len(held_out)
-    assert last["validation_loss"] == pytest.approx(float(nats[:, :3].mean()), rel=1e-5)
-    assert last["bits_per_byte"] == pytest.approx(float(nats[:, :3].mean()) / math.log(2), rel=1e-5)
-    assert last["end_loss"] == pytest.approx(float(nats[:, 3].mean()), rel=1e-5)
+    assert last["validation_tokens"] == 4 * len(held_out)
+    assert last["validation_loss"] == pytest.approx(float(nats[:, :4].mean()), rel=1e-5)
+    assert last["bits_per_byte"] == pytest.approx(float(nats[:, :4].mean()) / math.log(2), rel=1e-5)
+    assert last["end_loss"] == pytest.approx(float(nats[:, 4].mean()), rel=1e-5)
 
 
 def _held_out(make: MakeConfig, words: Path) -> set[str]:
