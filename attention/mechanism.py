@@ -150,6 +150,7 @@ class Mechanism(ABC):
         window: default sliding window, None for all keys.
         bounds: what the formula promises of weights; every kernel is held to it.
         follows_training: whether weights depend on the moment of a call.
+        follows_progress: whether they depend on the share of the training that is done.
         form: the class of functions (Pointwise, Ratio, ..., Chunked) that kernels shall use.
     """
 
@@ -159,6 +160,7 @@ class Mechanism(ABC):
     bounds: ClassVar[Bounds]
     variants: ClassVar[tuple[dict[str, Any], ...]] = ()
     follows_training: ClassVar[bool] = False
+    follows_progress: ClassVar[bool] = False
     window: int | None = None
     form: "type[Mechanism]"
 

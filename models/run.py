@@ -53,6 +53,8 @@ class Record(TypedDict):
     versions: NotRequired[dict[str, str]]
     machine: NotRequired[dict[str, Any]]
     quantized: NotRequired[dict[str, Any]]
+    init_from: NotRequired[dict[str, Any]]
+    longer: NotRequired[list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def create_run(
     train_length: int,
     data: str | None,
     quantized: Mapping[str, Any] | None = None,
+    init_from: Mapping[str, Any] | None = None,
 ) -> Path:
     """Make a run directory with its config, record and tokenizer; it appears whole or not at all.
 
@@ -100,6 +103,7 @@ def create_run(
         train_length: tokens per training sequence.
         data: fingerprint of the corpus.
         quantized: what was quantized and how, where the weights will be (`models.quantized`).
+        init_from: whose weights training begins with, where they are another run's (`training.initial`).
 
     Raises:
         ModelError: the directory exists.
@@ -111,8 +115,8 @@ def create_run(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     tokenizer.save(partial / TOKENIZER)
-    (partial / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(escaped(dict(config)))))
-    record = {
+    (partial / CONFIG).write_text(as_yaml(config))
+    record: dict[str, Any] = {
         "train_length": train_length,
         "tokenizer": tokenizer.fingerprint,
         "data": data,
@@ -120,11 +124,17 @@ def create_run(
         "versions": _versions(),
         "machine": machine(),
     }
-    if quantized is not None:
-        record["quantized"] = dict(quantized)
+    for name, entry in {"quantized": quantized, "init_from": init_from}.items():
+        if entry is not None:
+            record[name] = dict(entry)
     (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     publish(partial, path)
     return path
+
+
+def as_yaml(config: Mapping[str, Any]) -> str:
+    """The text of a run's config.yaml, from which `read_run` has the same config again."""
+    return OmegaConf.to_yaml(OmegaConf.create(escaped(dict(config))))
 
 
 def load_run(

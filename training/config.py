@@ -36,7 +36,9 @@ class TrainConfig:
     """How a model is trained.
 
     Attributes:
-        steps: optimiser steps of the whole run; the schedule spans them.
+        steps: optimiser steps of the whole run; the schedule spans them. A resumed run may be given others where that
+            leaves the steps it has done as they were, which it does with a constant learning rate.
+        init_from: directory of a run whose newest weights this one begins with; null: random ones.
         batch_size: sequences per optimiser step, over all processes and micro-batches.
         micro_batch_size: sequences per process in one forward pass; None: the process's whole share.
         length: tokens per sequence.
@@ -68,6 +70,7 @@ class TrainConfig:
     """
 
     steps: int = ranged(1000, 1, 10**9)
+    init_from: str | None = None
     batch_size: int = ranged(32, 1, 2**24)
     micro_batch_size: int | None = ranged(None, 1, 2**24)
     length: int = ranged(256, 1, 2**31)
@@ -236,7 +239,8 @@ def differences(saved: Mapping[str, Any], config: Config, *, same_data: bool = F
     """The keys whose values differ, as "key: saved -> now", without those in `FREE_ON_RESUME`.
 
     A key that did not exist when the config was saved had what is its default now, or what `BEFORE` says. With
-    `same_data`, nor those in `PLACES`; relative ones, which were saved before, lead from the folder that this process is in.
+    `same_data`, nor those in `PLACES`; relative ones, which were saved before, lead from the folder that this process
+    is in.
     """
     now, default = dict(_flat(as_dict(config))), dict(_flat(as_dict(Config())))
     before = {key: default[key] for key in now.keys() & default.keys()} | BEFORE | dict(_flat(saved))

@@ -8,9 +8,17 @@ import psutil
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object, parse_flag_from_env
+from accelerate.utils import (
+    DistributedType,
+    ProjectConfiguration,
+    broadcast_object_list,
+    gather_object,
+    parse_flag_from_env,
+)
 
 from models import GPT, ModelConfig, ModelError
+from training.config import Config, resolve_precision
+from training.tracking import require_tracker
 
 T = TypeVar("T")
 
@@ -39,6 +47,22 @@ def choose_device() -> torch.device:
     if local_processes > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, _cores() // local_processes))
     return torch.device("cpu")
+
+
+def make_accelerator(config: Config, device: torch.device) -> Accelerator:
+    """What accelerate is told of a run; fills `train.precision` where it is left open.
+
+    Raises:
+        ModelError: a tracker that is not installed, or a precision that the device does not have.
+    """
+    tracker = config.train.tracker
+    require_tracker(tracker)
+    config.train.precision = resolve_precision(config.train.precision, device)  # type: ignore[assignment]
+    return Accelerator(
+        mixed_precision="no" if config.train.precision == "fp32" else config.train.precision,
+        log_with=None if tracker == "none" else tracker,
+        project_config=ProjectConfiguration(project_dir=str(config.path), logging_dir=str(config.path)),
+    )
 
 
 def check_launch(accelerator: Accelerator, processes: int | None) -> None:

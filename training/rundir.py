@@ -9,6 +9,8 @@ from models import ModelError, create_run, metrics
 from models.checkpoint import remove
 from models.run import CONFIG, RECORD, own_tokenizer, read_run
 from training.config import BEFORE, Config, as_dict, differences
+from training.initial import find
+from training.longer import check_steps, record_steps
 from training.recovery import newest_checkpoint
 
 
@@ -34,8 +36,7 @@ def learns_ends(config: Config) -> bool:
     """
     if not _occupied(config.path):
         return True
-    section = _read(config.path)[0].get("train")
-    saved = section if isinstance(section, dict) else {}
+    saved = read_run(config.path)[0].get("train") or {}
     return bool(saved.get("document_end", BEFORE["train.document_end"]))
 
 
@@ -59,7 +60,8 @@ def open_run(config: Config, prepared: Prepared) -> int | None:
         return None
     saved, record = read_run(path)
     same_data = record.get("data") == prepared.fingerprint
-    if changed := differences(saved, config, same_data=same_data):
+    changed = differences(saved, config, same_data=same_data)
+    if any(not change.startswith("train.steps:") for change in changed):
         raise ModelError(
             f"run {path} was started with another config ({'; '.join(changed)}); choose another name="
         )
@@ -69,6 +71,8 @@ def open_run(config: Config, prepared: Prepared) -> int | None:
         )
     own_tokenizer(path, record["tokenizer"])
     step = newest_checkpoint(path)
+    check_steps(saved, config, step or 0)
+    record_steps(saved, record, config, step or 0)
     metrics.truncate(path, -1 if step is None else step)
     if step is not None and (missing := _missing_lines(config, saved, step)):
         print(
@@ -95,6 +99,7 @@ def _missing_lines(config: Config, saved: Mapping[str, Any], step: int) -> int:
 
 def _create(config: Config, prepared: Prepared) -> None:
     path = config.path
+    initial = None if config.train.init_from is None else find(config, prepared.tokenizer).record
     try:
         if path.is_dir():
             path.rmdir()
@@ -104,6 +109,7 @@ def _create(config: Config, prepared: Prepared) -> None:
             tokenizer=prepared.tokenizer,
             train_length=config.train.length,
             data=prepared.fingerprint,
+            init_from=initial,
         )
     except OSError as error:
         raise ModelError(f"cannot create the run directory {path}: {error.strerror}") from error

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
+from accelerate.utils import DistributedType, set_seed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from data import PackedDataset, Prepared, prepare
 from models import GPT, ModelError, metrics, resolve
+from training import initial
 from training.batches import Batch, TrainingBatches, count_targets, count_unknown, validation_batches
 from training.boundary import one_line
 from training.checkpoint import SHARDED, Checkpointer, TrainerState
-from training.config import Config, fingerprint, resolve_precision
+from training.config import Config, fingerprint
 from training.diagnosis import find_cause, moments_of, not_finite, weights_of
 from training.launch import (
     agreed,
@@ -36,6 +37,7 @@ from training.launch import (
     choose_device,
     from_main,
     keep_process_group,
+    make_accelerator,
 )
 from training.lock import RunLock
 from training.losses import EntropyPenalty, Objective
@@ -45,7 +47,8 @@ from training.orthograd import orthogonalise
 from training.rundir import check_free, learns_ends, open_run
 from training.stopping import StopRequest
 from training.telemetry import Mean, Throughput, attention_statistics, matmul_rate
-from training.tracking import require_tracker, tracker_options
+from training.tracking import tracker_options
+from training.validation import HeldOut
 
 PATIENCE = 10
 """Steps in a row that may be skipped for non-finite values before the run is stopped."""
@@ -67,7 +70,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             system that does not let it write. Names the newest good checkpoint where the run had begun.
         DataError, AttentionError: as their packages say.
     """
-    accelerator = _accelerator(config, choose_device())
+    accelerator = make_accelerator(config, choose_device())
     check_launch(accelerator, config.train.processes)
     keep_process_group()
     with RunLock(config.path) as lock:
@@ -83,7 +86,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         if start == config.train.steps:
             accelerator.print(f"{config.path} is already complete: {start} of {config.train.steps} steps")
             return config.path
-        trainer = Trainer(config, accelerator, prepared)
+        trainer = Trainer(config, accelerator, prepared, fresh=start is None)
         if start is not None:
             trainer.resume(start)
         with one_line(config.path):
@@ -107,13 +110,16 @@ class StepResult:
 class Trainer:
     """A model in training, with its data, optimiser and records."""
 
-    def __init__(self, config: Config, accelerator: Accelerator, prepared: Prepared) -> None:
+    def __init__(
+        self, config: Config, accelerator: Accelerator, prepared: Prepared, fresh: bool = True
+    ) -> None:
         """Build everything that `run` needs.
 
         Args:
             config: resolved.
             accelerator: set up for it.
             prepared: the corpus as tokens.
+            fresh: whether the run begins here, and so with the weights of `train.init_from`.
         """
         self.config = config
         self.accelerator = accelerator
@@ -121,6 +127,9 @@ class Trainer:
         torch.set_float32_matmul_precision(train.float32_matmul)
         set_seed(config.seed)
         self.network = GPT(config.model)
+        if fresh and train.init_from is not None:
+            for line in initial.begin(self.network, config, prepared.tokenizer):
+                accelerator.print(f"{config.path}: {line}")
         self.batches = TrainingBatches(
             PackedDataset(prepared.train, train.length, ends=bool(train.document_end)),
             seed=config.seed,
@@ -367,39 +376,26 @@ class Trainer:
     def _validate(self) -> None:
         """Loss on held-out text, and what each layer's attention does on one of its sequences."""
         self.network.eval()
-        # Of text, which is what bits per byte and every evaluation count, and of ends of documents.
-        nats, end_nats = torch.zeros(2, device=self.accelerator.device, dtype=torch.float64)
-        targets = ends = unknown = 0
-        first: Batch | None = None
-        for batch in validation_batches(
+        sums, shard = HeldOut(self.accelerator.device), self.held_out.shard
+        batches = validation_batches(
             self.held_out,
             sequences=self.config.train.validation_sequences,
             micro_batch_size=self.batches.micro_batch_size,
             rank=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
-        ):
-            batch = self._to_device(batch)
-            if unknown := unknown + count_unknown([batch], self.network.config.vocab_size):
-                continue
-            first = first or batch
-            with self.accelerator.autocast():
-                losses = self.network(batch["tokens"], targets=batch["targets"], documents=batch["documents"])
-            closes = batch["targets"] == self.held_out.shard.bos
-            nats += losses.masked_fill(closes, 0).sum()
-            end_nats += losses.where(closes, 0).sum()
-            here = int(closes.sum())
-            targets += count_targets([batch]) - here
-            ends += here
-        total = self._targets(targets, unknown, "the held-out text")
-        documents = int(self._sum(ends))
-        assert first is not None
+        )
+        with self.accelerator.autocast():
+            sums.add(self.network, map(self._to_device, batches), shard.bos)
+        total = self._targets(sums.tokens, sums.unknown, "the held-out text")
+        ends = int(self._sum(sums.ends))
+        assert sums.first is not None
         with self.accelerator.autocast():
             statistics = attention_statistics(
-                self.network, {name: value[:1] for name, value in first.items()}
+                self.network, {name: value[:1] for name, value in sums.first.items()}
             )
         self.network.train()
-        loss = self._sum(nats) / total
-        end_loss = {"end_loss": self._sum(end_nats) / documents} if documents else {}
+        loss = self._sum(sums.nats) / total
+        end_loss = {"end_loss": self._sum(sums.end_nats) / ends} if ends else {}
         bits_per_byte = loss / math.log(2) / self.bytes_per_token
         self._say(
             f"step {self.state.step}: validation loss {loss:.4f} nats/token, {bits_per_byte:.4f} bits/byte"
@@ -477,17 +473,6 @@ class Trainer:
 def _number(value: Tensor) -> float:
     """A scalar tensor as a number, gathered where it is sharded."""
     return float(value.full_tensor() if isinstance(value, DTensor) else value)
-
-
-def _accelerator(config: Config, device: torch.device) -> Accelerator:
-    tracker = config.train.tracker
-    require_tracker(tracker)
-    config.train.precision = resolve_precision(config.train.precision, device)  # type: ignore[assignment]
-    return Accelerator(
-        mixed_precision="no" if config.train.precision == "fp32" else config.train.precision,
-        log_with=None if tracker == "none" else tracker,
-        project_config=ProjectConfiguration(project_dir=str(config.path), logging_dir=str(config.path)),
-    )
 
 
 def _resolve(config: Config, prepared: Prepared) -> None:

@@ -39,6 +39,7 @@ class AnnealedSoftmax(GumbelSoftmax):
     formula: ClassVar[str] = "softmax((s + σ G) / t),  t = t₀ (t₁ / t₀)^progress"
     paper: ClassVar[str] = "arXiv 2306.06855 (abstract only)"
     variants: ClassVar[tuple[dict[str, Any], ...]] = ()
+    follows_progress: ClassVar[bool] = True
 
     temperature: float = 1.0
     amplitude: float = 0.0
