@@ -62,6 +62,8 @@ class Tokenizer:
 
     def __init__(self, model: bytes, source: str = "the model") -> None:
         """DataError: `model`, called `source` in the message, is no SentencePiece model or has no BOS."""
+        if not model:
+            raise DataError(f"{source} is not a SentencePiece model: it is empty")
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError:
@@ -118,8 +120,9 @@ class Tokenizer:
         """Reads a SentencePiece model file. DataError: no such file, or not one."""
         try:
             model = Path(path).expanduser().read_bytes()
-        except OSError as error:
-            raise DataError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+        except (OSError, RuntimeError, ValueError) as error:
+            said = getattr(error, "strerror", None) or error
+            raise DataError(f"cannot read the tokenizer {str(path)[:300]}: {said}") from None
         return cls(model, source=str(path))
 
     @property

@@ -14,6 +14,8 @@ from data.errors import DataError
 
 COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".xz": b"\xfd7zXZ\0", ".bz2": b"BZh"}
 """By suffix: what a file that is compressed so begins with."""
+ARCHIVES = {".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar"}
+"""Their files would be read with the names and sizes between them."""
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
@@ -59,8 +61,9 @@ def read_lines(file: Path) -> Iterator[str]:
         with io.TextIOWrapper(_open(file), encoding="utf-8-sig") as lines:
             yield from lines
     except UnicodeDecodeError as error:
+        other = "UTF-16" if _begins(file) in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
         raise DataError(
-            f"{file} is not UTF-8 text ({error.reason}); convert it: iconv -f LATIN1 -t UTF-8"
+            f"{file} is not UTF-8 text ({error.reason}); if it is {other}, convert it: iconv -f {other} -t UTF-8"
         ) from None
     except DataError:
         raise
@@ -93,8 +96,9 @@ def shortened(text: str | os.PathLike[str], most: int = 300) -> str:
 
 def _open(file: Path) -> IO[bytes]:
     """A file's content, decompressed. Its first bytes say what it is compressed with; a suffix must agree."""
-    with file.open("rb") as content:
-        first = content.read(max(map(len, COMPRESSED.values())))
+    if suffix(file) in ARCHIVES or file.suffix.lower() in ARCHIVES:
+        raise DataError(f"{file} is an archive; unpack it into a folder and name that")
+    first = _begins(file, max(map(len, COMPRESSED.values())))
     named = file.suffix.lower()
     if named in COMPRESSED and not first.startswith(COMPRESSED[named]):
         raise DataError(
@@ -121,6 +125,11 @@ def _open_zst(file: Path) -> IO[bytes]:
             f"{file} is compressed with zstd, which takes a package that is missing: pip install pyarrow"
         ) from None
     return pyarrow.input_stream(str(file), compression="zstd")
+
+
+def _begins(file: Path, length: int = 2) -> bytes:
+    with file.open("rb") as content:
+        return content.read(length)
 
 
 def _looks(first: bytes) -> str:

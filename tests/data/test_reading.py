@@ -167,6 +167,16 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
             open_corpus(DataConfig(corpus="text", path=path))
 
 
+def test_other_encodings_and_archives(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for encoding, named in (("utf-16", "UTF-16"), ("latin-1", "LATIN1")):
+        path.write_bytes("caf\u00e9 au lait".encode(encoding))
+        refused(path, f"{path} is not UTF-8 text", f"iconv -f {named} -t UTF-8")
+    for name in ("a.tar.gz", "a.tgz", "a.zip", "a.tar"):
+        (tmp_path / name).write_text("anything")
+        refused(tmp_path / name, "is an archive; unpack it")
+
+
 def test_a_link_that_leads_nowhere_is_not_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "b.txt").symlink_to("gone.txt")

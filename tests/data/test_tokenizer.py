@@ -102,6 +102,10 @@ def test_save_load_pickle(tmp_path: Path) -> None:
 def test_files_that_are_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read the tokenizer .*nowhere: No such file"):
         Tokenizer.load(tmp_path / "nowhere")
+    for path in ("~nosuchuser/a.model", "a\0b", "x" * 5000, str(tmp_path)):
+        with pytest.raises(DataError, match="cannot read the tokenizer") as caught:
+            Tokenizer.load(path)
+        assert len(str(caught.value)) < 500
     for content in (b"", b"garbage", b"{}"):
         (tmp_path / "file").write_bytes(content)
         with pytest.raises(DataError, match="file is not a SentencePiece model"):
