@@ -76,3 +76,15 @@ def test_validation_covers_the_same_tokens_with_any_number_of_processes(
 def test_all_held_out_sequences_without_a_number(dataset: PackedDataset) -> None:
     every = validation_batches(dataset, sequences=None, micro_batch_size=16, rank=0, processes=1)
     assert count_targets(list(every)) == dataset.n_targets
+
+
+def test_validation_is_spread_over_the_whole_text() -> None:
+    """Three of ten sequences are every third, not the first three."""
+    numbered = [
+        dict.fromkeys(("tokens", "targets", "documents"), torch.tensor([number])) for number in range(10)
+    ]
+    seen = [
+        batch["tokens"].flatten().tolist()
+        for batch in validation_batches(numbered, sequences=3, micro_batch_size=2, rank=0, processes=1)  # type: ignore[arg-type]
+    ]
+    assert seen == [[0, 3], [6]]
