@@ -121,8 +121,11 @@ def _large(inputs: Inputs) -> None:
     inputs.query.data *= 30
 
 
-def _tiny(inputs: Inputs) -> None:
-    inputs.query.data *= 1e-4
+def _scores_of(size: float) -> Callable[[Inputs], None]:
+    def scale(inputs: Inputs) -> None:
+        inputs.query.data *= size
+
+    return scale
 
 
 def _identical_keys(inputs: Inputs) -> None:
@@ -152,7 +155,9 @@ def _one_massive_channel(inputs: Inputs) -> None:
 HOSTILE: dict[str, Callable[[Inputs], None]] = {
     "gaussian": _gaussian,
     "large": _large,
-    "tiny": _tiny,
+    "small scores": _scores_of(1e-2),
+    "tiny scores": _scores_of(1e-4),
+    "vanishing scores": _scores_of(1e-6),
     "identical keys": _identical_keys,
     "early keys far below": _early_keys_far_below,
     "mixed magnitudes": _mixed_magnitudes,

@@ -10,6 +10,9 @@ from attention.mechanism import Mechanism
 HEAD_DIMS = (16, 24, 64, 80, 128, 256)
 VALUE_DIMS = ((64, 32), (24, 40), (32, 128))
 GROUPS = ((4, 1), (4, 2), (6, 3))
+SHORT = {1: 32, 2: 3, 3: 64, 4: 16, 5: 128}
+"""Lengths that kernels may take another way, and a head dimension for each."""
+SHORT_SLACK = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 LENGTHS = ((1, 1), (2, 2), (17, 17), (67, 67), (129, 129), (300, 300), (1, 70), (17, 67), (64, 129))
 
 
@@ -70,6 +73,21 @@ def ragged_lengths(mechanism: Mechanism, kernel: str, device: torch.device | str
         compare(inputs, mechanism, kernel, dtype, f"{queries} queries, {keys} keys", floor=float(keys == 1))
 
     each(LENGTHS, attempt)
+
+
+def short_lengths(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
+    """One to five queries, as many keys and more, in many sequences: a wrong term, which few of them may show."""
+    for dtype in dtypes(mechanism, kernel, device):
+        if dtype not in SHORT_SLACK:
+            continue
+        for queries, head_dim in SHORT.items():
+            for keys in (queries, queries + 3):
+                inputs = make(64, queries, keys, heads=4, key_heads=2, head_dim=head_dim).to(dtype, device)
+                truth, eager = (run(inputs.to(kind), mechanism, "dense") for kind in (torch.float64, dtype))
+                what = f"{queries} queries, {keys} keys, {dtype}"
+                judge(
+                    run(inputs, mechanism, kernel), truth, eager, what, SHORT_SLACK[dtype], float(keys == 1)
+                )
 
 
 def non_contiguous(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:

@@ -64,19 +64,24 @@ def ratio_gradients(
     grad_weights: Tensor,
     grad_log_mass: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """dS = (numerator' dP - denominator' delta) / Z, delta = sum_j w_j dP_j less the gradient of the log mass."""
+    """dS = (numerator' dP - denominator' (delta - g)) / Z, delta = sum_j w_j dP_j, g the gradient of the log mass.
+
+    delta is taken of the weights: where one key has all the weight it is dP to the last bit, and nothing is left but g.
+    """
     mechanism = cast(Ratio, mechanism)
     pivot = _pivot(mechanism, score, tile)
     numerator, total = _ratio_terms(mechanism, score, tile, pivot)
     numerator_slope, denominator_slope = mechanism.derivatives(score, pivot, numerator)
-    delta = (numerator * grad_weights).sum(-1, keepdim=True) / total
-    if grad_log_mass is not None:
-        delta = delta - grad_log_mass
+    weight = numerator / total
+    delta = (weight * grad_weights).sum(-1, keepdim=True)
     if numerator_slope is denominator_slope:
-        grad_score = (grad_weights - delta).mul_(numerator_slope).div_(total)
+        centred = grad_weights - delta
+        centred = centred if grad_log_mass is None else centred.add_(grad_log_mass)
+        grad_score = centred.mul_(numerator_slope).div_(total)
     else:
+        delta = delta if grad_log_mass is None else delta - grad_log_mass
         grad_score = (numerator_slope * grad_weights).sub_(denominator_slope * delta).div_(total)
-    return numerator / total, tile.zero_(grad_score)
+    return weight, tile.zero_(grad_score)
 
 
 def _pivot(mechanism: Ratio, score: Tensor, tile: Tile) -> Tensor:

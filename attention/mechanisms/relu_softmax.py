@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attention.mechanisms.softpick import Softpick
+from attention.mechanisms.softpick import Softpick, exponential_less_one
 from attention.registry import register
 
 
@@ -38,7 +38,7 @@ class ReluSoftmax(Softpick):
         """Equation 5, with the pivot max(0, max s); a hidden key counts as s = 0, which adds nothing."""
         score = score.masked_fill(~visible, 0)
         pivot = score.amax(-1, keepdim=True).clamp(min=0).detach()
-        positive = torch.relu(torch.exp(score - pivot) - torch.exp(-pivot))
+        positive = torch.relu(exponential_less_one(score, pivot))
         return positive / (positive.sum(-1, keepdim=True) + self.epsilon)
 
     def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:

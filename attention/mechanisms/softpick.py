@@ -32,6 +32,12 @@ from attention.mechanism import PARTS, Bounds, Ratio
 from attention.registry import register
 
 
+def exponential_less_one(score: Tensor, pivot: Tensor) -> Tensor:
+    """e^{s-m} - e^{-m}; as e^{-m} (e^s - 1) where s is small, since the difference would lose its digits."""
+    small = torch.exp(-pivot) * score.clamp(max=1).expm1()
+    return torch.where(score > 1, torch.exp(score - pivot) - torch.exp(-pivot), small)
+
+
 @register
 @dataclass(frozen=True)
 class Softpick(Ratio):
@@ -53,7 +59,7 @@ class Softpick(Ratio):
         """Equation 2, with the pivot max(0, max s); a hidden key counts as s = 0, which adds nothing."""
         score = score.masked_fill(~visible, 0)
         pivot = score.amax(-1, keepdim=True).clamp(min=0).detach()
-        difference = torch.exp(score - pivot) - torch.exp(-pivot)
+        difference = exponential_less_one(score, pivot)
         return torch.relu(difference) / (difference.abs().sum(-1, keepdim=True) + self.epsilon)
 
     def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:

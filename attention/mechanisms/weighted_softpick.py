@@ -25,6 +25,7 @@ from torch.nn.functional import softplus
 from attention.errors import AttentionError, nearest
 from attention.mechanism import PARTS, Bounds, Call, Composite, Mechanism, Mix, Ratio
 from attention.mechanisms.relu_softmax import ReluSoftmax
+from attention.mechanisms.softpick import exponential_less_one
 from attention.registry import register
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class WeightedSoftpick(Composite):
     def _weights(self, score: Tensor, visible: Tensor, rho: Tensor) -> Tensor:
         score = score.masked_fill(~visible, 0)
         pivot = score.amax(-1, keepdim=True).clamp(min=0).detach()
-        difference = torch.exp(score - pivot) - torch.exp(-pivot)
+        difference = exponential_less_one(score, pivot)
         positive, negative = difference.relu(), (-difference).relu()
         total = positive.sum(-1, keepdim=True) + rho * negative.sum(-1, keepdim=True)
         return positive / (total + self.epsilon)

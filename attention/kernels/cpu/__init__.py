@@ -33,15 +33,15 @@ def attend_with_mass(problem: Problem) -> tuple[Tensor, Tensor]:
 def _forward(problem: Problem, with_mass: bool) -> tuple[Tensor, Tensor]:
     scores = problem.scores
     differentiable = (scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias)
-    trains = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in differentiable)
-    # Gradients through a row sum live on differences that the rounding of outputs would drown.
-    keeps_rest = trains and problem.mechanism.form is not Pointwise
+    # Gradients through a row's statistics live on differences that rounding would drown.
+    trains = problem.mechanism.form is not Pointwise
+    trains &= torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in differentiable)
     keeps_support = trains and problem.mechanism.form is Threshold
     out, log_mass, *_ = torch.ops.attention_zoo_cpu.forward(
         *problem.operands,
         *_noise(scores.noise),
         _key(problem.mechanism),
-        keeps_rest,
+        trains,
         keeps_support,
         with_mass,
     )

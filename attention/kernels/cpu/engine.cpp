@@ -587,19 +587,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, 
                                            const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
                                            const optional<Tensor>& slope, const Tensor& first, const Tensor& last,
                                            const Tensor& position, double scale, const optional<Tensor>& source,
-                                           double amplitude, std::string mechanism, bool keeps_rest,
+                                           double amplitude, std::string mechanism, bool trains,
                                            bool keeps_support, bool with_mass) {
   const Mechanism& functions = find_mechanism(mechanism);
   Shape shape(query, key, value);
   Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale, source, amplitude);
-  bool half = query.scalar_type() != at::kFloat, few = shape.queries <= FEW_QUERIES;
+  // Where a backward pass reads statistics of rows it meets the same scores: one sum, in one order, serves both passes.
+  bool half = query.scalar_type() != at::kFloat, few = shape.queries <= FEW_QUERIES && !trains;
   Tensor out = at::empty({shape.batch, shape.queries, shape.heads, shape.value_dim}, query.options());
-  Tensor rest = half && keeps_rest ? at::empty(out.sizes(), out.options()) : at::empty({0}, query.options());
+  Tensor rest = half && trains ? at::empty(out.sizes(), out.options()) : at::empty({0}, query.options());
   Tensor support = at::zeros({0}, query.options().dtype(at::kByte));
   if (keeps_support) {
     int64_t groups = (shape.queries + GROUP_ROWS - 1) / GROUP_ROWS, tiles = (shape.keys + TILE_KEYS - 1) / TILE_KEYS;
     support = at::zeros({shape.batch, groups, shape.heads, tiles}, support.options());
-    if (few) support.fill_(1);
   }
   Tensor statistics = at::zeros({MAXIMUM_STATISTICS, shape.batch, shape.heads, shape.queries},
                                 query.options().dtype(at::kFloat));
@@ -887,8 +887,11 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
           mechanism.finish(tile, space.delta.data() + start_query, space.statistics.data() + start_query);
         }
       }
-      for (int64_t t = 0; grad_log_mass && t < shape.queries; t++)
-        space.delta[t] -= grad_log_mass[(b * shape.heads + h) * shape.queries + t];
+      float* shift = space.statistics.data() + SHIFT * shape.padded_queries;
+      for (int64_t t = 0; grad_log_mass && t < shape.queries; t++) {
+        float of_mass = grad_log_mass[(b * shape.heads + h) * shape.queries + t];
+        mechanism.shifts ? shift[t] += of_mass : space.delta[t] -= of_mass;
+      }
       for (int64_t start_key = share * TILE_KEYS; start_key < space.keys; start_key += shares * TILE_KEYS)
         for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += QUERIES)
           visit_tile(start_key, start_query, [&](const Tile& tile) {
@@ -1069,7 +1072,7 @@ TORCH_LIBRARY(attention_zoo_cpu, library) {
   library.def(
       "forward(Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, Tensor? slope, "
       "Tensor first, Tensor last, Tensor position, float scale, Tensor? source, float amplitude, "
-      "str mechanism, bool keeps_rest, bool keeps_support, bool with_mass) "
+      "str mechanism, bool trains, bool keeps_support, bool with_mass) "
       "-> (Tensor out, Tensor log_mass, Tensor rest, Tensor support, Tensor statistics)");
   library.def(
       "backward(Tensor grad_out, Tensor? grad_log_mass, Tensor out, Tensor rest, Tensor support, Tensor statistics, Tensor query, "

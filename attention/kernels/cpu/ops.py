@@ -8,6 +8,7 @@ from torch import Tensor
 
 from attention.kernels.cpu.build import HERE, BuildError, build, load, torch_flags
 from attention.kernels.cpu.printer import source
+from attention.kernels.modes import once
 from attention.kernels.program import Program
 
 STATISTICS = 5
@@ -64,13 +65,13 @@ def unsupported(dtype: torch.dtype) -> str | None:
 def _fake_forward(
     query: Tensor, key: Tensor, value: Tensor, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    *_, keeps_rest, keeps_support, with_mass = others
+    *_, trains, keeps_support, with_mass = others
     batch, queries, heads, _ = query.shape
     tiles = (batch, -(-queries // GROUP_ROWS), heads, -(-key.shape[1] // TILE_KEYS))
     support = query.new_empty(tiles if keeps_support else (0,), dtype=torch.uint8)
     out = query.new_empty(batch, queries, heads, value.shape[-1])
     log_mass = query.new_empty(out.shape[:3] if with_mass else (0,), dtype=torch.float32)
-    rest = out.new_empty(out.shape if keeps_rest and out.dtype != torch.float32 else (0,))
+    rest = out.new_empty(out.shape if trains and out.dtype != torch.float32 else (0,))
     return (
         out,
         log_mass,
@@ -109,6 +110,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
 
 
+@once("kernel 'cpu'")
 def _backward(
     ctx: Any, grad_out: Tensor | None, grad_log_mass: Tensor | None, *others: None
 ) -> tuple[Tensor | None, ...]:
@@ -139,5 +141,6 @@ def _keep_unit(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
+@once("the compiled operation behind unit vectors")
 def _unit_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ops.attention_zoo_cpu.unit_backward(grad, *ctx.saved_tensors)

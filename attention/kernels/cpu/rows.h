@@ -80,7 +80,7 @@ inline float largest_score(const RowBlock& block, int row, float floor) {
 
 template <class Functions>
 struct Ratio {
-  static constexpr bool prepares = Functions::steep, vanishes = false;
+  static constexpr bool prepares = Functions::steep, shifts = Functions::steep, vanishes = false;
 
   template <bool biased, class Element>
   static float weights(const RowBlock& block, int row, Element* out) {
@@ -100,16 +100,19 @@ struct Ratio {
   }
 
   struct Row {
-    vec pivot, scale, delta;
+    vec pivot, scale, delta, shift;
     Row(const Tile& tile, int query)
         : pivot(load(tile.statistics + PIVOT * tile.statistics_stride + query)),
           scale(load(tile.statistics + SCALE * tile.statistics_stride + query)),
-          delta(load(tile.delta + query)) {}
+          delta(load(tile.delta + query)),
+          shift(load(tile.statistics + SHIFT * tile.statistics_stride + query)) {}
     template <class Element, class Visible>
     void gradients(vec score, vec grad_weight, Visible visible, vec& weight, vec& grad_score) const {
       vec numerator = rounded<Element>(Functions::terms(score, pivot).first);
       auto derivatives = Functions::derivatives(score, pivot, numerator);
-      vec slope = Functions::one_derivative ? derivatives.first * (grad_weight - delta)
+      vec centred = grad_weight - delta;
+      if constexpr (Functions::steep) centred += shift;
+      vec slope = Functions::one_derivative ? derivatives.first * centred
                                             : derivatives.first * grad_weight - derivatives.second * delta;
       weight = keep(numerator * scale, visible);
       grad_score = keep(slope * scale, visible);
@@ -121,19 +124,21 @@ struct Ratio {
       sums[0] += numerator;
       sums[1] += numerator * (grad_weight - delta);
     }
-    // delta = sum_k w_k dP_k; the mass of a row is what the offset leaves of 1.
-    static void finish(const Tile& tile, int query, const vec (&sums)[PREPARED], float* delta, float*) {
+    // delta is the mean of dP. Where few keys have all the weight nothing is left of dP less delta; what the gradient
+    // then lives on comes apart: the offset takes its share of the mean, and there may be a gradient of the log mass.
+    static void finish(const Tile& tile, int query, const vec (&sums)[PREPARED], float* delta, float* statistics) {
       vec pivot = load(tile.statistics + PIVOT * tile.statistics_stride + query);
-      vec mass = 1.f - Functions::offset(pivot) * load(tile.statistics + SCALE * tile.statistics_stride + query);
-      vec change = sums[1] / where(sums[0] == 0.f, broadcast(1.f), sums[0]);
-      store(delta + query, (load(delta + query) + change) * mass);
+      vec taken = Functions::offset(pivot) * load(tile.statistics + SCALE * tile.statistics_stride + query);
+      vec change = sums[1] / where(sums[0] == 0.f, broadcast(1.f), sums[0]), mean = load(delta + query) + change;
+      store(delta + query, mean);
+      store(statistics + SHIFT * tile.statistics_stride + query, taken * mean);
     }
   };
 };
 
 template <class Functions>
 struct TwoStage {
-  static constexpr bool prepares = true, vanishes = false;
+  static constexpr bool prepares = true, shifts = false, vanishes = false;
   enum { UNIT, LARGEST, SCALE, MEAN };
 
   template <bool biased, class Element>
@@ -206,7 +211,7 @@ struct TwoStage {
 
 template <class Functions>
 struct Threshold {
-  static constexpr bool prepares = true, vanishes = true;
+  static constexpr bool prepares = true, shifts = false, vanishes = true;
   enum { LARGEST, TAU, SCALE };
   static constexpr int NEWTON_STEPS = 100;  // never reached
 
@@ -282,7 +287,7 @@ struct Threshold {
 
 template <class Functions>
 struct Adjusted {
-  static constexpr bool prepares = true, vanishes = false;
+  static constexpr bool prepares = true, shifts = false, vanishes = false;
   enum { HIGHEST, LOWEST, INVERSE, THROUGH_LOWEST, THROUGH_HIGHEST };
 
   template <bool biased, class Element>
@@ -485,6 +490,7 @@ struct Compiled {
       made.gradients = specialised<Gradients>;
       made.gradients_bfloat16 = specialised<Gradients, uint16_t*, uint16_t*, uint16_t*>;
       if constexpr (Form::prepares) {
+        made.shifts = Form::shifts;
         made.prepare = specialised<Prepare>;
         made.finish = finish;
       }

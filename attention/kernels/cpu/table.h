@@ -4,7 +4,9 @@
 
 constexpr int MAXIMUM_STATISTICS = 5;
 constexpr int PREPARED = 5;
-enum { PIVOT, SCALE };  // the statistics of a Ratio: what numerators are scaled by, and one over the row's mass
+// The statistics of a Ratio: what numerators are scaled by, one over the row's mass, and, where its terms are steep, what
+// the backward pass adds to dP less delta.
+enum { PIVOT, SCALE, SHIFT };
 
 // Query rows against consecutive keys, each row with all the keys it sees. On entry `score` times `scale` are the products,
 // with noise where there is any.
@@ -56,6 +58,7 @@ struct Mechanism {
   void (*weights_bfloat16)(const RowBlock&, uint16_t* weight, int64_t stride, float* row_scale);
   // Where gradients need a row statistic that depends on the gradient of the weights, else null: sums over all tiles,
   // and from them delta and the statistic.
+  bool shifts;  // a Ratio whose SHIFT takes the gradient of the log mass, which else is subtracted from delta
   void (*prepare)(const Tile&);
   void (*finish)(const Tile&, float* delta, float* statistics);
   // Weights and score gradients times `grad_scale` of a tile: in place, or as bfloat16 with the gradients also in pairs of keys

@@ -16,6 +16,7 @@ from attention.kernels.triton.operands import (
     packed_rows,
     placed_vectors,
     product,
+    rounding,
     row_values,
     row_vectors,
     rows_of_head,
@@ -97,13 +98,18 @@ def sum_rows(
             delta += tl.sum(slope * grad_weight, 1, keep_dims=True)
             sensitivities += tl.sum(slope, 1, keep_dims=True)
         elif form == "Adjusted":
+            unsure = rounding(query, key, operands)
             part = share(score, row)
             _, by_share, by_lowest, by_highest = functions[1](score, part, row.other, row.frame)
             delta += tl.sum(tl.where(visible, part * (by_share * grad_weight), 0.0), 1, keep_dims=True)
             mean += tl.sum(tl.where(visible, by_lowest * grad_weight, 0.0), 1, keep_dims=True)
             through_highest += tl.sum(tl.where(visible, by_highest * grad_weight, 0.0), 1, keep_dims=True)
-            lowest_ties += tl.sum((visible & ties(score, row.other)).to(tl.float32), 1, keep_dims=True)
-            highest_ties += tl.sum((visible & ties(score, row.frame)).to(tl.float32), 1, keep_dims=True)
+            lowest_ties += tl.sum(
+                (visible & ties(score, row.other, unsure)).to(tl.float32), 1, keep_dims=True
+            )
+            highest_ties += tl.sum(
+                (visible & ties(score, row.frame, unsure)).to(tl.float32), 1, keep_dims=True
+            )
         else:
             numerator, _ = terms(score, visible, row, rows.count, functions, form)
             delta += tl.sum(numerator * grad_weight, 1, keep_dims=True)
@@ -167,7 +173,12 @@ def grad_queries(
         dot_product = product(query, tl.trans(key), precision)
         score, visible = scores(dot_product, operands, batch, rows, column)
         grad_weight = product(grad, tl.trans(value), precision)
-        _, grad_score = gradients(score, visible, grad_weight, row, rows.count, row_sum, functions, form)
+        unsure = None
+        if form == "Adjusted":
+            unsure = rounding(query, key, operands)
+        _, grad_score = gradients(
+            score, visible, grad_weight, row, rows.count, row_sum, unsure, functions, form
+        )
         if grad_query_bias is not None:
             bias_total += tl.sum(grad_score, 1, keep_dims=True)
         total = accumulate(narrow(grad_score, key.dtype), key, total, precision)
@@ -228,8 +239,11 @@ def grad_keys(
             dot_product = product(query, tl.trans(key), precision)
             score, visible = scores(dot_product, operands, batch, rows, column)
             grad_weight = product(grad, tl.trans(value), precision)
+            unsure = None
+            if form == "Adjusted":
+                unsure = rounding(query, key, operands)
             weight, grad_score = gradients(
-                score, visible, grad_weight, row, rows.count, row_sum, functions, form
+                score, visible, grad_weight, row, rows.count, row_sum, unsure, functions, form
             )
             if grad_key_bias is not None:
                 bias_total += tl.sum(grad_score, 0)

@@ -50,9 +50,9 @@ def share(score, statistics):
 
 
 @triton.jit
-def ties(score, extreme):
-    """Whether scores tie with an extreme of their row."""
-    return tl.abs(score - extreme) <= tl.abs(extreme) * TIED
+def ties(score, extreme, rounding):
+    """Whether scores tie with an extreme of their row, as far as their rounding lets one tell."""
+    return tl.abs(score - extreme) <= tl.abs(extreme) * TIED + rounding
 
 
 @triton.jit
@@ -77,14 +77,15 @@ def terms(score, visible, statistics, count, functions, form: tl.constexpr):
 
 
 @triton.jit
-def gradients(score, visible, grad_weight, statistics, count, sums, functions, form: tl.constexpr):
+def gradients(score, visible, grad_weight, statistics, count, sums, rounding, functions, form: tl.constexpr):
     """Weights and the gradient of the scores, zero where hidden.
 
     Pointwise: dS = w'(s) dP.
     Ratio: dS = (numerator' dP - denominator' delta) / Z, so written that equal slopes cancel exactly.
     TwoStage: dU = second'(u) (dP - delta) / sum b, dS = first'(s) frame (dU - mean).
     Threshold: dS = w'(s) (dP - delta).
-    Adjusted: dS = p (w_p dP - delta) + w_s dP, and shares of what goes through the extremes.
+    Adjusted: dS = p (w_p dP - delta) + w_s dP, and shares of what goes through the extremes. A score of another sweep
+    differs by its `rounding`.
     """
     if form == "Pointwise":
         weight = functions[0](score)
@@ -110,8 +111,8 @@ def gradients(score, visible, grad_weight, statistics, count, sums, functions, f
         weight = functions[0](score, part, statistics.other, statistics.frame)
         by_score, by_share, _, _ = functions[1](score, part, statistics.other, statistics.frame)
         explicit = by_score * grad_weight
-        explicit += tl.where(ties(score, statistics.other), sums.mean, 0.0)
-        explicit += tl.where(ties(score, statistics.frame), sums.through_highest, 0.0)
+        explicit += tl.where(ties(score, statistics.other, rounding), sums.mean, 0.0)
+        explicit += tl.where(ties(score, statistics.frame, rounding), sums.through_highest, 0.0)
         grad_score = part * (by_share * grad_weight - sums.delta) + explicit
     return tl.where(visible, weight, 0.0), tl.where(visible, grad_score, 0.0)
 

@@ -15,6 +15,9 @@ from attention.kernels.triton.maths import log
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 """The interpreter multiplies bfloat16 bit patterns; it is given float32 instead."""
 
+SUMMED = tl.constexpr(2.0**-21)
+"""Of |query| |key|: what float32 sums of the same products may differ by, taken in other orders."""
+
 
 class Operands(NamedTuple):
     """Pointers, strides and sizes of a call; absent biases are None.
@@ -234,6 +237,14 @@ def gumbel(seed, column, position, head, sequence):
     )
     uniform = ((word >> 9).to(tl.float32) + 0.5) * (1.0 / 8388608.0)
     return -log(-log(uniform))
+
+
+@triton.jit
+def rounding(query, key, operands):
+    """By how much a score may differ between sweeps, whose tiles sum products in orders of their own, [rows, keys]."""
+    length = tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1))
+    width = tl.sqrt(tl.sum(key.to(tl.float32) * key.to(tl.float32), 1))
+    return (SUMMED * tl.abs(operands.scale)) * length[:, None] * width[None, :]
 
 
 @triton.jit
