@@ -15,6 +15,7 @@ from attention.chunked import Chunked
 from attention.errors import AttentionError
 from attention.kernels import chunked, dense, dispatch, tiled
 from attention.kernels.memory import Memory, resume
+from attention.kernels.modes import asked
 from attention.kernels.problem import Problem, pose
 from attention.kernels.tiled import Block
 from attention.mechanism import INFERENCE, Mechanism, Moment
@@ -67,7 +68,10 @@ def attend(
         if not isinstance(memory, Memory | None):
             raise AttentionError(f"memory must be an attention.Memory, got {shown(memory)}")
         if memory is None or query.is_meta:
-            problem = pose(query, key, value, mechanism, causal, window, documents, scale, params, moment)
+            plain = kernel == "dense"
+            problem = pose(
+                query, key, value, mechanism, causal, window, documents, scale, params, moment, plain
+            )
             return dispatch.choose(kernel, problem).attend(problem)
         check_tensors(query, key, value)
         longer = memory.copy()
@@ -110,10 +114,14 @@ def weights(
     """
     mechanism = get(mechanism)
     with torch.no_grad(), exactly(query):
-        problem = pose(query, key, key, mechanism, causal, window, documents, scale, params)
+        plain = kernel == "dense"
+        problem = pose(query, key, key, mechanism, causal, window, documents, scale, params, plain=plain)
         wanted_rows = _indices(rows, query.shape[1], "row", query.device)
         wanted_heads = _indices(heads, query.shape[2], "head", query.device)
-        if dispatch.choose(kernel, problem) is dispatch.KERNELS["dense"] and not problem.vacant:
+        formula = dispatch.choose(kernel, problem) is dispatch.KERNELS["dense"] or asked(
+            problem.differentiable
+        )
+        if formula and not problem.vacant:
             return dense.weights(problem)[:, wanted_heads][:, :, wanted_rows]
         wide = torch.promote_types(query.dtype, torch.float32)
         out = query.new_zeros(query.shape[0], len(wanted_heads), len(wanted_rows), key.shape[1], dtype=wide)
@@ -177,7 +185,12 @@ def row_stats(
     """
     mechanism = get(mechanism)
     with torch.no_grad(), exactly(query):
-        return _stats(pose(query, key, key, mechanism, causal, window, documents, scale, params))
+        problem = pose(query, key, key, mechanism, causal, window, documents, scale, params)
+        if asked(problem.differentiable):
+            raise AttentionError(
+                "row statistics have no derivative; call row_stats outside of torch.func and forward mode"
+            )
+        return _stats(problem)
 
 
 def _stats(problem: Problem) -> RowStats:

@@ -1,10 +1,10 @@
 """Gaussian kernels through landmarks: kappa(x, y) ~ kappa(x, M) (kappa(M, M) + ridge)^-1 kappa(M, y)."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import adaptive_avg_pool1d, gelu
 
 from attention.errors import AttentionError
@@ -79,28 +79,55 @@ def solve(gram: Tensor, right: Tensor, ridge: float, inverse: str) -> Tensor:
         AttentionError: Newton-Raphson has not converged.
     """
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return _Solve.apply(gram + ridge * identity, right, inverse)
+    return _Solve.apply(gram + ridge * identity, right, inverse)[0]
 
 
 class _Solve(torch.autograd.Function):
-    """X = A^-1 B.  dB = A^-T dX, dA = -dB X^T: exact for an exact inverse, whichever way it was found."""
+    """X = A^-1 B, and the factor that it was found by.
+
+    In reverse dB = A^-T dX, dA = -dB X^T; forward dX = A^-1 (dB - dA X). Exact for an exact inverse, whichever way it
+    was found, and differentiable again, being solved in the same way.
+    """
 
     @staticmethod
-    def forward(ctx, gram: Tensor, right: Tensor, inverse: str) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(gram: Tensor, right: Tensor, inverse: str) -> tuple[Tensor, Tensor]:
         factor = torch.linalg.cholesky(gram) if inverse == "cholesky" else newton(gram)
-        solution = _apply(factor, right, inverse)
-        ctx.save_for_backward(factor, solution)
-        ctx.inverse, ctx.shapes = inverse, (gram.shape, right.shape)
-        return solution
+        return _apply(factor, right, inverse), factor
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
-        factor, solution = ctx.saved_tensors
-        grad_right = _apply(factor.mT if ctx.inverse == "newton" else factor, grad, ctx.inverse)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: tuple[Tensor, Tensor]) -> None:
+        gram, right, ctx.inverse = inputs
+        solution, factor = output
+        ctx.mark_non_differentiable(factor)
+        ctx.save_for_backward(gram, solution, factor)
+        ctx.save_for_forward(gram, solution)
+        ctx.shapes = gram.shape, right.shape
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        gram, solution, factor = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            grad_right = _Solve.apply(gram.mT, grad, ctx.inverse)[0]
+        else:
+            grad_right = _apply(factor.mT if ctx.inverse == "newton" else factor, grad, ctx.inverse)
         grad_gram = -(grad_right @ solution.mT)
         shapes = zip((grad_gram, grad_right), ctx.shapes, strict=True)
         return *(x.sum_to_size(shape) for x, shape in shapes), None
+
+    @staticmethod
+    def jvp(ctx: Any, gram_tangent: Tensor, right_tangent: Tensor, _: None) -> tuple[Tensor, None]:
+        gram, solution = ctx.saved_tensors
+        return _Solve.apply(gram, right_tangent - gram_tangent @ solution, ctx.inverse)[0], None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, gram: Tensor, right: Tensor, inverse: str) -> Any:
+        """Both have leading dimensions anyway."""
+        rank = max(x.dim() - (dim is not None) for x, dim in zip((gram, right), in_dims, strict=False))
+        gram, right = (
+            x if dim is None else x.movedim(dim, 0)[(slice(None), *[None] * (rank - x.dim() + 1))]
+            for x, dim in zip((gram, right), in_dims, strict=False)
+        )
+        return _Solve.apply(gram, right, inverse), (0, None if in_dims[0] is None else 0)
 
 
 def _apply(factor: Tensor, right: Tensor, inverse: str) -> Tensor:

@@ -102,12 +102,14 @@ class Call:
         scale: the caller's factor of the dot product, None for the mechanism's own.
         params: the learned parameters by name.
         moment: when it happens.
+        plain: whether `scores` shall be made of PyTorch's own operations only, which have every derivative.
     """
 
     count: Tensor
     scale: float | None
     params: Mapping[str, Tensor]
     moment: Moment = INFERENCE
+    plain: bool = False
 
     def log_count(self, dtype: torch.dtype) -> Tensor:
         """ln n_i, [B or 1, T]; 0 where a query sees nothing."""

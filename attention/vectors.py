@@ -8,26 +8,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from attention.kernels import cpu
+from attention.kernels.modes import once
 
 SHORTEST = 1e-12
 """What a shorter vector is divided by, as by `torch.nn.functional.normalize`."""
 
 
-def unit(vectors: Tensor, factor: Tensor | float = 1.0) -> Tensor:
+def unit(vectors: Tensor, factor: Tensor | float = 1.0, *, plain: bool = False) -> Tensor:
     """x / max(|x|, 1e-12) times a factor, in float32 at least.
 
     Args:
         vectors: [B, T, H, D].
         factor: broadcast against [B, T, H]; differentiable.
+        plain: by operations of PyTorch, which have every derivative; else there is the first in reverse only.
 
     Returns:
         [B, T, H, D] in the vectors' dtype.
     """
     wide = torch.promote_types(vectors.dtype, torch.float32)
     factor = torch.as_tensor(factor, dtype=wide, device=vectors.device).expand(vectors.shape[:-1])
+    if plain:
+        wider = vectors.to(wide)
+        length = wider.square().sum(-1).clamp(min=SHORTEST**2).sqrt()
+        return (wider * (factor / length)[..., None]).to(vectors.dtype)
     if vectors.device.type == "cpu" and vectors.dtype in cpu.DTYPES and cpu.available():
         return torch.ops.attention_zoo_cpu.unit(vectors, factor)
     return _Unit.apply(vectors, factor)
@@ -44,7 +49,7 @@ class _Unit(torch.autograd.Function):
         return (wide * (factor / length)[..., None]).to(vectors.dtype)
 
     @staticmethod
-    @once_differentiable
+    @once("the one operation behind unit vectors")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         vectors, factor = ctx.saved_tensors
         wide, wide_grad = vectors.to(factor.dtype), grad.to(factor.dtype)

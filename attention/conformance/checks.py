@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from attention.conformance import bounds, execution, masks, precision, shapes
+from attention.conformance import bounds, execution, masks, modes, precision, shapes
 from attention.conformance.inputs import RefusedError
 from attention.conformance.verdict import ConformanceError, exemptions
 from attention.errors import AttentionError, nearest
@@ -27,6 +27,7 @@ CHECKS: dict[str, Check] = {
     "value dims": shapes.value_dims,
     "grouped heads": shapes.grouped_heads,
     "ragged lengths": shapes.ragged_lengths,
+    "short lengths": shapes.short_lengths,
     "non-contiguous": shapes.non_contiguous,
     "window": masks.window,
     "documents": masks.documents,
@@ -40,6 +41,12 @@ CHECKS: dict[str, Check] = {
     "determinism": execution.determinism,
     "poisoned memory": execution.poisoned_memory,
     "torch.compile": execution.compiled,
+    "forward mode": modes.forward_mode,
+    "second derivatives": modes.second_derivatives,
+    "torch.func": modes.transforms,
+    "vmap": modes.vectorised,
+    "recomputation": modes.recomputation,
+    "no gradient": modes.surroundings,
 }
 
 

@@ -15,10 +15,18 @@ COMMAND = "python -m attention.conformance --write docs/capabilities.md"
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "trained": ("trained activations",),
-    "shapes": ("head dims", "value dims", "grouped heads", "ragged lengths", "non-contiguous"),
+    "shapes": (
+        "head dims",
+        "value dims",
+        "grouped heads",
+        "ragged lengths",
+        "short lengths",
+        "non-contiguous",
+    ),
     "masks": ("window", "documents", "not causal", "one key", "empty rows", "causality"),
     "sound": ("extreme scores", "determinism", "poisoned memory"),
     "one graph": ("torch.compile",),
+    "modes": ("forward mode", "second derivatives", "torch.func", "vmap", "recomputation", "no gradient"),
 }
 """Checks that share a column; each other check has its own."""
 

@@ -9,15 +9,16 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from attention.chunked import Chunked, Recurrence, State
 from attention.kernels import dense
 from attention.kernels.kernel import Kernel
+from attention.kernels.modes import EVERY
 from attention.kernels.problem import Problem
 from attention.kernels.tiled import BUDGET, Block
 from attention.masks import Tile, spans
@@ -106,21 +107,30 @@ class _Move(torch.autograd.Function):
     """x[index], zero where the index is -1; no two entries of an index are the same, so its gradient moves back."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, index: Tensor, back: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(index, back)
-        return _moved(x, index)
+    def forward(x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+        if len(x) == 0:
+            return x.new_zeros(len(index), *x.shape[1:])
+        out = x.index_select(0, index.clamp(min=0))
+        return out.index_fill_(0, (index < 0).nonzero()[:, 0], 0)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
-        return _moved(grad.contiguous(), ctx.saved_tensors[1]), None, None
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
 
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        index, back = ctx.saved_tensors
+        return _Move.apply(grad.contiguous(), back, index), None, None
 
-def _moved(x: Tensor, index: Tensor) -> Tensor:
-    if len(x) == 0:
-        return x.new_zeros(len(index), *x.shape[1:])
-    out = x.index_select(0, index.clamp(min=0))
-    return out.index_fill_(0, (index < 0).nonzero()[:, 0], 0)
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        index, back = ctx.saved_tensors
+        return _Move.apply(tangent, index, back)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, index: Tensor, back: Tensor) -> tuple[Tensor, int]:
+        return _Move.apply(x.movedim(in_dims[0], 1), index, back), 1
 
 
 def _chunks(x: Tensor, place: Tensor, slot: Tensor, n_head: int) -> Tensor:
@@ -223,4 +233,6 @@ def refuses(problem: Problem) -> str | None:
     return None if form is Chunked else f"it scans mechanisms of form Chunked, not {form.__name__}"
 
 
-KERNEL = Kernel("chunked", attend, refuses, "PyTorch, a scan over chunks that carries a state, any device")
+KERNEL = Kernel(
+    "chunked", attend, refuses, "PyTorch, a scan over chunks that carries a state, any device", serves=EVERY
+)

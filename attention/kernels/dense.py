@@ -10,8 +10,10 @@ from torch.nn.functional import pad
 
 from attention.chunked import Chunked
 from attention.kernels.kernel import Kernel
+from attention.kernels.modes import EVERY
 from attention.kernels.problem import Problem
 from attention.masks import spans
+from attention.mechanism import Ratio
 from attention.noise import gumbel
 
 
@@ -24,6 +26,24 @@ def attend(problem: Problem) -> Tensor:
         return rearrange(mixed, "b h t d -> b t h d").to(value.dtype)
     mixed = weights(problem).to(value.dtype) @ value
     return rearrange(mixed, "b h t d -> b t h d")
+
+
+def attend_with_mass(problem: Problem) -> tuple[Tensor, Tensor | None]:
+    """Outputs and, of a Ratio, log masses [B, T, H] (else None)."""
+    mechanism, visible = problem.mechanism, problem.visible.mask()[:, None]
+    if not isinstance(mechanism, Ratio) or mechanism.form is not Ratio:
+        return attend(problem), None
+    score = score_matrix(problem)
+    pivot = score.new_zeros(1)
+    if mechanism.pivot_floor is not None:
+        pivot = (
+            score.masked_fill(~visible, -torch.inf).amax(-1, keepdim=True).clamp(min=mechanism.pivot_floor)
+        )
+        pivot = pivot.detach().masked_fill(pivot == -torch.inf, 0)
+    _, denominator = mechanism.terms(score.where(visible, pivot), pivot)
+    total = denominator.where(visible, 0).sum(-1, keepdim=True) + mechanism.offset(pivot)
+    log_mass = total.masked_fill(total == 0, 1).log() + pivot
+    return attend(problem), rearrange(log_mass, "b h t 1 -> b t h")
 
 
 def weights(problem: Problem) -> Tensor:
@@ -111,5 +131,7 @@ KERNEL = Kernel(
     attend,
     lambda problem: None,
     "the formula on the whole row matrix, gradients by autograd",
+    run_with_mass=attend_with_mass,
     whole=True,
+    serves=EVERY,
 )

@@ -22,6 +22,7 @@ mechanism on a device compares a small problem with the dense formula and refuse
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -32,6 +33,7 @@ from torch.nn import functional
 from attention.errors import AttentionError
 from attention.kernels import dense
 from attention.kernels.kernel import Kernel
+from attention.kernels.modes import first_order
 from attention.kernels.problem import Problem, pose
 from attention.kernels.program import Function, Operand, program_of, untraceable
 from attention.masks import Visibility
@@ -61,7 +63,11 @@ def attend(problem: Problem) -> Tensor:
         AttentionError: on this device the generated kernel does not compute the mechanism's formula.
     """
     verify(problem.mechanism, problem.value.device)
-    return _attend(problem)
+    scores = problem.scores
+    tensors = (scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias)
+    query, key, value, query_bias, key_bias = first_order("kernel 'flex'", *tensors)
+    scores = replace(scores, query=query, key=key, query_bias=query_bias, key_bias=key_bias)
+    return _attend(replace(problem, scores=scores, value=value))
 
 
 @cache

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from attention.kernels import modes
 from attention.kernels.problem import Problem
 from attention.mechanism import Composite, Mechanism, Mixture, Ratio, Scores
 
@@ -21,6 +22,7 @@ class Kernel:
         summary: one line for the capability table.
         run_with_mass: outputs and log mass [B, T, H] of a Ratio, for composites; None if it cannot tell the mass.
         whole: it runs a composite by the composite's own formula.
+        serves: what autograd may ask of it beyond a pass in reverse (`attention.kernels.modes`).
     """
 
     name: str
@@ -29,6 +31,7 @@ class Kernel:
     summary: str
     run_with_mass: Callable[[Problem], tuple[Tensor, Tensor | None]] | None = None
     whole: bool = False
+    serves: frozenset[str] = frozenset()
 
     def attend(self, problem: Problem) -> Tensor:
         """The outputs [B, T, H, Dv] of a problem that it does not refuse."""
@@ -49,6 +52,13 @@ class Kernel:
 
     def refuses(self, problem: Problem) -> str | None:
         """Why it cannot serve a problem, None if it can."""
+        return self._declines(problem) or self._lacks(problem)
+
+    def _lacks(self, problem: Problem) -> str | None:
+        missing = modes.asked(problem.differentiable) - self.serves
+        return f"it takes no {min(missing)}" if missing else None
+
+    def _declines(self, problem: Problem) -> str | None:
         mechanism = problem.mechanism
         if not isinstance(mechanism, Composite) or self.whole:
             return self.declines(problem)

@@ -10,6 +10,7 @@ from attention.chunked import State
 from attention.errors import AttentionError
 from attention.kernels import chunked
 from attention.kernels.chunked import Layout, Past
+from attention.kernels.modes import asked
 from attention.kernels.problem import Problem
 from attention.masks import spans
 from attention.mechanism import Mechanism
@@ -52,7 +53,7 @@ class Memory:
             AttentionError: a gradient is wanted, another mechanism, batch size, head, type or device than before,
                 documents for one part and not for another.
         """
-        if key.requires_grad or value.requires_grad:
+        if key.requires_grad or value.requires_grad or asked((key, value)):
             raise AttentionError("a memory carries no gradient; call attend under torch.no_grad()")
         if documents is not None:
             check_documents(documents, len(key), key.shape[1], key.device)

@@ -16,6 +16,7 @@ from attention.arguments import (
     shown,
 )
 from attention.errors import AttentionError
+from attention.kernels.modes import asked, untransformed
 from attention.masks import Visibility, visibility
 from attention.mechanism import INFERENCE, Call, Mechanism, Moment, Scores
 
@@ -62,19 +63,17 @@ class Problem:
         """Whether there is nothing to compute: outputs without elements, or tensors without data (device "meta")."""
         return self.value.is_meta or 0 in (*self.scores.query.shape[:2], *self.value.shape)
 
+    @property
+    def differentiable(self) -> tuple[Tensor | None, ...]:
+        """All that may have a gradient."""
+        scores = self.scores
+        tensors = (scores.query, scores.key, self.value, scores.query_bias, scores.key_bias)
+        return (*tensors, *self.call.params.values())
+
     def blank(self) -> Tensor:
         """The outputs [B, T, H, Dv] where there is nothing to compute; every gradient exists and is zero."""
-        scores, params = self.scores, self.call.params
-        operands = (
-            scores.query,
-            scores.key,
-            self.value,
-            scores.query_bias,
-            scores.key_bias,
-            *params.values(),
-        )
-        total = sum(x.sum() for x in operands if x is not None)
-        return self.value.new_zeros(*scores.query.shape[:3], self.value.shape[-1]) + 0 * total
+        total = sum(x.sum() for x in self.differentiable if x is not None)
+        return self.value.new_zeros(*self.scores.query.shape[:3], self.value.shape[-1]) + 0 * total
 
     def split(self, size: int) -> list["Problem"]:
         """The same problem, `size` sequences at a time."""
@@ -117,6 +116,7 @@ def pose(
     scale: float | None = None,
     params: Mapping[str, Tensor] | None = None,
     moment: Moment = INFERENCE,
+    plain: bool = False,
 ) -> Problem:
     """Check a call and let the mechanism turn queries and keys into scores; arguments as for `attend`.
 
@@ -138,8 +138,11 @@ def pose(
         raise AttentionError(f"{mechanism.name} {reason}")
     check_scale(scale)
     _check_moment(moment, query.device)
-    complete = check_params(mechanism.name, params, mechanism.initial_values(*query.shape[2:]), query.device)
-    call = Call(visible.count, scale if scale is None else float(scale), complete, moment)
+    with untransformed():
+        initial = mechanism.initial_values(*query.shape[2:])
+    complete = check_params(mechanism.name, params, initial, query.device)
+    plain = plain or bool(asked((query, key, value, *complete.values())))
+    call = Call(visible.count, scale if scale is None else float(scale), complete, moment, plain)
     scores = mechanism.scores(query, key, call)
     if not is_finite(scores.scale):
         raise AttentionError(

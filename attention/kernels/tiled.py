@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from attention.kernels.kernel import Kernel
+from attention.kernels.modes import once
 from attention.kernels.problem import Problem
 from attention.kernels.rows import FORMS, rows_of
 from attention.masks import Tile, Visibility
@@ -175,7 +175,7 @@ class _TiledAttention(torch.autograd.Function):
         return rearrange(out, "b k g t d -> b t (k g) d"), log_mass
 
     @staticmethod
-    @once_differentiable
+    @once("kernel 'tiled'", batched=False)
     def backward(
         ctx: Any, grad_out: Tensor | None, grad_log_mass: Tensor | None
     ) -> tuple[Tensor | None, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attention.kernels.kernel import Kernel
+from attention.kernels.modes import TRANSFORMED, first_order
 from attention.kernels.problem import Problem
 from attention.kernels.program import Function, Step, program_of, untraceable
 from attention.mechanism import Mechanism
@@ -31,6 +32,7 @@ FLASH_HEAD_DIM = 256
 def sdpa_attend(problem: Problem) -> Tensor:
     """Outputs [B, T, H, Dv] by torch's fastest softmax kernel for the device."""
     scores, visible = problem.scores, problem.visible
+    query, key, value = first_order("kernel 'sdpa'", scores.query, scores.key, problem.value)
     queries = scores.query.shape[1]
     unlimited = visible.window is None and visible.documents is None
     sees_all = unlimited and (not visible.causal or queries == 1)
@@ -40,9 +42,9 @@ def sdpa_attend(problem: Problem) -> Tensor:
         # A row that sees nothing would be 0/0 in some of torch's kernels: it looks at everything and is zeroed below.
         mask = (visible.mask() | (visible.count == 0)[..., None])[:, None]
     out = scaled_dot_product_attention(
-        scores.query.transpose(1, 2),
-        scores.key.transpose(1, 2),
-        problem.value.transpose(1, 2),
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
         attn_mask=mask,
         is_causal=triangular,
         scale=scores.scale,
@@ -58,15 +60,16 @@ def flash_attend(problem: Problem) -> Tensor:
     from flash_attn import flash_attn_func, flash_attn_varlen_func
 
     scores, visible = problem.scores, problem.visible
+    query, key, value = first_order("kernel 'flash'", scores.query, scores.key, problem.value)
     left = -1 if visible.window is None else visible.window - 1
     masks = {"causal": visible.causal, "window_size": (left, 0 if visible.causal else left)}
     if visible.documents is None:
-        return flash_attn_func(scores.query, scores.key, problem.value, softmax_scale=scores.scale, **masks)
+        return flash_attn_func(query, key, value, softmax_scale=scores.scale, **masks)
     edges, longest = document_edges(visible.documents)
     out = flash_attn_varlen_func(
-        scores.query.flatten(0, 1),
-        scores.key.flatten(0, 1),
-        problem.value.flatten(0, 1),
+        query.flatten(0, 1),
+        key.flatten(0, 1),
+        value.flatten(0, 1),
         cu_seqlens_q=edges,
         cu_seqlens_k=edges,
         max_seqlen_q=longest,
@@ -143,7 +146,11 @@ def _has_flash() -> bool:
 
 
 SDPA = Kernel(
-    "sdpa", sdpa_attend, sdpa_refuses, "torch's softmax; a window or documents cost a mask of T x S booleans"
+    "sdpa",
+    sdpa_attend,
+    sdpa_refuses,
+    "torch's softmax; a window or documents cost a mask of T x S booleans",
+    serves=frozenset({TRANSFORMED}),
 )
 FLASH = Kernel(
     "flash", flash_attend, flash_refuses, "flash-attn's softmax on CUDA in half precision; never run here"

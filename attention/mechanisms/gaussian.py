@@ -89,7 +89,7 @@ class Gaussian(Pointwise, Exponential):
         scale, wide = self._scale(query), torch.promote_types(query.dtype, torch.float32)
         beta = self._beta(call, wide)
         if self.normalise:
-            scaled, key = unit(query, beta / scale), unit(key)
+            scaled, key = unit(query, beta / scale, plain=call.plain), unit(key, plain=call.plain)
             if self.norm == "row":  # softmax of beta sqrt(d) cos
                 return Scores(scaled, key)
             beta = beta / scale

@@ -38,7 +38,8 @@ class LengthScaledCosine(Mechanism):
         self._refuse_scale(call.scale)
         wide = torch.promote_types(query.dtype, torch.float32)
         length = call.log_count(wide)[..., None]
-        return Scores(unit(query, math.log(query.shape[-1]) * length), unit(key))
+        query = unit(query, math.log(query.shape[-1]) * length, plain=call.plain)
+        return Scores(query, unit(key, plain=call.plain))
 
 
 @register

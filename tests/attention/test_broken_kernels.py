@@ -13,6 +13,7 @@ from attention.conformance.__main__ import main
 from attention.conformance.table import page, read
 from attention.kernels import dense, dispatch
 from attention.kernels.kernel import Kernel
+from attention.kernels.modes import EVERY, asked
 from attention.kernels.problem import Problem, pose
 from command import guarded
 
@@ -38,6 +39,59 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return grad * 1.5
+
+
+class _Flat(torch.autograd.Function):
+    """The identity without a tangent."""
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return torch.zeros_like(tangent)
+
+
+class _Straight(torch.autograd.Function):
+    """The square, whose gradient counts as constant."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.square()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.detach() * 2 * ctx.saved_tensors[0].detach()
+
+
+def _recomputed() -> Callable[[Problem], torch.Tensor]:
+    """Right in the first of any two calls."""
+    calls = []
+
+    def attend(problem: Problem) -> torch.Tensor:
+        calls.append(problem)
+        return dense.attend(problem) * (1 if len(calls) % 2 else 2)
+
+    return attend
+
+
+def _within_transforms(problem: Problem) -> torch.Tensor:
+    return dense.attend(problem) * (2 if asked(problem.differentiable) else 1)
 
 
 def _posed_as(problem: Problem, **masks) -> torch.Tensor:
@@ -162,6 +216,7 @@ BROKEN: dict[str, Callable[[Problem], torch.Tensor]] = {
     "value dims": _value_as_wide_as_key,
     "grouped heads": _heads_in_the_wrong_order,
     "ragged lengths": _whole_blocks_only,
+    "short lengths": lambda problem: dense.attend(problem) * (1.1 if problem.visible.keys == 7 else 1),
     "non-contiguous": _strides_ignored,
     "window": lambda problem: _seen(problem, first=(problem.visible.first - 1).clamp(min=0)),
     "documents": lambda problem: _posed_as(problem, documents=None),
@@ -175,6 +230,12 @@ BROKEN: dict[str, Callable[[Problem], torch.Tensor]] = {
     "determinism": _noise,
     "poisoned memory": _uninitialised,
     "torch.compile": _wrong_when_compiled,
+    "forward mode": lambda problem: _Flat.apply(dense.attend(problem)),
+    "second derivatives": lambda problem: _Straight.apply(dense.attend(problem)),
+    "torch.func": _within_transforms,
+    "vmap": _within_transforms,
+    "recomputation": _recomputed(),
+    "no gradient": lambda problem: dense.attend(problem) * (1 if torch.is_grad_enabled() else 2),
 }
 
 
@@ -183,7 +244,7 @@ def install(monkeypatch):
     """Register a kernel named "toy"."""
 
     def add(attend, refuses=lambda problem: None) -> None:
-        monkeypatch.setitem(dispatch.KERNELS, "toy", Kernel("toy", attend, refuses, "a toy"))
+        monkeypatch.setitem(dispatch.KERNELS, "toy", Kernel("toy", attend, refuses, "a toy", serves=EVERY))
 
     return add
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import example as found
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
@@ -132,9 +133,22 @@ def _runs(ids):
     return sorted(ids) if ids[0] % 2 else ids
 
 
+SMALL_SCORES = {
+    "batch": 2,
+    "queries": 5,
+    "keys": 6,
+    "heads": 4,
+    "key_heads": 2,
+    "head_dim": 2,
+    "spread": 0.01,
+}
+"""weighted_softpick lost three digits of its key gradients where one key had all the weight."""
+
+
 @mechanisms
 @pytest.mark.parametrize("kernel", [name for name in dispatch.KERNELS if name != "dense"])
 @settings(max_examples=25)
+@found(call=(SMALL_SCORES, {"causal": False}, 32))
 @given(call=calls())
 def test_any_shape_and_mask_equals_the_formula(mechanism, kernel, call):
     try:

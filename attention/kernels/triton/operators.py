@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attention.kernels.modes import once
 from attention.kernels.triton.launch import (
     STATISTICS,
     Call,
@@ -139,6 +140,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     ctx.set_materialize_grads(False)
 
 
+@once("kernel 'triton'")
 def _gradients(
     ctx: Any, grad_out: Tensor | None, grad_log_mass: Tensor | None, _: None
 ) -> tuple[Tensor | None, ...]:
