@@ -12,12 +12,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import attention
+from attention.arguments import DTYPES
 from attention.conformance import CHECKS, RefusedError, cases, failures, outcome
 from attention.conformance.inputs import takes_windows
 from attention.conformance.table import COMMAND, Outcomes, page, read, title
 from attention.conformance.verdict import dtypes
 from attention.kernels import dispatch, tiled
-from attention.kernels.problem import DTYPES, example
+from attention.kernels.problem import example
 from tests.attention.conftest import KERNELS, label, make, run
 
 TABLE = Path(__file__).parents[2] / "docs" / "capabilities.md"
