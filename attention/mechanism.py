@@ -200,6 +200,10 @@ class Mechanism(ABC):
         """`weights`, for mechanisms whose formula has learned parameters or changes with the moment."""
         return self.weights(score, visible)
 
+    def _refuse_negative(self, option: str, value: float) -> None:
+        if value < 0:
+            raise AttentionError(f"{self.name}'s {option} must be at least 0, got {value}")
+
     def _refuse_scale(self, scale: float | None) -> None:
         if scale is not None:
             raise AttentionError(f"{self.name} fixes the scale of its scores; leave scale unset")

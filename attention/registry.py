@@ -88,8 +88,8 @@ def _option_types(cls: type[Mechanism]) -> dict[str, tuple[type, ...]]:
 
 
 def _fits(value: Any, kind: type) -> bool:
+    if kind is int or (kind is float and is_whole(value)):
+        return is_whole(value) and -(2**63) <= value < 2**63
     if kind is float:
         return is_finite(value)
-    if kind is int:
-        return is_whole(value) and -(2**63) <= value < 2**63
     return isinstance(value, kind)

@@ -59,6 +59,9 @@ class Lssa(LengthScaledCosine, Ratio):
 
     epsilon: float = 1e-8
 
+    def __post_init__(self) -> None:
+        self._refuse_negative("epsilon", self.epsilon)
+
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """Softplus, normalised by the row sum."""
         positive = softplus(score) * visible

@@ -61,6 +61,7 @@ class Lssar(LengthScaledCosine, TwoStage):
     def __post_init__(self) -> None:
         if self.power < 1:
             raise AttentionError(f"lssar power must be at least 1, got {self.power}")
+        self._refuse_negative("epsilon", self.epsilon)
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """Both stages; the base is scaled by its largest value in the row."""

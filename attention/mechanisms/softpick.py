@@ -55,6 +55,9 @@ class Softpick(Ratio):
 
     epsilon: float = 1e-6
 
+    def __post_init__(self) -> None:
+        self._refuse_negative("epsilon", self.epsilon)
+
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """Equation 2, with the pivot max(0, max s); a hidden key counts as s = 0, which adds nothing."""
         score = score.masked_fill(~visible, 0)

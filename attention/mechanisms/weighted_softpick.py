@@ -87,6 +87,7 @@ class WeightedSoftpick(Composite):
     def __post_init__(self) -> None:
         if self.rho not in RHOS:
             raise AttentionError(f"unknown rho {self.rho!r}{nearest(self.rho, RHOS)}")
+        self._refuse_negative("epsilon", self.epsilon)
 
     @property
     def parts(self) -> tuple[Mechanism, ...]:
