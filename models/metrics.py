@@ -1,5 +1,6 @@
 """metrics.jsonl: one JSON object per line, each with the step it belongs to."""
 
+import hashlib
 import json
 import math
 import os
@@ -32,6 +33,11 @@ def sync(run: Path) -> None:
     if path.exists():
         with path.open("a") as file:
             os.fsync(file.fileno())
+
+
+def fingerprint(run: Path) -> str:
+    """sha256 of the log as it is."""
+    return hashlib.sha256(_text(run).encode()).hexdigest()
 
 
 def read(run: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class TrainerState:
         config, data: fingerprints.
         processes: how many wrote the checkpoint.
         loss: mean training loss since the checkpoint before, in nats per token; None where no step was taken.
+        log: sha256 of metrics.jsonl, which ends with this step; None in older checkpoints.
         noise_scale: the moving averages of the gradient noise scale.
         versions: of the libraries that decide what a step computes.
     """
@@ -66,6 +67,7 @@ class TrainerState:
     skipped: int = 0
     skipped_in_a_row: int = 0
     loss: float | None = None
+    log: str | None = None
     noise_scale: NoiseScale = field(default_factory=NoiseScale)
     versions: dict[str, str] = field(
         default_factory=lambda: {name: version(name) for name in ("torch", "accelerate")}
@@ -117,7 +119,8 @@ class Checkpointer:
             weights = accelerator.get_state_dict(self._model) if self._sharded else self._network.state_dict()
             if accelerator.is_main_process:
                 save_weights(weights, folder / WEIGHTS)
-                (folder / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n")
+                values = asdict(replace(state, log=metrics.fingerprint(self._run)))
+                (folder / STATE).write_text(json.dumps(values, indent=2) + "\n")
         except (RuntimeError, SafetensorError) as error:  # torch and safetensors hide what the system said
             full = shutil.disk_usage(folder).free < sum(value.nbytes for value in self._network.parameters())
             reason = (errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else (errno.EIO, _one_line(error))
@@ -185,6 +188,7 @@ def read_state(folder: Path) -> TrainerState:
         any(type(value) is not int or value < 0 for value in counts)
         or any(type(value) not in (int, float) for value in numbers)
         or any(type(value) is not str for value in (state.config, state.data))
+        or type(state.log) not in (str, type(None))
         or type(state.versions) is not dict
     ):
         raise ModelError(

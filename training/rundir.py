@@ -6,8 +6,9 @@ from typing import Any
 
 from data import Prepared
 from models import ModelError, create_run, metrics
-from models.checkpoint import remove
+from models.checkpoint import checkpoint_path, remove
 from models.run import CONFIG, RECORD, own_tokenizer, read_run
+from training.checkpoint import read_state
 from training.config import BEFORE, Config, as_dict, differences
 from training.initial import find
 from training.longer import check_steps, record_steps
@@ -74,10 +75,8 @@ def open_run(config: Config, prepared: Prepared) -> int | None:
     check_steps(saved, config, step or 0)
     record_steps(saved, record, config, step or 0)
     metrics.truncate(path, -1 if step is None else step)
-    if step is not None and (missing := _missing_lines(config, saved, step)):
-        print(
-            f"{path / metrics.METRICS} lacks the lines of {missing} steps up to step {step}: curves have a gap there"
-        )
+    if step is not None:
+        _compare_log(config, saved, step)
     return step
 
 
@@ -88,13 +87,20 @@ def _tidy(path: Path) -> None:
         remove(leftover)
 
 
-def _missing_lines(config: Config, saved: Mapping[str, Any], step: int) -> int:
-    """How many steps up to `step` should be in the log and are not; 0 where other steps were logged before."""
+def _compare_log(config: Config, saved: Mapping[str, Any], step: int) -> None:
+    """Say so if the log, cut to a checkpoint's step, is not what it was when that was saved; the run goes on."""
+    log = config.path / metrics.METRICS
+    written = read_state(checkpoint_path(config.path, step)).log
+    if written == metrics.fingerprint(config.path):
+        return
     every = config.train.log_every
-    if saved.get("train", {}).get("log_every") != every:
-        return 0
     logged = {record["step"] for record in metrics.read(config.path) if record.keys() & {"loss", "skipped"}}
-    return len(set(range(every, step + 1, every)) - logged)
+    regular = saved.get("train", {}).get("log_every") == every
+    lost = sorted(set(range(every, step + 1, every)) - logged) if regular else []
+    if written is not None or lost:
+        listed = ", ".join(map(str, lost[:5])) + (" ..." if len(lost) > 5 else "")
+        gaps = f"; steps it lacks: {listed}" if lost else ""
+        print(f"{log} is not the log that step {step} was saved with{gaps}")
 
 
 def _create(config: Config, prepared: Prepared) -> None:

@@ -94,7 +94,7 @@ def test_a_log_with_holes_is_said_and_continued(make: MakeConfig, capsys: pytest
     lines[2] = b'{"step": 2, "l\xffoss": 1.0}\n'
     log.write_bytes(b"".join(lines))
     train(config, resume=True)
-    assert f"{log} lacks the lines of 1 steps up to step 4" in capsys.readouterr().out
+    assert f"{log} is not the log that step 4 was saved with; steps it lacks: 2" in capsys.readouterr().out
     assert [record["step"] for record in metrics.read(run) if "loss" in record] == [1, 3, 4, 5, 6]
 
 
