@@ -13,7 +13,7 @@ failures(get("softpick"), "tiled")          # [] where all is well
 be finite: the formula multiplies them by zero, and zero times NaN is NaN, for it as for every kernel.
 """
 
-from attention.conformance.checks import CHECKS, Check, cases, failures, outcome
+from attention.conformance.checks import CHECKS, Check, cases, failures, of_this_machine, outcome
 from attention.conformance.inputs import Inputs, RefusedError, make, run
 from attention.conformance.verdict import ConformanceError
 
@@ -26,6 +26,7 @@ __all__ = [
     "cases",
     "failures",
     "make",
+    "of_this_machine",
     "outcome",
     "run",
 ]

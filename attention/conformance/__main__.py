@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from attention.conformance.checks import CHECKS, cases, outcome
+from attention.conformance.checks import CHECKS, cases, of_this_machine, outcome
 from attention.conformance.table import Outcomes, read, title, write
 from attention.errors import AttentionError, nearest
 from attention.kernels.dispatch import KERNELS
@@ -29,7 +29,7 @@ def main() -> int:
         "--write",
         type=Path,
         metavar="FILE",
-        help="write the table; rows that were not tried stay as they are",
+        help="write the table; rows that were not tried, and what this processor lacks, stay as they are",
     )
     options = parser.parse_args()
     mechanisms = _chosen("mechanism", options.mechanism, names())
@@ -41,11 +41,18 @@ def main() -> int:
     for mechanism in wanted:
         for kernel in kernels:
             found = {check: outcome(mechanism, kernel, check, options.device) for check in CHECKS}
+            elsewhere = known.get((title(mechanism), kernel), {})
+            found |= {
+                check: elsewhere[check]
+                for check, result in found.items()
+                if of_this_machine(result) and check in elsewhere
+            }
             known[title(mechanism), kernel] = found
             print(f"{title(mechanism):{width}}  {kernel:6}  {_summary(found)}", flush=True)
     if options.write is not None:
         order = {(title(mechanism), kernel): None for mechanism in cases() for kernel in KERNELS}
-        write(options.write, {pair: known[pair] for pair in order if pair in known}, options.device)
+        whole = {pair: known[pair] for pair in order if set(known.get(pair, ())) == set(CHECKS)}
+        write(options.write, whole, options.device)
     tried = [known[title(mechanism), kernel] for mechanism in wanted for kernel in kernels]
     return int(any(result.startswith("FAILS") for found in tried for result in found.values()))
 
@@ -73,7 +80,7 @@ def _known(path: Path, device: str) -> Outcomes:
     outcomes, made_on = read(path)
     if made_on != device:
         raise AttentionError(f"{path} was made on {made_on}, not on {device}; write to another file")
-    return {pair: found for pair, found in outcomes.items() if set(found) == set(CHECKS)}
+    return outcomes
 
 
 def _summary(found: dict[str, str]) -> str:

@@ -79,10 +79,10 @@ def check(stated: Bounds, out: Tensor, value: Tensor, rounding: float, place: st
     if weight.transpose(1, 2).triu(1).any():
         raise ConformanceError(f"{place}: a hidden key has a weight")
     for what, found, (least, most) in (("a weight", weight, stated.weight), ("a row", mass, stated.mass)):
-        low, high = float(found.min()), float(found.max())
-        if low < least - rounding or high > most + rounding:
+        lowest, highest = float(found.min()), float(found.max())
+        if lowest < least - rounding or highest > most + rounding:
             raise ConformanceError(
-                f"{place}: {what} of {low:.6g} to {high:.6g}, stated {least:g} to {most:g}"
+                f"{place}: {what} of {lowest:.6g} to {highest:.6g}, stated {least:g} to {most:g}"
             )
     if stated.weight[0] < 0 or stated.mass[1] > 1:
         return
@@ -120,16 +120,18 @@ def _check_own_weight(
         name: x.to(torch.promote_types(dtype, torch.float32)) + moved
         for name, x in mechanism.initial_values(query.shape[2], HEAD_DIM).items()
     }
+    stated = mechanism.bounds.itself
+    assert stated is not None
     scores = pose(query, key, value, mechanism, params=params).scores
     size = scores.scale * (scores.query.double().norm(dim=-1) * scores.key.double().norm(dim=-1))
     unit = torch.finfo(dtype).eps / 2
     sums = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     allowed = ROUNDING[dtype] + size * (0.5 * unit**2 + 4 * sums)
     weight = out[own][..., : inputs.key.shape[1]].diagonal(dim1=1, dim2=3).transpose(1, 2).double()
-    off = ((weight - mechanism.bounds.itself).abs() - allowed).amax((1, 2))
+    off = ((weight - stated).abs() - allowed).amax((1, 2))
     if (off > 0).any():
         worst = weight[int(off.argmax())]
         raise ConformanceError(
             f"{place}: a key that equals its query weighs {worst.min():.4g} to {worst.max():.4g}, "
-            f"stated {mechanism.bounds.itself:g}"
+            f"stated {stated:g}"
         )

@@ -91,3 +91,8 @@ def failures(
         check: outcome(mechanism, kernel, check, device) for check in (CHECKS if checks is None else checks)
     }
     return [f"{check}: {result}" for check, result in found.items() if result.startswith("FAILS")]
+
+
+def of_this_machine(result: str) -> bool:
+    """Whether a kernel refuses for what this processor lacks, which says nothing of others."""
+    return result.startswith("no: this processor")

@@ -163,21 +163,23 @@ def read(path: str | Path) -> tuple[Outcomes, str]:
     outcomes: Outcomes = {}
     for section in text.split("\n## ")[1:]:
         kernel, _, body = section.partition("\n")
-        rows = [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("|")][2:]
+        head, _, *rows = [
+            line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("|")
+        ] or [[], []]
         for row in rows:
             if kernel == "Not served":
                 for mechanism in row[2].split("; "):
                     outcomes[mechanism.strip("`"), row[0]] = dict.fromkeys(CHECKS, _outcome(row[1], notes))
             else:
-                outcomes[row[0].strip("`"), kernel] = _found(row[1:], notes)
+                outcomes[row[0].strip("`"), kernel] = _found(head[1:], row[1:], notes)
     return outcomes, device[1]
 
 
-def _found(cells: list[str], notes: dict[str, str]) -> dict[str, str]:
+def _found(names: list[str], cells: list[str], notes: dict[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for checks, cell in zip(columns().values(), cells, strict=False):
+    for name, cell in zip(names, cells, strict=False):
         usual, _, exceptions = cell.partition("; ")
-        found |= dict.fromkeys(checks, _outcome(usual, notes))
+        found |= dict.fromkeys(columns().get(name, ()), _outcome(usual, notes))
         for exception in filter(None, exceptions.split(", ")):
             check, verdict, number = exception.rsplit(" ", 2)
             found[check] = _outcome(f"{verdict} {number}", notes)
