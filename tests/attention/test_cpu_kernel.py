@@ -19,6 +19,10 @@ pytestmark = pytest.mark.skipif(
     reason="this machine cannot compile the C++ kernels",
 )
 
+HALF = attention.kernels.problem.example(attention.get("softmax"), dtype=torch.bfloat16)
+DTYPES = [torch.float32] if cpu.refuses(HALF) else [torch.float32, torch.bfloat16]
+"""Those that this processor multiplies."""
+
 
 def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -76,7 +80,7 @@ def test_one_head_on_many_threads_equals_one_thread(mechanism):
         assert torch.equal(shared[name], again[name]), name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_operator_keeps_the_rules_of_operators(dtype):
     mechanism = attention.get("gaussian", normalise=False)
     inputs = make(batch=1, queries=9, heads=2, key_heads=1, head_dim=16).to(dtype)
@@ -89,15 +93,14 @@ def test_the_operator_keeps_the_rules_of_operators(dtype):
         scale=None,
         params=None,
     )
-    assert cpu.refuses(problem) is None
-    arguments = (*problem.operands, None, 0.0, 0, program_of(mechanism).key, True, False, False)
+    arguments = (*problem.operands, None, 0.0, program_of(mechanism).key, True, False, False)
     detached = tuple(
         x.detach().requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in arguments
     )
     torch.library.opcheck(torch.ops.attention_zoo_cpu.forward.default, detached)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["sparsemax", "entmax15"])
 def test_tiles_without_weights_are_not_read(name, dtype):
     inputs = make(batch=1, queries=400, heads=2, key_heads=1, head_dim=16)

@@ -1,5 +1,6 @@
 """What the files of mechanisms say of them, and the pages made of it."""
 
+import re
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,9 +27,9 @@ class _Undescribed(type(attention.get("swat"))):
     depth: int = 3
 
 
-def _command(monkeypatch, *arguments: str) -> int:
+def _command(monkeypatch, *arguments: str) -> None:
     monkeypatch.setattr("sys.argv", ["attention", *arguments])
-    return command.main()
+    command.main()
 
 
 @pytest.mark.parametrize("name", attention.names())
@@ -82,9 +83,9 @@ def test_a_description_is_inherited_and_a_nearer_one_wins(monkeypatch):
 
 
 def test_the_list_has_formula_paper_form_and_kernels_of_every_mechanism(monkeypatch, capsys):
-    assert _command(monkeypatch) == 0
+    _command(monkeypatch)
     printed = capsys.readouterr().out
-    assert _command(monkeypatch, "list") == 0
+    _command(monkeypatch, "list")
     assert capsys.readouterr().out == printed
     for entry in attention.capabilities():
         before, _, after = printed.partition(f"  {entry.name} ")
@@ -96,7 +97,7 @@ def test_the_list_has_formula_paper_form_and_kernels_of_every_mechanism(monkeypa
 
 
 def test_one_is_shown_with_its_kernels(monkeypatch, capsys):
-    assert _command(monkeypatch, "show", "softpick") == 0
+    _command(monkeypatch, "show", "softpick")
     printed = capsys.readouterr().out
     assert printed.startswith(notes.section("softpick"))
     assert "- **Kernels on this machine**: " in printed
@@ -107,11 +108,11 @@ def test_pages_are_written_into_a_checkout_and_the_rest_of_the_readme_stays(monk
     (tmp_path / "docs").mkdir()
     (tmp_path / notes.PAGE).write_text("old")
     (tmp_path / notes.README).write_text(f"before\n{notes.BEGIN}old\n{notes.END}after\n")
-    assert _command(monkeypatch, "docs", "--write", str(tmp_path)) == 0
+    _command(monkeypatch, "docs", "--write", str(tmp_path))
     assert (tmp_path / notes.PAGE).read_text() == notes.page()
     expected = f"before\n{notes.BEGIN}\n{notes.table()}\n{notes.END}after\n"
     assert (tmp_path / notes.README).read_text() == expected
-    assert _command(monkeypatch, "docs", "--write", str(tmp_path)) == 0
+    _command(monkeypatch, "docs", "--write", str(tmp_path))
     assert (tmp_path / notes.README).read_text() == expected
 
 
@@ -125,12 +126,10 @@ def test_pages_are_written_into_a_checkout_and_the_rest_of_the_readme_stays(monk
         ),
     ],
 )
-def test_a_mistake_costs_one_line(arguments, message, monkeypatch, capsys):
-    assert _command(monkeypatch, *arguments) == 2
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert printed.err.count("\n") == 1
-    assert not printed.out
+def test_a_mistake_is_refused(arguments, message, monkeypatch, capsys):
+    with pytest.raises(attention.AttentionError, match=re.escape(message)):
+        _command(monkeypatch, *arguments)
+    assert not capsys.readouterr().out
 
 
 def test_a_readme_without_the_marks_is_not_touched(tmp_path):
