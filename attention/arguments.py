@@ -122,13 +122,13 @@ def check_params(
     return {key: given[key] if key in given else value.to(device) for key, value in initial.items()}
 
 
-def check_seed(seed: Tensor, device: torch.device) -> None:
+def check_scalar(name: str, value: Tensor, device: torch.device) -> None:
     """AttentionError: not an int64 scalar on the CPU or on this device."""
-    _check_plain("the moment's seed", seed)
-    if seed.dim() != 0 or seed.dtype != torch.int64:
-        raise AttentionError(f"the moment's seed must be int64 [], got {seed.dtype} {list(seed.shape)}")
-    if seed.device.type != "cpu":
-        _check_device("the moment's seed", seed, device)
+    _check_plain(name, value)
+    if value.dim() != 0 or value.dtype != torch.int64:
+        raise AttentionError(f"{name} must be int64 [], got {value.dtype} {list(value.shape)}")
+    if value.device.type != "cpu":
+        _check_device(name, value, device)
 
 
 def is_whole(value: Any) -> bool:

@@ -9,10 +9,11 @@ from torch import Tensor
 from attention.arguments import (
     check_flag,
     check_params,
+    check_scalar,
     check_scale,
-    check_seed,
     check_tensors,
     is_finite,
+    is_whole,
     shown,
 )
 from attention.errors import AttentionError
@@ -175,4 +176,9 @@ def _check_moment(moment: Moment, device: torch.device) -> None:
     if not (is_finite(moment.progress) and 0 <= moment.progress <= 1):
         raise AttentionError(f"the moment's progress must be between 0 and 1, got {shown(moment.progress)}")
     if moment.seed is not None:
-        check_seed(moment.seed, device)
+        check_scalar("the moment's seed", moment.seed, device)
+    first = moment.first_sequence
+    if isinstance(first, Tensor):
+        check_scalar("the moment's first sequence", first, device)
+    elif not (is_whole(first) and 0 <= first < 2**31):
+        raise AttentionError(f"the moment's first sequence must be a place from 0 on, got {shown(first)}")

@@ -45,6 +45,10 @@ ARGUMENTS: dict[str, list[Any]] = {
         Moment(True, 0.5, torch.zeros(2, dtype=torch.long)),
         Moment(True, 0.5, torch.tensor(1.5)),
         Moment(True, 0.5, SEED.to("meta")),
+        Moment(True, 0.5, SEED, -1),
+        Moment(True, 0.5, SEED, 1.5),  # type: ignore[arg-type]
+        Moment(True, 0.5, SEED, 10**20),
+        Moment(True, 0.5, SEED, torch.tensor(1.5)),
     ],
     "memory": [*SCALARS, Memory, {"key": None}],
     "params": [
