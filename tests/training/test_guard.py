@@ -200,7 +200,7 @@ def test_a_batch_that_cannot_be_learned_from_is_refused(
 def test_held_out_tokens_outside_the_vocabulary_are_refused(
     make: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.trainer.count_unknown", lambda batches, size: 2)
+    monkeypatch.setattr("training.validation.count_unknown", lambda batches, size: 2)
     with pytest.raises(ModelError, match=r"tokens of the held-out text lie outside the vocabulary of 300"):
         train(make())
 

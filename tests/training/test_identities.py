@@ -87,11 +87,13 @@ def test_validation_is_that_of_a_model_in_eval_mode(make: MakeConfig) -> None:
     model = load_run(run).model.eval()
     model.advance(0.5, seed=1)
     nats, targets = 0.0, 0
-    for batch in validation_batches(
-        PackedDataset(prepare(config.data).valid, 32), sequences=6, micro_batch_size=4, rank=0, processes=1
-    ):
-        nats += float(model(batch["tokens"], targets=batch["targets"], documents=batch["documents"]).sum())
-        targets += count_targets([batch])
+    prepared = prepare(config.data)
+    packed = PackedDataset(prepared.valid, 32, ends=True)
+    for batch in validation_batches(packed, sequences=6, micro_batch_size=4, rank=0, processes=1):
+        losses = model(batch["tokens"], targets=batch["targets"], documents=batch["documents"])
+        text = batch["targets"] != prepared.tokenizer.bos
+        nats += float(losses[text].sum())
+        targets += count_targets([batch]) - int((~text).sum())
     records = metrics.read(run)
     last = [record for record in records if "validation_loss" in record][-1]
     assert last["validation_loss"] == pytest.approx(nats / targets, rel=1e-6)
