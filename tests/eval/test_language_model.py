@@ -49,7 +49,7 @@ def folder(request: pytest.FixtureRequest, corpus: Path, tmp_path_factory: pytes
     )
     config = transformers.AutoConfig.for_model(
         kind,
-        vocab_size=VOCABULARY,
+        vocab_size=len(tokenizer),
         initializer_range=0.3,
         bos_token_id=0,
         eos_token_id=0,
