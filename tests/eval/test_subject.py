@@ -76,6 +76,7 @@ def test_windows_begin_with_bos_and_lie_inside_documents(run_path: Path) -> None
         "bos": True,
         "documents_joined": False,
         "overlapping": False,
+        "document_of_window": [0, 1, 2, 3, 4],
     }
     assert (windows.tokens[:, 0] == subject.bos).all()
     texts = [subject.decode(row.tolist()) for row in windows.tokens]
