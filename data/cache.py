@@ -80,7 +80,7 @@ def build_once(root: Path, kind: str, identity: Any, build: Callable[[Path], Non
                 )
                 shutil.rmtree(final) if final.is_dir() else final.unlink()
             unfinished.rename(final)
-            _sync(root)
+            sync(root)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
@@ -147,12 +147,13 @@ def _seal(folder: Path, key: str) -> None:
     )
     for file in folder.iterdir():
         file.chmod(0o644)
-        _sync(file)
+        sync(file)
     folder.chmod(0o755)
-    _sync(folder)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Write a file, or the entries of a folder, through to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data.cache import sync
 from models.errors import ModelError
 
 CHECKSUMS, WEIGHTS = "checksums.json", "model.safetensors"
@@ -132,10 +133,10 @@ def publish(partial: str | Path, final: str | Path) -> None:
     if final.exists():
         raise ModelError(f"{final} already exists")
     for path in [*partial.rglob("*"), partial]:
-        _sync(path)
+        sync(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     os.rename(partial, final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def prune(run: str | Path, keep: int, spare: Collection[int] = ()) -> list[int]:
@@ -159,11 +160,3 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
