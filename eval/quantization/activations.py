@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from eval.quantization.weights import linear_layers
-from eval.subject import Subject
-from eval.text import Windows
+from eval.subjects.subject import Subject
+from eval.windows import Windows
 
 
 def rounded_inputs(values: Tensor, bits: int, largest: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from eval.subject import Subject
-from eval.text import Windows, cut
+from eval.subjects.subject import Subject
+from eval.windows import Windows, cut
 
 DOCUMENTS_PER_WINDOW = 4
 

@@ -11,8 +11,8 @@ from eval.quantization.calibration import training_windows
 from eval.quantization.hqq import half_quadratic
 from eval.quantization.rounding import round_to_nearest
 from eval.quantization.weights import Quantized, weight_matrices
-from eval.subject import Subject
-from eval.text import Windows
+from eval.subjects.subject import Subject
+from eval.windows import Windows
 from models import QuantizedMatrix
 
 MATRIX_METHODS: dict[str, Callable[[Tensor, int, int], QuantizedMatrix]] = {

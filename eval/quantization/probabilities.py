@@ -24,8 +24,8 @@ from torch import Tensor
 from attention import weights
 from attention.masks import visibility
 from eval.quantization.rounding import grid, rounded
-from eval.subject import AttentionReport, Subject
-from eval.text import Windows
+from eval.subjects.subject import AttentionReport, Subject
+from eval.windows import Windows
 from models import AttentionCall, ModelError
 
 Ranges = dict[int, tuple[Tensor, Tensor]]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from eval.intervals import contributions, student
 from eval.quantization.weights import Quantized, replaced, weight_matrices
-from eval.subject import Subject
-from eval.text import Windows, targets
+from eval.subjects.subject import Subject
+from eval.windows import Windows, targets
 
 
 class Scorer:

@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from eval.analysis import progress
 from eval.quantization.weights import Quantized, preserved, weight_matrices
-from eval.subject import Subject
-from eval.text import Windows
+from eval.subjects.subject import Subject
+from eval.windows import Windows
 from models import ModelError
 
 Widths = dict[str, int]

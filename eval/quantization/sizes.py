@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 from torch import Tensor
 
 from eval.quantization.weights import Quantized, packed_parameters, weight_matrices
-from eval.subject import RunSubject, Subject
+from eval.subjects.run import RunSubject
+from eval.subjects.subject import Subject
 from models import checkpoint_path
 from models.checkpoint import WEIGHTS
 from models.packing import write_state
@@ -43,6 +44,6 @@ def _files(subject: Subject) -> list[Path]:
         assert subject.step is not None
         return [checkpoint_path(subject.path, subject.step) / WEIGHTS]
     # Imported late: transformers takes seconds, and runs of this project do not need it.
-    from eval.huggingface import weight_files
+    from eval.subjects.huggingface import weight_files
 
     return weight_files(subject.path)

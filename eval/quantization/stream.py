@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eval.subject import Subject
-from eval.text import Windows
+from eval.subjects.subject import Subject
+from eval.windows import Windows
 
 HIDDEN = "hidden_states"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from command import Parser, guarded
+from eval.analyses.quantize import scores
 from eval.analysis import read
-from eval.quantize import scores
 from models import ModelError
 
 

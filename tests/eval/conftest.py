@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data import DataConfig, TokenizerConfig, prepare
-from eval import sources
-from eval.subject import AttentionReport, HiddenReport, Subject
+from eval import provenance
+from eval.subjects.subject import AttentionReport, HiddenReport, Subject
 from models import (
     GPT,
     AttentionCall,
@@ -119,8 +119,8 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The sources of the project, where a test may edit them."""
     for name in ("attention", "data", "models", "eval"):
         without = shutil.ignore_patterns("*.pt", "__pycache__", "templates")
-        shutil.copytree(sources.ROOT / name, tmp_path / "copy" / name, ignore=without)
-    monkeypatch.setattr(sources, "ROOT", tmp_path / "copy")
+        shutil.copytree(provenance.ROOT / name, tmp_path / "copy" / name, ignore=without)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "copy")
     return tmp_path / "copy"
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval import activations
-from eval.activations import Moments, Settings
+from eval.analyses import activations
+from eval.analyses.activations import Moments, Settings
 from eval.analysis import _plain
-from eval.subject import open_subject
-from eval.text import cut
+from eval.subjects.opening import open_subject
+from eval.windows import cut
 from tests.eval.conftest import Scripted
 
 SETTINGS = Settings(length=8, sequences=4)

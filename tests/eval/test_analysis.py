@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-import eval as package
 from command import guarded
-from eval import activations, analysis, harness, sources
+from eval import analyses as package
+from eval import analysis, provenance
 from eval.__main__ import main, overview
+from eval.analyses import activations, harness
 from eval.analysis import (
     _plain,
     add_options,
@@ -26,7 +27,7 @@ from eval.analysis import (
     table,
     write,
 )
-from eval.subject import open_subject
+from eval.subjects.opening import open_subject
 from models import GPT, ModelError
 from tests.eval.conftest import RunMaker, add_checkpoint
 
@@ -90,14 +91,14 @@ def test_one_file_adds_an_analysis(
         "    return results\n"
     )
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "eval.vowels", raising=False)
+    monkeypatch.delitem(sys.modules, "eval.analyses.vowels", raising=False)
     main(["vowels", str(path)])
     assert "How many vowels the name has." in overview()
     assert read(path / "eval" / "vowels.json")["results"] == {"count": 1}
     main(["vowels", str(path), "--vowels", "fresh"])
     assert read(path / "eval" / "vowels.json")["results"] == {"count": 5}
     assert "run    mechanism  count" in capsys.readouterr().out
-    monkeypatch.delitem(sys.modules, "eval.vowels")
+    monkeypatch.delitem(sys.modules, "eval.analyses.vowels")
 
 
 def test_a_result_file(path: Path) -> None:
@@ -180,7 +181,7 @@ def test_whatever_decides_the_number_makes_it_computed_again(
         "attention/kernels/cpu/rows.h",
         "models/rope.py",
         "data/corpora/synthetic.py",
-        "eval/huggingface.py",
+        "eval/subjects/huggingface.py",
     ],
 )
 def test_an_edit_far_below_makes_it_computed_again(path: Path, copied: Path, deep: str) -> None:
@@ -194,7 +195,7 @@ def test_an_edit_far_below_makes_it_computed_again(path: Path, copied: Path, dee
 
 def test_the_code_of_an_analysis_is_what_it_builds_on_and_no_more(copied: Path) -> None:
     def hashes() -> dict[str, str]:
-        return {name: sources.code(item.module) for name, item in analyses().items()}
+        return {name: provenance.code(item.module) for name, item in analyses().items()}
 
     def changed_by(file: str) -> set[str]:
         before = hashes()
@@ -202,15 +203,15 @@ def test_the_code_of_an_analysis_is_what_it_builds_on_and_no_more(copied: Path) 
             stream.write("\n")
         return {name for name, code in hashes().items() if code != before[name]}
 
-    assert changed_by("eval/page.py") == {"report"}
-    assert changed_by("eval/language_model.py") >= {"harness"}
+    assert changed_by("eval/report/page.py") == {"report"}
+    assert changed_by("eval/lm_tasks/adapter.py") >= {"harness"}
     assert not changed_by("eval/quantization/gptq.py") & {"sinks", "harness", "lengths"}
-    assert changed_by("eval/subject.py") == set(analyses())
+    assert changed_by("eval/subjects/subject.py") == set(analyses())
 
 
 def test_libraries_count_where_they_are_imported() -> None:
     def libraries(name: str) -> set[str]:
-        return sources.versions(get(name).module).keys() & {"lm_eval", "hqq"}
+        return provenance.versions(get(name).module).keys() & {"lm_eval", "hqq"}
 
     assert [libraries(name) for name in ("sinks", "harness", "quantize")] == [set(), {"lm_eval"}, {"hqq"}]
 
@@ -283,11 +284,11 @@ def test_mistakes_are_one_line_and_exit_2(
     with pytest.raises(SystemExit) as stop:
         guarded(lambda: main(given))
     assert stop.value.code == 2
-    error = capsys.readouterr().err
+    *notices, error = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
     assert message in error
-    assert error.count("\n") == 1
     assert len(error) < 400
+    assert all(notice.endswith("which is read now") for notice in notices)
 
 
 def test_every_analysis_of_this_part_runs_by_default(make_run: RunMaker, tmp_path: Path, capsys: Any) -> None:

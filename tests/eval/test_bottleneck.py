@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from eval import bottleneck
+from eval.analyses import bottleneck
+from eval.analyses.bottleneck import MeanCosine, Settings, spectrum, summary
 from eval.analysis import _plain
-from eval.bottleneck import MeanCosine, Settings, spectrum, summary
-from eval.subject import open_subject
-from eval.text import cut
+from eval.subjects.opening import open_subject
+from eval.windows import cut
 from models import ModelError
 from tests.eval.conftest import RunMaker
 

@@ -17,8 +17,8 @@ pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
 
-from eval import harness
-from eval.language_model import HarnessModel
+from eval.analyses import harness
+from eval.lm_tasks.adapter import HarnessModel
 from tests.eval.conftest import Scripted, prose
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from eval import pairs
-from eval.comparison import Column, Measured, cells, columns, disagreements
-from eval.findings import checks
-from eval.report import Report
+from eval.report import pairs
+from eval.report.command import Report
+from eval.report.comparison import Column, Measured, cells, columns, disagreements
+from eval.report.findings import checks
 from tests.eval.test_report import page_of, run
 
 

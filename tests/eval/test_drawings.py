@@ -4,8 +4,8 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-from eval import drawings
-from eval.comparison import Measured
+from eval.report import drawings
+from eval.report.comparison import Measured
 from tests.eval.test_report import page_of, run
 
 SCORE = {"loss_ratio": 1.25, "perplexity_ratio": 1.9, "weight_error": 0.1}

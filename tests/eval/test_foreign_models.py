@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eval.subject import open_subject
+from eval.subjects.opening import open_subject
 from models import ModelError
 from tests.eval.test_huggingface import config_of
 

@@ -12,7 +12,8 @@ from eval.quantization.calibration import training_windows
 from eval.quantization.gptq import quantize_blocks, quantize_matrix
 from eval.quantization.rounding import encode, grid, round_to_nearest
 from eval.quantization.weights import linear_layers, preserved, weight_matrices
-from eval.subject import Subject, open_subject
+from eval.subjects.opening import open_subject
+from eval.subjects.subject import Subject
 from models import ModelError, QuantizedMatrix
 from tests.eval.conftest import RunMaker
 

@@ -16,11 +16,16 @@ from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
 from data import DataConfig, TokenizerConfig  # noqa: E402
-from eval import harness, language_model  # noqa: E402
-from eval.harness import Settings  # noqa: E402
-from eval.language_model import HarnessModel  # noqa: E402
-from eval.subject import Subject, open_subject  # noqa: E402
-from eval.tasks import build, separation  # noqa: E402
+from eval.analyses import harness  # noqa: E402
+from eval.analyses.harness import Settings  # noqa: E402
+from eval.lm_tasks import (  # noqa: E402
+    adapter,
+    build,
+    separation,
+)
+from eval.lm_tasks.adapter import HarnessModel  # noqa: E402
+from eval.subjects.opening import open_subject  # noqa: E402
+from eval.subjects.subject import Subject  # noqa: E402
 from models import ModelError  # noqa: E402
 from tests.eval.conftest import RunMaker, untrained_run  # noqa: E402
 
@@ -169,9 +174,9 @@ def test_texts_generated_in_one_batch_are_those_generated_alone(
     prompts = [text[:length] for length in (70, 3, 40, 1, 55)]
     asked = requests("generate_until", [(prompt, {"until": []}) for prompt in prompts])
     sizes = []
-    inner = language_model.generate
+    inner = adapter.generate
     monkeypatch.setattr(
-        language_model, "generate", lambda *a, **options: (sizes.append(len(a[1])), inner(*a, **options))[1]
+        adapter, "generate", lambda *a, **options: (sizes.append(len(a[1])), inner(*a, **options))[1]
     )
     texts = HarnessModel(subject, 64).generate_until(asked)
     assert sizes == [5]

@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from attention import attend
-from eval import analysis, figures, heatmaps
-from eval.heatmaps import Panel, Recording, Settings
-from eval.packing import pack, pool, unpack
-from eval.subject import Subject, open_subject
+from eval import analysis
+from eval.analyses import heatmaps
+from eval.analyses.heatmaps import Panel, Recording, Settings
+from eval.drawing import figures
+from eval.heatmap_cells import pack, pool, unpack
+from eval.subjects.opening import open_subject
+from eval.subjects.subject import Subject
 from models import ModelError
 
 TEXT = (

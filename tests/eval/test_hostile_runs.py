@@ -12,7 +12,7 @@ import yaml
 
 from command import guarded
 from eval.__main__ import main
-from eval.subject import open_subject
+from eval.subjects.opening import open_subject
 from models import ModelError
 from tests.eval.conftest import RunMaker
 

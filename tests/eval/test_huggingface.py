@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from attention import weights
-from eval import activations, bottleneck, lengths, quantize, sinks
+from eval.analyses import activations, bottleneck, lengths, quantize, sinks
 from eval.analysis import _plain, evaluate, get
 from eval.quantization import probabilities
 from eval.quantization.activations import largest_inputs, quantized_activations
 from eval.quantization.cache import QuantizedCache
 from eval.quantization.weights import weight_matrices
-from eval.subject import Subject, open_subject
-from eval.text import cut
+from eval.subjects.opening import open_subject
+from eval.subjects.subject import Subject
+from eval.windows import cut
 from models import AttentionCall, ModelError
 from tests.eval.test_gptq import check_blocks
 
@@ -193,7 +194,7 @@ def test_a_head_that_scales_its_logits_is_refused(
 
 
 def test_masks_become_intervals_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from eval import huggingface
+    from eval.subjects import huggingface
 
     sizes: list[int] = []
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from attention import get
-from eval import lengths
-from eval.lengths import Settings, curve, has_scale
-from eval.subject import RunSubject, open_subject
-from eval.text import cut
+from eval.analyses import lengths
+from eval.analyses.lengths import Settings, curve, has_scale
+from eval.subjects.opening import open_subject
+from eval.subjects.run import RunSubject
+from eval.windows import cut
 from models import ModelError
 from tests.eval.conftest import RunMaker, Scripted
 

@@ -14,8 +14,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 
-from eval import activations, sinks
-from eval.subject import open_subject
+from eval.analyses import activations, sinks
+from eval.subjects.opening import open_subject
 
 
 def peak():

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from eval import activations, report
+from eval.analyses import activations
 from eval.analysis import evaluate, get, read, sealed, write
-from eval.comparison import Measured, cells, columns
-from eval.findings import findings
-from eval.report import Report
-from eval.subject import open_subject
+from eval.report import command as report
+from eval.report.command import Report
+from eval.report.comparison import Measured, cells, columns
+from eval.report.findings import findings
+from eval.subjects.opening import open_subject
 from tests.eval.conftest import RunMaker
 from tests.eval.test_report import page_of
 

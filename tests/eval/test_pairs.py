@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval import pairs
-from eval.comparison import Column, Measured, cells, columns
-from eval.findings import findings
+from eval.report import pairs
+from eval.report.comparison import Column, Measured, cells, columns
+from eval.report.findings import findings
 from tests.eval.test_report import page_of, run
 
 

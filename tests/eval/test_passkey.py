@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from eval import passkey
-from eval.passkey import Settings, prompt
-from eval.subject import open_subject
+from eval.analyses import passkey
+from eval.analyses.passkey import Settings, prompt
+from eval.subjects.opening import open_subject
 from models import ModelError
 from tests.eval.conftest import Scripted
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eval.heatmaps import _layer
+from eval.analyses.heatmaps import _layer
 from models import GPT, AttentionCall, ModelConfig, trace
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from eval import quantize
+from eval.analyses import quantize
 from eval.analysis import Analysis, evaluate
 from eval.quantization.methods import WeightQuantizer
 from eval.quantization.weights import replaced, weight_matrices
-from eval.subject import open_subject
-from eval.text import cut
+from eval.subjects.opening import open_subject
+from eval.windows import cut
 from models import checkpoint_path
 from models.checkpoint import WEIGHTS
 from tests.eval.conftest import RunMaker

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from eval import quantize, sources
+from eval import provenance
+from eval.analyses import quantize
+from eval.analyses.quantize import METHODS, Settings
 from eval.quantization.rounding import round_to_nearest
 from eval.quantization.weights import replaced, weight_matrices
-from eval.quantize import METHODS, Settings
-from eval.subject import open_subject
-from eval.text import cut
+from eval.subjects.opening import open_subject
+from eval.windows import cut
 from models import ModelError, checkpoint_path
 from models.checkpoint import WEIGHTS
 from tests.eval.conftest import RunMaker
@@ -197,7 +198,7 @@ def test_the_table_has_a_column_per_score(everything: dict[str, dict]) -> None:
 
 
 def test_what_decides_the_numbers_is_in_the_protocol() -> None:
-    names = {path.name for path in sources.read(quantize)}
+    names = {path.name for path in provenance.read(quantize)}
     assert {"gptq.py", "rounding.py", "search.py", "probabilities.py", "packing.py"} <= names
 
 

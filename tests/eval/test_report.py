@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from eval import analysis, comparison, report, sources
-from eval.comparison import Measured, cells, columns
-from eval.exhibits import Line, Number, Plot
-from eval.findings import Check, checks, findings
-from eval.packing import pack
-from eval.page import render
-from eval.report import Report, Settings
+from eval import analysis, provenance
+from eval.display import Line, Number, Plot
+from eval.heatmap_cells import pack
+from eval.report import command as report
+from eval.report import comparison
+from eval.report.command import Report, Settings
+from eval.report.comparison import Measured, cells, columns
+from eval.report.findings import Check, checks, findings
+from eval.report.page import render
 from models import ModelError
 
 PROTOCOL = {
@@ -442,7 +444,7 @@ def test_an_analysis_that_the_report_does_not_know_is_shown(runs, monkeypatch):
 @pytest.fixture
 def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What `open_subject` would give, as far as a report asks."""
-    monkeypatch.setattr(sources, "protocol", lambda module: {"code": PROTOCOL["code"]})
+    monkeypatch.setattr(provenance, "protocol", lambda module: {"code": PROTOCOL["code"]})
     results = tmp_path / "nano" / "eval"
     for name, result in globals()["results"](0.4, 12.0).items():
         analysis.write(results / f"{name}.json", analysis.sealed(result))

@@ -10,8 +10,9 @@ import torch
 from scipy import stats
 
 from eval.quantization.scores import Scorer
-from eval.subject import Subject, open_subject
-from eval.text import cut
+from eval.subjects.opening import open_subject
+from eval.subjects.subject import Subject
+from eval.windows import cut
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from torch.nn import functional
 pytest.importorskip("lm_eval")
 
 from data import DataConfig, TokenizerConfig
-from eval import harness
-from eval.subject import RunSubject, Subject
-from eval.tasks import separation
+from eval.analyses import harness
+from eval.lm_tasks import separation
+from eval.subjects.run import RunSubject
+from eval.subjects.subject import Subject
 from tests.eval.conftest import untrained_run
 
 SEED = 0

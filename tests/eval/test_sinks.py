@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_leaves
 
 from attention import attend, get, names, weights
 from attention.mechanism import Mechanism, Pointwise
-from eval import sinks
+from eval.analyses import sinks
+from eval.analyses.sinks import Settings
 from eval.analysis import _plain
-from eval.sinks import Settings
-from eval.subject import open_subject
-from eval.text import cut
+from eval.subjects.opening import open_subject
+from eval.windows import cut
 from models import AttentionCall, ModelError
 from tests.eval.conftest import RunMaker, Scripted, prose
 

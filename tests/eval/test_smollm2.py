@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from eval import activations, sinks
+from eval.analyses import activations, sinks
 from eval.analysis import _plain
-from eval.subject import Subject, open_subject
+from eval.subjects.opening import open_subject
+from eval.subjects.subject import Subject
 
 pytest.importorskip("transformers")
 

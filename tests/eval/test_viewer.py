@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval import figures, viewer
-from eval.packing import pack, pool, unpack
+from eval.drawing import figures, viewer
+from eval.heatmap_cells import pack, pool, unpack
 from models import ModelError
 
 PIECES = ["<s>", "To", " be", ",", " or", "\n"]

@@ -1,0 +1,1 @@
+"""Figures and pages: what analyses and the report draw with."""

