@@ -19,6 +19,7 @@ STATISTICS = {"Pointwise": 0, "Ratio": 3, "TwoStage": 3, "Threshold": 3, "Adjust
 WIDEST_SPLIT = 128
 MERGE_ROWS = 16
 FEW_ROWS = 16
+BACKWARD = ("sum_rows", "grad_queries", "grad_keys")
 FEWEST_ROWS = 16
 """Of a tile, for matrix instructions."""
 MOST_SPLITS = 64
@@ -74,9 +75,9 @@ class Call:
         return max(padded(self.query.shape[3]), padded(self.value.shape[3]))
 
     def tiles(self, sweep: str) -> Tiles:
-        """The tiles of a sweep; fewer rows where Adjusted sums five numbers for each of them."""
+        """The tiles of a sweep; fewer rows in the backward pass of Adjusted, which keeps five numbers of each."""
         tiles = tiles_for(self.architecture, sweep, self.width, self.query.element_size())
-        if sweep == "sum_rows" and self.form == "Adjusted":
+        if sweep in BACKWARD and self.form == "Adjusted":
             return replace(tiles, rows=max(FEWEST_ROWS, tiles.rows // 2))
         return tiles
 
