@@ -2,7 +2,7 @@
 
 import argparse
 
-from command import Parser, guarded
+from common.command import Parser, guarded
 
 EPILOG = """
 examples:

@@ -8,7 +8,7 @@ out = attend(query, key, value, get("lssar", power=3), window=256)
 import sys
 
 if sys.argv[:1] == ["-m"]:  # `python -m` is looking for a command: say in one line what is not installed
-    import command  # noqa: F401
+    import common.command  # noqa: F401
 
 from attention.capabilities import capabilities
 from attention.chunked import Chunked, Recurrence

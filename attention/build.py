@@ -8,7 +8,7 @@ from attention.kernels.cpu.build import BuildError
 from attention.kernels.cpu.ops import load_mechanism
 from attention.kernels.program import UntraceableError, program_of
 from attention.mechanism import Composite
-from command import Parser, guarded
+from common.command import Parser, guarded
 
 
 def main() -> None:

@@ -2,10 +2,16 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import ClassVar
 
 
 class AttentionError(ValueError):
-    """A call that cannot be served: says what was wrong and what would be right."""
+    """A call that cannot be served: says what was wrong and what would be right.
+
+    A command prints the message of any exception whose class says `mendable = True`, and exits with 2.
+    """
+
+    mendable: ClassVar[bool] = True
 
 
 def quoted(name: str) -> str:

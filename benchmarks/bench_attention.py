@@ -34,8 +34,8 @@ from benchmarks.drawing import draw_speed
 from benchmarks.machine import facts
 from benchmarks.measure import broken, interleaved, median, peak_growth
 from benchmarks.tables import attention_page
-from command import Parser, guarded
-from models.machine import default_device
+from common.command import Parser, guarded
+from storage.machine import default_device
 from training.telemetry import matmul_rate
 
 SDPA = "SDPA softmax"

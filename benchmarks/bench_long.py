@@ -23,8 +23,8 @@ from attention import Chunked, Mechanism
 from attention.capabilities import kernels
 from benchmarks.machine import describe, facts, table
 from benchmarks.measure import interleaved, median
-from command import Parser, guarded
-from models.machine import default_device
+from common.command import Parser, guarded
+from storage.machine import default_device
 
 SDPA = "SDPA softmax"
 OURS = "softmax by cpu"

@@ -19,9 +19,9 @@ from torch.nn import functional
 
 from benchmarks.machine import describe, table
 from benchmarks.measure import interleaved, median, peak_growth
-from command import Parser, guarded
+from common.command import Parser, guarded
 from models.loss import token_losses
-from models.machine import default_device
+from storage.machine import default_device
 from training.losses import chunked_cross_entropy
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -26,9 +26,9 @@ from attention.kernels.dispatch import choose
 from attention.kernels.problem import example
 from benchmarks.machine import describe, facts, table
 from benchmarks.measure import broken, interleaved, median
-from command import Parser, guarded
+from common.command import Parser, guarded
 from models import GPT, ModelConfig, presets, resolve
-from models.machine import default_device
+from storage.machine import default_device
 from training.config import TrainConfig
 from training.losses import Objective
 from training.optimizer import build_optimizer

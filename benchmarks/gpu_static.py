@@ -29,7 +29,7 @@ from attention.kernels.program import FORMS, program_of, untraceable
 from attention.kernels.triton import launch, printer
 from attention.kernels.triton.tiles import Tiles
 from benchmarks.machine import table
-from command import Parser, guarded
+from common.command import Parser, guarded
 
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 OUT = Path(__file__).parent / "gpu-static.md"

@@ -16,9 +16,9 @@ import numpy as np
 
 import attention
 from benchmarks.machine import describe, facts, table
-from command import Parser, guarded
+from common.command import Parser, guarded
 from data import Prepared, prepare
-from models import metrics
+from storage import log
 from training import Config, load, train
 
 CONFIG = "configs/demo/base.yaml"
@@ -42,7 +42,7 @@ def configured(mechanism: str, steps: int) -> Config:
 
 def learn(mechanism: str, steps: int) -> Learned:
     """Train, or read what a finished run recorded."""
-    records = metrics.read(train(configured(mechanism, steps), resume=True))
+    records = log.read(train(configured(mechanism, steps), resume=True))
     bits = [record["bits_per_byte"] for record in records if "bits_per_byte" in record]
     return Learned(mechanism, bits[0], bits[-1])
 

@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from models.machine import machine
+from storage.machine import machine
 
 
 def facts() -> dict[str, str]:

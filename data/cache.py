@@ -7,7 +7,6 @@ root/KIND-<hash of what decides it>/
 A folder that is not what its contents.json says is built again, with a warning. The check takes 0.1 s per 100 MB.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -22,38 +21,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from common.files import ELSEWHERE, sync
+from common.hashing import file_hash, json_hash
 from data.errors import DataError
 
 FORMAT = 2
 """Part of every key: raise it when the files of a cached folder, or the way they are built, change."""
 
 CONTENTS = "contents.json"
-ELSEWHERE = "set ATTENTION_ZOO_CACHE to a folder of your own that can be written"
-
-
-def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """`cache_dir`, else $ATTENTION_ZOO_CACHE, else attention-zoo in $XDG_CACHE_HOME or ~/.cache; made where missing.
-
-    The same folder as that of compiled kernels, which refuse one that others can write: it is made for its owner alone.
-    One that cannot be written serves what it holds. DataError: it cannot be made.
-    """
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    usual = Path(home if os.path.isabs(home) else "~/.cache") / "attention-zoo"
-    named = cache_dir or os.environ.get("ATTENTION_ZOO_CACHE") or usual
-    try:
-        root = Path(named).expanduser()
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"cannot create the cache folder {os.fspath(named)[:300]} ({said}); {ELSEWHERE}"
-        ) from None
-    return root
-
-
-def digest(value: Any) -> str:
-    """Hex sha256 of a JSON value, the same whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def build_once(root: Path, kind: str, identity: Any, build: Callable[[Path], None]) -> Path:
@@ -62,7 +37,7 @@ def build_once(root: Path, kind: str, identity: Any, build: Callable[[Path], Non
     Processes that ask at the same time wait for the first; what one that died in the middle left behind is never taken
     for complete, and removed. DataError: the cache cannot be written, or belongs to somebody not to be trusted.
     """
-    key = digest([FORMAT, identity])
+    key = json_hash([FORMAT, identity])
     final = root / f"{kind}-{key[:20]}"
     if _damage(final, key) is None:
         return final
@@ -111,7 +86,7 @@ def _damage(folder: Path, key: str) -> str | None:
         raise DataError(f"the cache folder {folder} {owner}: what it holds cannot be trusted; {ELSEWHERE}")
     try:
         contents = json.loads((folder / CONTENTS).read_bytes())
-        if contents["seal"] != digest([key, contents["files"]]):
+        if contents["seal"] != json_hash([key, contents["files"]]):
             return f"{CONTENTS} is not of this folder"
         for name, expected in contents["files"].items():
             if not (folder / name).is_file() or _described(folder / name) != expected:
@@ -135,30 +110,20 @@ def _stranger(folder: Path) -> str | None:
 
 
 def _described(file: Path) -> dict[str, Any]:
-    with file.open("rb") as content:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+    return {"bytes": file.stat().st_size, "sha256": file_hash(file)}
 
 
 def _seal(folder: Path, key: str) -> None:
     """Write contents.json, and everything to the disk: after a power cut the folder is whole, or not there."""
     files = {file.name: _described(file) for file in sorted(folder.iterdir())}
     (folder / CONTENTS).write_text(
-        json.dumps({"seal": digest([key, files]), "files": files}, indent=2), encoding="utf-8"
+        json.dumps({"seal": json_hash([key, files]), "files": files}, indent=2), encoding="utf-8"
     )
     for file in folder.iterdir():
         file.chmod(0o644)
         sync(file)
     folder.chmod(0o755)
     sync(folder)
-
-
-def sync(path: Path) -> None:
-    """Write a file, or the entries of a folder, through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

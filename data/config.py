@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from data.ranges import ranged
+from common.ranges import ranged
 
 
 @dataclass

@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.targets import IGNORED
 from data.errors import DataError
 from data.shards import Shard
 
-IGNORED = -100
-"""Target of a position that carries no loss: padding, or what is given."""
 PADDING = -1
 """Document id of a padding position."""
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import sentencepiece
 
+from common.files import cache_root
+from common.hashing import json_hash
+from common.ranges import violation
 from data import tokenizer as tokenizers
-from data.cache import build_once, cache_root, digest, remove_orphans
+from data.cache import build_once, remove_orphans
 from data.config import DataConfig, TokenizerConfig
 from data.corpora import CORPORA
 from data.errors import DataError
-from data.ranges import violation
 from data.shards import Shard, read_shard, write_shard
 from data.text import SPLITS, TextStore, open_text
 from data.tokenizer import Tokenizer
@@ -66,7 +68,7 @@ def prepare(config: DataConfig, cache_dir: str | os.PathLike[str] | None = None)
     identity = {"text": text.fingerprints, "tokenizer": tokenizer.fingerprint}
     folder = build_once(root, "shards", {**identity, "answers_after": answers_after}, build)
     train, valid = (read_shard(folder, split) for split in SPLITS)
-    return Prepared(tokenizer, train, valid, text, fingerprint=digest(identity))
+    return Prepared(tokenizer, train, valid, text, fingerprint=json_hash(identity))
 
 
 def _tokenizer(config: TokenizerConfig, text: TextStore, root: Path) -> Tokenizer:

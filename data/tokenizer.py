@@ -11,8 +11,9 @@ from typing import Any
 
 import sentencepiece
 
+from common.errors import nearest
 from data.config import TokenizerConfig
-from data.errors import DataError, nearest
+from data.errors import DataError
 
 KINDS = ("bpe", "unigram", "char")
 LONGEST_LINE = 1 << 16

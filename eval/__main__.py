@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from command import Parser, guarded
+from common.command import Parser, guarded
 from data import DataConfig
 from eval.analysis import Analysis, add_options, analyses, evaluate, get, read_options, table
 from eval.subjects.opening import open_subject
 from eval.subjects.subject import DTYPES, Subject
 from models import ModelError
-from models.machine import default_device
+from storage.machine import default_device
 
 USAGE = "python -m eval <analysis> RUN [RUN ...] [options]"
 

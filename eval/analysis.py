@@ -63,11 +63,12 @@ import torch
 from tqdm import tqdm
 
 from attention import nearest
+from common.errors import InputError
+from common.shapes import read_json
 from eval import analyses as package
 from eval import provenance
 from eval.subjects.subject import Subject
 from models import ModelError
-from models.shapes import read_json
 
 SEAL = "sha256"
 """The entry of a result file that holds the checksum of the others."""
@@ -196,7 +197,7 @@ def read(path: Path) -> dict[str, Any] | None:
     """A result file; None where there is none, or what lies there is not what was written."""
     try:
         result = read_json(path, Result)
-    except ModelError:
+    except InputError:
         return None
     return dict(result) if sealed(result)[SEAL] == result["sha256"] else None
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 """The folder of the project's packages."""
 
 PACKAGE = "eval"
-BENEATH = {"attention", "data", "models", "training"}
+BENEATH = {"attention", "common", "data", "models", "storage", "training"}
 """Packages that this one builds on."""
 
 SUFFIXES = {".py", ".cpp", ".h"}

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import attention
-from attention import Mechanism, nearest
+from attention import Mechanism
 from attention.kernels.dispatch import KERNELS
 from attention.kernels.problem import example
-from data.ranges import FLOAT32, ranged, violation
+from common.errors import nearest
+from common.ranges import FLOAT32, ranged, violation
+from common.shapes import mismatch
 from models import patterns
 from models.errors import ModelError
-from models.shapes import mismatch
 
 
 @dataclass

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-IGNORED = -100
-"""The target of a position that carries no loss."""
+from common.targets import IGNORED
 
 _LARGEST = 2**26
 """Logits held at once, 256 MiB in float32; more are computed in parts, and again in the backward pass."""

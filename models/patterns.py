@@ -2,8 +2,8 @@
 
 from itertools import cycle, islice
 
+from common.shapes import shown
 from models.errors import ModelError
-from models.shapes import shown
 
 MOST_LAYERS, WIDEST = 1024, 2**31
 """How often a name may be repeated, and how many keys a window may have."""

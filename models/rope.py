@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attention import nearest
+from common.errors import nearest
 from models.errors import ModelError
 
 SCALINGS = {

@@ -28,9 +28,9 @@ TINY = [
 def project(tmp_path_factory):
     """A copy of the project with the example's file added, and nothing else touched."""
     copy = tmp_path_factory.mktemp("project")
-    for name in ("attention", "models", "data", "training", "eval", "configs", "tests"):
+    for name in ("attention", "common", "models", "data", "storage", "training", "eval", "configs", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("train.py", "command.py", "pyproject.toml"):
+    for name in ("train.py", "pyproject.toml"):
         shutil.copy(ROOT / name, copy)
     text = (ROOT / "docs" / "add-a-mechanism.md").read_text()
     path, code = re.search(r"```python\n# (\S+)\n(.*?)```", text, re.DOTALL).groups()

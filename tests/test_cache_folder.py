@@ -5,7 +5,7 @@ import os
 import pytest
 
 from attention.kernels.cache import cache_directory, open_folder
-from data.cache import cache_root
+from common.files import cache_root
 
 
 @pytest.mark.parametrize(

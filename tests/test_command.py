@@ -14,12 +14,12 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
-import command
 from attention import AttentionError
+from common import command, explain
 from data import DataError
 from models import ModelError
 
-ROOT = Path(command.__file__).parent
+ROOT = explain.ROOT
 
 
 def _raise(error: BaseException) -> None:
@@ -108,7 +108,7 @@ def test_only_the_first_process_speaks_at_once(monkeypatch: Any, capsys: Any) ->
 
 
 def test_a_closed_pipe_ends_in_silence() -> None:
-    code = "import command\ncommand.guarded(lambda: [print(i) for i in range(10**6)] and None)"
+    code = "from common import command\ncommand.guarded(lambda: [print(i) for i in range(10**6)] and None)"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -122,7 +122,7 @@ def test_a_closed_pipe_ends_in_silence() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train.py", "x"], ["-m", "attention"], ["-m", "data"], ["-m", "models.generate"], ["-m", "eval"]],
+    [["train.py", "x"], ["-m", "attention"], ["-m", "data"], ["generate.py", "x"], ["-m", "eval"]],
 )
 def test_a_python_without_the_project_installed_says_so_in_one_line(arguments: list[str]) -> None:
     """-S leaves out site-packages: no torch, as in a shell where nothing was activated."""

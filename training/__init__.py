@@ -3,7 +3,7 @@
     config = load("configs/micro-softpick.yaml", ["train.steps=200"])
     train(config)
 
-What it writes is described in `models.run`.
+What it writes is described in `storage.run`.
 """
 
 from training.config import Config, TrainConfig, load

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from common.targets import IGNORED
 from data import BatchOrder, PackedDataset
 from models import ModelError
-from models.loss import IGNORED
 
 Batch = dict[str, Tensor]
 """tokens, targets and documents, each int64 [sequences, length]."""

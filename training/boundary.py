@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from command import explain
+from common.errors import InputError
+from common.explain import explain
 from models import ModelError
 from training.recovery import way_on
 
@@ -31,5 +32,5 @@ def one_line(run: Path) -> Iterator[None]:
 def _way_on(run: Path) -> str:
     try:
         return way_on(run)
-    except (ModelError, OSError) as error:
+    except (InputError, OSError) as error:
         return f"its checkpoints cannot be read: {error}"

@@ -17,18 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models import (
-    GPT,
-    ModelError,
-    checkpoint_path,
-    checkpoints,
-    metrics,
-    partial_path,
-    prune,
-    publish,
-    write_checksums,
-)
-from models.checkpoint import WEIGHTS, remove, save_weights
+from common.errors import InputError
+from models import GPT, ModelError
+from storage import checkpoint_path, checkpoints, log, partial_path, prune, publish, write_checksums
+from storage.checkpoint import WEIGHTS, remove, save_weights
 from training.launch import agreed, from_main
 from training.noise_scale import NoiseScale
 
@@ -107,7 +99,7 @@ class Checkpointer:
         try:
             agreed(self._accelerator, lambda: self._write(folder, state))
             from_main(self._accelerator, lambda: self._publish(folder, state.step))
-        except (ModelError, OSError):
+        except (InputError, OSError):
             if self._accelerator.is_main_process:
                 remove(folder)
             raise
@@ -119,7 +111,7 @@ class Checkpointer:
             weights = accelerator.get_state_dict(self._model) if self._sharded else self._network.state_dict()
             if accelerator.is_main_process:
                 save_weights(weights, folder / WEIGHTS)
-                values = asdict(replace(state, log=metrics.fingerprint(self._run)))
+                values = asdict(replace(state, log=log.fingerprint(self._run)))
                 (folder / STATE).write_text(json.dumps(values, indent=2) + "\n")
         except (RuntimeError, SafetensorError) as error:  # torch and safetensors hide what the system said
             full = shutil.disk_usage(folder).free < sum(value.nbytes for value in self._network.parameters())
@@ -128,7 +120,7 @@ class Checkpointer:
 
     def _publish(self, folder: Path, step: int) -> None:
         write_checksums(folder)
-        metrics.sync(self._run)
+        log.sync(self._run)
         publish(folder, checkpoint_path(self._run, step))
         losses = recorded_losses(self._run)
         best = min(losses, key=losses.__getitem__, default=step)
@@ -205,7 +197,7 @@ def recorded_losses(run: Path) -> dict[int, float]:
     for step in checkpoints(run):
         try:
             loss = read_state(checkpoint_path(run, step)).loss
-        except ModelError:
+        except InputError:
             continue
         if loss is not None:
             losses[step] = loss

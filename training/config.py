@@ -7,8 +7,6 @@ line that says where it was written and what would be right.
 """
 
 import difflib
-import hashlib
-import json
 import re
 import types
 import typing
@@ -22,13 +20,14 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from common.hashing import json_hash
+from common.ranges import FLOAT32, SEED, ranged, violation
+from common.shapes import references, shown
 from data import DataConfig
 from data.choice import consequences, located, whole
 from data.options import read_option
-from data.ranges import FLOAT32, SEED, ranged, violation
 from models import ModelConfig, ModelError
 from models.config import resolve
-from models.shapes import references, shown
 
 
 @dataclass
@@ -255,7 +254,7 @@ def differences(saved: Mapping[str, Any], config: Config, *, same_data: bool = F
 def fingerprint(config: Config) -> str:
     """sha256 of all keys that a resumed run must share."""
     kept = {key: value for key, value in _flat(as_dict(config)) if key not in FREE_ON_RESUME | PLACES}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return json_hash(kept)
 
 
 def describe_keys() -> str:

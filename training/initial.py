@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.errors import InputError
 from data import Tokenizer
-from models import GPT, ModelError, Run, load_run
+from models import GPT, ModelError
 from models.block import Mixer
-from models.run import read_run
+from storage import Run, load_run
+from storage.run import read_run
 from training.config import Config
 
 
@@ -69,7 +71,7 @@ def find(config: Config, tokenizer: Tokenizer) -> Initial:
     source = f"train.init_from={config.train.init_from}"
     try:
         run = load_run(str(config.train.init_from))
-    except ModelError as error:
+    except InputError as error:
         raise ModelError(f"{source}: {error}") from error
     if run.tokenizer.fingerprint != tokenizer.fingerprint:
         raise ModelError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from models import ModelError
-from models.run import CONFIG, RECORD, as_yaml
+from storage.run import CONFIG, RECORD, as_yaml
 from training.config import Config
 
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from attention import entropy as row_entropy
 from attention.masks import visibility
+from common.targets import IGNORED
 from models import GPT, ModelError
 from models.block import Mixer
-from models.loss import IGNORED, log_stablemax
+from models.loss import log_stablemax
 
 _PART = {"cpu": 2**21, "cuda": 2**26}
 """Logits held at once, by device: on a CPU what a cache holds, on a GPU what keeps it busy."""

@@ -12,8 +12,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from models import ModelError, checkpoint_path, checkpoints, verify
-from models.checkpoint import WEIGHTS
+from common.errors import InputError
+from models import ModelError
+from storage import checkpoint_path, checkpoints, verify
+from storage.checkpoint import WEIGHTS
 from training.checkpoint import OPTIMIZER, RISEN, read_state, recorded_losses
 from training.diagnosis import not_finite
 
@@ -29,7 +31,7 @@ def newest_checkpoint(run: Path) -> int | None:
         return None
     try:
         examine(run, steps[-1])
-    except ModelError as error:
+    except InputError as error:
         if isinstance(error.__cause__, PermissionError):
             raise
         good = newest_good(run)
@@ -87,7 +89,7 @@ def examine(run: Path, step: int) -> None:
 def _is_good(run: Path, step: int) -> bool:
     try:
         examine(run, step)
-    except (ModelError, OSError):
+    except (InputError, OSError):
         return False
     return True
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from data import Prepared
-from models import ModelError, create_run, metrics
-from models.checkpoint import checkpoint_path, remove
-from models.run import CONFIG, RECORD, own_tokenizer, read_run
+from models import ModelError
+from storage import create_run, log
+from storage.checkpoint import checkpoint_path, remove
+from storage.run import CONFIG, RECORD, own_tokenizer, read_run
 from training.checkpoint import read_state
 from training.config import BEFORE, Config, as_dict, differences
 from training.initial import find
@@ -74,7 +75,7 @@ def open_run(config: Config, prepared: Prepared) -> int | None:
     step = newest_checkpoint(path)
     check_steps(saved, config, step or 0)
     record_steps(saved, record, config, step or 0)
-    metrics.truncate(path, -1 if step is None else step)
+    log.truncate(path, -1 if step is None else step)
     if step is not None:
         _compare_log(config, saved, step)
     return step
@@ -82,25 +83,24 @@ def open_run(config: Config, prepared: Prepared) -> int | None:
 
 def _tidy(path: Path) -> None:
     """Remove what a killed sitting left half-written."""
-    leftovers = [path.with_name(f".{path.name}.partial"), metrics.partial_log(path)]
+    leftovers = [path.with_name(f".{path.name}.partial"), log.partial_log(path)]
     for leftover in [*leftovers, *(path / "checkpoints").glob(".step-*.partial")]:
         remove(leftover)
 
 
 def _compare_log(config: Config, saved: Mapping[str, Any], step: int) -> None:
     """Say so if the log, cut to a checkpoint's step, is not what it was when that was saved; the run goes on."""
-    log = config.path / metrics.METRICS
     written = read_state(checkpoint_path(config.path, step)).log
-    if written == metrics.fingerprint(config.path):
+    if written == log.fingerprint(config.path):
         return
     every = config.train.log_every
-    logged = {record["step"] for record in metrics.read(config.path) if record.keys() & {"loss", "skipped"}}
+    logged = {record["step"] for record in log.read(config.path) if record.keys() & {"loss", "skipped"}}
     regular = saved.get("train", {}).get("log_every") == every
     lost = sorted(set(range(every, step + 1, every)) - logged) if regular else []
     if written is not None or lost:
         listed = ", ".join(map(str, lost[:5])) + (" ..." if len(lost) > 5 else "")
         gaps = f"; steps it lacks: {listed}" if lost else ""
-        print(f"{log} is not the log that step {step} was saved with{gaps}")
+        print(f"{config.path / log.METRICS} is not the log that step {step} was saved with{gaps}")
 
 
 def _create(config: Config, prepared: Prepared) -> None:

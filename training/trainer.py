@@ -23,7 +23,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
 from data import PackedDataset, Prepared, prepare
-from models import GPT, ModelError, metrics, resolve
+from models import GPT, ModelError, resolve
+from storage import log
 from training import initial
 from training.batches import Batch, TrainingBatches, count_targets, count_unknown, validation_batches
 from training.boundary import one_line
@@ -439,7 +440,7 @@ class Trainer:
 
     def _record(self, values: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
-            metrics.append(self.config.path, {"step": self.state.step} | values)
+            log.append(self.config.path, {"step": self.state.step} | values)
         self.accelerator.log(
             {k: v for k, v in values.items() if not isinstance(v, str)}, step=self.state.step
         )

@@ -9,7 +9,7 @@ from attention.conformance.table import Outcomes, read, title, write
 from attention.errors import AttentionError, nearest
 from attention.kernels.dispatch import KERNELS
 from attention.registry import names
-from command import Parser, guarded
+from common.command import Parser, guarded
 
 
 def main() -> int:

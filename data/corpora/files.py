@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from common.errors import nearest
 from data.config import DataConfig
 from data.corpora.base import Corpus, Document
-from data.corpora.reading import file_hash, files_below, local_path, read_lines, reason, suffix
-from data.errors import DataError, nearest
+from data.corpora.reading import content_hash, files_below, local_path, read_lines, reason, suffix
+from data.errors import DataError
 
 
 class FileCorpus(Corpus):
@@ -42,7 +43,7 @@ class FileCorpus(Corpus):
         """The content of the files and the options that decide how it is read; not where the files lie."""
         return {
             "options": {option: getattr(self.config, option) for option in sorted(self.options - {"path"})},
-            "files": [file_hash(file) for file in self.files],
+            "files": [content_hash(file) for file in self.files],
         }
 
 

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from common.errors import nearest
 from data.config import DataConfig
 from data.corpora.base import Corpus, Document
 from data.corpora.files import text_of
-from data.corpora.reading import file_hash, local_path, reason
-from data.errors import DataError, nearest
+from data.corpora.reading import content_hash, local_path, reason
+from data.errors import DataError
 
 
 class HuggingFace(Corpus):
@@ -34,7 +35,7 @@ class HuggingFace(Corpus):
     def identity(self) -> dict[str, Any]:
         """The options, and the content of whatever in them lies on this machine."""
         named = {option: getattr(self.config, option) for option in sorted(self.options)}
-        return {"options": named, "files": [file_hash(file) for file in self._local_files()]}
+        return {"options": named, "files": [content_hash(file) for file in self._local_files()]}
 
     def documents(self) -> Iterator[Document]:
         """The records from the first on."""

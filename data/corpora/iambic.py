@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
+from common.errors import nearest
 from data.config import DataConfig
 from data.corpora.base import Document
 from data.corpora.package import PackageCorpus
-from data.errors import DataError, nearest
+from data.errors import DataError
 
 FOLDERS = {"tragedies": r"plays/tragedies/[^/]+\.md$", "plays": r"plays/[^/]+/[^/]+\.md$"}
 HEADING = re.compile(r"^#+[ \t]*(.+?)[ \t]*$", re.MULTILINE)

@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import hashlib
 import io
 import lzma
 import os
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NoReturn
 
+from common.hashing import file_hash
 from data.errors import DataError
 
 COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".xz": b"\xfd7zXZ\0", ".bz2": b"BZh"}
@@ -73,11 +73,10 @@ def read_lines(file: Path) -> Iterator[str]:
         ) from None
 
 
-def file_hash(file: Path) -> str:
+def content_hash(file: Path) -> str:
     """Hex sha256 of a file's content. DataError: not readable."""
     try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+        return file_hash(file)
     except OSError as error:
         raise DataError(f"cannot read {file}: {reason(error)}") from None
 

@@ -26,10 +26,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from data.cache import digest
+from common.errors import nearest
+from common.hashing import json_hash
 from data.config import DataConfig
 from data.corpora.base import Corpus, Document
-from data.errors import DataError, nearest
+from data.errors import DataError
 
 CONTENT, KEYS = string.ascii_lowercase, string.ascii_uppercase
 SYMBOLS = "".join(map(chr, range(0xC0, 0x2C0)))
@@ -107,7 +108,7 @@ class Synthetic(Corpus):
         """The options, and a few documents, which change whenever the way they are made does."""
         texts = [document.text for document in itertools.islice(self.documents(), 8)]
         options = {option: getattr(self.config, option) for option in sorted(self.options | {"seed"})}
-        return {"options": options, "documents": digest(texts)}
+        return {"options": options, "documents": json_hash(texts)}
 
     def documents(self) -> Iterator[Document]:
         """Documents without end."""

@@ -53,7 +53,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import models.packing
+import storage.codes
 from attention import nearest
 from eval.analysis import progress
 from eval.display import Number
@@ -101,7 +101,7 @@ class Settings:
         for method in self.methods:
             if method not in METHODS:
                 raise ModelError(f"unknown method {method!r}{nearest(method, METHODS)}")
-        most = models.packing.MOST_BITS
+        most = storage.codes.MOST_BITS
         widths = (*self.bits, *self.attention_bits, *self.search_levels, self.search_bits)
         if self.group < 1 or any(not 1 <= bits <= most for bits in widths):
             raise ModelError(f"quantize needs a group of at least one weight and 1 to {most} bits")

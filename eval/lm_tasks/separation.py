@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from command import Parser, guarded
+from common.command import Parser, guarded
 from eval.analyses import harness
 from eval.intervals import standard_error
 from eval.subjects.opening import open_subject

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from command import Parser, guarded
+from common.command import Parser, guarded
 from eval.analyses.quantize import Settings
 from eval.analysis import read
 from eval.quantization.methods import WEIGHT_METHODS, WeightQuantizer
@@ -11,9 +11,10 @@ from eval.quantization.weights import Quantized, packed_parameters
 from eval.subjects.opening import open_subject
 from eval.subjects.run import RunSubject
 from eval.subjects.subject import Subject
-from models import ModelError, checkpoint_path, load_run, save_quantized
-from models.checkpoint import WEIGHTS
-from models.packing import MOST_BITS
+from models import ModelError
+from storage import checkpoint_path, load_run, save_quantized
+from storage.checkpoint import WEIGHTS
+from storage.codes import MOST_BITS
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def _write(subject: Subject, quantized: Quantized, destination: Path, how: dict)
     file = save_quantized(run, destination, packed_parameters(quantized), how)
     before, after = (path.stat().st_size for path in (checkpoint_path(run.path, run.step) / WEIGHTS, file))
     print(f"{file}: {after:,} bytes, {after / before:.1%} of {before:,}")
-    print(f"python -m models.generate {destination} writes text with it")
+    print(f"python generate.py {destination} writes text with it")
 
 
 def _quantizer(subject: Subject, settings: Settings) -> WeightQuantizer:

@@ -22,7 +22,8 @@ from eval.quantization.stream import BlockStream
 from eval.quantization.weights import linear_layers, preserved, weight_matrices
 from eval.subjects.subject import Subject
 from eval.windows import Windows
-from models import ModelError, QuantizedMatrix
+from models import ModelError
+from storage import QuantizedMatrix
 
 
 def quantize_blocks(

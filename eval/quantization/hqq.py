@@ -10,7 +10,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from models import ModelError, QuantizedMatrix
+from models import ModelError
+from storage import QuantizedMatrix
 
 BITS = (8, 6, 5, 4, 3, 2, 1)
 

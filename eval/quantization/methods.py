@@ -13,7 +13,7 @@ from eval.quantization.rounding import round_to_nearest
 from eval.quantization.weights import Quantized, weight_matrices
 from eval.subjects.subject import Subject
 from eval.windows import Windows
-from models import QuantizedMatrix
+from storage import QuantizedMatrix
 
 MATRIX_METHODS: dict[str, Callable[[Tensor, int, int], QuantizedMatrix]] = {
     "rtn": round_to_nearest,

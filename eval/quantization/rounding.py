@@ -7,7 +7,8 @@ With b bits, `step = (max - min) / (2^b - 1)` and `zero = round(-min / step)`, m
 import torch
 from torch import Tensor
 
-from models import ModelError, QuantizedMatrix
+from models import ModelError
+from storage import QuantizedMatrix
 
 
 def round_to_nearest(weight: Tensor, bits: int, group: int) -> QuantizedMatrix:

@@ -9,9 +9,9 @@ from torch import Tensor
 from eval.quantization.weights import Quantized, packed_parameters, weight_matrices
 from eval.subjects.run import RunSubject
 from eval.subjects.subject import Subject
-from models import checkpoint_path
-from models.checkpoint import WEIGHTS
-from models.packing import write_state
+from storage import checkpoint_path
+from storage.checkpoint import WEIGHTS
+from storage.codes import write_state
 
 
 def stored(subject: Subject) -> int:

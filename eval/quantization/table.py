@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from command import Parser, guarded
+from common.command import Parser, guarded
 from eval.analyses.quantize import scores
 from eval.analysis import read
 from models import ModelError

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from models import QuantizedMatrix
+from storage import QuantizedMatrix
 
 Quantized = Mapping[str, QuantizedMatrix]
 """Quantized matrices by the name of the linear layer inside the blocks, "0.attention.query"."""

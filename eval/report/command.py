@@ -34,15 +34,16 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from data import DataError
+from common.errors import InputError
+from common.shapes import read_json, read_yaml
 from eval import analysis, provenance
 from eval.report import comparison, pairs
 from eval.report.comparison import Measured
 from eval.report.findings import checks, findings
 from eval.subjects.subject import Subject
-from models import ModelError, metrics
-from models.machine import machine
-from models.shapes import read_json, read_yaml
+from models import ModelError
+from storage import log
+from storage.machine import machine
 
 PACKAGES = ("torch", "lm_eval", "transformers", "matplotlib", "jinja2")
 
@@ -180,7 +181,7 @@ def measured(subject: Subject, name: str) -> Measured:
             results[kind] = result
             if changed := [name for name in now if result["protocol"].get(name) != now[name]]:
                 outdated[kind] = ", ".join(changed)
-    logged = metrics.read(subject.path)
+    logged = log.read(subject.path)
     if subject.step is not None:
         logged = [record for record in logged if record["step"] <= subject.step]
     if not logged:
@@ -239,7 +240,7 @@ def _protocol(subject: Subject) -> dict[str, Any]:
     """What the subject would now decide of a protocol, the device apart; nothing where its text cannot be had here."""
     try:
         return {name: entry for name, entry in subject.protocol().items() if name != "device"}
-    except (ModelError, DataError):
+    except InputError:
         return {}
 
 

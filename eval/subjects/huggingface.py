@@ -23,11 +23,12 @@ from transformers.masking_utils import sdpa_mask
 from attention import attend
 from attention import get as mechanism
 from attention.masks import visibility
+from common.errors import InputError
+from common.shapes import read_json, shown
 from data import Prepared
 from eval.subjects.subject import AttentionReport, HiddenReport, Subject, fingerprint
 from eval.subjects.texts import corpus
 from models import AttentionCall, ModelError
-from models.shapes import read_json, shown
 
 IMPLEMENTATION = "attention_zoo"
 REFUSED = {
@@ -302,7 +303,7 @@ def _load(path: Path, weights: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         )
         network, found = opened
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
-    except ModelError:
+    except InputError:
         raise
     # What transformers, tokenizers, safetensors and torch raise over damaged files has no common ancestor.
     except Exception as error:

@@ -14,8 +14,9 @@ from data import Prepared
 from data.corpora.huggingface import is_saved
 from eval.subjects.subject import AttentionReport, HiddenReport, Subject, fingerprint
 from eval.subjects.texts import corpus
-from models import GPT, ModelError, load_run
+from models import GPT, ModelError
 from models import trace as trace_model
+from storage import load_run
 
 
 class RunSubject(Subject):

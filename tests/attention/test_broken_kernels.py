@@ -15,7 +15,7 @@ from attention.kernels import dense, dispatch
 from attention.kernels.kernel import Kernel
 from attention.kernels.modes import EVERY, asked
 from attention.kernels.problem import Problem, pose
-from command import guarded
+from common.command import guarded
 
 SOFTMAX = attention.get("softmax")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data import DataError
-from data.__main__ import parse
+from data.commandline import parse
 from data.corpora import open_corpus
 from training import Config, load
 from training.config import as_dict, differences

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from data import DataError, Prepared
-from data.__main__ import main, parse
+from data.__main__ import main
+from data.commandline import parse
 
 ROOT = Path(__file__).parents[2]
 

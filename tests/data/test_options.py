@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from data import DataError
-from data.__main__ import parse
+from data.commandline import parse
 from data.options import read_option
 from training import Config
 from training.config import load

@@ -10,8 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.targets import IGNORED
 from data import DataError, PackedDataset, Prepared, Shard
-from data.packing import IGNORED, best_fit
+from data.packing import best_fit
 
 BOS = 1
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=30)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from common.errors import InputError
+from common.files import cache_root
 from data import DataConfig, DataError, Prepared, Tokenizer, TokenizerConfig, prepare
-from data.cache import CONTENTS, build_once, cache_root
+from data.cache import CONTENTS, build_once
 from data.shards import read_shard, write_shard
 
 SMALL = TokenizerConfig(vocab_size=320)
@@ -188,5 +190,5 @@ def test_where_the_cache_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert cache_root() == tmp_path / ".cache" / "attention-zoo"
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / ("x" * 300), "~nosuchuser/cache", "a\0b"):
-        with pytest.raises(DataError, match=r"cannot create the cache folder .*ATTENTION_ZOO_CACHE"):
+        with pytest.raises(InputError, match=r"cannot create the cache folder .*ATTENTION_ZOO_CACHE"):
             cache_root(place)

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.targets import IGNORED
 from data import DataConfig, DataError, TokenizerConfig, prepare
 from data.corpora import open_corpus
 from data.corpora.synthetic import KEYS, SYMBOLS, TASKS, example, lesson
-from data.packing import IGNORED, PackedDataset
+from data.packing import PackedDataset
 
 CHAR = TokenizerConfig(kind="char")
 

@@ -16,17 +16,8 @@ from torch import Tensor, nn
 from data import DataConfig, TokenizerConfig, prepare
 from eval import provenance
 from eval.subjects.subject import AttentionReport, HiddenReport, Subject
-from models import (
-    GPT,
-    AttentionCall,
-    ModelConfig,
-    checkpoint_path,
-    create_run,
-    partial_path,
-    publish,
-    resolve,
-    write_checksums,
-)
+from models import GPT, AttentionCall, ModelConfig, resolve
+from storage import checkpoint_path, create_run, partial_path, publish, write_checksums
 
 VOCABULARY = """the queen king speaks of night and gentle morning where shadow takes every crown from
 Verona to Rome"""
@@ -117,7 +108,7 @@ def run_path(make_run: RunMaker) -> Path:
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The sources of the project, where a test may edit them."""
-    for name in ("attention", "data", "models", "eval"):
+    for name in ("attention", "common", "data", "models", "storage", "eval"):
         without = shutil.ignore_patterns("*.pt", "__pycache__", "templates")
         shutil.copytree(provenance.ROOT / name, tmp_path / "copy" / name, ignore=without)
     monkeypatch.setattr(provenance, "ROOT", tmp_path / "copy")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from command import guarded
+from common.command import guarded
 from eval import analyses as package
 from eval import analysis, provenance
 from eval.__main__ import main, overview

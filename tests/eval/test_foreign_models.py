@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from common.errors import InputError
 from eval.subjects.opening import open_subject
-from models import ModelError
 from tests.eval.test_huggingface import config_of
 
 transformers = pytest.importorskip("transformers")
@@ -110,7 +110,7 @@ def test_a_damaged_directory_is_refused_in_one_line(
     folder: Path, spoil: Callable[[Path], object], message: str
 ) -> None:
     spoil(folder)
-    with pytest.raises(ModelError) as refusal:
+    with pytest.raises(InputError) as refusal:
         open_subject(folder)
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -141,7 +141,7 @@ def test_a_malicious_checkpoint_is_not_run(folder: Path, tmp_path: Path, how: st
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(mark)))
     else:
         torch.save({NORM: Evil(mark)}, folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="cannot be opened as a causal language model") as refusal:
+    with pytest.raises(InputError, match="cannot be opened as a causal language model") as refusal:
         open_subject(folder)
     assert "\n" not in str(refusal.value)
     assert not mark.exists()
@@ -162,6 +162,6 @@ def test_code_of_a_directory_is_never_run_nor_asked_for(
         home = "someone/evil--" if where == "elsewhere" else ""
         classes = {"AutoConfig": f"{home}evil.Config", "AutoModelForCausalLM": f"{home}evil.Model"}
         config(model_type="evil", auto_map=classes)(folder)
-    with pytest.raises(ModelError, match=r"asks for code of its own \(auto_map\), which is never run"):
+    with pytest.raises(InputError, match=r"asks for code of its own \(auto_map\), which is never run"):
         open_subject(folder)
     assert not mark.exists()

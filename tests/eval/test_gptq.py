@@ -14,7 +14,8 @@ from eval.quantization.rounding import encode, grid, round_to_nearest
 from eval.quantization.weights import linear_layers, preserved, weight_matrices
 from eval.subjects.opening import open_subject
 from eval.subjects.subject import Subject
-from models import ModelError, QuantizedMatrix
+from models import ModelError
+from storage import QuantizedMatrix
 from tests.eval.conftest import RunMaker
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from command import guarded
+from common.command import guarded
+from common.errors import InputError
 from eval.__main__ import main
 from eval.subjects.opening import open_subject
-from models import ModelError
 from tests.eval.conftest import RunMaker
 
 
@@ -147,7 +147,7 @@ def test_a_damaged_config_is_one_line(
 )
 def test_a_damaged_file_is_one_line(run: Path, file: str, content: bytes, message: str) -> None:
     (run / file).write_bytes(content)
-    with pytest.raises(ModelError) as refusal:
+    with pytest.raises(InputError) as refusal:
         open_subject(run)
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)

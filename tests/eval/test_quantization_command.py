@@ -16,8 +16,8 @@ from eval.quantization.methods import WeightQuantizer
 from eval.quantization.weights import replaced, weight_matrices
 from eval.subjects.opening import open_subject
 from eval.windows import cut
-from models import checkpoint_path
-from models.checkpoint import WEIGHTS
+from storage import checkpoint_path
+from storage.checkpoint import WEIGHTS
 from tests.eval.conftest import RunMaker
 
 ANALYSIS = Analysis("quantize", quantize)
@@ -51,7 +51,7 @@ def test_the_run_that_is_written_is_the_one_that_was_measured(
         "eval.quantization", path, tmp_path / "small", "--method", method, "--bits", 3, "--group", 16
     )
     assert (code, errors) == (0, "")
-    assert f"python -m models.generate {tmp_path / 'small'}" in out
+    assert f"python generate.py {tmp_path / 'small'}" in out
     subject, small = open_subject(path), open_subject(tmp_path / "small")
     quantized = WeightQuantizer(subject, 16, 32, quantize.Settings().calibration, 0.01).quantize(method, 3)
     tokens = cut(subject, 32, 2).tokens
@@ -65,7 +65,7 @@ def test_the_run_that_is_written_is_the_one_that_was_measured(
     assert measured == stored
     assert results["full_precision"]["bytes"] == (checkpoint_path(path, 10) / WEIGHTS).stat().st_size
     code, text, errors = command(
-        "models.generate",
+        "generate",
         tmp_path / "small",
         "--prompt",
         "the queen",

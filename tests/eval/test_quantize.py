@@ -13,8 +13,9 @@ from eval.quantization.rounding import round_to_nearest
 from eval.quantization.weights import replaced, weight_matrices
 from eval.subjects.opening import open_subject
 from eval.windows import cut
-from models import ModelError, checkpoint_path
-from models.checkpoint import WEIGHTS
+from models import ModelError
+from storage import checkpoint_path
+from storage.checkpoint import WEIGHTS
 from tests.eval.conftest import RunMaker
 
 

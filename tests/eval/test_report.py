@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import InputError
 from eval import analysis, provenance
 from eval.display import Line, Number, Plot
 from eval.heatmap_cells import pack
@@ -506,7 +507,7 @@ def test_mistakes_are_named(subject, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="cannot write"):
         report.run_all([subject], Settings(out=str(tmp_path / "file" / "report.html")))
     (subject.path / "config.yaml").write_text("a: [1\n")
-    with pytest.raises(ModelError, match=r"config\.yaml is not readable YAML"):
+    with pytest.raises(InputError, match=r"config\.yaml is not readable YAML"):
         report.measured(subject, "nano")
     monkeypatch.setattr(report, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"needs the packages matplotlib, jinja2, scipy: pip install"):

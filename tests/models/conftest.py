@@ -5,8 +5,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from data import Tokenizer, TokenizerConfig
-from data.tokenizer import train
 from models import GPT, ModelConfig
 
 VOCAB = 64
@@ -35,18 +33,3 @@ def build() -> Callable[..., GPT]:
 def tokens() -> torch.Tensor:
     """Random tokens [2, 40]."""
     return torch.randint(VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
-
-
-TEXT = ["To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n"] * 4
-
-
-@pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
-    """A small real tokenizer."""
-    return train(TEXT, TokenizerConfig(vocab_size=300))
-
-
-@pytest.fixture(scope="session")
-def other_tokenizer() -> Tokenizer:
-    """As large as `tokenizer`, but not the same."""
-    return train([text.upper() for text in TEXT], TokenizerConfig(vocab_size=300))

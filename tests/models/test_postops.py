@@ -10,7 +10,7 @@ from models import KVCache, ModelConfig, ModelError, resolve, trace
 from models.config import from_dict
 from models.gpt import GPT
 from models.postops import Difference
-from models.run import load_weights
+from storage.run import load_weights
 
 POST_OPS = {
     "headwise gate": {"gate": "headwise"},

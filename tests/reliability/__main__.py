@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.machine import machine
+from storage.machine import machine
 from tests.reliability import page
 from tests.reliability.trial import Trial
 

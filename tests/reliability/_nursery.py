@@ -253,10 +253,10 @@ def _fork(request: dict[str, Any], environment: dict[str, str], rank: int, other
 
 
 def _obey(arguments: list[str]) -> None:
-    from command import guarded
+    from common.command import guarded
 
     if arguments[0] == "open":
-        from models import load_run
+        from storage import load_run
 
         guarded(lambda: load_run(arguments[1]) and None)
     else:

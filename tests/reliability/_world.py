@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from models import checkpoint_path, checkpoints, metrics
+from storage import checkpoint_path, checkpoints, log
 from tests.reliability._nursery import Nursery, Outcome
 
 STEPS, EVERY = 10, 3
@@ -112,7 +112,7 @@ class World:
         for step in checkpoints(run):
             if step > newest:
                 shutil.rmtree(checkpoint_path(run, step))
-        metrics.truncate(run, newest)
+        log.truncate(run, newest)
         config = run / "config.yaml"
         config.write_text(config.read_text().replace(f"name: {whole}", f"name: {name}"))
         return run
@@ -146,4 +146,4 @@ def last_line(text: str) -> str:
 
 
 def _log(run: Path) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in metrics.read(run)]
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in log.read(run)]

@@ -24,7 +24,7 @@ import torch
 import attention
 import train as command_of_training
 from attention import AttentionError
-from command import guarded
+from common.command import guarded
 from data import DataError
 from models import GPT, ModelError
 from tests.reliability.trial import Trial

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import checkpoint_path, write_checksums
+from storage import checkpoint_path, write_checksums
 from tests.reliability import Trial
 from tests.reliability._world import SAID, World, last_line, one_line, world
 

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
-from models import checkpoint_path
+from storage import checkpoint_path
 from tests.reliability import Trial
 from tests.reliability._nursery import Fault
 from tests.reliability._world import STEPS, World, last_line, one_line, world

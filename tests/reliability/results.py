@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from command import guarded
+from common.command import guarded
 from data import DataConfig, TokenizerConfig
 from eval.__main__ import main
 from eval.analysis import read
-from models import metrics
+from storage import log
 from tests.eval.conftest import prose, untrained_run
 from tests.reliability.trial import Trial
 
@@ -139,9 +139,7 @@ def _run(home: Path) -> Path:
     shape = {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 16, "max_length": 64}
     run = untrained_run(home / "whole", data, 32, **shape)
     for step in (1, 2, 3):
-        metrics.append(
-            run, {"step": step, "loss": 5.0 - step, "tokens": step * 64, "tokens_per_second": 10.0}
-        )
+        log.append(run, {"step": step, "loss": 5.0 - step, "tokens": step * 64, "tokens_per_second": 10.0})
     return run
 
 

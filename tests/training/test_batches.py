@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from common.targets import IGNORED
 from data import PackedDataset, prepare
 from models import ModelError
 from tests.training.conftest import MakeConfig
-from training.batches import IGNORED, TrainingBatches, count_targets, validation_batches
+from training.batches import TrainingBatches, count_targets, validation_batches
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import checkpoint_path, checkpoints, load_run, metrics
+from storage import checkpoint_path, checkpoints, load_run, log
 from tests.training.conftest import ROOT, MakeConfig, clean_environment, run, train_command
 from tests.training.test_trainer import logged, optimizer_state
 from training import train
@@ -120,11 +120,11 @@ def test_sigterm_saves_and_exits_0_and_the_run_goes_on(tiny_yaml: Path, tmp_path
     ) as process:
         path = tmp_path / "tiny"
         deadline = time.monotonic() + 90
-        while len(metrics.read(path)) < 3 and process.poll() is None and time.monotonic() < deadline:
+        while len(log.read(path)) < 3 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         said, complained = process.communicate(timeout=60)
     assert process.returncode == 0, complained
     (step,) = checkpoints(path)
-    assert newest_checkpoint(path) == step == metrics.read(path)[-1]["step"]
+    assert newest_checkpoint(path) == step == log.read(path)[-1]["step"]
     assert f"stopped after step {step}; the same command with --resume continues" in said

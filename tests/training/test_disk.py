@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models import ModelError, checkpoint_path, metrics
+from models import ModelError
+from storage import checkpoint_path, log
 from tests.training.conftest import MakeConfig
 from training import train
 from training.lock import RunLock
@@ -31,8 +32,8 @@ def broken_writer(*inputs: Any, **options: Any) -> None:
         ("training.checkpoint.save_weights", full_disk, "No space left on device; make room there"),
         ("accelerate.checkpointing.torch.save", broken_writer, "unexpected pos 5120 vs 5012"),
         ("training.checkpoint.write_checksums", full_disk, "No space left on device"),
-        ("models.checkpoint.os.rename", full_disk, "No space left on device"),
-        ("models.metrics.json.dumps", full_disk, r"metrics\.jsonl: No space left on device"),
+        ("storage.checkpoint.os.rename", full_disk, "No space left on device"),
+        ("storage.log.json.dumps", full_disk, r"metrics\.jsonl: No space left on device"),
     ],
 )
 def test_a_run_that_cannot_be_written_says_where_it_goes_on_and_does(
@@ -60,7 +61,7 @@ def test_a_run_that_cannot_be_written_says_where_it_goes_on_and_does(
     train(config, resume=True)
     ends = [load_file(checkpoint_path(run, 6) / "model.safetensors") for run in (whole, config.path)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-    assert [record["step"] for record in metrics.read(config.path) if "loss" in record] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in log.read(config.path) if "loss" in record] == [1, 2, 3, 4, 5, 6]
 
 
 def test_all_files_of_a_run_have_the_rights_of_new_files(make: MakeConfig) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from models import ModelError, generate, load_run, metrics
+from models import ModelError, generate
+from storage import load_run, log
 from tests.training.conftest import MakeConfig
 from tests.training.test_trainer import logged
 from training import train
@@ -47,7 +48,7 @@ def test_text_from_the_model_ends_where_documents_do(make: MakeConfig, words: Pa
     assert ((drawn == bos).int().argmax(1) == 4).float().mean() > 0.8
 
     # Held-out loss and bits per byte are those of the text; the ends are counted by themselves.
-    last = metrics.read(run.path)[-1]
+    last = log.read(run.path)[-1]
     held_out = [word for word in WORDS if word in _held_out(make, words)]
     rows = torch.tensor([run.tokenizer.encode(word, bos=True) for word in held_out])
     following = torch.cat([rows[:, 1:], torch.full_like(rows[:, :1], bos)], 1)

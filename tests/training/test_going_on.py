@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models import ModelError, checkpoint_path, load_run
+from models import ModelError
+from storage import checkpoint_path, load_run
 from tests.training.conftest import MakeConfig
 from tests.training.test_trainer import logged
 from training import train

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import ModelError, checkpoint_path, checkpoints, metrics, write_checksums
+from models import ModelError
+from storage import checkpoint_path, checkpoints, log, write_checksums
 from tests.training.conftest import MakeConfig
 from tests.training.test_trainer import optimizer_state
 from training import train
@@ -207,6 +208,6 @@ def test_held_out_tokens_outside_the_vocabulary_are_refused(
 
 def test_the_loss_on_record_is_the_mean_since_the_last_checkpoint(make: MakeConfig) -> None:
     run = train(make("train.checkpoint_every=3", "train.keep_checkpoints=9"))
-    losses = [record["loss"] for record in metrics.read(run) if "loss" in record]
+    losses = [record["loss"] for record in log.read(run) if "loss" in record]
     states = [json.loads((checkpoint_path(run, step) / "trainer.json").read_text()) for step in (3, 6)]
     assert [state["loss"] for state in states] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3])

@@ -10,7 +10,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from data import PackedDataset, prepare
-from models import GPT, load_run, metrics
+from models import GPT
+from storage import load_run, log
 from tests.training.conftest import MakeConfig
 from training import telemetry, train, trainer
 from training.batches import count_targets, validation_batches
@@ -47,7 +48,7 @@ def test_utilisation_times_peak_is_speed_times_work(
     monkeypatch.setattr(Throughput, "rate", tokens_since_the_last)
     run = train(make("train.log_every=2", "train.validate_every=99"))
     network = GPT(replace(load_run(run).model.config, kernel="dense"))
-    records = [record for record in metrics.read(run) if "mfu" in record]
+    records = [record for record in log.read(run) if "mfu" in record]
     assert len(records) == 3
     for record in records:
         work = record["tokens_per_second"] * counted_flops(network, 32)
@@ -94,7 +95,7 @@ def test_validation_is_that_of_a_model_in_eval_mode(make: MakeConfig) -> None:
         text = batch["targets"] != prepared.tokenizer.bos
         nats += float(losses[text].sum())
         targets += count_targets([batch]) - int((~text).sum())
-    records = metrics.read(run)
+    records = log.read(run)
     last = [record for record in records if "validation_loss" in record][-1]
     assert last["validation_loss"] == pytest.approx(nats / targets, rel=1e-6)
     assert last["validation_tokens"] == targets
@@ -108,5 +109,5 @@ def test_validation_is_that_of_a_model_in_eval_mode(make: MakeConfig) -> None:
     rare = train(
         make("model.attention=gumbel_softmax", "train.validate_every=99", "train.steps=3", "name=rare")
     )
-    losses = [[record["loss"] for record in metrics.read(path) if "loss" in record] for path in (run, rare)]
+    losses = [[record["loss"] for record in log.read(path) if "loss" in record] for path in (run, rare)]
     assert losses[0] == losses[1]

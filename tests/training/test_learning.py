@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from attention import names
+from common.targets import IGNORED
 from data import PackedDataset, prepare
-from data.packing import IGNORED
-from models import metrics
+from storage import log
 from tests.training.conftest import MakeConfig
 from training import Config, train
 
@@ -54,7 +54,7 @@ def config(make: MakeConfig, topics: Path) -> Config:
 
 def trained_loss(config: Config) -> tuple[float, float]:
     """Held-out loss after training, and the entropy of the held-out words by their own frequencies, nats per token."""
-    loss = metrics.read(train(config))[-1]["validation_loss"]
+    loss = log.read(train(config))[-1]["validation_loss"]
     held_out = PackedDataset(prepare(config.data).valid, config.train.length)
     targets = torch.cat([held_out[index]["targets"] for index in range(len(held_out))])
     frequency = torch.unique(targets[targets != IGNORED], return_counts=True)[1].double()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models import ModelError, checkpoints, metrics
+from models import ModelError
+from storage import checkpoints, log
 from tests.training.conftest import ROOT, MakeConfig
 from training import train
 from training.lock import RunLock
@@ -35,18 +36,18 @@ def test_a_second_training_is_told_who_is_at_it(
 
     def step(self: Trainer):  # type: ignore[no-untyped-def]
         if self.state.step == 3:
-            before = (run.path / metrics.METRICS).read_bytes()
+            before = (run.path / log.METRICS).read_bytes()
             with pytest.raises(ModelError) as refusal:
                 train(make("train.checkpoint_every=2"), resume=resume)
             refusals.append(str(refusal.value))
-            assert (run.path / metrics.METRICS).read_bytes() == before
+            assert (run.path / log.METRICS).read_bytes() == before
         return whole(self)
 
     monkeypatch.setattr(Trainer, "_step", step)
     train(run)
     (refusal,) = refusals
     assert f"{run.path} is being trained by process {os.getpid()} on " in refusal
-    assert [record["step"] for record in metrics.read(run.path) if "loss" in record] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in log.read(run.path) if "loss" in record] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
@@ -89,19 +90,19 @@ def test_a_log_with_holes_is_said_and_continued(make: MakeConfig, capsys: pytest
     config = make("train.checkpoint_every=4")
     run = train(config)
     (run / "checkpoints" / "step-00000006").rename(run / "aside")
-    log = run / metrics.METRICS
-    lines = log.read_bytes().splitlines(keepends=True)
+    file = run / log.METRICS
+    lines = file.read_bytes().splitlines(keepends=True)
     lines[2] = b'{"step": 2, "l\xffoss": 1.0}\n'
-    log.write_bytes(b"".join(lines))
+    file.write_bytes(b"".join(lines))
     train(config, resume=True)
-    assert f"{log} is not the log that step 4 was saved with; steps it lacks: 2" in capsys.readouterr().out
-    assert [record["step"] for record in metrics.read(run) if "loss" in record] == [1, 3, 4, 5, 6]
+    assert f"{file} is not the log that step 4 was saved with; steps it lacks: 2" in capsys.readouterr().out
+    assert [record["step"] for record in log.read(run) if "loss" in record] == [1, 3, 4, 5, 6]
 
 
 def test_a_log_that_is_no_file_is_refused(make: MakeConfig) -> None:
     run = train(make("train.steps=2", "train.warmup_steps=1"))
-    (run / metrics.METRICS).unlink()
-    (run / metrics.METRICS).mkdir()
+    (run / log.METRICS).unlink()
+    (run / log.METRICS).mkdir()
     with pytest.raises(ModelError, match=r"cannot read the log .*metrics\.jsonl: Is a directory"):
         train(make("train.steps=2", "train.warmup_steps=1"), resume=True)
 

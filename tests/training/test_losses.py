@@ -218,7 +218,7 @@ def test_a_loss_kernel_that_cannot_serve_is_refused(monkeypatch: pytest.MonkeyPa
     tokens = torch.zeros(1, 4, dtype=torch.long)
     monkeypatch.setattr(losses, "find_spec", lambda name: None)
     with pytest.raises(
-        ModelError, match=r"cce cannot serve: it is not installed: pip install 'attention-zoo\[cce\]'"
+        ModelError, match=r"cce cannot serve: it is not installed: pip install -e '\.\[cce\]'"
     ):
         Objective(model, kernel="cce")
     monkeypatch.setattr(losses, "find_spec", lambda name: object())

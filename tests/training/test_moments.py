@@ -6,7 +6,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import attention
 from data import PackedDataset, prepare
-from models import GPT, ModelConfig, metrics
+from models import GPT, ModelConfig
+from storage import log
 from tests.training.conftest import MakeConfig
 from training import train
 from training.batches import TrainingBatches
@@ -108,7 +109,7 @@ def test_the_loss_does_not_depend_on_how_a_step_is_cut(make: MakeConfig, mechani
     losses = [
         [
             record["loss"]
-            for record in metrics.read(
+            for record in log.read(
                 train(make(*options, f"train.micro_batch_size={size}", f"name=cut-{size}"))
             )
             if "loss" in record

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from models import GPT, ModelConfig, metrics
+from models import GPT, ModelConfig
+from storage import log
 from tests.training.conftest import MakeConfig
 from training import train
 from training.losses import Objective
@@ -55,10 +56,10 @@ def test_the_squares_are_those_of_one_backward_pass() -> None:
 
 
 def test_a_run_logs_it_where_a_step_has_several_micro_batches(make: MakeConfig) -> None:
-    single = metrics.read(train(make("name=single", "train.steps=2", "train.validate_every=9")))
+    single = log.read(train(make("name=single", "train.steps=2", "train.validate_every=9")))
     assert not any("noise_scale" in record for record in single)
     options = ["name=several", "train.steps=12", "train.micro_batch_size=1", "train.validate_every=99"]
     run = train(make(*options))
-    logged = [record["noise_scale"] for record in metrics.read(run) if "noise_scale" in record]
+    logged = [record["noise_scale"] for record in log.read(run) if "noise_scale" in record]
     assert len(logged) > 6
     assert all(0 < value < math.inf for value in logged)

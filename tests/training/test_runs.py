@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from models import ModelError, checkpoint_path, checkpoints, metrics
+from models import ModelError
+from storage import checkpoint_path, checkpoints, log
 from tests.training.conftest import MakeConfig
 from training import train
 
@@ -100,7 +101,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(make: MakeConfig)
     train(config, resume=True)
     assert checkpoints(run) == [6]
     assert not leftover.exists()
-    assert [record["step"] for record in metrics.read(run) if "loss" in record] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in log.read(run) if "loss" in record] == [1, 2, 3, 4, 5, 6]
 
 
 def test_only_the_newest_checkpoints_are_kept(make: MakeConfig) -> None:
@@ -109,12 +110,12 @@ def test_only_the_newest_checkpoints_are_kept(make: MakeConfig) -> None:
 
 def test_metrics_survive_a_line_cut_short(tmp_path: Path) -> None:
     for step in (1, 2, 3):
-        metrics.append(tmp_path, {"step": step, "loss": float("nan") if step == 2 else 1.0})
-    with (tmp_path / metrics.METRICS).open("a") as file:
+        log.append(tmp_path, {"step": step, "loss": float("nan") if step == 2 else 1.0})
+    with (tmp_path / log.METRICS).open("a") as file:
         file.write('{"step": 4, "lo')
-    assert [record["step"] for record in metrics.read(tmp_path)] == [1, 2, 3]
-    metrics.truncate(tmp_path, 2)
-    assert metrics.read(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": None}]
+    assert [record["step"] for record in log.read(tmp_path)] == [1, 2, 3]
+    log.truncate(tmp_path, 2)
+    assert log.read(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": None}]
 
 
 def test_tensorboard_is_written_into_the_run(make: MakeConfig) -> None:

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from attention import names
 from data import PackedDataset, prepare
-from models import ModelError, checkpoint_path, checkpoints, load_run, metrics
+from models import ModelError
 from models.block import Mixer
+from storage import checkpoint_path, checkpoints, load_run, log
 from tests.training.conftest import MakeConfig
 from training import train
 from training.batches import TrainingBatches, count_targets
@@ -28,9 +29,7 @@ def optimizer_state(run: Path, step: int) -> dict[int, dict[str, torch.Tensor]]:
 
 def logged(run: Path) -> list[dict[str, Any]]:
     """All records without what depends on the clock."""
-    return [
-        {key: value for key, value in record.items() if key not in TIMINGS} for record in metrics.read(run)
-    ]
+    return [{key: value for key, value in record.items() if key not in TIMINGS} for record in log.read(run)]
 
 
 @pytest.mark.parametrize("mechanism", names())
@@ -156,7 +155,7 @@ def test_the_telemetry_tells_mechanisms_apart(make: MakeConfig) -> None:
     assert 0 < last["mass/layer-01"] < 0.99
     assert last["dead_rows/layer-00"] == 0 < last["dead_rows/layer-01"] < 0.5
     assert all(last[f"max_score/layer-0{layer}"] > 0 for layer in (0, 1))
-    step = next(record for record in metrics.read(train(make("name=b", "train.steps=2"))) if "loss" in record)
+    step = next(record for record in log.read(train(make("name=b", "train.steps=2"))) if "loss" in record)
     assert step["tokens_per_second"] > 0
     assert 0 < step["mfu"] < 1
     assert step["gradient_norm"] > 0

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint import WEIGHTS, checkpoint_path, partial_path, publish, write_checksums
 from models.errors import ModelError
-from models.packing import QuantizedMatrix, write_state
-from models.run import Run, create_run
+from storage.checkpoint import WEIGHTS, checkpoint_path, partial_path, publish, write_checksums
+from storage.codes import QuantizedMatrix, write_state
+from storage.run import Run, create_run
 
 
 def save_quantized(

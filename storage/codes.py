@@ -21,8 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from models.checkpoint import save_weights
 from models.errors import ModelError
+from storage.checkpoint import save_weights
 
 MOST_BITS = 8
 _LAYOUTS = "quantized"

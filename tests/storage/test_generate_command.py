@@ -6,15 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models import (
-    checkpoint_path,
-    create_run,
-    generate,
-    load_run,
-    partial_path,
-    publish,
-    write_checksums,
-)
+from models import generate
+from storage import checkpoint_path, create_run, load_run, partial_path, publish, write_checksums
 
 
 @pytest.fixture
@@ -38,7 +31,7 @@ def command(monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["generate", *map(str, arguments), "--device", "cpu"])
         try:
-            runpy.run_module("models.generate", run_name="__main__")
+            runpy.run_module("generate", run_name="__main__")
             code = 0
         except SystemExit as end:
             code = end.code or 0

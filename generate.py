@@ -1,6 +1,6 @@
-"""Write text with a trained model: `python -m models.generate runs/NAME --prompt "To be"`.
+"""Write text with a trained model: `python generate.py runs/NAME --prompt "To be"`.
 
-Only a command: the function is `models.generate(...)`, which lives in `models/sampling.py`.
+Only a command: the function is `models.generate(...)`.
 """
 
 import argparse
@@ -8,13 +8,7 @@ import io
 import os
 import sys
 
-import torch
-
-from command import Parser, guarded
-from models.errors import ModelError
-from models.machine import default_device
-from models.run import load_run
-from models.sampling import readable, stream
+from common.command import Parser, UsageError, guarded
 
 
 def main() -> None:
@@ -23,6 +17,13 @@ def main() -> None:
     The text ends where the model ends the document, or after so many tokens.
     """
     arguments = _parser().parse_args()
+
+    import torch
+
+    from models.sampling import readable, stream
+    from storage import load_run
+    from storage.machine import default_device
+
     device = arguments.device or default_device()
     run = load_run(arguments.run, arguments.step, device)
     prompt = run.tokenizer.encode(_typed(arguments.prompt), bos=True)
@@ -48,16 +49,16 @@ def _typed(text: str) -> str:
     """A text of the command line, which is UTF-8 whatever the locale says.
 
     Raises:
-        ModelError: it is not.
+        UsageError: it is not.
     """
     try:
         return os.fsencode(text).decode("utf-8")
     except UnicodeError as error:
-        raise ModelError(f"--prompt {text!a} is not UTF-8 text: {error}") from error
+        raise UsageError(f"--prompt {text!a} is not UTF-8 text: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser("python -m models.generate", description="Write text with a trained model.")
+    parser = Parser("python generate.py", description="Write text with a trained model.")
     parser.add_argument("run", help="run directory")
     parser.add_argument("--prompt", default="", help="the text to continue (default: start a document)")
     parser.add_argument(

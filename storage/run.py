@@ -20,15 +20,16 @@ from typing import Any, NotRequired, TypedDict
 import torch
 from omegaconf import OmegaConf
 
-from attention import AttentionError, nearest
+from attention import AttentionError
+from common.errors import nearest
+from common.shapes import escaped, read_json, read_yaml
 from data import DataError, Tokenizer
-from models.checkpoint import WEIGHTS, checkpoint_path, checkpoints, publish, verify
 from models.config import from_dict
 from models.errors import ModelError
 from models.gpt import GPT
-from models.machine import machine
-from models.packing import read_state
-from models.shapes import escaped, read_json, read_yaml
+from storage.checkpoint import WEIGHTS, checkpoint_path, checkpoints, publish, verify
+from storage.codes import read_state
+from storage.machine import machine
 
 CONFIG, RECORD, TOKENIZER = "config.yaml", "run.json", "tokenizer.model"
 
@@ -102,7 +103,7 @@ def create_run(
         tokenizer: saved with the run, its fingerprint recorded.
         train_length: tokens per training sequence.
         data: fingerprint of the corpus.
-        quantized: what was quantized and how, where the weights will be (`models.quantized`).
+        quantized: what was quantized and how, where the weights will be (`storage.quantized`).
         init_from: whose weights training begins with, where they are another run's (`training.initial`).
 
     Raises:
@@ -191,7 +192,7 @@ def load_run(
 def load_weights(model: GPT, file: str | Path) -> None:
     """Load a safetensors file into a model, on the meta device even; parameters take the file's dtype.
 
-    Packed matrices (`models.packing`) become float32.
+    Packed matrices (`storage.codes`) become float32.
 
     Raises:
         ModelError: unreadable, or tensors missing, left over or of another shape.

@@ -27,7 +27,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from models.errors import ModelError
+from common.errors import InputError
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def read_json(path: Path, shape: type[T]) -> T:
     """A JSON file of this shape.
 
     Raises:
-        ModelError: it cannot be read, is no JSON, holds a number that is not finite, or has another shape.
+        InputError: it cannot be read, is no JSON, holds a number that is not finite, or has another shape.
     """
     return checked(parse_json(_text(path), str(path)), shape, str(path))
 
@@ -53,28 +53,28 @@ def parse_json(text: str, where: str) -> Any:
     """Strict JSON: without NaN, Infinity and numbers that overflow.
 
     Raises:
-        ModelError: anything else; begins with `where`.
+        InputError: anything else; begins with `where`.
     """
     try:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{where} is not readable JSON: {_reason(error)}") from error
+        raise InputError(f"{where} is not readable JSON: {_reason(error)}") from error
 
 
 def read_yaml(path: Path, shape: type[T]) -> T:
     """A YAML file of this shape, with its texts as they stand there.
 
     Raises:
-        ModelError: it cannot be read, is no YAML, has another shape, or holds a reference `${...}`.
+        InputError: it cannot be read, is no YAML, has another shape, or holds a reference `${...}`.
     """
     _text(path)
     try:
         # OmegaConf's reader, unlike plain YAML 1.1, takes 1e-15 for a number.
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
-        raise ModelError(f"{path} is not readable YAML: {_reason(error)}") from error
+        raise InputError(f"{path} is not readable YAML: {_reason(error)}") from error
     if reference := next(references(loaded), None):
-        raise ModelError(f"{path}: {reference} is a reference, which is not followed; write the value itself")
+        raise InputError(f"{path}: {reference} is a reference, which is not followed; write the value itself")
     return checked(_unescaped(loaded), shape, str(path))
 
 
@@ -113,11 +113,11 @@ def checked(value: Any, shape: type[T], where: str) -> T:
     """The value, if it has the shape.
 
     Raises:
-        ModelError: it has not; names `where`, the entry and what would be right.
+        InputError: it has not; names `where`, the entry and what would be right.
     """
     problem = mismatch(value, shape)
     if problem is not None:
-        raise ModelError(f"{where}: {problem}")
+        raise InputError(f"{where}: {problem}")
     return value  # type: ignore[no-any-return]
 
 
@@ -215,9 +215,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ModelError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
 def _finite(text: str) -> float:

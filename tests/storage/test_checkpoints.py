@@ -1,15 +1,7 @@
 import pytest
 
-from models import (
-    ModelError,
-    checkpoint_path,
-    checkpoints,
-    partial_path,
-    prune,
-    publish,
-    verify,
-    write_checksums,
-)
+from models import ModelError
+from storage import checkpoint_path, checkpoints, partial_path, prune, publish, verify, write_checksums
 
 
 def save(run, step, text="weights"):

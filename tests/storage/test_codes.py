@@ -8,19 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from models import (
-    ModelError,
+from models import ModelError, generate
+from storage import (
     QuantizedMatrix,
     checkpoint_path,
     create_run,
-    generate,
     load_run,
     partial_path,
     publish,
     save_quantized,
     write_checksums,
 )
-from models.packing import pack, read_state, unpack, write_state
+from storage.codes import pack, read_state, unpack, write_state
 
 
 def random_matrix(shape, bits, group, *, whole_zeros=True):

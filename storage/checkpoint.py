@@ -1,6 +1,5 @@
 """Checkpoint folders that are whole or absent: checksums, atomic publication, pruning."""
 
-import hashlib
 import json
 import os
 import re
@@ -12,7 +11,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.cache import sync
+from common.files import sync
+from common.hashing import file_hash
 from models.errors import ModelError
 
 CHECKSUMS, WEIGHTS = "checksums.json", "model.safetensors"
@@ -67,7 +67,7 @@ def save_weights(state: Mapping[str, Tensor], file: Path, metadata: dict[str, st
 def write_checksums(checkpoint: str | Path) -> dict[str, str]:
     """Write checksums.json: the sha256 of every other file of the folder, by relative path; returns them."""
     checkpoint = Path(checkpoint)
-    sums = {name: sha256(checkpoint / name) for name in sorted(_files(checkpoint))}
+    sums = {name: file_hash(checkpoint / name) for name in sorted(_files(checkpoint))}
     (checkpoint / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
     return sums
 
@@ -93,7 +93,7 @@ def verify(checkpoint: str | Path, files: Iterable[str] | None = None) -> dict[s
         if not (checkpoint / name).is_file():
             raise ModelError(f"checkpoint {checkpoint} lacks {name}")
         try:
-            found = sha256(checkpoint / name)
+            found = file_hash(checkpoint / name)
         except OSError as error:
             raise ModelError(f"cannot read {checkpoint / name}: {error.strerror}") from error
         if found != sums[name]:
@@ -154,9 +154,3 @@ def prune(run: str | Path, keep: int, spare: Collection[int] = ()) -> list[int]:
         os.rename(checkpoint_path(run, step), doomed)
         remove(doomed)
     return surplus
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

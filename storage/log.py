@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
+from common.shapes import mismatch, parse_json
 from models.errors import ModelError
-from models.shapes import mismatch, parse_json
 
 METRICS = "metrics.jsonl"
 
@@ -83,7 +84,7 @@ def _text(run: Path) -> str:
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         record = parse_json(line, METRICS)
-    except ModelError:
+    except InputError:
         return None
     numbers = (
         {key: value for key, value in record.items() if key != "skipped"} if isinstance(record, dict) else {}

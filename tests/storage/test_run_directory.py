@@ -5,16 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import (
-    GPT,
-    ModelError,
-    checkpoint_path,
-    create_run,
-    load_run,
-    partial_path,
-    publish,
-    write_checksums,
-)
+from common.errors import InputError
+from models import GPT, ModelError
+from storage import checkpoint_path, create_run, load_run, partial_path, publish, write_checksums
 
 
 def save_checkpoint(run, step, state):
@@ -181,7 +174,7 @@ def remove_checkpoints(run):
 )
 def test_a_spoiled_run_is_refused(run, spoil, message):
     spoil(run)
-    with pytest.raises(ModelError, match=message) as refusal:
+    with pytest.raises(InputError, match=message) as refusal:
         load_run(run)
     assert "\n" not in str(refusal.value)
 

@@ -1,0 +1,1 @@
+"""The ground floor of the study: errors, checks of files, the boundary of commands. It imports no other package."""

@@ -1,0 +1,37 @@
+"""Where files that are made once are kept, and how files reach the disk."""
+
+import os
+from pathlib import Path
+
+from common.errors import InputError
+
+ELSEWHERE = "set ATTENTION_ZOO_CACHE to a folder of your own that can be written"
+
+
+def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """`cache_dir`, else $ATTENTION_ZOO_CACHE, else attention-zoo in $XDG_CACHE_HOME or ~/.cache; made where missing.
+
+    The same folder as that of compiled kernels, which refuse one that others can write: it is made for its owner alone.
+    One that cannot be written serves what it holds. InputError: it cannot be made.
+    """
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    usual = Path(home if os.path.isabs(home) else "~/.cache") / "attention-zoo"
+    named = cache_dir or os.environ.get("ATTENTION_ZOO_CACHE") or usual
+    try:
+        root = Path(named).expanduser()
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot create the cache folder {os.fspath(named)[:300]} ({said}); {ELSEWHERE}"
+        ) from None
+    return root
+
+
+def sync(path: Path) -> None:
+    """Write a file, or the entries of a folder, through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

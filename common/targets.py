@@ -1,0 +1,3 @@
+"""The target of a token that carries no loss: what packing writes, and every loss leaves out."""
+
+IGNORED = -100
