@@ -5,51 +5,31 @@ out = attend(query, key, value, "softpick")
 out = attend(query, key, value, get("lssar", power=3), window=256)
 """
 
-import sys
-
-if sys.argv[:1] == ["-m"]:  # `python -m` is looking for a command: say in one line what is not installed
-    import common.command  # noqa: F401
-
 from attention.capabilities import capabilities
-from attention.chunked import Chunked, Recurrence
+from attention.core.call import INFERENCE, Call, CallSpec, Phase
+from attention.core.errors import AttentionError, nearest
+from attention.core.mechanism import Mechanism
+from attention.core.registry import discover, get, names, register
+from attention.core.scores import Scores
 from attention.entropies import entropy
-from attention.errors import AttentionError, nearest
+from attention.forms.chunked import RecurrentState
 from attention.functional import RowStats, attend, row_stats, weights
-from attention.kernels.memory import Memory
-from attention.mechanism import (
-    INFERENCE,
-    Adjusted,
-    Call,
-    Composite,
-    Mechanism,
-    Moment,
-    Pointwise,
-    Ratio,
-    Scores,
-    Threshold,
-    TwoStage,
-)
-from attention.registry import discover, get, names, register
 
 discover()
 
+__version__ = "0.1.0"
+
 __all__ = [
     "INFERENCE",
-    "Adjusted",
     "AttentionError",
     "Call",
-    "Chunked",
-    "Composite",
+    "CallSpec",
     "Mechanism",
-    "Memory",
-    "Moment",
-    "Pointwise",
-    "Ratio",
-    "Recurrence",
+    "Phase",
+    "RecurrentState",
     "RowStats",
     "Scores",
-    "Threshold",
-    "TwoStage",
+    "__version__",
     "attend",
     "capabilities",
     "entropy",

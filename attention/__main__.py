@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from attention import notes
-from common.command import Parser, guarded
+from attention.command import Parser, guarded
 
 
 def main() -> None:

@@ -4,10 +4,9 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from attention.kernels.dispatch import KERNELS
-from attention.kernels.problem import example
-from attention.mechanism import Mechanism
-from attention.registry import get, names
+from attention.core.inputs import example
+from attention.core.mechanism import Mechanism
+from attention.core.registry import get, names
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,10 @@ class Capability:
 
 def kernels(mechanism: Mechanism) -> list[str]:
     """The kernels that serve a mechanism on this machine, fastest first."""
-    problem = example(mechanism, device="cuda" if torch.cuda.is_available() else "cpu")
-    return [kernel.name for kernel in KERNELS.values() if kernel.refuses(problem) is None]
+    from attention.kernels.dispatch import KERNELS
+
+    inputs = example(mechanism, device="cuda" if torch.cuda.is_available() else "cpu")
+    return [kernel.name for kernel in KERNELS.values() if kernel.refuses(inputs) is None]
 
 
 def capabilities() -> list[Capability]:

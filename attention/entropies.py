@@ -6,36 +6,22 @@ The mean score is the query's product with the mean key, which is softmax attent
 that one mixing gives both terms and nothing of size T x T is needed.
 """
 
-from collections.abc import Mapping
+from typing import Unpack
 
 from torch import Tensor
 
-from attention.arguments import exactly
-from attention.errors import AttentionError
-from attention.kernels import dispatch
-from attention.kernels.kernel import widened
-from attention.kernels.problem import pose
-from attention.kernels.vendor import is_softmax
-from attention.mechanism import Mechanism, Mixture, Scores
-from attention.registry import get
-
-
-def row_entropy(scores: Scores, mean_key: Mixture) -> Tensor:
-    """H [B, T, H] in nats of scores without biases, from their mixing of keys."""
-    assert mean_key.log_mass is not None
-    return mean_key.log_mass - scores.scale * (scores.query * mean_key.out).sum(-1)
+from attention.core.arguments import exactly
+from attention.core.call import CallOptions, CallSpec
+from attention.core.errors import AttentionError
+from attention.core.inputs import prepare
+from attention.core.mechanism import Mechanism
+from attention.core.registry import get
+from attention.forms.composite import Mixture
+from attention.mechanisms.softmax import row_entropy
 
 
 def entropy(
-    query: Tensor,
-    key: Tensor,
-    mechanism: str | Mechanism = "softmax",
-    *,
-    causal: bool = True,
-    window: int | None = None,
-    documents: Tensor | None = None,
-    scale: float | None = None,
-    params: Mapping[str, Tensor] | None = None,
+    query: Tensor, key: Tensor, mechanism: str | Mechanism = "softmax", **options: Unpack[CallOptions]
 ) -> Tensor:
     """The entropy of each row in nats, float32 at least, [B, T, H], with gradients; 0 where a row sees nothing.
 
@@ -44,21 +30,25 @@ def entropy(
     Raises:
         AttentionError: as for `attend`, or the mechanism is not softmax of scores without biases.
     """
+    from attention.kernels import dispatch
+    from attention.kernels.kernel import widened
+    from attention.kernels.vendor import is_softmax
+
     mechanism = get(mechanism)
     with exactly(query):
-        problem = widened(pose(query, key, key, mechanism, causal, window, documents, scale, params))
-        scores = problem.scores
+        inputs = widened(prepare(query, key, key, mechanism, CallSpec(**options)))
+        scores = inputs.scores
         biased = any(x is not None for x in (scores.query_bias, scores.key_bias, scores.slope, scores.noise))
         if biased or not is_softmax(mechanism):
             raise AttentionError(
                 f"{mechanism.name} is not softmax of scores without biases, whose entropy alone has a gradient; "
                 "row_stats has the entropy of any mechanism without one"
             )
-        if problem.vacant:
-            return problem.blank().sum(-1)
+        if inputs.vacant:
+            return inputs.blank().sum(-1)
         run = next(
             kernel.run_with_mass
             for kernel in dispatch.KERNELS.values()
-            if kernel.run_with_mass is not None and kernel.refuses(problem) is None
+            if kernel.run_with_mass is not None and kernel.refuses(inputs) is None
         )
-        return row_entropy(scores, Mixture(*run(problem)))
+        return row_entropy(scores, Mixture(*run(inputs)))

@@ -2,24 +2,28 @@
 
 Layout is sequence first: query [B, T, H, D], key [B, S, Hk, D], value [B, S, Hk, Dv]. Head h reads key head
 h // (H / Hk). The queries are the last T of the S positions, so a cache of earlier keys needs no extra argument.
+
+The first call imports the kernels, not `import attention`: they bring torch's compiler, which takes as long as torch.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor
 
-from attention.arguments import check_tensors, exactly, is_whole, shown
-from attention.chunked import Chunked
-from attention.errors import AttentionError
-from attention.kernels import chunked, dense, dispatch, tiled
-from attention.kernels.memory import Memory, resume
-from attention.kernels.modes import asked
-from attention.kernels.problem import Problem, pose
-from attention.kernels.tiled import Block
-from attention.mechanism import INFERENCE, Mechanism, Moment
-from attention.registry import get
+from attention.core.arguments import check_tensors, exactly, is_whole, shown
+from attention.core.call import INFERENCE, CallOptions, CallSpec, Phase
+from attention.core.errors import AttentionError
+from attention.core.inputs import AttentionInputs, prepare
+from attention.core.mechanism import Mechanism
+from attention.core.modes import asked
+from attention.core.registry import get
+from attention.forms.chunked import Chunked, RecurrentState
+
+if TYPE_CHECKING:
+    from attention.kernels.tiled import Block
 
 SMALL_WEIGHT = 1e-5
 MASS_FLOOR = 1e-8
@@ -35,10 +39,10 @@ def attend(
     window: int | None = None,
     documents: Tensor | None = None,
     scale: float | None = None,
-    kernel: str = "auto",
     params: Mapping[str, Tensor] | None = None,
-    moment: Moment = INFERENCE,
-    memory: Memory | None = None,
+    phase: Phase = INFERENCE,
+    kernel: str = "auto",
+    state: RecurrentState | None = None,
 ) -> Tensor:
     """Mix values by a mechanism's weights.
 
@@ -50,10 +54,10 @@ def attend(
         documents: int [B, S]; a run of equal ids is one document and sees only itself; -1 is padding (output 0), where
             numbers must be finite all the same: some kernels multiply them by zero, which makes NaN of NaN.
         scale: factor of the dot product; None for the mechanism's own.
-        kernel: "auto" or a kernel's name.
         params: learned parameters of the mechanism; initial values where missing.
-        moment: when in training the call happens, for mechanisms with noise or a schedule.
-        memory: what earlier calls left of the text that this one goes on with, for mechanisms that carry a state; it
+        phase: when in training the call happens, for mechanisms with noise or a schedule.
+        kernel: "auto" or a kernel's name.
+        state: what earlier calls left of the text that this one goes on with, for mechanisms that carry a state; it
             moves on. Query, key, value and documents are then those of the new positions only, as many of each.
 
     Returns:
@@ -61,25 +65,26 @@ def attend(
         device "meta" it has a shape and no data.
 
     Raises:
-        AttentionError: the call cannot be served; the message says what would be. A memory is then as it was.
+        AttentionError: the call cannot be served; the message says what would be. A state is then as it was.
     """
+    from attention.kernels import chunked, dispatch
+
     mechanism = get(mechanism)
     with exactly(query):
-        if not isinstance(memory, Memory | None):
-            raise AttentionError(f"memory must be an attention.Memory, got {shown(memory)}")
-        if memory is None or query.is_meta:
-            plain = kernel == "dense"
-            problem = pose(
-                query, key, value, mechanism, causal, window, documents, scale, params, moment, plain
-            )
-            return dispatch.choose(kernel, problem).attend(problem)
+        if not isinstance(state, RecurrentState | None):
+            raise AttentionError(f"state must be an attention.RecurrentState, got {shown(state)}")
+        if state is None or query.is_meta:
+            spec = CallSpec(causal, window, documents, scale, params, phase)
+            inputs = prepare(query, key, value, mechanism, spec, plain=kernel == "dense")
+            return dispatch.choose(kernel, inputs).attend(inputs)
         check_tensors(query, key, value)
-        longer = memory.copy()
+        longer = state.copy()
         key, value, documents = longer.extend(mechanism, key, value, documents)
-        problem = pose(query, key, value, mechanism, causal, window, documents, scale, params, moment)
-        dispatch.choose(kernel, problem)
-        out = resume(problem, longer)
-        memory.become(longer)
+        spec = CallSpec(causal, window, documents, scale, params, phase)
+        inputs = prepare(query, key, value, mechanism, spec)
+        dispatch.choose(kernel, inputs)
+        out = chunked.resume(inputs, longer)
+        state.become(longer)
         return out
 
 
@@ -88,23 +93,19 @@ def weights(
     key: Tensor,
     mechanism: str | Mechanism,
     *,
-    causal: bool = True,
-    window: int | None = None,
-    documents: Tensor | None = None,
-    scale: float | None = None,
     kernel: str = "auto",
-    params: Mapping[str, Tensor] | None = None,
     rows: Sequence[int] | slice | None = None,
     heads: Sequence[int] | None = None,
+    **options: Unpack[CallOptions],
 ) -> Tensor:
     """The weights that `attend` uses, recomputed, for chosen query rows and heads.
 
-    Memory grows with T x S unless rows and heads are chosen.
+    RecurrentState grows with T x S unless rows and heads are chosen.
 
     Args:
         kernel: "dense" for the formula, "auto" or "tiled" for what the block kernel used.
         rows: query rows to return, all by default; heads: query heads to return, all by default.
-        Others: as for `attend`.
+        options: causal, window, documents, scale, params and phase, as for `attend`.
 
     Returns:
         [B, heads, rows, S], zero where hidden; float32, or float64 for float64 queries. No gradient.
@@ -112,20 +113,19 @@ def weights(
     Raises:
         AttentionError: as for `attend`, or a row or head that does not exist.
     """
+    from attention.kernels import dense, dispatch
+
     mechanism = get(mechanism)
     with torch.no_grad(), exactly(query):
-        plain = kernel == "dense"
-        problem = pose(query, key, key, mechanism, causal, window, documents, scale, params, plain=plain)
+        inputs = prepare(query, key, key, mechanism, CallSpec(**options), plain=kernel == "dense")
         wanted_rows = _indices(rows, query.shape[1], "row", query.device)
         wanted_heads = _indices(heads, query.shape[2], "head", query.device)
-        formula = dispatch.choose(kernel, problem) is dispatch.KERNELS["dense"] or asked(
-            problem.differentiable
-        )
-        if formula and not problem.vacant:
-            return dense.weights(problem)[:, wanted_heads][:, :, wanted_rows]
+        formula = dispatch.choose(kernel, inputs) is dispatch.KERNELS["dense"] or asked(inputs.differentiable)
+        if formula and not inputs.vacant:
+            return dense.weights(inputs)[:, wanted_heads][:, :, wanted_rows]
         wide = torch.promote_types(query.dtype, torch.float32)
         out = query.new_zeros(query.shape[0], len(wanted_heads), len(wanted_rows), key.shape[1], dtype=wide)
-        for block in _blocks(problem):
+        for block in _blocks(inputs):
             start, stop = block.tile.rows.start, block.tile.rows.stop
             here = ((wanted_rows >= start) & (wanted_rows < stop)).nonzero()[:, 0]
             if len(here):
@@ -169,15 +169,7 @@ class RowStats:
 
 
 def row_stats(
-    query: Tensor,
-    key: Tensor,
-    mechanism: str | Mechanism,
-    *,
-    causal: bool = True,
-    window: int | None = None,
-    documents: Tensor | None = None,
-    scale: float | None = None,
-    params: Mapping[str, Tensor] | None = None,
+    query: Tensor, key: Tensor, mechanism: str | Mechanism, **options: Unpack[CallOptions]
 ) -> RowStats:
     """Mass, entropy, sparsity and sinks of a mechanism's weights, with memory linear in length.
 
@@ -185,27 +177,27 @@ def row_stats(
     """
     mechanism = get(mechanism)
     with torch.no_grad(), exactly(query):
-        problem = pose(query, key, key, mechanism, causal, window, documents, scale, params)
-        if asked(problem.differentiable):
+        inputs = prepare(query, key, key, mechanism, CallSpec(**options))
+        if asked(inputs.differentiable):
             raise AttentionError(
                 "row statistics have no derivative; call row_stats outside of torch.func and forward mode"
             )
-        return _stats(problem)
+        return _stats(inputs)
 
 
-def _stats(problem: Problem) -> RowStats:
-    query = problem.scores.query
+def _stats(inputs: AttentionInputs) -> RowStats:
+    query = inputs.scores.query
     batch, queries, n_head, _ = query.shape
     rows = {
         name: query.new_zeros(batch, n_head, queries, dtype=torch.float32)
         for name in ("mass", "magnitude", "entropy", "first", "zeros", "small", "max_score")
     }
     columns = {
-        name: query.new_zeros(batch, n_head, problem.visible.keys, dtype=torch.float64)
+        name: query.new_zeros(batch, n_head, inputs.visible.keys, dtype=torch.float64)
         for name in ("key_mass", "key_mass_renormalised")
     }
-    visible = problem.visible.count.expand(batch, -1)
-    for block in _blocks(problem):
+    visible = inputs.visible.count.expand(batch, -1)
+    for block in _blocks(inputs):
         here, keys, weight = block.tile.rows, block.tile.keys, block.weight
         hidden = (weight.shape[-1] - visible[:, None, here]).to(weight.dtype)
         score = block.tile.zero_(block.score[:, :, None])[:, :, 0]
@@ -229,15 +221,17 @@ def _stats(problem: Problem) -> RowStats:
         logarithm = torch.clamp(share, min=torch.finfo(share.dtype).tiny, out=scratch).log_()
         entropy = kept.log() - torch.linalg.vecdot(share, logarithm) / kept
         rows["entropy"][..., here] = entropy.where(total >= MASS_FLOOR, 0)
-    audience = problem.visible.audience.expand(batch, -1)
+    audience = inputs.visible.audience.expand(batch, -1)
     return RowStats(**rows, **columns, visible=visible, audience=audience)
 
 
-def _blocks(problem: Problem) -> Iterator[Block]:
+def _blocks(inputs: AttentionInputs) -> Iterator["Block"]:
     """Weights by blocks of rows, by the row functions of the form, or by the formula where there are none."""
-    if problem.vacant:
+    from attention.kernels import chunked, tiled
+
+    if inputs.vacant:
         return iter(())
-    return (chunked if isinstance(problem.mechanism, Chunked) else tiled).blocks(problem)
+    return (chunked if isinstance(inputs.mechanism, Chunked) else tiled).blocks(inputs)
 
 
 def _indices(wanted: Sequence[int] | slice | None, size: int, what: str, device: torch.device) -> Tensor:

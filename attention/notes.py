@@ -12,9 +12,9 @@ from itertools import groupby
 from pathlib import Path
 
 from attention.capabilities import Capability, capabilities, kernels
-from attention.errors import AttentionError
-from attention.mechanism import Mechanism
-from attention.registry import get, names
+from attention.core.errors import AttentionError
+from attention.core.mechanism import Mechanism
+from attention.core.registry import get, names
 
 NOTES = ("Paper", "Published code", "Here", "Beware")
 """What the paper says, what its published code does, what this file does, and what to look out for."""

@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 import attention
 from attention import Mechanism
-from attention.errors import AttentionError
+from attention.core.errors import AttentionError
+from attention.core.inputs import pose
+from attention.core.masks import visibility
 from attention.kernels.dispatch import KERNELS, choose
-from attention.kernels.problem import pose
-from attention.masks import visibility
 from benchmarks.drawing import draw_speed
 from benchmarks.machine import facts
 from benchmarks.measure import broken, interleaved, median, peak_growth

@@ -19,8 +19,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 import attention
-from attention import Chunked, Mechanism
+from attention import Mechanism
 from attention.capabilities import kernels
+from attention.forms.chunked import Chunked
 from benchmarks.machine import describe, facts, table
 from benchmarks.measure import interleaved, median
 from common.command import Parser, guarded

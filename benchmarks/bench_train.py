@@ -21,9 +21,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
 import attention
-from attention.errors import AttentionError
+from attention.core.errors import AttentionError
+from attention.core.inputs import example
 from attention.kernels.dispatch import choose
-from attention.kernels.problem import example
 from benchmarks.machine import describe, facts, table
 from benchmarks.measure import broken, interleaved, median
 from common.command import Parser, guarded

@@ -22,10 +22,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 import attention
-from attention import Chunked, Composite, Pointwise
 from attention.conformance import cases
-from attention.kernels.problem import pose
-from attention.kernels.program import FORMS, program_of, untraceable
+from attention.core.formula import formula_of, untraceable
+from attention.core.inputs import pose
+from attention.forms import rowwise_forms
+from attention.forms.chunked import Chunked
+from attention.forms.composite import Composite
+from attention.forms.pointwise import Pointwise
 from attention.kernels.triton import launch, printer
 from attention.kernels.triton.tiles import Tiles
 from benchmarks.machine import table
@@ -75,10 +78,10 @@ FLOAT32_LIMIT = 64 * 64 * 64
 
 def _representatives() -> tuple[str, ...]:
     mechanisms = map(attention.get, attention.names())
-    programs = [program_of(mechanism) for mechanism in mechanisms if untraceable(mechanism) is None]
+    programs = [formula_of(mechanism) for mechanism in mechanisms if untraceable(mechanism) is None]
     programs.sort(key=lambda program: sum(len(function.steps) for function in program.functions))
     longest = {program.form: program.mechanism for program in programs}
-    return tuple(longest[form.__name__] for form in FORMS)
+    return tuple(longest[form] for form in rowwise_forms())
 
 
 REPRESENTATIVES = _representatives()
@@ -200,7 +203,7 @@ def call(
         query = torch.empty(batch, queries, heads, head_dim, dtype=dtype)
         key, value = (torch.empty(batch, keys, heads // group, head_dim, dtype=dtype) for _ in range(2))
         operands = pose(query, key, value, mechanism).operands
-    program = printer.module_name(program_of(mechanism))
+    program = printer.module_name(formula_of(mechanism))
     return launch.Call(*operands, None, 0.0, program, architecture, processors)
 
 

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from attention.conformance import failures
-from attention.mechanism import Mechanism
+from attention.core.mechanism import Mechanism
 
 SHORTEST = 0.02
 """Seconds that a sample lasts at least; shorter candidates run several times for one."""

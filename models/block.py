@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention import INFERENCE, Mechanism, Memory, Moment, attend
+from attention import INFERENCE, Mechanism, Phase, RecurrentState, attend
 from models.cache import LayerCache, StateCache
 from models.config import Architecture, LayerPlan
 from models.norms import RMSNorm
@@ -41,11 +41,11 @@ class Mixer(nn.Module):
         self.first_sequence.fill_(first_sequence)
 
     @property
-    def moment(self) -> Moment:
+    def phase(self) -> Phase:
         """When a call happens, for mechanisms that ask."""
         if not (self.training and self.mechanism.follows_training):
             return INFERENCE
-        return Moment(True, self.progress, self.seed, self.first_sequence)
+        return Phase(True, self.progress, self.seed, self.first_sequence)
 
     def arguments(self, documents: Tensor | None) -> dict[str, Any]:
         """The keyword arguments that `attend`, `weights` and `row_stats` need to see what this layer sees."""
@@ -63,11 +63,11 @@ class Mixer(nn.Module):
         key: Tensor,
         value: Tensor,
         documents: Tensor | None,
-        memory: Memory | None = None,
+        state: RecurrentState | None = None,
     ) -> Tensor:
         """Mix value [B, S, Hk, Dv] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, Dv].
 
-        With a memory, keys, values and documents are those of the T new positions.
+        With a state, keys, values and documents are those of the T new positions.
         """
         return attend(
             query,
@@ -75,8 +75,8 @@ class Mixer(nn.Module):
             value,
             self.mechanism,
             kernel=self.kernel,
-            moment=self.moment,
-            memory=memory,
+            phase=self.phase,
+            state=state,
             **self.arguments(documents),
         )
 
@@ -113,16 +113,16 @@ class Attention(nn.Module):
         value = self.value(x).unflatten(-1, (-1, self.value_dim))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        memory = None
+        state = None
         if isinstance(cache, StateCache):
-            memory = cache.memory
+            state = cache.state
         elif cache is not None:
             key, value = cache.extend(key, value)
         if documents is not None:
             documents = documents[:, -key.shape[1] :]
         if value.shape[2] < key.shape[2]:
             value = value.repeat_interleave(key.shape[2] // value.shape[2], dim=2)
-        heads = self.mixer(query, key, value, documents, memory)
+        heads = self.mixer(query, key, value, documents, state)
         for post_op in self.post_ops.values():
             heads = post_op(heads, x)
         return self.output(heads.flatten(-2))

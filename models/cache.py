@@ -7,7 +7,8 @@ whose mechanism carries a state keeps that, and the keys of the chunk that is no
 import torch
 from torch import Tensor
 
-from attention import Chunked, Memory
+from attention import RecurrentState
+from attention.forms.chunked import Chunked
 from models.config import Architecture, LayerPlan
 from models.errors import ModelError
 
@@ -88,12 +89,12 @@ class StateCache:
     """The memory of one layer whose mechanism is `Chunked`; `attend` extends it."""
 
     def __init__(self) -> None:
-        self.memory = Memory()
+        self.state = RecurrentState()
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return self.memory.nbytes
+        return self.state.nbytes
 
 
 def _cache_of(plan: LayerPlan) -> LayerCache | StateCache:

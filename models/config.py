@@ -10,8 +10,8 @@ from typing import Any
 
 import attention
 from attention import Mechanism
+from attention.core.inputs import example
 from attention.kernels.dispatch import KERNELS
-from attention.kernels.problem import example
 from common.errors import nearest
 from common.ranges import FLOAT32, ranged, violation
 from common.shapes import mismatch

@@ -86,8 +86,8 @@ def _attention_hook(
     report: Callable[[AttentionCall], Tensor | None], layer: int
 ) -> Callable[..., Tensor | None]:
     def hook(mixer: Mixer, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        query, key, value, documents, memory = inputs
-        if memory is not None:
+        query, key, value, documents, state = inputs
+        if state is not None:
             raise ModelError(
                 f"layer {layer} ({mixer.mechanism.name}) keeps a state instead of its keys; trace it without a cache"
             )

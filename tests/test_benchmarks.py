@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attention import Chunked, get
+from attention import get
 from attention.conformance import cases
+from attention.core.masks import visibility
+from attention.forms.chunked import Chunked
 from attention.kernels import dispatch, tiled, vendor
 from attention.kernels.kernel import Kernel
-from attention.masks import visibility
 from benchmarks import bench_attention, bench_long, bench_train, learn, measure
 from models import ModelConfig
 from training.config import TrainConfig
@@ -23,7 +24,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def wrong_kernel(monkeypatch):
     """A kernel that serves everything, a tenth too large."""
-    kernel = Kernel("wrong", lambda problem: tiled.attend(problem) * 1.1, lambda problem: None, "")
+    kernel = Kernel("wrong", lambda inputs: tiled.attend(inputs) * 1.1, lambda inputs: None, "")
     monkeypatch.setitem(dispatch.KERNELS, "wrong", kernel)
 
 

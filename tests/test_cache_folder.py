@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from attention.kernels.cache import cache_directory, open_folder
+from attention.core.cache import cache_directory, open_folder
 from common.files import cache_root
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attention import entropy as row_entropy
-from attention.masks import visibility
+from attention.core.masks import visibility
 from common.targets import IGNORED
 from models import GPT, ModelError
 from models.block import Mixer

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
+from attention.command import Parser, guarded
 from attention.conformance.checks import CHECKS, cases, of_this_machine, outcome
 from attention.conformance.table import Outcomes, read, title, write
-from attention.errors import AttentionError, nearest
+from attention.core.errors import AttentionError, nearest
+from attention.core.registry import names
 from attention.kernels.dispatch import KERNELS
-from attention.registry import names
-from common.command import Parser, guarded
 
 
 def main() -> int:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from attention.conformance.inputs import HOSTILE, Inputs, hostile, run
 from attention.conformance.verdict import ConformanceError, dtypes
-from attention.kernels.problem import pose
-from attention.mechanism import Bounds, Mechanism
+from attention.core.call import CallSpec
+from attention.core.inputs import prepare
+from attention.core.mechanism import Bounds, Mechanism
 
 KEYS, HEAD_DIM, VALUE_DIM = 24, 64, 8
 SPREADS = (1.0, 3.0, 10.0, 30.0)
@@ -122,7 +123,7 @@ def _check_own_weight(
     }
     stated = mechanism.bounds.itself
     assert stated is not None
-    scores = pose(query, key, value, mechanism, params=params).scores
+    scores = prepare(query, key, value, mechanism, CallSpec(params=params)).scores
     size = scores.scale * (scores.query.double().norm(dim=-1) * scores.key.double().norm(dim=-1))
     unit = torch.finfo(dtype).eps / 2
     sums = torch.finfo(torch.promote_types(dtype, torch.float32)).eps

@@ -7,10 +7,10 @@ import torch
 from attention.conformance import bounds, execution, masks, modes, precision, shapes
 from attention.conformance.inputs import RefusedError
 from attention.conformance.verdict import ConformanceError, exemptions
-from attention.errors import AttentionError, nearest
+from attention.core.errors import AttentionError, nearest
+from attention.core.mechanism import Mechanism
+from attention.core.registry import get, names
 from attention.kernels.dispatch import KERNELS
-from attention.mechanism import Mechanism
-from attention.registry import get, names
 
 Check = Callable[[Mechanism, str, torch.device | str], None]
 """Of (mechanism, kernel, device): raises ConformanceError where the contract is broken, RefusedError where the kernel

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from attention.conformance.inputs import Inputs, RefusedError, make, run, takes_windows
 from attention.conformance.verdict import ConformanceError, compare, dtypes, equal, judged
+from attention.core.call import Phase
+from attention.core.mechanism import Mechanism
 from attention.functional import attend
-from attention.mechanism import Mechanism, Moment
 
 EXTREMES = (-1000.0, -300.0, -100.0, -1e-6, 0.0, 80.0, 88.0, 1000.0)
 
@@ -41,10 +42,10 @@ def in_training(mechanism: Mechanism, kernel: str, device: torch.device | str) -
         inputs = make(batch=3, queries=75, heads=4, key_heads=2, head_dim=16).to(dtype, device)
         for progress, seed in ((0.0, 5), (0.4, 2**62 + 2**33 + 1)):
             drawn_by = torch.tensor(seed, device=device)
-            moment = Moment(training=True, progress=progress, seed=drawn_by, first_sequence=seed % 7)
+            phase = Phase(training=True, progress=progress, seed=drawn_by, first_sequence=seed % 7)
             for window in (None, 9):
                 name = f"progress {progress}, window {window}, {dtype}"
-                compare(inputs, mechanism, kernel, dtype, name, floor=1.0, moment=moment, window=window)
+                compare(inputs, mechanism, kernel, dtype, name, floor=1.0, phase=phase, window=window)
 
 
 def determinism(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention.errors import AttentionError
+from attention.core.call import CallSpec
+from attention.core.errors import AttentionError
+from attention.core.inputs import prepare
+from attention.core.masks import visibility
+from attention.core.mechanism import Mechanism
 from attention.functional import attend
 from attention.kernels.dispatch import KERNELS
-from attention.kernels.problem import pose
-from attention.masks import visibility
-from attention.mechanism import Mechanism
 
 
 class RefusedError(AttentionError):
@@ -100,10 +101,10 @@ def run(
 def ask(inputs: Inputs, mechanism: Mechanism, kernel: str, **arguments: Any) -> None:
     """Raise RefusedError where the kernel, or the mechanism, does not serve a call."""
     try:
-        problem = pose(inputs.query, inputs.key, inputs.value, mechanism, **arguments)
+        prepared = prepare(inputs.query, inputs.key, inputs.value, mechanism, CallSpec(**arguments))
     except AttentionError as error:
         raise RefusedError(str(error)) from error
-    reason = KERNELS[kernel].refuses(problem)
+    reason = KERNELS[kernel].refuses(prepared)
     if reason:
         raise RefusedError(reason)
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from attention.conformance.inputs import Inputs, ask, make, run, takes_windows
 from attention.conformance.verdict import SLACK, ConformanceError, compare, dtypes, each, equal, judge
+from attention.core.mechanism import Mechanism
 from attention.functional import attend
-from attention.mechanism import Mechanism
 
 LEFT = (-1,) * 9 + (0,) * 33 + (1,) + (2,) * 30
 RIGHT = (4,) * 5 + (7,) * 47 + (4,) * 10 + (-1,) * 11

@@ -15,9 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from attention.conformance.inputs import Inputs, RefusedError, ask, make
 from attention.conformance.verdict import ConformanceError, dtypes, each, root_mean_square
-from attention.errors import AttentionError
+from attention.core.call import Phase
+from attention.core.errors import AttentionError
+from attention.core.mechanism import Mechanism
 from attention.functional import attend
-from attention.mechanism import Mechanism, Moment
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Root mean square error relative to the truth's."""
@@ -67,10 +68,10 @@ class _Trial:
         """Outputs. In training: outside of it a mechanism may cut a gradient on purpose."""
         query, key, value, *learned = leaves
         params = dict(zip(self.names, learned, strict=True))
-        moment = Moment(training=True, progress=0.3, seed=torch.tensor(1, device=query.device))
+        phase = Phase(training=True, progress=0.3, seed=torch.tensor(1, device=query.device))
         inputs = Inputs(query, key, value, self.grad_out)
-        ask(inputs, self.mechanism, self.kernel, params=params, moment=moment)
-        return attend(query, key, value, self.mechanism, kernel=self.kernel, params=params, moment=moment)
+        ask(inputs, self.mechanism, self.kernel, params=params, phase=phase)
+        return attend(query, key, value, self.mechanism, kernel=self.kernel, params=params, phase=phase)
 
     def loss(self, *leaves: Tensor) -> Tensor:
         """The sum of outputs times `grad_out`."""

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from attention.conformance.inputs import HOSTILE, Inputs, RefusedError, hostile, make, run
 from attention.conformance.verdict import dtypes, each, judge, mixings
+from attention.core.inputs import example
+from attention.core.mechanism import Mechanism
 from attention.kernels.dispatch import KERNELS
-from attention.kernels.problem import example
-from attention.mechanism import Mechanism
 
 ACTIVATIONS = Path(__file__).parent / "activations.pt"
 LONG = "long"

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from attention.conformance.inputs import Inputs, make, run
 from attention.conformance.verdict import SLACK, compare, dtypes, each, judge
-from attention.mechanism import Mechanism
+from attention.core.mechanism import Mechanism
 
 HEAD_DIMS = (16, 24, 64, 80, 128, 256)
 VALUE_DIMS = ((64, 32), (24, 40), (32, 128))

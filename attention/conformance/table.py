@@ -6,10 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from attention.conformance.checks import CHECKS
-from attention.errors import AttentionError
+from attention.core.errors import AttentionError
+from attention.core.mechanism import Mechanism
+from attention.core.registry import get
 from attention.kernels.dispatch import KERNELS
-from attention.mechanism import Mechanism
-from attention.registry import get
 
 COMMAND = "python -m attention.conformance --write docs/capabilities.md"
 

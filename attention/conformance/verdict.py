@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from attention.arguments import DTYPES
 from attention.conformance.inputs import Inputs, RefusedError, run
+from attention.core.arguments import DTYPES
+from attention.core.inputs import example
+from attention.core.mechanism import Mechanism
+from attention.forms.composite import Composite
 from attention.functional import attend
 from attention.kernels.dispatch import KERNELS
-from attention.kernels.problem import example
-from attention.mechanism import Composite, Mechanism
 
 SLACK = {torch.float64: 1e-8, torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Root mean square error, of values of size one, that is rounding and not a wrong mask, shape or stride."""

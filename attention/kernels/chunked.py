@@ -15,30 +15,31 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attention.chunked import Chunked, Recurrence, State
+from attention.core.errors import AttentionError
+from attention.core.inputs import AttentionInputs
+from attention.core.masks import Tile, spans
+from attention.core.modes import EVERY
+from attention.forms.chunked import Chunked, Recurrence, RecurrentState, State
 from attention.kernels import dense
 from attention.kernels.kernel import Kernel
-from attention.kernels.modes import EVERY
-from attention.kernels.problem import Problem
 from attention.kernels.tiled import BUDGET, Block
-from attention.masks import Tile, spans
 
 
 @torch.compiler.disable(reason="the layout depends on the documents' lengths; the model around it compiles")
-def attend(problem: Problem) -> Tensor:
+def attend(inputs: AttentionInputs) -> Tensor:
     """Outputs [B, T, H, Dv]."""
-    recurrence = mechanism_of(problem).recurrence(problem.scores)
-    if not problem.visible.causal:
-        return _whole(problem, recurrence)
-    batch, keys = problem.value.shape[:2]
-    layout = Layout.of(problem.visible.documents, batch, keys, mechanism_of(problem).chunk)
-    return scan(problem, recurrence, layout)[0]
+    recurrence = mechanism_of(inputs).recurrence(inputs.scores)
+    if not inputs.visible.causal:
+        return _whole(inputs, recurrence)
+    batch, keys = inputs.value.shape[:2]
+    layout = Layout.of(inputs.visible.documents, batch, keys, mechanism_of(inputs).chunk)
+    return scan(inputs, recurrence, layout)[0]
 
 
-def mechanism_of(problem: Problem) -> Chunked:
-    """The problem's mechanism, which `refuses` has let through."""
-    assert isinstance(problem.mechanism, Chunked)
-    return problem.mechanism
+def mechanism_of(inputs: AttentionInputs) -> Chunked:
+    """The mechanism of a call, which `refuses` has let through."""
+    assert isinstance(inputs.mechanism, Chunked)
+    return inputs.mechanism
 
 
 @dataclass(frozen=True)
@@ -149,23 +150,23 @@ class Past:
 
 
 def scan(
-    problem: Problem, recurrence: Recurrence, layout: Layout, past: Past = Past()
+    inputs: AttentionInputs, recurrence: Recurrence, layout: Layout, past: Past = Past()
 ) -> tuple[Tensor, list[State]]:
     """Outputs, and the states before each step's chunks."""
-    scores, value = problem.scores, problem.value
+    scores, value = inputs.scores, inputs.value
     batch, queries, n_head, _ = scores.query.shape
     value = value.to(scores.query.dtype)
     key = recurrence.prepare(_chunks(scores.key, layout.place, layout.slot, n_head))
     value = pad(_chunks(value, layout.place, layout.slot, n_head), (0, 1), value=1.0)
     states = _states(recurrence, key, value, layout.active, past)
-    chosen, place, slot = layout.queries(batch, problem.visible.keys, queries)
+    chosen, place, slot = layout.queries(batch, inputs.visible.keys, queries)
     query = _chunks(scores.query, place, slot, n_head)
     before = tuple(torch.cat(parts) for parts in zip(*states, strict=True))
     if len(chosen) < len(layout.place):
         key, before = tuple(x[chosen] for x in key), tuple(x[chosen] for x in before)
         value = value[chosen]
     mixed = recurrence.mix(query, key, value, before)
-    mixed = recurrence.normalise(mixed[..., :-1], mixed[..., -1:]).to(problem.value.dtype)
+    mixed = recurrence.normalise(mixed[..., :-1], mixed[..., -1:]).to(inputs.value.dtype)
     moved = _Move.apply(mixed.transpose(1, 2).flatten(0, 1), slot, place.flatten())
     return moved.view(batch, queries, *moved.shape[1:]), states
 
@@ -184,9 +185,9 @@ def _states(recurrence: Recurrence, key: State, value: Tensor, active: list[int]
     return recurrence.states(first, summaries, active, past.chunks)
 
 
-def _whole(problem: Problem, recurrence: Recurrence) -> Tensor:
+def _whole(inputs: AttentionInputs, recurrence: Recurrence) -> Tensor:
     """Without causality, documents of equal length at a time."""
-    scores, visible = problem.scores, problem.visible
+    scores, visible = inputs.scores, inputs.visible
     batch, queries, n_head, _ = scores.query.shape
     missing = visible.keys - queries
     alike = defaultdict(list)
@@ -197,7 +198,7 @@ def _whole(problem: Problem, recurrence: Recurrence) -> Tensor:
         asked = max(start, missing)
         if asked < stop:
             alike[stop - start, stop - asked].append((sequence, start, asked - missing))
-    value = problem.value.to(scores.query.dtype)
+    value = inputs.value.to(scores.query.dtype)
     out = value.new_zeros(batch, queries, n_head, value.shape[-1])
     for (length, rows), members in alike.items():
         sequence, first, row = torch.tensor(members, device=value.device).T[..., None]
@@ -210,26 +211,92 @@ def _whole(problem: Problem, recurrence: Recurrence) -> Tensor:
         mixed = recurrence.whole(query, key, pad(mixed, (0, 1), value=1.0))
         mixed = recurrence.normalise(mixed[..., :-1], mixed[..., -1:])
         out = out.index_put(asking, mixed.transpose(1, 2))
-    return out.masked_fill((visible.count == 0)[..., None, None], 0).to(problem.value.dtype)
+    return out.masked_fill((visible.count == 0)[..., None, None], 0).to(inputs.value.dtype)
+
+
+@torch.compiler.disable(reason="the layout depends on the documents' lengths")
+def resume(inputs: AttentionInputs, state: RecurrentState) -> Tensor:
+    """Outputs of a part whose keys `RecurrentState.extend` has put behind those pending; the state moves on.
+
+    Raises:
+        AttentionError: the mechanism carries no state, or sees what comes after.
+    """
+    reason = refuses(inputs)
+    if reason or not inputs.visible.causal:
+        raise AttentionError(
+            f"a recurrent state serves causal calls of form Chunked; {reason or 'this one is not causal'}"
+        )
+    if inputs.vacant:
+        return inputs.blank()
+    mechanism = mechanism_of(inputs)
+    recurrence, documents = mechanism.recurrence(inputs.scores), inputs.visible.documents
+    batch, keys = inputs.value.shape[:2]
+    found = list(spans(documents, batch, keys))
+    # A sequence's first document goes on where the last call ended, if `RecurrentState.extend` let it.
+    firsts = {sequence: index for index, (sequence, *_) in reversed(list(enumerate(found)))}
+    behind = [
+        state.finished[sequence] if firsts[sequence] == i else 0 for i, (sequence, *_) in enumerate(found)
+    ]
+    running: list[tuple[int, int] | None] = [None] * batch
+    out, final = None, list[State]()
+    places: list[int] = []
+    for chunks in sorted(set(behind)) or [0]:
+        members = [span for span, before in zip(found, behind, strict=True) if before == chunks]
+        layout = Layout.of(_only(documents, members), batch, keys, mechanism.chunk, continued=True)
+        order = layout.order.tolist()
+        past = Past(chunks, tuple(x[[members[i][0] for i in order]] for x in state.folded) if chunks else ())
+        part, states = scan(inputs, recurrence, layout, past)
+        out = part if out is None else out + part
+        for rank, (sequence, start, stop) in enumerate(members[i] for i in order):
+            if stop == keys:
+                step, pending = divmod(stop - start, mechanism.chunk)
+                running[sequence] = (chunks + step, pending)
+                places.append(sequence)
+                final.append(tuple(x[rank] for x in states[step]))
+    state.keep(running, _together(final, places, batch), documents)
+    assert out is not None
+    return out
+
+
+def _only(documents: Tensor | None, members: list[tuple[int, int, int]]) -> Tensor | None:
+    """The documents at these places, all else as padding."""
+    if documents is None:
+        return None
+    ids = torch.full_like(documents, -1)
+    for number, (sequence, start, stop) in enumerate(members):
+        ids[sequence, start:stop] = number
+    return ids
+
+
+def _together(states: list[State], places: list[int], batch: int) -> State:
+    """States of some sequences as [B, ...], zeros for the others and for what a state lacks."""
+    if not states:
+        return ()
+    longest = max(states, key=len)
+    together = tuple(x.new_zeros(batch, *x.shape) for x in longest)
+    for place, state in zip(places, states, strict=True):
+        for whole, x in zip(together, state, strict=False):
+            whole[place] = x
+    return together
 
 
 @torch.no_grad()
-def blocks(problem: Problem) -> Iterator[Block]:
+def blocks(inputs: AttentionInputs) -> Iterator[Block]:
     """Scores and weights of blocks of rows, the weights by the formula."""
-    batch, queries, n_head, _ = problem.scores.query.shape
-    keys = problem.visible.keys
+    batch, queries, n_head, _ = inputs.scores.query.shape
+    keys = inputs.visible.keys
     height = max(1, BUDGET // (batch * n_head * keys))
     for start in range(0, queries, height):
         rows = slice(start, min(start + height, queries))
-        hidden = -problem.visible.mask(rows)[:, None, None].int()
+        hidden = -inputs.visible.mask(rows)[:, None, None].int()
         tile = Tile(rows, slice(0, keys), ((slice(0, keys), hidden),))
-        weight = dense.matrix(problem, mechanism_of(problem), rows)
-        yield Block(tile, dense.score_matrix(problem, rows), dense.normalised(problem, weight, weight))
+        weight = dense.matrix(inputs, mechanism_of(inputs), rows)
+        yield Block(tile, dense.score_matrix(inputs, rows), dense.normalised(inputs, weight, weight))
 
 
-def refuses(problem: Problem) -> str | None:
+def refuses(inputs: AttentionInputs) -> str | None:
     """Every other form."""
-    form = problem.mechanism.form
+    form = inputs.mechanism.form
     return None if form is Chunked else f"it scans mechanisms of form Chunked, not {form.__name__}"
 
 

@@ -1,6 +1,6 @@
 """The reference: the paper's formula on a whole row matrix, gradients by autograd, any floating dtype.
 
-Memory grows with T x S. What every other kernel is tested against.
+RecurrentState grows with T x S. What every other kernel is tested against.
 """
 
 import torch
@@ -8,59 +8,50 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attention.chunked import Chunked
+from attention.core.form import rowwise
+from attention.core.inputs import AttentionInputs
+from attention.core.masks import spans
+from attention.core.modes import EVERY
+from attention.core.noise import gumbel
+from attention.forms.chunked import Chunked
 from attention.kernels.kernel import Kernel
-from attention.kernels.modes import EVERY
-from attention.kernels.problem import Problem
-from attention.masks import spans
-from attention.mechanism import Ratio
-from attention.noise import gumbel
 
 
-def attend(problem: Problem) -> Tensor:
+def attend(inputs: AttentionInputs) -> Tensor:
     """Outputs [B, T, H, Dv]."""
-    value = _per_query_head(problem.value, problem.scores.query.shape[2])
-    if isinstance(problem.mechanism, Chunked):
-        weight = matrix(problem, problem.mechanism)
-        mixed = normalised(problem, weight @ value.to(weight.dtype), weight)
+    value = _per_query_head(inputs.value, inputs.scores.query.shape[2])
+    if isinstance(inputs.mechanism, Chunked):
+        weight = matrix(inputs, inputs.mechanism)
+        mixed = normalised(inputs, weight @ value.to(weight.dtype), weight)
         return rearrange(mixed, "b h t d -> b t h d").to(value.dtype)
-    mixed = weights(problem).to(value.dtype) @ value
+    mixed = weights(inputs).to(value.dtype) @ value
     return rearrange(mixed, "b h t d -> b t h d")
 
 
-def attend_with_mass(problem: Problem) -> tuple[Tensor, Tensor | None]:
-    """Outputs and, of a Ratio, log masses [B, T, H] (else None)."""
-    mechanism, visible = problem.mechanism, problem.visible.mask()[:, None]
-    if not isinstance(mechanism, Ratio) or mechanism.form is not Ratio:
-        return attend(problem), None
-    score = score_matrix(problem)
-    pivot = score.new_zeros(1)
-    if mechanism.pivot_floor is not None:
-        pivot = (
-            score.masked_fill(~visible, -torch.inf).amax(-1, keepdim=True).clamp(min=mechanism.pivot_floor)
-        )
-        pivot = pivot.detach().masked_fill(pivot == -torch.inf, 0)
-    _, denominator = mechanism.terms(score.where(visible, pivot), pivot)
-    total = denominator.where(visible, 0).sum(-1, keepdim=True) + mechanism.offset(pivot)
-    log_mass = total.masked_fill(total == 0, 1).log() + pivot
-    return attend(problem), rearrange(log_mass, "b h t 1 -> b t h")
+def attend_with_mass(inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
+    """Outputs, and log masses [B, T, H] of forms that have them (else None)."""
+    log_mass = None
+    if found := rowwise(inputs.mechanism):
+        mechanism, form = found
+        log_mass = form.log_mass(mechanism, score_matrix(inputs), inputs.visible.mask()[:, None])
+    return attend(inputs), None if log_mass is None else rearrange(log_mass, "b h t 1 -> b t h")
 
 
-def weights(problem: Problem) -> Tensor:
+def weights(inputs: AttentionInputs) -> Tensor:
     """Weights [B, H, T, S], zero where hidden; float32 for half types, else the query's dtype."""
-    if isinstance(problem.mechanism, Chunked):
-        weight = matrix(problem, problem.mechanism)
-        return normalised(problem, weight, weight)
-    visible = problem.visible.mask()[:, None]
-    blind = (problem.visible.count == 0)[:, None, :, None]
-    weight = problem.mechanism.weights_in(problem.call, score_matrix(problem), visible | blind)
+    if isinstance(inputs.mechanism, Chunked):
+        weight = matrix(inputs, inputs.mechanism)
+        return normalised(inputs, weight, weight)
+    visible = inputs.visible.mask()[:, None]
+    blind = (inputs.visible.count == 0)[:, None, :, None]
+    weight = inputs.mechanism.weights_in(inputs.call, score_matrix(inputs), visible | blind)
     return weight.where(visible, 0)
 
 
 @torch.compiler.disable(reason="documents are taken one by one; the model around it compiles")
-def matrix(problem: Problem, mechanism: Chunked, rows: slice = slice(None)) -> Tensor:
+def matrix(inputs: AttentionInputs, mechanism: Chunked, rows: slice = slice(None)) -> Tensor:
     """What a mechanism states of its weights before it normalises them, [B, H, rows, S], document by document."""
-    scores, visible = problem.scores, problem.visible
+    scores, visible = inputs.scores, inputs.visible
     recurrence = mechanism.recurrence(scores)
     query = rearrange(scores.query, "b t h d -> b h t d")
     key = _per_query_head(scores.key, query.shape[1])
@@ -83,18 +74,18 @@ def matrix(problem: Problem, mechanism: Chunked, rows: slice = slice(None)) -> T
     return weight.where(visible.mask(rows)[:, None], 0)
 
 
-def normalised(problem: Problem, mixed: Tensor, weight: Tensor) -> Tensor:
+def normalised(inputs: AttentionInputs, mixed: Tensor, weight: Tensor) -> Tensor:
     """Values that such weights mixed, or the weights themselves, as the mechanism normalises them; 0 in empty rows."""
-    assert isinstance(problem.mechanism, Chunked)
-    recurrence = problem.mechanism.recurrence(problem.scores)
+    assert isinstance(inputs.mechanism, Chunked)
+    recurrence = inputs.mechanism.recurrence(inputs.scores)
     return recurrence.normalise(mixed, weight.sum(-1, keepdim=True))
 
 
-def score_matrix(problem: Problem, rows: slice = slice(None)) -> Tensor:
+def score_matrix(inputs: AttentionInputs, rows: slice = slice(None)) -> Tensor:
     """Scores [B, H, rows, S], hidden entries included; in float64 as the mechanism states them."""
-    scores = problem.scores
+    scores = inputs.scores
     if scores.query.dtype == torch.float64:
-        stated = problem.mechanism.stated_scores(*problem.given, problem.call)
+        stated = inputs.mechanism.stated_scores(*inputs.given, inputs.call)
         if stated is not None:
             return stated[:, :, rows]
     wide = torch.promote_types(scores.query.dtype, torch.float32)
@@ -106,11 +97,11 @@ def score_matrix(problem: Problem, rows: slice = slice(None)) -> Tensor:
     if scores.key_bias is not None:
         score = score + rearrange(scores.key_bias, "b s h -> b h 1 s")
     if scores.slope is not None:
-        position = problem.visible.position[rows]
-        distance = position[:, None] - torch.arange(problem.visible.keys, device=position.device)
+        position = inputs.visible.position[rows]
+        distance = position[:, None] - torch.arange(inputs.visible.keys, device=position.device)
         score = score + scores.slope.to(score.dtype)[:, None, None] * distance
     if scores.noise is not None:
-        position = problem.visible.position[rows]
+        position = inputs.visible.position[rows]
         score = score + gumbel(scores.noise, score.shape, position, dtype=score.dtype)
     return score
 
@@ -129,7 +120,7 @@ def _per_query_head(shared: Tensor, n_head: int) -> Tensor:
 KERNEL = Kernel(
     "dense",
     attend,
-    lambda problem: None,
+    lambda inputs: None,
     "the formula on the whole row matrix, gradients by autograd",
     run_with_mass=attend_with_mass,
     whole=True,

@@ -1,10 +1,10 @@
 """Which kernel runs what. Kernels differ in rounding, speed and memory, never in mathematics."""
 
-from attention.arguments import shown
-from attention.errors import AttentionError, nearest, quoted
+from attention.core.arguments import shown
+from attention.core.errors import AttentionError, nearest, quoted
+from attention.core.inputs import AttentionInputs
 from attention.kernels import chunked, cpu, dense, flex, tiled, triton, vendor
 from attention.kernels.kernel import Kernel
-from attention.kernels.problem import Problem
 
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
@@ -22,22 +22,22 @@ KERNELS: dict[str, Kernel] = {
 """Fastest first: the order in which "auto" tries them."""
 
 
-def choose(name: str, problem: Problem) -> Kernel:
+def choose(name: str, inputs: AttentionInputs) -> Kernel:
     """The kernel by name, or the fastest capable one for "auto".
 
     Raises:
-        AttentionError: unknown kernel, or one that cannot serve the problem; those that can are named.
+        AttentionError: unknown kernel, or one that cannot serve the call; those that can are named.
     """
     if not isinstance(name, str):
         raise AttentionError(f"kernel must be a kernel's name, got {shown(name)}")
     if name == "auto":
-        return next(kernel for kernel in KERNELS.values() if kernel.refuses(problem) is None)
+        return next(kernel for kernel in KERNELS.values() if kernel.refuses(inputs) is None)
     if name not in KERNELS:
         raise AttentionError(f"unknown kernel {quoted(name)}{nearest(name, [*KERNELS, 'auto'])}")
-    reason = KERNELS[name].refuses(problem)
+    reason = KERNELS[name].refuses(inputs)
     if reason:
-        capable = [kernel.name for kernel in KERNELS.values() if kernel.refuses(problem) is None]
+        capable = [kernel.name for kernel in KERNELS.values() if kernel.refuses(inputs) is None]
         raise AttentionError(
-            f"kernel {name!r} cannot run {problem.mechanism.name} here: {reason}; use {', '.join(capable)}"
+            f"kernel {name!r} cannot run {inputs.mechanism.name} here: {reason}; use {', '.join(capable)}"
         )
     return KERNELS[name]

@@ -17,7 +17,7 @@ Weights come back from FlexAttention as e^{log f - total}, which costs a relativ
 where the formula divides: on large scores float32 gradients are about four times less exact than the formula's.
 
 The formulas are tested on a CPU; the generated GPU kernels have never been run by this project, so the first use of a
-mechanism on a device compares a small problem with the dense formula and refuses to go on if it differs.
+mechanism on a device compares a small call with the dense formula and refuses to go on if it differs.
 """
 
 import math
@@ -30,14 +30,16 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from attention.errors import AttentionError
+from attention.core.errors import AttentionError
+from attention.core.formula import Formula, Function, Operand, formula_of, untraceable
+from attention.core.inputs import AttentionInputs, prepare
+from attention.core.masks import Visibility
+from attention.core.mechanism import Mechanism
+from attention.core.modes import first_order
+from attention.forms.pointwise import Pointwise
+from attention.forms.ratio import Ratio
 from attention.kernels import dense
 from attention.kernels.kernel import Kernel
-from attention.kernels.modes import first_order
-from attention.kernels.problem import Problem, pose
-from attention.kernels.program import Function, Operand, program_of, untraceable
-from attention.masks import Visibility
-from attention.mechanism import Mechanism, Pointwise, Ratio
 
 BLOCK = 128
 SMALLEST_HEAD_DIM = 16
@@ -56,23 +58,23 @@ ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @torch.compiler.disable(reason="its kernels are compiled on their own; the model around them compiles")
-def attend(problem: Problem) -> Tensor:
+def attend(inputs: AttentionInputs) -> Tensor:
     """Outputs [B, T, H, Dv].
 
     Raises:
         AttentionError: on this device the generated kernel does not compute the mechanism's formula.
     """
-    verify(problem.mechanism, problem.value.device)
-    scores = problem.scores
-    tensors = (scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias)
+    verify(inputs.mechanism, inputs.value.device)
+    scores = inputs.scores
+    tensors = (scores.query, scores.key, inputs.value, scores.query_bias, scores.key_bias)
     query, key, value, query_bias, key_bias = first_order("kernel 'flex'", *tensors)
     scores = replace(scores, query=query, key=key, query_bias=query_bias, key_bias=key_bias)
-    return _attend(replace(problem, scores=scores, value=value))
+    return _attend(replace(inputs, scores=scores, value=value))
 
 
 @cache
 def verify(mechanism: Mechanism, device: torch.device) -> None:
-    """Compare a small problem's output and gradients with the dense formula, once per mechanism and device.
+    """Compare output and gradients of a small call with the dense formula, once per mechanism and device.
 
     Raises:
         AttentionError: they differ.
@@ -93,27 +95,27 @@ def verify(mechanism: Mechanism, device: torch.device) -> None:
 
 
 def _output_and_gradients(
-    run: Callable[[Problem], Tensor], mechanism: Mechanism, *tensors: Tensor
+    run: Callable[[AttentionInputs], Tensor], mechanism: Mechanism, *tensors: Tensor
 ) -> list[Tensor]:
     with torch.enable_grad():
         query, key, value = leaves = tuple(tensor.requires_grad_() for tensor in tensors)
-        out = run(pose(query, key, value, mechanism))
+        out = run(prepare(query, key, value, mechanism))
         return [out.detach(), *torch.autograd.grad(out, leaves, query.detach())]
 
 
-def _attend(problem: Problem) -> Tensor:
-    flex, program = _Flex(problem), program_of(problem.mechanism)
-    if problem.mechanism.form is Pointwise:
-        mean, total = flex.mix(problem.value, logarithm(program["weight"], 0, None))
+def _attend(inputs: AttentionInputs) -> Tensor:
+    flex, formula = _Flex(inputs), formula_of(inputs.mechanism)
+    if inputs.mechanism.form is Pointwise:
+        mean, total = flex.mix(inputs.value, logarithm(formula["weight"], 0, None))
         mass = total.exp()
     else:
-        terms, floor = program["terms"], program.pivot_floor
-        mean, total = flex.mix(problem.value, logarithm(terms, 0, floor))
+        terms, floor = formula["terms"], _floor(formula)
+        mean, total = flex.mix(inputs.value, logarithm(terms, 0, floor))
         denominator = total
         if terms.results[0] != terms.results[1]:
-            narrow = problem.value[..., :SMALLEST_HEAD_DIM].detach()
+            narrow = inputs.value[..., :SMALLEST_HEAD_DIM].detach()
             denominator = flex.mix(narrow, logarithm(terms, 1, floor))[1]
-        mass = _quotient(total, denominator, _log_offset(flex, program["offset"], floor))
+        mass = _quotient(total, denominator, _log_offset(flex, formula["offset"], floor))
     return (mean * mass[..., None]).to(mean.dtype).transpose(1, 2)
 
 
@@ -180,11 +182,11 @@ def evaluate(function: Function, *arguments: Tensor) -> list[Tensor]:
 
 
 class _Flex:
-    """FlexAttention on one problem: what may see what, and the mechanism's score of a pair."""
+    """FlexAttention on one inputs: what may see what, and the mechanism's score of a pair."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.scores, self.visible = problem.scores, problem.visible
-        batch = problem.value.shape[0]
+    def __init__(self, inputs: AttentionInputs) -> None:
+        self.scores, self.visible = inputs.scores, inputs.visible
+        batch = inputs.value.shape[0]
         first, last = (
             edge.expand(batch, -1).int().contiguous() for edge in (self.visible.first, self.visible.last)
         )
@@ -294,21 +296,28 @@ def block_mask(visible: Visibility, sees: Callable[..., Tensor]) -> Any:
     )
 
 
-def refuses(problem: Problem) -> str | None:
+def refuses(inputs: AttentionInputs) -> str | None:
     """Forms of two stages, weights without a logarithm, devices and types that the generated kernel does not serve."""
-    query = problem.scores.query
-    reason = _refuses(problem.mechanism)
+    query = inputs.scores.query
+    reason = _refuses(inputs.mechanism)
     if reason is not None:
         return reason
-    if problem.scores.noise is not None:
+    if inputs.scores.noise is not None:
         return "it adds no noise to scores"
     if query.device.type != "cuda":
         return f"it runs on CUDA, not on {query.device.type}, where FlexAttention has no backward pass"
     if query.dtype not in DTYPES:
         return f"it takes float32 and bfloat16, not {str(query.dtype).removeprefix('torch.')}"
-    if min(query.shape[-1], problem.value.shape[-1]) < SMALLEST_HEAD_DIM:
+    if min(query.shape[-1], inputs.value.shape[-1]) < SMALLEST_HEAD_DIM:
         return f"it takes head dimensions from {SMALLEST_HEAD_DIM} on"
     return None
+
+
+def _floor(formula: Formula) -> float | None:
+    """The pivot's floor, None where there is no pivot."""
+    return (
+        formula.constant("pivot_floor") if formula.form == "ratio" and formula.constant("pivoted") else None
+    )
 
 
 @torch.compiler.assume_constant_result
@@ -321,12 +330,12 @@ def _refuses(mechanism: Mechanism) -> str | None:
     reason = untraceable(mechanism)
     if reason is not None:
         return reason
-    program = program_of(mechanism)
+    formula = formula_of(mechanism)
     # What is negative at some score has no logarithm.
     magnitude = torch.logspace(-8, 3, 2000, dtype=torch.float64)
     score = torch.cat([-magnitude, torch.zeros(1), magnitude])
-    function = program["weight" if mechanism.form is Pointwise else "terms"]
-    values = evaluate(function, score, _own_pivot(score, program.pivot_floor))
+    function = formula["weight" if mechanism.form is Pointwise else "terms"]
+    values = evaluate(function, score, _own_pivot(score, _floor(formula)))
     return "it needs weights that are nowhere negative" if any((x < 0).any() for x in values) else None
 
 

@@ -12,39 +12,40 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from attention.core.form import Rowwise, rowwise
+from attention.core.inputs import AttentionInputs
+from attention.core.masks import Tile, Visibility
+from attention.core.modes import once
+from attention.core.noise import gumbel
+from attention.core.scores import Noise
+from attention.forms.composite import Composite
 from attention.kernels.kernel import Kernel
-from attention.kernels.modes import once
-from attention.kernels.problem import Problem
-from attention.kernels.rows import FORMS, rows_of
-from attention.masks import Tile, Visibility
-from attention.mechanism import Composite, Noise, Ratio
-from attention.noise import gumbel
 
 BUDGET = 1 << 21
 MINIMUM_ROWS, MAXIMUM_ROWS = 32, 64
 
 
-def attend(problem: Problem) -> Tensor:
+def attend(inputs: AttentionInputs) -> Tensor:
     """Outputs [B, T, H, Dv]."""
-    return attend_with_mass(problem)[0]
+    return attend_with_mass(inputs)[0]
 
 
 @torch.compiler.disable(reason="blocks depend on the mask's values; the model around them compiles")
-def attend_with_mass(problem: Problem) -> tuple[Tensor, Tensor | None]:
-    """Outputs and, of a Ratio, log masses [B, T, H] (else None)."""
-    batch, queries, n_head, _ = problem.scores.query.shape
-    per_sequence = n_head * min(queries, MAXIMUM_ROWS) * problem.visible.keys
-    parts = [_attend(part) for part in problem.split(min(batch, max(1, BUDGET // per_sequence)))]
+def attend_with_mass(inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
+    """Outputs, and log masses [B, T, H] of forms that have them (else None)."""
+    batch, queries, n_head, _ = inputs.scores.query.shape
+    per_sequence = n_head * min(queries, MAXIMUM_ROWS) * inputs.visible.keys
+    parts = [_attend(part) for part in inputs.split(min(batch, max(1, BUDGET // per_sequence)))]
     if len(parts) == 1:
         return parts[0]
     outs, masses = zip(*parts, strict=True)
     return torch.cat(outs), None if masses[0] is None else torch.cat(masses)
 
 
-def _attend(problem: Problem) -> tuple[Tensor, Tensor | None]:
-    scores = problem.scores
+def _attend(inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
+    scores = inputs.scores
     return _TiledAttention.apply(
-        scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias, problem
+        scores.query, scores.key, inputs.value, scores.query_bias, scores.key_bias, inputs
     )
 
 
@@ -57,29 +58,30 @@ class Block:
     weight: Tensor
 
 
-def score_blocks(problem: Problem) -> Iterator[tuple[Tile, Tensor]]:
+def score_blocks(inputs: AttentionInputs) -> Iterator[tuple[Tile, Tensor]]:
     """Scores [B, Hk, G, rows, keys], hidden entries included, block by block."""
-    scores = problem.scores
-    operands = _Operands.of(scores.query, scores.key, scores.query_bias, scores.key_bias, problem)
+    scores = inputs.scores
+    operands = _Operands.of(scores.query, scores.key, scores.query_bias, scores.key_bias, inputs)
     for tile in operands.tiles():
         yield tile, operands.score(tile)
 
 
 @torch.no_grad()
-def blocks(problem: Problem) -> Iterator[Block]:
+def blocks(inputs: AttentionInputs) -> Iterator[Block]:
     """The weights of `attend`, block by block, in float32 (float64 for float64).
 
     A composite's weights are those of its formula.
     """
-    mechanism = problem.mechanism
-    for tile, score in score_blocks(problem):
+    mechanism = inputs.mechanism
+    for tile, score in score_blocks(inputs):
         if isinstance(mechanism, Composite):
-            visible = problem.visible.mask(tile.rows, tile.keys)[:, None]
+            visible = inputs.visible.mask(tile.rows, tile.keys)[:, None]
             blind = ~visible.any(-1, keepdim=True)
-            call = replace(problem.call, count=problem.call.count[:, tile.rows])
+            call = replace(inputs.call, count=inputs.call.count[:, tile.rows])
             weight = mechanism.weights_in(call, score.flatten(1, 2), visible | blind).where(visible, 0)
         else:
-            weight, _ = rows_of(mechanism).weights(mechanism, score, tile, tile_count(problem.visible, tile))
+            elementary, form = _rowwise(inputs)
+            weight, _ = form.row_weights(elementary, score, tile, tile_count(inputs.visible, tile))
             weight = weight.flatten(1, 2)
         yield Block(tile, score.flatten(1, 2), weight)
 
@@ -99,19 +101,24 @@ class _Operands:
 
     @classmethod
     def of(
-        cls, query: Tensor, key: Tensor, query_bias: Tensor | None, key_bias: Tensor | None, problem: Problem
+        cls,
+        query: Tensor,
+        key: Tensor,
+        query_bias: Tensor | None,
+        key_bias: Tensor | None,
+        inputs: AttentionInputs,
     ) -> "_Operands":
         key_heads = key.shape[2]
-        slope = problem.scores.slope
+        slope = inputs.scores.slope
         return cls(
             _heads_first(query, key_heads),
             rearrange(key, "b s k d -> b k s d").contiguous(),
             None if query_bias is None else rearrange(query_bias, "b t (k g) -> b k g t 1", k=key_heads),
             None if key_bias is None else rearrange(key_bias, "b s (k g) -> b k g 1 s", k=key_heads),
             None if slope is None else rearrange(slope, "(k g) -> k g 1 1", k=key_heads),
-            problem.scores.noise,
-            problem.scores.scale,
-            problem.visible,
+            inputs.scores.noise,
+            inputs.scores.scale,
+            inputs.visible,
         )
 
     def tiles(self) -> Iterator[Tile]:
@@ -149,21 +156,21 @@ class _TiledAttention(torch.autograd.Function):
         value: Tensor,
         query_bias: Tensor | None,
         key_bias: Tensor | None,
-        problem: Problem,
+        inputs: AttentionInputs,
     ) -> tuple[Tensor, Tensor | None]:
         ctx.save_for_backward(query, key, value, query_bias, key_bias)
-        ctx.problem = problem
-        operands = _Operands.of(query, key, query_bias, key_bias, problem)
+        ctx.inputs = inputs
+        operands = _Operands.of(query, key, query_bias, key_bias, inputs)
         values = rearrange(value, "b s k d -> b k s d").contiguous()
-        rows = rows_of(problem.mechanism)
+        mechanism, form = _rowwise(inputs)
         out = values.new_zeros(*operands.query.shape[:4], value.shape[-1])
         log_mass = None
-        if problem.mechanism.form is Ratio:
+        if form.has_mass:
             wide = torch.promote_types(query.dtype, torch.float32)
             log_mass = values.new_zeros(*out.shape[:4], 1, dtype=wide)
         for tile in operands.tiles():
-            weight, mass = rows.weights(
-                problem.mechanism, operands.score(tile), tile, tile_count(problem.visible, tile)
+            weight, mass = form.row_weights(
+                mechanism, operands.score(tile), tile, tile_count(inputs.visible, tile)
             )
             if log_mass is not None and mass is not None:
                 log_mass[..., tile.rows, :] = mass
@@ -180,9 +187,9 @@ class _TiledAttention(torch.autograd.Function):
         ctx: Any, grad_out: Tensor | None, grad_log_mass: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         query, key, value, query_bias, key_bias = ctx.saved_tensors
-        problem: Problem = ctx.problem
-        operands = _Operands.of(query, key, query_bias, key_bias, problem)
-        rows = rows_of(problem.mechanism)
+        inputs: AttentionInputs = ctx.inputs
+        operands = _Operands.of(query, key, query_bias, key_bias, inputs)
+        mechanism, form = _rowwise(inputs)
         values = rearrange(value, "b s k d -> b k s d").contiguous()
         if grad_out is None:
             grad_out = value.new_zeros(*query.shape[:3], value.shape[-1])
@@ -200,8 +207,8 @@ class _TiledAttention(torch.autograd.Function):
             score = operands.score(tile)
             grad_weights = (grad_rows @ values[:, :, tile.keys].mT).to(score.dtype).view_as(score)
             grad_mass = None if grad_log_mass is None else grad_log_mass[..., tile.rows, :]
-            weight, grad_score = rows.gradients(
-                problem.mechanism, score, tile, tile_count(problem.visible, tile), grad_weights, grad_mass
+            weight, grad_score = form.row_gradients(
+                mechanism, score, tile, tile_count(inputs.visible, tile), grad_weights, grad_mass
             )
             if grad_query_bias is not None:
                 grad_query_bias[..., tile.rows, :] = grad_score.sum(-1, keepdim=True)
@@ -224,6 +231,13 @@ class _TiledAttention(torch.autograd.Function):
         )
 
 
+def _rowwise(inputs: AttentionInputs) -> tuple[Rowwise, type[Rowwise]]:
+    """The mechanism, which `refuses` has let through, and its form."""
+    found = rowwise(inputs.mechanism)
+    assert found is not None
+    return found
+
+
 def tile_count(visible: Visibility, tile: Tile) -> Tensor:
     """n_i of the tile's rows, [B or 1, 1, 1, rows, 1]."""
     return visible.count[:, None, None, tile.rows, None]
@@ -237,10 +251,10 @@ def _heads_first(tensor: Tensor, key_heads: int) -> Tensor:
     return rearrange(tensor, "b t (k g) d -> b k g t d", k=key_heads).contiguous()
 
 
-def refuses(problem: Problem) -> str | None:
+def refuses(inputs: AttentionInputs) -> str | None:
     """Forms without row functions."""
-    form = problem.mechanism.form
-    return None if form in FORMS else f"it has no row functions for form {form.__name__}"
+    mechanism = inputs.mechanism
+    return None if rowwise(mechanism) else f"it has no row functions for form {mechanism.form.__name__}"
 
 
 KERNEL = Kernel(

@@ -1,6 +1,6 @@
 """Softmax kernels that others wrote: PyTorch's scaled_dot_product_attention and the flash-attn package.
 
-Both serve every mechanism whose traced program is that of softmax and whose scores have no biases. `sdpa` is exercised
+Both serve every mechanism whose traced formula is that of softmax and whose scores have no biases. `sdpa` is exercised
 by the tests on whatever device they run. `flash` needs a GPU and has never been run by this project: only the arguments
 of its calls are tested.
 """
@@ -12,27 +12,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from attention.core.formula import Function, Step, formula_of, untraceable
+from attention.core.inputs import AttentionInputs
+from attention.core.mechanism import Mechanism
+from attention.core.modes import TRANSFORMED, first_order
 from attention.kernels.kernel import Kernel
-from attention.kernels.modes import TRANSFORMED, first_order
-from attention.kernels.problem import Problem
-from attention.kernels.program import Function, Step, program_of, untraceable
-from attention.mechanism import Mechanism
 
 SOFTMAX = (
     Function("terms", ("score", "pivot"), (Step("sub", (0, 1)), Step("exp", (2,))), (3, 3)),
     Function("derivatives", ("score", "pivot", "numerator"), (), (2, 2)),
     Function("offset", ("pivot",), (), (0.0,)),
 )
-"""The program of softmax: e^{score - pivot} for both terms, its own derivative, nothing added to the denominator."""
+"""The functions of softmax: e^{score - pivot} for both terms, its own derivative, nothing added to the denominator."""
 
 FLASH_DTYPES = (torch.float16, torch.bfloat16)
 FLASH_HEAD_DIM = 256
 
 
-def sdpa_attend(problem: Problem) -> Tensor:
+def sdpa_attend(inputs: AttentionInputs) -> Tensor:
     """Outputs [B, T, H, Dv] by torch's fastest softmax kernel for the device."""
-    scores, visible = problem.scores, problem.visible
-    query, key, value = first_order("kernel 'sdpa'", scores.query, scores.key, problem.value)
+    scores, visible = inputs.scores, inputs.visible
+    query, key, value = first_order("kernel 'sdpa'", scores.query, scores.key, inputs.value)
     queries = scores.query.shape[1]
     unlimited = visible.window is None and visible.documents is None
     sees_all = unlimited and (not visible.causal or queries == 1)
@@ -55,12 +55,12 @@ def sdpa_attend(problem: Problem) -> Tensor:
     return out
 
 
-def flash_attend(problem: Problem) -> Tensor:
+def flash_attend(inputs: AttentionInputs) -> Tensor:
     """Outputs [B, T, H, Dv] by flash-attn; packed documents go through its kernel for sequences of varying length."""
     from flash_attn import flash_attn_func, flash_attn_varlen_func
 
-    scores, visible = problem.scores, problem.visible
-    query, key, value = first_order("kernel 'flash'", scores.query, scores.key, problem.value)
+    scores, visible = inputs.scores, inputs.visible
+    query, key, value = first_order("kernel 'flash'", scores.query, scores.key, inputs.value)
     left = -1 if visible.window is None else visible.window - 1
     masks = {"causal": visible.causal, "window_size": (left, 0 if visible.causal else left)}
     if visible.documents is None:
@@ -88,20 +88,20 @@ def document_edges(documents: Tensor) -> tuple[Tensor, int]:
     return edges.int(), int(edges.diff().max())
 
 
-def sdpa_refuses(problem: Problem) -> str | None:
+def sdpa_refuses(inputs: AttentionInputs) -> str | None:
     """Whatever is not softmax of scaled dot products: larger scores lose more digits in it than in the formula."""
-    reason = _not_softmax(problem)
-    if reason is None and type(problem.mechanism).scores is not Mechanism.scores:
+    reason = _not_softmax(inputs)
+    if reason is None and type(inputs.mechanism).scores is not Mechanism.scores:
         return "it is too coarse for scores other than the scaled dot product"
     return reason
 
 
-def _not_softmax(problem: Problem) -> str | None:
-    scores = problem.scores
-    reason = untraceable(problem.mechanism)
+def _not_softmax(inputs: AttentionInputs) -> str | None:
+    scores = inputs.scores
+    reason = untraceable(inputs.mechanism)
     if reason is not None:
         return reason
-    if not is_softmax(problem.mechanism):
+    if not is_softmax(inputs.mechanism):
         return "it computes softmax only"
     if not (scores.query_bias is None and scores.key_bias is None and scores.slope is None):
         return "it takes no biases of scores"
@@ -118,22 +118,22 @@ def is_softmax(mechanism: Mechanism) -> bool:
 
 @cache
 def _has_functions_of_softmax(mechanism: Mechanism) -> bool:
-    return program_of(mechanism).functions == SOFTMAX
+    return formula_of(mechanism).functions == SOFTMAX
 
 
-def flash_refuses(problem: Problem) -> str | None:
+def flash_refuses(inputs: AttentionInputs) -> str | None:
     """Also whatever flash-attn has no kernel for, and a machine without it."""
-    query, visible = problem.scores.query, problem.visible
-    reason = _not_softmax(problem)
+    query, visible = inputs.scores.query, inputs.visible
+    reason = _not_softmax(inputs)
     if reason is not None:
         return reason
     if query.device.type != "cuda":
         return f"it runs on CUDA, not on {query.device.type}"
     if query.dtype not in FLASH_DTYPES:
         return f"it takes float16 and bfloat16, not {str(query.dtype).removeprefix('torch.')}"
-    if max(query.shape[-1], problem.value.shape[-1]) > FLASH_HEAD_DIM:
+    if max(query.shape[-1], inputs.value.shape[-1]) > FLASH_HEAD_DIM:
         return f"it takes head dimensions up to {FLASH_HEAD_DIM}"
-    if query.shape[-1] != problem.value.shape[-1]:
+    if query.shape[-1] != inputs.value.shape[-1]:
         return "it takes values as wide as keys only"
     if visible.documents is not None and query.shape[1] != visible.keys:
         return "it takes documents without a cache only"

@@ -18,19 +18,18 @@ Beware: beta exceeds 1 for 0.85 < H < 5.94 nats only. Rows that spread over more
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from attention.entropies import row_entropy
-from attention.errors import AttentionError, nearest
-from attention.mechanism import SHARES, Bounds, Call, Composite, Mechanism, Mix
-from attention.mechanisms.softmax import Softmax
-from attention.registry import register
-
-if TYPE_CHECKING:
-    from attention.kernels.problem import Problem
+from attention.core.call import Call
+from attention.core.errors import AttentionError, nearest
+from attention.core.inputs import AttentionInputs
+from attention.core.mechanism import SHARES, Bounds, Mechanism
+from attention.core.registry import register
+from attention.forms.composite import Composite, Mix
+from attention.mechanisms.softmax import Softmax, row_entropy
 
 COEFFICIENTS = (-0.037, 0.481, -2.3, 4.917, -1.791)
 LEAST_ENTROPY = 0.5
@@ -76,17 +75,17 @@ class AdaptiveSoftmax(Composite):
         entropy = -(share * share.clamp(min=tiny).log()).sum(-1, keepdim=True)
         return softmax.weights(self._sharpness(entropy) * score, visible)
 
-    def compose(self, problem: "Problem", mix: Mix) -> Tensor:
+    def compose(self, inputs: AttentionInputs, mix: Mix) -> Tensor:
         """The entropy from one mixing; the sharpness goes into the query of the other."""
-        scores, softmax = problem.scores, Softmax()
-        if self._rests(problem.call):
-            return mix(softmax, scores, problem.value).out
+        scores, softmax = inputs.scores, Softmax()
+        if self._rests(inputs.call):
+            return mix(softmax, scores, inputs.value).out
         entropy = row_entropy(scores, mix(softmax, scores, scores.key))
         sharper = scores.query * self._sharpness(entropy)[..., None]
-        return mix(softmax, replace(scores, query=sharper), problem.value).out
+        return mix(softmax, replace(scores, query=sharper), inputs.value).out
 
     def _rests(self, call: Call) -> bool:
-        return self.when == "evaluation" and call.moment.training
+        return self.when == "evaluation" and call.phase.training
 
     def _sharpness(self, entropy: Tensor) -> Tensor:
         """beta(H)."""

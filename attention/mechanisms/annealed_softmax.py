@@ -18,10 +18,10 @@ Beware: evaluation during training uses the last temperature, not that of the st
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from attention.errors import AttentionError
-from attention.mechanism import Call
+from attention.core.call import Call
+from attention.core.errors import AttentionError
+from attention.core.registry import register
 from attention.mechanisms.gumbel_softmax import GumbelSoftmax
-from attention.registry import register
 
 
 @register
@@ -52,4 +52,4 @@ class AnnealedSoftmax(GumbelSoftmax):
 
     def temperature_at(self, call: Call) -> float:
         """start (end / start)^progress."""
-        return self.start * (self.temperature / self.start) ** call.moment.progress
+        return self.start * (self.temperature / self.start) ** call.phase.progress

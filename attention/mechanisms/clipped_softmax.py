@@ -22,10 +22,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attention.errors import AttentionError
-from attention.mechanism import Adjusted, Bounds
+from attention.core.errors import AttentionError
+from attention.core.mechanism import Bounds
+from attention.core.registry import register
+from attention.forms.adjusted import Adjusted
 from attention.mechanisms.softmax import Softmax
-from attention.registry import register
 
 
 @register

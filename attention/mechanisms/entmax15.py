@@ -23,10 +23,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attention.errors import AttentionError
-from attention.mechanism import SHARES, Bounds, Call, Scores, Threshold
+from attention.core.call import Call
+from attention.core.errors import AttentionError
+from attention.core.mechanism import SHARES, Bounds
+from attention.core.registry import register
+from attention.core.scores import Scores
+from attention.forms.threshold import Threshold
 from attention.mechanisms.sparsemax import from_largest
-from attention.registry import register
 
 HALVINGS = 80
 NEWTON_STEPS = 2

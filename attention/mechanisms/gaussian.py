@@ -34,11 +34,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
-from attention.errors import AttentionError, nearest
-from attention.mechanism import GATES, SHARES, Bounds, Call, Mechanism, Pointwise, Ratio, Scores
+from attention.core.call import Call
+from attention.core.errors import AttentionError, nearest
+from attention.core.l2norm import SHORTEST, l2norm
+from attention.core.mechanism import GATES, SHARES, Bounds, Mechanism
+from attention.core.registry import register
+from attention.core.scores import Scores
+from attention.forms.pointwise import Pointwise
+from attention.forms.ratio import Ratio
 from attention.mechanisms.softmax import Exponential
-from attention.registry import register
-from attention.vectors import SHORTEST, unit
 
 NORMS = ("none", "row")
 
@@ -89,7 +93,7 @@ class Gaussian(Pointwise, Exponential):
         scale, wide = self._scale(query), torch.promote_types(query.dtype, torch.float32)
         beta = self._beta(call, wide)
         if self.normalise:
-            scaled, key = unit(query, beta / scale, plain=call.plain), unit(key, plain=call.plain)
+            scaled, key = l2norm(query, beta / scale, plain=call.plain), l2norm(key, plain=call.plain)
             if self.norm == "row":  # softmax of beta sqrt(d) cos
                 return Scores(scaled, key)
             beta = beta / scale

@@ -22,10 +22,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attention.errors import AttentionError
-from attention.mechanism import Call, Noise, Scores
+from attention.core.call import Call
+from attention.core.errors import AttentionError
+from attention.core.registry import register
+from attention.core.scores import Noise, Scores
 from attention.mechanisms.softmax import Softmax
-from attention.registry import register
 
 
 @register
@@ -54,15 +55,15 @@ class GumbelSoftmax(Softmax):
             )
 
     def temperature_at(self, call: Call) -> float:
-        """The temperature of a moment in training."""
+        """The temperature of a phase in training."""
         return self.temperature
 
     def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
         """(s + G) / temperature."""
-        scores, temperature, moment = super().scores(query, key, call), self.temperature_at(call), call.moment
+        scores, temperature, phase = super().scores(query, key, call), self.temperature_at(call), call.phase
         noise = None
-        if moment.training and self.amplitude:
-            if moment.seed is None:
-                raise AttentionError(f"{self.name} draws noise in training: give a moment with a seed")
-            noise = Noise(moment.seed, self.amplitude / temperature, moment.first_sequence)
+        if phase.training and self.amplitude:
+            if phase.seed is None:
+                raise AttentionError(f"{self.name} draws noise in training: give a phase with a seed")
+            noise = Noise(phase.seed, self.amplitude / temperature, phase.first_sequence)
         return replace(scores, scale=scores.scale / temperature, noise=noise)

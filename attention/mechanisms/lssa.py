@@ -25,9 +25,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from attention.mechanism import PARTS, Bounds, Call, Mechanism, Ratio, Scores
-from attention.registry import register
-from attention.vectors import unit
+from attention.core.call import Call
+from attention.core.l2norm import l2norm
+from attention.core.mechanism import PARTS, Bounds, Mechanism
+from attention.core.registry import register
+from attention.core.scores import Scores
+from attention.forms.ratio import Ratio
 
 
 class LengthScaledCosine(Mechanism):
@@ -38,8 +41,8 @@ class LengthScaledCosine(Mechanism):
         self._refuse_scale(call.scale)
         wide = torch.promote_types(query.dtype, torch.float32)
         length = call.log_count(wide)[..., None]
-        query = unit(query, math.log(query.shape[-1]) * length, plain=call.plain)
-        return Scores(query, unit(key, plain=call.plain))
+        query = l2norm(query, math.log(query.shape[-1]) * length, plain=call.plain)
+        return Scores(query, l2norm(key, plain=call.plain))
 
 
 @register

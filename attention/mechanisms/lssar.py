@@ -29,10 +29,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from attention.errors import AttentionError
-from attention.mechanism import PARTS, Bounds, TwoStage
+from attention.core.errors import AttentionError
+from attention.core.mechanism import PARTS, Bounds
+from attention.core.registry import register
+from attention.forms.two_stage import TwoStage
 from attention.mechanisms.lssa import LengthScaledCosine
-from attention.registry import register
 
 UNTHRESHOLDED_ROWS = 3
 LEAST_EXCESS = 2.0**-12

@@ -21,9 +21,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attention.mechanism import PARTS, Bounds
+from attention.core.mechanism import PARTS, Bounds
+from attention.core.registry import register
 from attention.mechanisms.softmax import Exponential
-from attention.registry import register
 
 
 @register

@@ -21,8 +21,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attention.mechanism import Bounds, Call, Pointwise, Scores
-from attention.registry import register
+from attention.core.call import Call
+from attention.core.mechanism import Bounds
+from attention.core.registry import register
+from attention.core.scores import Scores
+from attention.forms.pointwise import Pointwise
 
 
 @register

@@ -20,8 +20,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from attention.core.registry import register
 from attention.mechanisms.softpick import Softpick, exponential_less_one
-from attention.registry import register
 
 
 @register

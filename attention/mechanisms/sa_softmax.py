@@ -25,10 +25,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attention.errors import AttentionError
-from attention.mechanism import PARTS, TIED, Adjusted, Bounds
+from attention.core.errors import AttentionError
+from attention.core.mechanism import PARTS, Bounds
+from attention.core.registry import register
+from attention.forms.adjusted import TIED, Adjusted
 from attention.mechanisms.softmax import Softmax
-from attention.registry import register
 
 LEAST_SPAN = 1e-2
 

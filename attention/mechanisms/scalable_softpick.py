@@ -17,9 +17,9 @@ Beware: what softpick.py says. The first row has ln 1 = 0, so its only score is 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from attention.core.registry import register
 from attention.mechanisms.softpick import Softpick
 from attention.mechanisms.ssmax import LengthScaled
-from attention.registry import register
 
 
 @register

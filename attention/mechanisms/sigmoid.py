@@ -22,9 +22,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attention.errors import AttentionError
-from attention.mechanism import GATES, Bounds, Call, Pointwise, Scores
-from attention.registry import register
+from attention.core.call import Call
+from attention.core.errors import AttentionError
+from attention.core.mechanism import GATES, Bounds
+from attention.core.registry import register
+from attention.core.scores import Scores
+from attention.forms.pointwise import Pointwise
 
 
 class Logistic(Pointwise):

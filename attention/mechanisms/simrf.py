@@ -33,10 +33,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attention.chunked import Chunked, Recurrence, State, causal_bias
-from attention.errors import AttentionError, nearest
-from attention.mechanism import PARTS, Bounds, Call, Scores
-from attention.registry import register
+from attention.core.call import Call
+from attention.core.errors import AttentionError, nearest
+from attention.core.mechanism import PARTS, Bounds
+from attention.core.registry import register
+from attention.core.scores import Scores
+from attention.forms.chunked import Chunked, Recurrence, State, causal_bias
 
 COUPLINGS = ("simplex", "orthogonal", "iid")
 SMALLEST_MASS = 1e-19

@@ -24,7 +24,7 @@ steps have not reached where landmarks are close together. SOFT++'s class cannot
 
 Here: `attend(causal=False)` is the published form with pooled landmarks; `norm="none"` is SOFT, "symmetric" SOFT++ and
 `normalise=False` the published scale, exp(-beta |q - k|^2 / 2 sqrt(d)) with beta 1 at the start. The landmarks of
-images are `attention.lowrank.ConvolutionalLandmarks`, for `attention.lowrank.nystrom`; the convolution of values is the
+images are `ConvolutionalLandmarks`, for `nystrom` (`attention/core/lowrank.py`); the convolution of values is the
 block's business. The inverse is a Cholesky factorisation with a ridge, whose gradient is exact; `inverse="newton"` runs
 30 steps and refuses to go on where they have not converged. The causal forms are this project's: no paper has them.
 Queries and keys are untied, unless the block ties them. `norm="row"` divides by the row's sum, as language models need.
@@ -43,12 +43,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad, softplus
 
-from attention.chunked import Chunked, Recurrence, State, causal_bias
-from attention.errors import AttentionError, nearest
-from attention.lowrank import INVERSES, bridge, distance, gaussian, inverse_softplus, pivots, pool
-from attention.masks import Visibility
-from attention.mechanism import Bounds, Call, Scores
-from attention.registry import register
+from attention.core.call import Call
+from attention.core.errors import AttentionError, nearest
+from attention.core.lowrank import INVERSES, bridge, distance, gaussian, inverse_softplus, pivots, pool
+from attention.core.masks import Visibility
+from attention.core.mechanism import Bounds
+from attention.core.registry import register
+from attention.core.scores import Scores
+from attention.forms.chunked import Chunked, Recurrence, State, causal_bias
 
 FORMS = ("blocks", "global", "streaming")
 NORMS = ("row", "none", "symmetric")

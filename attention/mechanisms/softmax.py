@@ -20,8 +20,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attention.mechanism import SHARES, Bounds, Ratio
-from attention.registry import register
+from attention.core.mechanism import SHARES, Bounds
+from attention.core.registry import register
+from attention.core.scores import Scores
+from attention.forms.composite import Mixture
+from attention.forms.ratio import Ratio
 
 
 class Exponential(Ratio):
@@ -50,3 +53,9 @@ class Softmax(Exponential):
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """Row softmax over the visible keys."""
         return score.masked_fill(~visible, -torch.inf).softmax(-1)
+
+
+def row_entropy(scores: Scores, mean_key: Mixture) -> Tensor:
+    """H [B, T, H] in nats of scores without biases, from their mixing of keys."""
+    assert mean_key.log_mass is not None
+    return mean_key.log_mass - scores.scale * (scores.query * mean_key.out).sum(-1)

@@ -21,9 +21,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attention.mechanism import Call, Scores
+from attention.core.call import Call
+from attention.core.registry import register
+from attention.core.scores import Scores
 from attention.mechanisms.softmax1 import Softmax1
-from attention.registry import register
 
 
 @register

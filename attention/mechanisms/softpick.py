@@ -28,8 +28,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attention.mechanism import PARTS, Bounds, Ratio
-from attention.registry import register
+from attention.core.mechanism import PARTS, Bounds
+from attention.core.registry import register
+from attention.forms.ratio import Ratio
 
 
 def exponential_less_one(score: Tensor, pivot: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attention.mechanism import SHARES, Bounds, Threshold
-from attention.registry import register
+from attention.core.mechanism import SHARES, Bounds
+from attention.core.registry import register
+from attention.forms.threshold import Threshold
 
 
 def from_largest(score: Tensor) -> Tensor:

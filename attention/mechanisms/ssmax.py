@@ -22,9 +22,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attention.mechanism import Call, Mechanism, Scores
+from attention.core.call import Call
+from attention.core.mechanism import Mechanism
+from attention.core.registry import register
+from attention.core.scores import Scores
 from attention.mechanisms.softmax import Softmax
-from attention.registry import register
 
 INITIAL = 0.168
 

@@ -20,8 +20,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attention.mechanism import SHARES, Bounds, Ratio
-from attention.registry import register
+from attention.core.mechanism import SHARES, Bounds
+from attention.core.registry import register
+from attention.forms.ratio import Ratio
 
 
 @register

@@ -24,10 +24,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attention.errors import AttentionError, nearest
-from attention.mechanism import Call, Scores
+from attention.core.call import Call
+from attention.core.errors import AttentionError, nearest
+from attention.core.registry import register
+from attention.core.scores import Scores
 from attention.mechanisms.sigmoid import Logistic
-from attention.registry import register
 
 SLOPES = ("balanced", "decay", "favour")
 

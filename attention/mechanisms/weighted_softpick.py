@@ -16,20 +16,21 @@ Beware: as for softpick, a row without a positive score is dead.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from attention.errors import AttentionError, nearest
-from attention.mechanism import PARTS, Bounds, Call, Composite, Mechanism, Mix, Ratio
+from attention.core.call import Call
+from attention.core.errors import AttentionError, nearest
+from attention.core.inputs import AttentionInputs
+from attention.core.mechanism import PARTS, Bounds, Mechanism
+from attention.core.registry import register
+from attention.forms.composite import Composite, Mix
+from attention.forms.ratio import Ratio
 from attention.mechanisms.relu_softmax import ReluSoftmax
 from attention.mechanisms.softpick import exponential_less_one
-from attention.registry import register
-
-if TYPE_CHECKING:
-    from attention.kernels.problem import Problem
 
 RHOS = ("learned", "length", "one")
 ONE = 0.5413248546129181
@@ -106,14 +107,14 @@ class WeightedSoftpick(Composite):
         """The formula."""
         return self._weights(score, visible, self._rho(call, score.dtype).transpose(1, 2)[..., None])
 
-    def compose(self, problem: "Problem", mix: Mix) -> Tensor:
+    def compose(self, inputs: AttentionInputs, mix: Mix) -> Tensor:
         """Outputs of the positive part, times its share of the denominator."""
         positive, negative = self.parts
-        out, log_positive = mix(positive, problem.scores, problem.value)
-        _, log_negative = mix(negative, problem.scores, problem.value[..., :1].detach())
+        out, log_positive = mix(positive, inputs.scores, inputs.value)
+        _, log_negative = mix(negative, inputs.scores, inputs.value[..., :1].detach())
         assert log_positive is not None
         assert log_negative is not None
-        weighted = log_negative + self._rho(problem.call, log_negative.dtype).log()
+        weighted = log_negative + self._rho(inputs.call, log_negative.dtype).log()
         return out * torch.sigmoid(log_positive - weighted)[..., None]
 
     def _weights(self, score: Tensor, visible: Tensor, rho: Tensor) -> Tensor:

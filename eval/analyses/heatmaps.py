@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from attention import nearest, weights
-from attention.masks import visibility
+from attention.core.masks import visibility
 from eval import analysis
 from eval.heatmap_cells import pack, pool, unpack
 from eval.subjects.subject import Subject

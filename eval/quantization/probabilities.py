@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from attention import weights
-from attention.masks import visibility
+from attention.core.masks import visibility
 from eval.quantization.rounding import grid, rounded
 from eval.subjects.subject import AttentionReport, Subject
 from eval.windows import Windows

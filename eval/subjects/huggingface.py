@@ -22,7 +22,7 @@ from transformers.masking_utils import sdpa_mask
 
 from attention import attend
 from attention import get as mechanism
-from attention.masks import visibility
+from attention.core.masks import visibility
 from common.errors import InputError
 from common.shapes import read_json, shown
 from data import Prepared

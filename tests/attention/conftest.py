@@ -7,8 +7,10 @@ import torch
 
 import attention
 from attention.conformance import Inputs, cases, make, run
+from attention.core.inputs import example
+from attention.forms.chunked import Chunked
+from attention.forms.composite import Composite
 from attention.kernels import dispatch, tiled
-from attention.kernels.problem import example
 
 __all__ = ["KERNELS", "Inputs", "every_mechanism", "label", "make", "pointwise_mechanisms", "run"]
 
@@ -17,7 +19,7 @@ every_mechanism = cases
 
 def pointwise_mechanisms() -> list[attention.Mechanism]:
     """Those with pointwise functions of their own."""
-    without = (attention.Chunked, attention.Composite)
+    without = (Chunked, Composite)
     return [mechanism for mechanism in cases() if mechanism.form not in without]
 
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 import attention
+from attention.command import guarded
 from attention.conformance import CHECKS, failures, outcome
 from attention.conformance.__main__ import main
 from attention.conformance.table import page, read
+from attention.core.call import CallSpec
+from attention.core.inputs import AttentionInputs, prepare
+from attention.core.modes import EVERY, asked
 from attention.kernels import dense, dispatch
 from attention.kernels.kernel import Kernel
-from attention.kernels.modes import EVERY, asked
-from attention.kernels.problem import Problem, pose
-from common.command import guarded
 
 SOFTMAX = attention.get("softmax")
 
@@ -79,24 +80,24 @@ class _Straight(torch.autograd.Function):
         return grad.detach() * 2 * ctx.saved_tensors[0].detach()
 
 
-def _recomputed() -> Callable[[Problem], torch.Tensor]:
+def _recomputed() -> Callable[[AttentionInputs], torch.Tensor]:
     """Right in the first of any two calls."""
     calls = []
 
-    def attend(problem: Problem) -> torch.Tensor:
-        calls.append(problem)
-        return dense.attend(problem) * (1 if len(calls) % 2 else 2)
+    def attend(inputs: AttentionInputs) -> torch.Tensor:
+        calls.append(inputs)
+        return dense.attend(inputs) * (1 if len(calls) % 2 else 2)
 
     return attend
 
 
-def _within_transforms(problem: Problem) -> torch.Tensor:
-    return dense.attend(problem) * (2 if asked(problem.differentiable) else 1)
+def _within_transforms(inputs: AttentionInputs) -> torch.Tensor:
+    return dense.attend(inputs) * (2 if asked(inputs.differentiable) else 1)
 
 
-def _posed_as(problem: Problem, **masks) -> torch.Tensor:
+def _prepared_as(inputs: AttentionInputs, **masks) -> torch.Tensor:
     """The call under other masks."""
-    visible = problem.visible
+    visible = inputs.visible
     masks = {
         "causal": visible.causal,
         "window": visible.window,
@@ -104,138 +105,138 @@ def _posed_as(problem: Problem, **masks) -> torch.Tensor:
         "scale": None,
         "params": None,
     } | masks
-    query, key = problem.scores.query, problem.scores.key
-    return dense.attend(pose(query, key, problem.value, problem.mechanism, **masks))
+    query, key = inputs.scores.query, inputs.scores.key
+    return dense.attend(prepare(query, key, inputs.value, inputs.mechanism, CallSpec(**masks)))
 
 
-def _seen(problem: Problem, **edges) -> torch.Tensor:
-    return dense.attend(replace(problem, visible=replace(problem.visible, **edges)))
+def _seen(inputs: AttentionInputs, **edges) -> torch.Tensor:
+    return dense.attend(replace(inputs, visible=replace(inputs.visible, **edges)))
 
 
-def _in(dtype: torch.dtype, only: torch.dtype) -> Callable[[Problem], torch.Tensor]:
-    def attend(problem: Problem) -> torch.Tensor:
-        out = dense.attend(problem)
+def _in(dtype: torch.dtype, only: torch.dtype) -> Callable[[AttentionInputs], torch.Tensor]:
+    def attend(inputs: AttentionInputs) -> torch.Tensor:
+        out = dense.attend(inputs)
         return out.to(dtype).to(only) if out.dtype == only else out
 
     return attend
 
 
-def _coarse(steps: int, dtype: torch.dtype) -> Callable[[Problem], torch.Tensor]:
+def _coarse(steps: int, dtype: torch.dtype) -> Callable[[AttentionInputs], torch.Tensor]:
     """Outputs rounded to a grid."""
 
-    def attend(problem: Problem) -> torch.Tensor:
-        out = dense.attend(problem)
+    def attend(inputs: AttentionInputs) -> torch.Tensor:
+        out = dense.attend(inputs)
         return out + ((out * steps).round() / steps - out).detach() if out.dtype == dtype else out
 
     return attend
 
 
-def _clamped(problem: Problem) -> torch.Tensor:
-    scores = problem.scores
-    return dense.attend(replace(problem, scores=replace(scores, query=scores.query.clamp(-3, 3))))
+def _clamped(inputs: AttentionInputs) -> torch.Tensor:
+    scores = inputs.scores
+    return dense.attend(replace(inputs, scores=replace(scores, query=scores.query.clamp(-3, 3))))
 
 
-def _narrow(problem: Problem) -> torch.Tensor:
-    scores = problem.scores
+def _narrow(inputs: AttentionInputs) -> torch.Tensor:
+    scores = inputs.scores
     if scores.query.shape[-1] <= 128:
-        return dense.attend(problem)
+        return dense.attend(inputs)
     query = torch.cat([scores.query[..., :128], torch.zeros_like(scores.query[..., 128:])], -1)
-    return dense.attend(replace(problem, scores=replace(scores, query=query)))
+    return dense.attend(replace(inputs, scores=replace(scores, query=query)))
 
 
-def _value_as_wide_as_key(problem: Problem) -> torch.Tensor:
-    out, head_dim = dense.attend(problem), problem.scores.query.shape[-1]
+def _value_as_wide_as_key(inputs: AttentionInputs) -> torch.Tensor:
+    out, head_dim = dense.attend(inputs), inputs.scores.query.shape[-1]
     return torch.cat([out[..., :head_dim], torch.zeros_like(out[..., head_dim:])], -1)
 
 
-def _heads_in_the_wrong_order(problem: Problem) -> torch.Tensor:
-    groups = problem.scores.query.shape[2] // problem.scores.key.shape[2]
-    key, value = (x.repeat(1, 1, groups, 1) for x in (problem.scores.key, problem.value))
-    return dense.attend(replace(problem, value=value, scores=replace(problem.scores, key=key)))
+def _heads_in_the_wrong_order(inputs: AttentionInputs) -> torch.Tensor:
+    groups = inputs.scores.query.shape[2] // inputs.scores.key.shape[2]
+    key, value = (x.repeat(1, 1, groups, 1) for x in (inputs.scores.key, inputs.value))
+    return dense.attend(replace(inputs, value=value, scores=replace(inputs.scores, key=key)))
 
 
-def _whole_blocks_only(problem: Problem) -> torch.Tensor:
-    out = dense.attend(problem)
+def _whole_blocks_only(inputs: AttentionInputs) -> torch.Tensor:
+    out = dense.attend(inputs)
     whole = out.shape[1] // 64 * 64
     return out if whole == 0 else torch.cat([out[:, :whole], torch.zeros_like(out[:, whole:])], 1)
 
 
-def _strides_ignored(problem: Problem) -> torch.Tensor:
-    value = problem.value
+def _strides_ignored(inputs: AttentionInputs) -> torch.Tensor:
+    value = inputs.value
     return dense.attend(
-        replace(problem, value=value.as_strided(value.shape, torch.empty(value.shape).stride()))
+        replace(inputs, value=value.as_strided(value.shape, torch.empty(value.shape).stride()))
     )
 
 
-def _nan_on_empty_rows(problem: Problem) -> torch.Tensor:
-    count = problem.visible.count[..., None, None]
-    return dense.attend(problem) * (count / count)
+def _nan_on_empty_rows(inputs: AttentionInputs) -> torch.Tensor:
+    count = inputs.visible.count[..., None, None]
+    return dense.attend(inputs) * (count / count)
 
 
-def _nan_where_one_key_is_seen(problem: Problem) -> torch.Tensor:
-    spread = problem.visible.count[..., None, None] - 1
-    return dense.attend(problem) * (spread / spread if (spread >= 0).all() else 1)
+def _nan_where_one_key_is_seen(inputs: AttentionInputs) -> torch.Tensor:
+    spread = inputs.visible.count[..., None, None] - 1
+    return dense.attend(inputs) * (spread / spread if (spread >= 0).all() else 1)
 
 
-def _counted_from_the_first_query(problem: Problem) -> torch.Tensor:
-    offset = problem.visible.keys - problem.scores.query.shape[1]
-    return _seen(problem, last=problem.visible.last - offset)
+def _counted_from_the_first_query(inputs: AttentionInputs) -> torch.Tensor:
+    offset = inputs.visible.keys - inputs.scores.query.shape[1]
+    return _seen(inputs, last=inputs.visible.last - offset)
 
 
-def _leaks(problem: Problem) -> torch.Tensor:
-    return dense.attend(problem) + 1e-12 * problem.value.mean(1, keepdim=True).mean(2, keepdim=True)
+def _leaks(inputs: AttentionInputs) -> torch.Tensor:
+    return dense.attend(inputs) + 1e-12 * inputs.value.mean(1, keepdim=True).mean(2, keepdim=True)
 
 
-def _noise(problem: Problem) -> torch.Tensor:
-    out = dense.attend(problem)
+def _noise(inputs: AttentionInputs) -> torch.Tensor:
+    out = dense.attend(inputs)
     return out + torch.finfo(out.dtype).eps * torch.randn_like(out)
 
 
-def _uninitialised(problem: Problem) -> torch.Tensor:
-    out = dense.attend(problem)
+def _uninitialised(inputs: AttentionInputs) -> torch.Tensor:
+    out = dense.attend(inputs)
     return out + 0 * torch.empty_like(out).clamp(-1, 1)
 
 
-def _wrong_when_compiled(problem: Problem) -> torch.Tensor:
-    return dense.attend(problem) * (2 if torch.compiler.is_compiling() else 1)
+def _wrong_when_compiled(inputs: AttentionInputs) -> torch.Tensor:
+    return dense.attend(inputs) * (2 if torch.compiler.is_compiling() else 1)
 
 
-def _gradient_unscaled(problem: Problem) -> torch.Tensor:
-    scores = problem.scores
-    return dense.attend(replace(problem, scores=replace(scores, query=_Scaled.apply(scores.query))))
+def _gradient_unscaled(inputs: AttentionInputs) -> torch.Tensor:
+    scores = inputs.scores
+    return dense.attend(replace(inputs, scores=replace(scores, query=_Scaled.apply(scores.query))))
 
 
-BROKEN: dict[str, Callable[[Problem], torch.Tensor]] = {
+BROKEN: dict[str, Callable[[AttentionInputs], torch.Tensor]] = {
     "float64": _in(torch.float32, only=torch.float64),
     "float32": _in(torch.bfloat16, only=torch.float32),
     "bfloat16": _coarse(50, torch.bfloat16),
     "float16": _in(torch.bfloat16, only=torch.float16),
     "trained activations": _clamped,
-    "bounds": lambda problem: dense.attend(problem) * 1.02,
+    "bounds": lambda inputs: dense.attend(inputs) * 1.02,
     "head dims": _narrow,
     "value dims": _value_as_wide_as_key,
     "grouped heads": _heads_in_the_wrong_order,
     "ragged lengths": _whole_blocks_only,
-    "short lengths": lambda problem: dense.attend(problem) * (1.1 if problem.visible.keys == 7 else 1),
+    "short lengths": lambda inputs: dense.attend(inputs) * (1.1 if inputs.visible.keys == 7 else 1),
     "non-contiguous": _strides_ignored,
-    "window": lambda problem: _seen(problem, first=(problem.visible.first - 1).clamp(min=0)),
-    "documents": lambda problem: _posed_as(problem, documents=None),
-    "not causal": lambda problem: _posed_as(problem, causal=True),
+    "window": lambda inputs: _seen(inputs, first=(inputs.visible.first - 1).clamp(min=0)),
+    "documents": lambda inputs: _prepared_as(inputs, documents=None),
+    "not causal": lambda inputs: _prepared_as(inputs, causal=True),
     "one key": _nan_where_one_key_is_seen,
     "empty rows": _nan_on_empty_rows,
     "decode": _counted_from_the_first_query,
     "causality": _leaks,
-    "extreme scores": lambda problem: dense.attend(replace(problem, mechanism=Softmax())),
-    "in training": lambda problem: dense.attend(problem) * (1.1 if problem.call.moment.training else 1),
+    "extreme scores": lambda inputs: dense.attend(replace(inputs, mechanism=Softmax())),
+    "in training": lambda inputs: dense.attend(inputs) * (1.1 if inputs.call.phase.training else 1),
     "determinism": _noise,
     "poisoned memory": _uninitialised,
     "torch.compile": _wrong_when_compiled,
-    "forward mode": lambda problem: _Flat.apply(dense.attend(problem)),
-    "second derivatives": lambda problem: _Straight.apply(dense.attend(problem)),
+    "forward mode": lambda inputs: _Flat.apply(dense.attend(inputs)),
+    "second derivatives": lambda inputs: _Straight.apply(dense.attend(inputs)),
     "torch.func": _within_transforms,
     "vmap": _within_transforms,
     "recomputation": _recomputed(),
-    "no gradient": lambda problem: dense.attend(problem) * (1 if torch.is_grad_enabled() else 2),
+    "no gradient": lambda inputs: dense.attend(inputs) * (1 if torch.is_grad_enabled() else 2),
 }
 
 
@@ -243,7 +244,7 @@ BROKEN: dict[str, Callable[[Problem], torch.Tensor]] = {
 def install(monkeypatch):
     """Register a kernel named "toy"."""
 
-    def add(attend, refuses=lambda problem: None) -> None:
+    def add(attend, refuses=lambda inputs: None) -> None:
         monkeypatch.setitem(dispatch.KERNELS, "toy", Kernel("toy", attend, refuses, "a toy", serves=EVERY))
 
     return add
@@ -283,18 +284,18 @@ def test_what_is_not_judged_is_told_and_survives_the_page(install, tmp_path):
 
 
 def test_a_refusal_is_told_and_hides_no_failure(install):
-    def refuses(problem: Problem) -> str | None:
-        return "it takes at most 64 channels" if problem.scores.query.shape[-1] > 64 else None
+    def refuses(inputs: AttentionInputs) -> str | None:
+        return "it takes at most 64 channels" if inputs.scores.query.shape[-1] > 64 else None
 
     install(dense.attend, refuses)
     assert outcome(SOFTMAX, "toy", "head dims") == "no: it takes at most 64 channels"
     assert outcome(SOFTMAX, "toy", "window") == "yes"
-    install(lambda problem: dense.attend(problem) * 1.01, refuses)
+    install(lambda inputs: dense.attend(inputs) * 1.01, refuses)
     assert outcome(SOFTMAX, "toy", "head dims").startswith("FAILS: head_dim 16, out: error")
 
 
 def test_an_unexpected_exception_is_a_failure(install):
-    def attend(problem: Problem) -> torch.Tensor:
+    def attend(inputs: AttentionInputs) -> torch.Tensor:
         raise RuntimeError("out of registers")
 
     install(attend)
@@ -302,9 +303,9 @@ def test_an_unexpected_exception_is_a_failure(install):
 
 
 def test_a_graph_break_is_no_failure(install):
-    def attend(problem: Problem) -> torch.Tensor:
+    def attend(inputs: AttentionInputs) -> torch.Tensor:
         torch._dynamo.graph_break()
-        return dense.attend(problem)
+        return dense.attend(inputs)
 
     install(attend)
     assert outcome(SOFTMAX, "toy", "torch.compile").startswith("no: graph break")
@@ -320,10 +321,10 @@ def _command(monkeypatch, *arguments: str) -> int:
 def test_the_command_writes_what_it_found_beside_what_it_knew(install, monkeypatch, tmp_path, capsys):
     file = tmp_path / "table.md"
 
-    def refuses(problem: Problem) -> str | None:
-        return "float64 is too long" if problem.value.dtype == torch.float64 else None
+    def refuses(inputs: AttentionInputs) -> str | None:
+        return "float64 is too long" if inputs.value.dtype == torch.float64 else None
 
-    install(lambda problem: dense.attend(problem) * 1.01, refuses)
+    install(lambda inputs: dense.attend(inputs) * 1.01, refuses)
     assert _command(monkeypatch, "--mechanism", "softmax", "--kernel", "dense", "--write", str(file)) == 0
     assert _command(monkeypatch, "--mechanism", "softmax", "--kernel", "toy", "--write", str(file)) == 1
     assert "window FAILS: window 5 of 75 keys, out: error" in capsys.readouterr().out

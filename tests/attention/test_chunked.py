@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 import attention
 from attention.conformance import cases, make
+from attention.forms.chunked import Chunked
 from attention.kernels.chunked import Layout
 from tests.attention.conftest import label
 
-CHUNKED = [mechanism for mechanism in cases() if mechanism.form is attention.Chunked]
+CHUNKED = [mechanism for mechanism in cases() if mechanism.form is Chunked]
 mechanisms = pytest.mark.parametrize("mechanism", CHUNKED, ids=label)
 ids = st.lists(st.lists(st.integers(-1, 2), min_size=23, max_size=23), min_size=1, max_size=3)
 
@@ -72,32 +73,32 @@ def test_a_text_in_any_parts_equals_the_whole(mechanism, text):
     inputs = make(queries=length, head_dim=4)
     query, key, value = (x.detach() for x in inputs.all[:3])
     whole = attention.attend(query, key, value, mechanism, documents=documents)
-    memory, parts, start = attention.Memory(), [], 0
+    state, parts, start = attention.RecurrentState(), [], 0
     while start < length:
         part = slice(start, min(length, start + cuts[len(parts) % len(cuts)]))
         these = None if documents is None else documents[:, part]
         parts.append(
             attention.attend(
-                query[:, part], key[:, part], value[:, part], mechanism, documents=these, memory=memory
+                query[:, part], key[:, part], value[:, part], mechanism, documents=these, state=state
             )
         )
         start = part.stop
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-9)
-    assert memory.key.shape[1] < mechanism.chunk
+    assert state.key.shape[1] < mechanism.chunk
 
 
 def test_a_memory_is_for_one_kind_of_calls():
     inputs = make(queries=6)
     query, key, value = (x.detach() for x in inputs.all[:3])
-    memory = attention.Memory()
-    attention.attend(query, key, value, "simrf", memory=memory)
+    state = attention.RecurrentState()
+    attention.attend(query, key, value, "simrf", state=state)
     documents = torch.zeros(2, 6, dtype=torch.long)
-    with pytest.raises(attention.AttentionError, match="documents for every call on one memory, or for none"):
-        attention.attend(query, key, value, "simrf", documents=documents, memory=memory)
+    with pytest.raises(attention.AttentionError, match="documents for every call on one state, or for none"):
+        attention.attend(query, key, value, "simrf", documents=documents, state=state)
     with pytest.raises(attention.AttentionError, match="holds a batch of 2, got one of 1"):
-        attention.attend(query[:1], key[:1], value[:1], "simrf", memory=memory)
+        attention.attend(query[:1], key[:1], value[:1], "simrf", state=state)
     with pytest.raises(attention.AttentionError, match="carries no gradient"):
-        attention.attend(inputs.query, inputs.key, inputs.value, "simrf", memory=memory)
+        attention.attend(inputs.query, inputs.key, inputs.value, "simrf", state=state)
 
 
 @mechanisms

@@ -12,13 +12,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import attention
-from attention.arguments import DTYPES
 from attention.conformance import CHECKS, RefusedError, cases, failures, of_this_machine, outcome
 from attention.conformance.inputs import takes_windows
 from attention.conformance.table import COMMAND, Outcomes, page, read, title
 from attention.conformance.verdict import dtypes
+from attention.core.arguments import DTYPES
+from attention.core.inputs import example
 from attention.kernels import dispatch, tiled
-from attention.kernels.problem import example
 from tests.attention.conftest import KERNELS, label, make, run
 
 TABLE = Path(__file__).parents[2] / "docs" / "capabilities.md"
@@ -195,13 +195,11 @@ def test_gradcheck(mechanism, kernel, small_tiles):
     params = {name: value.double().requires_grad_() for name, value in mechanism.initial_values(2, 3).items()}
 
     # Outside of training a mechanism may cut a gradient on purpose.
-    moment = attention.Moment(training=True, progress=0.3, seed=torch.tensor(1))
+    phase = attention.Phase(training=True, progress=0.3, seed=torch.tensor(1))
 
     def call(query, key, value, *learned):
         params_given = dict(zip(params, learned, strict=True))
-        return attention.attend(
-            query, key, value, mechanism, kernel=kernel, params=params_given, moment=moment
-        )
+        return attention.attend(query, key, value, mechanism, kernel=kernel, params=params_given, phase=phase)
 
     leaves = (inputs.query, inputs.key, inputs.value, *params.values())
     assert torch.autograd.gradcheck(call, leaves, eps=1e-7, atol=1e-5)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import attention
-from attention import AttentionError, Memory, Moment, attend, get
+from attention import AttentionError, Phase, RecurrentState, attend, get
+from attention.core.inputs import example
 from attention.kernels import dispatch
-from attention.kernels.problem import example
 
 Q = torch.randn(1, 5, 2, 4, generator=torch.Generator().manual_seed(0))
 SEED = torch.tensor(3)
@@ -64,9 +64,9 @@ def test_a_scale_that_a_temperature_makes_infinite_is_refused():
 )
 def test_documents_are_integers_beside_the_tensors(documents, words):
     refused(lambda: attend(Q, Q, Q, "softmax", documents=documents), words)
-    memory = Memory()
+    state = RecurrentState()
     with torch.no_grad():
-        refused(lambda: attend(Q, Q, Q, "simrf", documents=documents, memory=memory), words)
+        refused(lambda: attend(Q, Q, Q, "simrf", documents=documents, state=state), words)
 
 
 @pytest.mark.parametrize(
@@ -92,30 +92,30 @@ def test_parameters_are_named_tensors(params):
 
 
 @pytest.mark.parametrize(
-    "moment",
+    "phase",
     [
         None,
         5,
-        Moment,
-        Moment(1, 0.5, SEED),
-        Moment(True, 2.0, SEED),
-        Moment(True, math.nan, SEED),
-        Moment(True, "0", SEED),
-        Moment(True, 0.5, 3),
-        Moment(True, 0.5, torch.zeros(1, dtype=torch.long)),
-        Moment(True, 0.5, torch.tensor(0.5)),
-        Moment(True, 0.5, SEED, -1),
-        Moment(True, 0.5, SEED, 2.5),
-        Moment(True, 0.5, SEED, True),
-        Moment(True, 0.5, SEED, 10**20),
-        Moment(True, 0.5, SEED, torch.zeros(2, dtype=torch.long)),
-        Moment(True, 0.5, SEED, torch.tensor(0.5)),
-        Moment(True, 0.5, torch.zeros((), dtype=torch.long, device="meta")),
+        Phase,
+        Phase(1, 0.5, SEED),
+        Phase(True, 2.0, SEED),
+        Phase(True, math.nan, SEED),
+        Phase(True, "0", SEED),
+        Phase(True, 0.5, 3),
+        Phase(True, 0.5, torch.zeros(1, dtype=torch.long)),
+        Phase(True, 0.5, torch.tensor(0.5)),
+        Phase(True, 0.5, SEED, -1),
+        Phase(True, 0.5, SEED, 2.5),
+        Phase(True, 0.5, SEED, True),
+        Phase(True, 0.5, SEED, 10**20),
+        Phase(True, 0.5, SEED, torch.zeros(2, dtype=torch.long)),
+        Phase(True, 0.5, SEED, torch.tensor(0.5)),
+        Phase(True, 0.5, torch.zeros((), dtype=torch.long, device="meta")),
     ],
     ids=str,
 )
-def test_a_moment_is_checked(moment):
-    refused(lambda: attend(Q, Q, Q, "gumbel_softmax", moment=moment), "moment")
+def test_a_moment_is_checked(phase):
+    refused(lambda: attend(Q, Q, Q, "gumbel_softmax", phase=phase), "phase")
 
 
 @pytest.mark.parametrize("wrong", [5, None, ["softmax"], b"softmax", {}, type(get("softmax"))], ids=str)
@@ -287,47 +287,47 @@ def test_whole_numbers_serve_as_numbers():
 def test_a_chunk_beyond_the_text_costs_nothing(mechanism, kernel):
     whole, huge = get(mechanism, chunk=64), get(mechanism, chunk=2**40)
     torch.testing.assert_close(attend(Q, Q, Q, huge, kernel=kernel), attend(Q, Q, Q, whole, kernel="dense"))
-    memory = Memory()
+    state = RecurrentState()
     with torch.no_grad():
-        parts = [attend(x, x, x, huge, memory=memory) for x in (Q[:, :3], Q[:, 3:3], Q[:, 3:])]
+        parts = [attend(x, x, x, huge, state=state) for x in (Q[:, :3], Q[:, 3:3], Q[:, 3:])]
     torch.testing.assert_close(torch.cat(parts, 1), attend(Q, Q, Q, whole, kernel="dense"))
 
 
 def test_a_refused_call_leaves_a_memory_as_it_was():
-    memory = Memory()
+    state = RecurrentState()
     documents = torch.zeros(1, 3, dtype=torch.long)
     with torch.no_grad():
-        attend(Q[:, :3], Q[:, :3], Q[:, :3], "simrf", documents=documents, memory=memory)
-        before = vars(memory.copy())
+        attend(Q[:, :3], Q[:, :3], Q[:, :3], "simrf", documents=documents, state=state)
+        before = vars(state.copy())
         part, more = Q[:, 3:], documents[:, :2] + 1
         for call, words in (
-            (lambda: attend(part, part, part, "simrf", memory=memory), "documents for every call"),
-            (lambda: attend(part, part, part, "simrf", documents=more, window=3, memory=memory), "no window"),
-            (lambda: attend(part, part, part, "simrf", documents=more, scale=-1.0, memory=memory), "scale"),
+            (lambda: attend(part, part, part, "simrf", state=state), "documents for every call"),
+            (lambda: attend(part, part, part, "simrf", documents=more, window=3, state=state), "no window"),
+            (lambda: attend(part, part, part, "simrf", documents=more, scale=-1.0, state=state), "scale"),
             (
-                lambda: attend(part, part, part, get("simrf", seed=1), documents=more, memory=memory),
+                lambda: attend(part, part, part, get("simrf", seed=1), documents=more, state=state),
                 "was begun by",
             ),
-            (lambda: attend(*[part.double()] * 3, "simrf", documents=more, memory=memory), "torch.float64"),
-            (lambda: attend(*[part[..., :3]] * 3, "simrf", documents=more, memory=memory), "holds a key of"),
+            (lambda: attend(*[part.double()] * 3, "simrf", documents=more, state=state), "torch.float64"),
+            (lambda: attend(*[part[..., :3]] * 3, "simrf", documents=more, state=state), "holds a key of"),
             (
-                lambda: attend(part, part, part, "simrf", documents=more, memory=memory, kernel="x"),
+                lambda: attend(part, part, part, "simrf", documents=more, state=state, kernel="x"),
                 "unknown kernel",
             ),
-            (lambda: attend(part, part, part, "simrf", documents=more, memory={}), "attention.Memory"),
+            (lambda: attend(part, part, part, "simrf", documents=more, state={}), "attention.RecurrentState"),
         ):
             refused(call, words)
-            assert vars(memory.copy()) == before
-        out = attend(part, part, part, "simrf", documents=more, memory=memory)
+            assert vars(state.copy()) == before
+        out = attend(part, part, part, "simrf", documents=more, state=state)
     ids = torch.cat([documents, more], 1)
     torch.testing.assert_close(out, attend(Q, Q, Q, "simrf", documents=ids, kernel="dense")[:, 3:])
 
 
 def test_documents_of_bytes_go_through_a_memory():
-    memory, documents = Memory(), torch.tensor([[0, 0, 1, 1, 1]], dtype=torch.uint8)
+    state, documents = RecurrentState(), torch.tensor([[0, 0, 1, 1, 1]], dtype=torch.uint8)
     with torch.no_grad():
         parts = [
-            attend(*[Q[:, part]] * 3, "simrf", documents=documents[:, part], memory=memory)
+            attend(*[Q[:, part]] * 3, "simrf", documents=documents[:, part], state=state)
             for part in (slice(0, 2), slice(2, 5))
         ]
     whole = attend(Q, Q, Q, "simrf", documents=documents, kernel="dense")
@@ -356,19 +356,17 @@ def test_odd_layouts_are_read_as_they_are(kernel):
 
 
 def test_the_checks_are_traced_away():
-    """One graph, and no new one for another scale of the moment's progress than tracing without checks makes."""
+    """One graph, and no new one for another scale of the phase's progress than tracing without checks makes."""
     documents = torch.tensor([[0, 0, 0, 1, 1]])
 
     @torch.compile(backend="eager", fullgraph=True)
-    def call(query, moment):
-        return attend(
-            query, query, query, "softpick", window=3, documents=documents, scale=0.5, moment=moment
-        )
+    def call(query, phase):
+        return attend(query, query, query, "softpick", window=3, documents=documents, scale=0.5, phase=phase)
 
     plain = attend(Q, Q, Q, "softpick", window=3, documents=documents, scale=0.5, kernel="dense")
-    moment = Moment(True, 0.5, SEED)
-    torch.testing.assert_close(call(Q, moment), plain)
-    torch.testing.assert_close(call(Q, replace(moment, progress=0.25)), plain)
+    phase = Phase(True, 0.5, SEED)
+    torch.testing.assert_close(call(Q, phase), plain)
+    torch.testing.assert_close(call(Q, replace(phase, progress=0.25)), plain)
     torch.testing.assert_close(
         torch.compile(
             lambda x: attend(x, x, x, "ssmax", params={"length_scale": torch.ones(2)}),

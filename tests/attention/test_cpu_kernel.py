@@ -9,17 +9,17 @@ import torch
 
 import attention
 from attention.conformance import cases
+from attention.core.formula import formula_of
+from attention.forms.composite import Composite
 from attention.kernels import cpu
-from attention.kernels.program import program_of
-from attention.mechanism import Composite
 from tests.attention.conftest import label, make, pointwise_mechanisms, run
 
 pytestmark = pytest.mark.skipif(
-    cpu.refuses(attention.kernels.problem.example(attention.get("softmax"))) is not None,
+    cpu.refuses(attention.core.inputs.example(attention.get("softmax"))) is not None,
     reason="this machine cannot compile the C++ kernels",
 )
 
-HALF = attention.kernels.problem.example(attention.get("softmax"), dtype=torch.bfloat16)
+HALF = attention.core.inputs.example(attention.get("softmax"), dtype=torch.bfloat16)
 DTYPES = [torch.float32] if cpu.refuses(HALF) else [torch.float32, torch.bfloat16]
 """Those that this processor multiplies."""
 
@@ -84,16 +84,8 @@ def test_one_head_on_many_threads_equals_one_thread(mechanism):
 def test_the_operator_keeps_the_rules_of_operators(dtype):
     mechanism = attention.get("gaussian", normalise=False)
     inputs = make(batch=1, queries=9, heads=2, key_heads=1, head_dim=16).to(dtype)
-    problem = attention.kernels.problem.pose(
-        *inputs.all[:3],
-        mechanism,
-        causal=True,
-        window=None,
-        documents=None,
-        scale=None,
-        params=None,
-    )
-    arguments = (*problem.operands, None, 0.0, program_of(mechanism).key, True, False, False)
+    prepared = attention.core.inputs.prepare(*inputs.all[:3], mechanism)
+    arguments = (*prepared.operands, None, 0.0, formula_of(mechanism).key, True, False, False)
     detached = tuple(
         x.detach().requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in arguments
     )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from attention.core.formula import UNARY
 from attention.kernels.cpu.build import BuildError, build
-from attention.kernels.program import UNARY
 
 SOURCE = '#include "simd.h"\n' + "\n".join(
     f'extern "C" void apply_{name}(const float* x, float* y, int n) '

@@ -11,14 +11,15 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import attention
 from attention.conformance.inputs import make
+from attention.core.call import Call, Phase
+from attention.core.inputs import example
+from attention.core.noise import WORD, philox
+from attention.core.scores import Noise, Scores
 from attention.kernels import cpu
 from attention.kernels.cpu.build import BuildError, build
-from attention.kernels.problem import example
-from attention.mechanism import Call, Moment, Noise, Scores
 from attention.mechanisms.entmax15 import Entmax15
 from attention.mechanisms.lssar import Lssar
 from attention.mechanisms.softmax import Softmax
-from attention.noise import WORD, philox
 
 pytestmark = pytest.mark.skipif(
     cpu.refuses(example(attention.get("softmax"))) is not None,
@@ -41,8 +42,8 @@ def _noisy(form):
     class Noisy(form):
         def scores(self, query: torch.Tensor, key: torch.Tensor, call: Call) -> Scores:
             scores = super().scores(query, key, call)
-            moment = call.moment
-            return replace(scores, noise=Noise(moment.seed, AMPLITUDE, moment.first_sequence))
+            phase = call.phase
+            return replace(scores, noise=Noise(phase.seed, AMPLITUDE, phase.first_sequence))
 
     return Noisy()
 
@@ -70,7 +71,7 @@ def test_words_are_those_of_pytorch():
 
 def _run(mechanism, kernel: str, inputs, seed: int, **masks: Any) -> list[torch.Tensor]:
     out = attention.attend(
-        *inputs.all[:3], mechanism, kernel=kernel, moment=Moment(True, 0.5, torch.tensor(seed)), **masks
+        *inputs.all[:3], mechanism, kernel=kernel, phase=Phase(True, 0.5, torch.tensor(seed)), **masks
     )
     return [out, *torch.autograd.grad(out, inputs.all[:3], inputs.grad_out.to(out.dtype))]
 
@@ -104,13 +105,13 @@ def test_a_new_seed_does_not_compile_anew():
 
     @torch.compile(backend=compiles, fullgraph=True)
     def call(query, key, value, seed, first):
-        moment = Moment(True, 0.5, seed, first)
-        return attention.attend(query, key, value, mechanism, kernel="cpu", moment=moment)
+        phase = Phase(True, 0.5, seed, first)
+        return attention.attend(query, key, value, mechanism, kernel="cpu", phase=phase)
 
     places = [(torch.tensor(seed), torch.tensor(first)) for seed, first in ((1, 0), (2, 0), (2, 4))]
     outs = [call(*inputs.all[:3], *place) for place in places]
     torch._dynamo.reset()
     assert compiles.frame_count == 1
     for place, out in zip(places, outs, strict=True):
-        moment = Moment(True, 0.5, *place)
-        assert torch.equal(out, attention.attend(*inputs.all[:3], mechanism, kernel="cpu", moment=moment))
+        phase = Phase(True, 0.5, *place)
+        assert torch.equal(out, attention.attend(*inputs.all[:3], mechanism, kernel="cpu", phase=phase))

@@ -12,11 +12,15 @@ import attention
 from attention import AttentionError, conformance
 from attention.conformance.inputs import HOSTILE, Inputs, hostile, make, run
 from attention.conformance.verdict import MIXED, judge
+from attention.core.call import Call
+from attention.core.formula import formula_of
+from attention.core.inputs import example
+from attention.core.masks import visibility
+from attention.core.mechanism import Mechanism
+from attention.core.scores import Scores
+from attention.forms.pointwise import Pointwise
+from attention.forms.ratio import Ratio
 from attention.kernels import dispatch, flex
-from attention.kernels.problem import example
-from attention.kernels.program import program_of
-from attention.masks import visibility
-from attention.mechanism import Call, Mechanism, Pointwise, Ratio, Scores
 
 SERVED = [mechanism for mechanism in conformance.cases() if mechanism.form in (Pointwise, Ratio)]
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -38,7 +42,7 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr(torch_flex, "_apply_kernel_options", lambda *given: options(*given[:5]))
     monkeypatch.setattr(flex, "fused", lambda: torch_flex.flex_attention)
-    monkeypatch.setitem(dispatch.KERNELS, "flex", replace(flex.KERNEL, declines=lambda problem: None))
+    monkeypatch.setitem(dispatch.KERNELS, "flex", replace(flex.KERNEL, declines=lambda inputs: None))
 
 
 @mechanisms
@@ -85,7 +89,7 @@ def has_own_denominator(mechanism: Mechanism) -> bool:
     """Whether the sum of a row is of another function than its weights, and takes a call of its own."""
     if mechanism.form is Pointwise:
         return False
-    numerator, denominator, *_ = program_of(mechanism)["terms"].results
+    numerator, denominator, *_ = formula_of(mechanism)["terms"].results
     return numerator != denominator
 
 

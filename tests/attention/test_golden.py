@@ -4,8 +4,7 @@ import pytest
 import torch
 
 import attention
-from attention.kernels.rows import rows_of
-from attention.masks import visibility
+from attention.core.masks import visibility
 
 SPREAD_ROW = (1.5, -0.5, 0.25, 3.0, -2.0)
 NARROW_ROW = (0.5, 0.1, 0.25, 0.9, -0.4)
@@ -221,9 +220,9 @@ def test_row_functions(case):
     score = torch.tensor(row, dtype=torch.float64)[None, None, None, None]
     grad_weights = torch.tensor(GRAD_WEIGHTS, dtype=torch.float64).expand_as(score)
     count = visible.count[:, None, None, :, None]
-    weight, gradient = rows_of(mechanism).gradients(mechanism, score.clone(), tile, count, grad_weights, None)
+    weight, gradient = mechanism.form.row_gradients(mechanism, score.clone(), tile, count, grad_weights, None)
     assert _distance(weight, expected) < 1e-6
-    assert _distance(rows_of(mechanism).weights(mechanism, score.clone(), tile, count)[0], expected) < 1e-6
+    assert _distance(mechanism.form.row_weights(mechanism, score.clone(), tile, count)[0], expected) < 1e-6
     assert _distance(gradient, expected_gradient) < 1e-6
 
 

@@ -9,6 +9,7 @@ import torch
 
 import attention
 from attention import AttentionError, attend, get
+from attention.forms.pointwise import Pointwise
 
 Q = torch.zeros(1, 4, 4, 8)
 
@@ -61,12 +62,12 @@ Q = torch.zeros(1, 4, 4, 8)
             "it scans mechanisms of form Chunked, not Ratio",
         ),
         (
-            lambda: attend(Q, Q, Q, "softmax", memory=attention.Memory()),
-            "a memory serves causal calls of form Chunked",
+            lambda: attend(Q, Q, Q, "softmax", state=attention.RecurrentState()),
+            "a recurrent state serves causal calls of form Chunked",
         ),
         (
-            lambda: attend(Q, Q, Q, "simrf", causal=False, memory=attention.Memory()),
-            "a memory serves causal calls of form Chunked; this one is not causal",
+            lambda: attend(Q, Q, Q, "simrf", causal=False, state=attention.RecurrentState()),
+            "a recurrent state serves causal calls of form Chunked; this one is not causal",
         ),
         (lambda: get("simrf", coupling="simplx"), "did you mean 'simplex'?"),
         (lambda: get("simrf", features=0), "at least 1 feature"),
@@ -97,11 +98,11 @@ def test_mistakes_are_named(call, message):
 
 
 def test_two_mechanisms_cannot_share_a_name():
-    class Impostor(attention.Pointwise):
+    class Impostor(Pointwise):
         name = "softmax"
 
     with pytest.raises(AttentionError, match="nameless does not say what bounds its weights have"):
-        attention.register(type("Nameless", (attention.Pointwise,), {"name": "nameless"}))
+        attention.register(type("Nameless", (Pointwise,), {"name": "nameless"}))
     with pytest.raises(AttentionError, match="two mechanisms are named 'softmax'"):
         attention.register(Impostor)
 

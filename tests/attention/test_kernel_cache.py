@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attention.kernels import cache
+from attention.core import cache
 from attention.kernels.cpu import build as builder
 from attention.kernels.cpu.build import BuildError, build
 

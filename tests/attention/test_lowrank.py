@@ -6,7 +6,7 @@ from torch.nn.functional import gelu, layer_norm, normalize
 
 import attention
 from attention import AttentionError, attend, get
-from attention.lowrank import (
+from attention.core.lowrank import (
     ITERATIONS,
     ConvolutionalLandmarks,
     gaussian,

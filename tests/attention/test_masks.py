@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attention.masks import visibility
+from attention.core.masks import visibility
 
 
 def _dense(queries, keys, causal, window, documents):

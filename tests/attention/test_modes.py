@@ -6,8 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import attention
 from attention.conformance import outcome
+from attention.core.modes import first_order, once
 from attention.kernels import dispatch
-from attention.kernels.modes import first_order, once
 from tests.attention.conftest import every_mechanism, label, make
 
 MODES = ("forward mode", "second derivatives", "torch.func", "vmap", "recomputation", "no gradient")
@@ -81,7 +81,7 @@ def test_a_kernel_without_the_mode_says_so_and_names_one_that_has_it(kernel):
     def call(*tensors):
         return attention.attend(*tensors, "softmax", kernel=kernel)
 
-    if dispatch.KERNELS[kernel].refuses(attention.kernels.problem.example(attention.get("softmax"))):
+    if dispatch.KERNELS[kernel].refuses(attention.core.inputs.example(attention.get("softmax"))):
         pytest.skip("this machine has no such kernel")
     with pytest.raises(attention.AttentionError, match=r"forward mode .*use .*dense"):
         torch.func.jvp(lambda query: call(query, *leaves[1:]), leaves[:1], leaves[:1])
@@ -132,11 +132,9 @@ def test_what_has_no_derivative_is_refused_within_a_transform():
     query, key, value = (x.detach() for x in inputs.all[:3])
     with pytest.raises(attention.AttentionError, match="row statistics have no derivative"):
         torch.func.jvp(lambda query: attention.row_stats(query, key, "softmax").mass, (query,), (query,))
-    memory = attention.Memory()
-    with pytest.raises(attention.AttentionError, match="a memory carries no gradient"):
-        torch.func.jvp(
-            lambda key: attention.attend(query, key, value, "simrf", memory=memory), (key,), (key,)
-        )
+    state = attention.RecurrentState()
+    with pytest.raises(attention.AttentionError, match="a recurrent state carries no gradient"):
+        torch.func.jvp(lambda key: attention.attend(query, key, value, "simrf", state=state), (key,), (key,))
 
 
 def test_a_guard_lets_one_derivative_through():

@@ -10,7 +10,8 @@ import pytest
 
 import attention
 from attention import __main__ as command
-from attention import notes, registry
+from attention import notes
+from attention.core import registry
 
 ROOT = Path(__file__).parents[2]
 

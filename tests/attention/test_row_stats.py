@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import attention
-from attention.mechanism import Pointwise
+from attention.forms.pointwise import Pointwise
 
 
 @dataclass(frozen=True)

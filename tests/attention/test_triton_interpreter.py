@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import attention
+from attention.core.inputs import example
 from attention.kernels import triton
-from attention.kernels.problem import example
 
 ROOT = Path(__file__).parents[2]
 installed = pytest.mark.skipif(

@@ -11,9 +11,10 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import attention
+from attention.core.call import CallSpec
+from attention.core.inputs import example, prepare
+from attention.forms.composite import Composite
 from attention.kernels import dense, dispatch, vendor
-from attention.kernels.problem import example, pose
-from attention.mechanism import Composite
 from tests.attention.conftest import label, make, pointwise_mechanisms, run
 
 SOFTMAX = attention.get("softmax")
@@ -104,15 +105,15 @@ def test_softmax_by_another_name_is_served():
 
 
 def on_gpu(dtype=torch.bfloat16, head_dim=64, value_dim=None, queries=6, documents=None):
-    """A problem whose queries lie on a GPU that need not be there."""
+    """A prepared whose queries lie on a GPU that need not be there."""
     query = torch.empty(2, queries, 2, head_dim, dtype=dtype)
     key = torch.empty(2, 6, 2, head_dim, dtype=dtype)
     value = torch.empty(2, 6, 2, value_dim or head_dim, dtype=dtype)
     options = {"causal": True, "window": None, "documents": documents, "scale": None, "params": None}
-    problem = pose(query, key, value, SOFTMAX, **options)
+    prepared = prepare(query, key, value, SOFTMAX, CallSpec(**options))
     with FakeTensorMode():
         elsewhere = torch.empty(query.shape, dtype=dtype, device="cuda")
-    return replace(problem, scores=replace(problem.scores, query=elsewhere))
+    return replace(prepared, scores=replace(prepared.scores, query=elsewhere))
 
 
 def test_flash_names_what_it_cannot_do(flash):
@@ -174,8 +175,8 @@ def test_flash_is_called_with_the_mask_and_scale_of_the_problem(mask, queries, f
         pytest.skip("refused")
     inputs = make(queries=queries, keys=13)
     arguments = {"causal": True, "window": None, "documents": None} | mask
-    problem = pose(*inputs.all[:3], SOFTMAX, scale=0.7, params=None, **arguments)
-    assert torch.allclose(vendor.flash_attend(problem), dense.attend(problem), atol=1e-12)
+    prepared = prepare(*inputs.all[:3], SOFTMAX, CallSpec(scale=0.7, **arguments))
+    assert torch.allclose(vendor.flash_attend(prepared), dense.attend(prepared), atol=1e-12)
     assert {(scale, causal) for scale, causal, _ in flash.calls} == {(0.7, arguments["causal"])}
 
 

@@ -20,12 +20,15 @@ from attention.conformance import Inputs, cases, make, run
 from attention.conformance.bounds import bounds
 from attention.conformance.inputs import HOSTILE, hostile
 from attention.conformance.verdict import MIXED, SLACK, compare, judge, mixings
-from attention.kernels import dispatch, program
-from attention.kernels.problem import pose
-from attention.kernels.program import Function, Step, evaluate, program_of
+from attention.core import formula
+from attention.core.formula import Function, Step, evaluate, formula_of
+from attention.core.inputs import prepare
+from attention.forms.chunked import Chunked
+from attention.forms.two_stage import TwoStage
+from attention.kernels import dispatch
 from attention.kernels.triton import KERNEL, attend_with_statistics, launch, operators, printer, tiles
 
-SERVED = [mechanism for mechanism in cases() if mechanism.form is not attention.Chunked]
+SERVED = [mechanism for mechanism in cases() if mechanism.form is not Chunked]
 mechanisms = pytest.mark.parametrize("mechanism", SERVED, ids=repr)
 one_per_form = pytest.mark.parametrize(
     "name", ["gaussian", "swat", "softpick", "softmax", "lssa", "lssar", "entmax15", "sa_softmax"]
@@ -75,7 +78,7 @@ def _known(monkeypatch):
 )
 def test_error_is_at_most_twice_that_of_eager_in_the_same_dtype(mechanism, dtype, names):
     # One sequence is too few to judge the rounding of two stages by.
-    batch = 4 if mechanism.form is attention.TwoStage else 1
+    batch = 4 if mechanism.form is TwoStage else 1
     for name in names:
         inputs = hostile(name, batch=batch, queries=35, heads=2, key_heads=1, head_dim=16).to(dtype)
         truth = run(inputs.to(torch.float64), mechanism, "dense")
@@ -234,9 +237,9 @@ def test_a_compiled_call_is_one_graph(name):
 @one_per_form
 def test_operators_keep_their_promises_to_pytorch(name):
     inputs = make(batch=1, queries=4, heads=2, key_heads=1).to(torch.bfloat16)
-    problem = _posed(inputs, name)
-    scores, visible = problem.scores, problem.visible
-    learned = (scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias)
+    prepared = _prepared(inputs, name)
+    scores, visible = prepared.scores, prepared.visible
+    learned = (scores.query, scores.key, prepared.value, scores.query_bias, scores.key_bias)
     masks = (visible.first, visible.last, visible.position)
     leaves = tuple(None if x is None else x.detach().requires_grad_() for x in learned)
     arguments = (
@@ -246,37 +249,27 @@ def test_operators_keep_their_promises_to_pytorch(name):
         scores.scale,
         None,
         0.0,
-        printer.module_name(program_of(problem.mechanism)),
+        printer.module_name(formula_of(prepared.mechanism)),
         False,
     )
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(operators.triton_forward, arguments, test_utils=checks)
 
 
-def _posed(inputs: Inputs, name: str):
-    return pose(
-        inputs.query,
-        inputs.key,
-        inputs.value,
-        attention.get(name),
-        causal=True,
-        window=None,
-        documents=None,
-        scale=None,
-        params=None,
-    )
+def _prepared(inputs: Inputs, name: str):
+    return prepare(*inputs.all[:3], attention.get(name))
 
 
 def test_statistics_of_rows_are_returned():
     inputs = make(batch=1, queries=20, heads=2, key_heads=2).to(torch.float32)
-    problem = _posed(inputs, "softmax")
-    _, log_mass, (pivot, inverse, _) = attend_with_statistics(problem, with_mass=True)
-    score = torch.einsum("bthd,bshd->bhts", inputs.query, inputs.key) * problem.scores.scale
-    score = score.masked_fill(~problem.visible.mask()[:, None], -torch.inf).transpose(1, 2)
+    prepared = _prepared(inputs, "softmax")
+    _, log_mass, (pivot, inverse, _) = attend_with_statistics(prepared, with_mass=True)
+    score = torch.einsum("bthd,bshd->bhts", inputs.query, inputs.key) * prepared.scores.scale
+    score = score.masked_fill(~prepared.visible.mask()[:, None], -torch.inf).transpose(1, 2)
     assert torch.equal(pivot, score.amax(-1)) or torch.allclose(pivot, score.amax(-1), atol=1e-6)
     assert torch.allclose(log_mass, score.logsumexp(-1), atol=1e-5)
     assert torch.allclose(pivot - inverse.log(), score.logsumexp(-1), atol=1e-5)
-    assert attend_with_statistics(_posed(inputs, "swat"), with_mass=False)[2].shape == (0, 1, 20, 2)
+    assert attend_with_statistics(_prepared(inputs, "swat"), with_mass=False)[2].shape == (0, 1, 20, 2)
 
 
 def test_refusals_name_the_reason():
@@ -286,7 +279,7 @@ def test_refusals_name_the_reason():
         (torch.float32, 8, None),
     ):
         inputs = make(batch=1, queries=2, head_dim=width).to(dtype)
-        assert KERNEL.refuses(_posed(inputs, "softmax")) == reason
+        assert KERNEL.refuses(_prepared(inputs, "softmax")) == reason
 
 
 @triton.jit
@@ -296,7 +289,7 @@ def _apply(function: tl.constexpr, first, second, out, size: tl.constexpr):
 
 
 def _operations() -> list[tuple[Step, ...]]:
-    masks = [(Step(name, (0, 1)), Step("where", (2, 0, -1.5))) for name in program.COMPARISONS]
+    masks = [(Step(name, (0, 1)), Step("where", (2, 0, -1.5))) for name in formula.COMPARISONS]
     first, second = Step("gt", (0, 0.0)), Step("lt", (1, 0.5))
     logical = [
         (first, second, Step(name, (2, 3)), Step("where", (4, 0, 1)))
@@ -307,8 +300,8 @@ def _operations() -> list[tuple[Step, ...]]:
         (Step("abs", (0,)), Step("power", (2, p))) for p in (2.0, 3.0, 15.0, -1.0, -4.0, 0.5, 2.5, -0.7)
     ]
     positive = [(Step("abs", (0,)), Step(name, (2,))) for name in ("log", "log1p", "sqrt")]
-    unary = [(Step(name, (0,)),) for name in program.UNARY if name not in ("log", "log1p", "sqrt")]
-    binary = [(Step(name, (0, 1)),) for name in program.BINARY]
+    unary = [(Step(name, (0,)),) for name in formula.UNARY if name not in ("log", "log1p", "sqrt")]
+    binary = [(Step(name, (0, 1)),) for name in formula.BINARY]
     return [*unary, *positive, *binary, *masks, *logical, *negated, *powers]
 
 
@@ -320,7 +313,7 @@ def test_every_operation_is_printed_and_accurate(steps, spread):
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(256, generator=generator) * spread for _ in range(2))
     function = Function("function", ("first", "second"), steps, (len(steps) + 1,))
-    traced = program.Program("operation", "Pointwise", (function,), None, 0.0)
+    traced = formula.Formula("operation", "pointwise", (function,), (), ())
     out = torch.empty(256)
     _apply[(1,)](printer.load(printer.module_name(traced)).FUNCTIONS[0], first, second, out, 256)
     (exact,) = evaluate(function, first.double(), second.double())

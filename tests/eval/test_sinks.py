@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from attention import attend, get, names, weights
-from attention.mechanism import Mechanism, Pointwise
+from attention.core.mechanism import Mechanism
+from attention.forms.pointwise import Pointwise
 from eval.analyses import sinks
 from eval.analyses.sinks import Settings
 from eval.analysis import _plain

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import attention
+from attention.forms.chunked import Chunked
 from models import ModelConfig, ModelError
 from models.gpt import GPT
 from models.loss import token_losses
@@ -16,7 +17,7 @@ def patterned(build, pattern, **changes):
 
     A mechanism with a state takes no window, and need not be a function of distance alone, so it gets no rotations.
     """
-    if attention.get(pattern.split("*")[0]).form is attention.Chunked:
+    if attention.get(pattern.split("*")[0]).form is Chunked:
         return build(attention=pattern, position="none", **changes)
     return build(attention=pattern, window="none*1,7*1", **changes)
 

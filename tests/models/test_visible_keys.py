@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from attention import Chunked, get, names
+from attention import get, names
+from attention.forms.chunked import Chunked
 from models import left_pad
 
 MECHANISMS = [(name, options) for name in names() for options in ({}, *get(name).variants)]

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 import attention
-from attention import AttentionError, Memory, Moment, attend
+from attention import AttentionError, Phase, RecurrentState, attend
 from attention.conformance import cases
+from attention.core.inputs import example
+from attention.forms.chunked import Chunked
 from attention.kernels import dispatch
-from attention.kernels.problem import example
 from tests.reliability._nonsense import ARGUMENTS, OPTIONS, SHAPES, TENSORS
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 4e-2, torch.float16: 8e-3}
@@ -50,8 +51,8 @@ class Call:
 
 def kernels_for(mechanism: attention.Mechanism, dtype: torch.dtype, head_dim: int, n_head: int) -> list[str]:
     """Kernels that serve such calls, and "auto"."""
-    problem = example(mechanism, dtype=dtype, head_dim=head_dim, n_head=n_head)
-    serving = [name for name, kernel in dispatch.KERNELS.items() if kernel.refuses(problem) is None]
+    prepared = example(mechanism, dtype=dtype, head_dim=head_dim, n_head=n_head)
+    serving = [name for name, kernel in dispatch.KERNELS.items() if kernel.refuses(prepared) is None]
     return [*(name for name in serving if name not in SLOW), "auto"]
 
 
@@ -119,7 +120,7 @@ def valid(dice: random.Random, *, zero: str = "") -> Call:
         }
     if dice.random() < 0.5:
         seed = torch.tensor(dice.randrange(-(2**63), 2**63))
-        arguments["moment"] = Moment(True, dice.choice([0.0, 0.3, 1.0]), seed)
+        arguments["phase"] = Phase(True, dice.choice([0.0, 0.3, 1.0]), seed)
     arguments |= {name: laid_out(x, dice) for name, x in zip(("query", "key", "value"), leaves, strict=True)}
     if not zero:
         arguments["kernel"] = dice.choice(kernels_for(mechanism, dtype, head_dim, 2 * heads))
@@ -216,7 +217,7 @@ def check_message(error: AttentionError) -> None:
 
 def observed(call: Call, dice: random.Random) -> str:
     """The same question to `weights`, `row_stats` or `entropy`."""
-    arguments = {x: y for x, y in call.arguments.items() if x not in ("value", "moment", "kernel", "memory")}
+    arguments = {x: y for x, y in call.arguments.items() if x not in ("value", "phase", "kernel", "state")}
     what = dice.choice(["weights", "row_stats", "entropy"])
     try:
         if what == "weights":
@@ -289,7 +290,7 @@ def spoiled_option(dice: random.Random) -> tuple[str, Call, Callable[[], str]]:
     option = dice.choice([*(field.name for field in fields(call.mechanism)), "no_such_option"])
     value = dice.choice(OPTIONS)
     call.arguments["kernel"] = dice.choice(
-        ["dense", "chunked" if isinstance(call.mechanism, attention.Chunked) else "tiled"]
+        ["dense", "chunked" if isinstance(call.mechanism, Chunked) else "tiled"]
     )
     call.arguments.pop("params", None)
 
@@ -310,7 +311,7 @@ def spoiled_option(dice: random.Random) -> tuple[str, Call, Callable[[], str]]:
 def remembered_call(dice: random.Random) -> tuple[str, Call, Callable[[], str]]:
     """A text in two parts through a memory, the second part perhaps another kind of call."""
     call = valid(dice)
-    call.mechanism = dice.choice([x for x in MECHANISMS if isinstance(x, attention.Chunked)])
+    call.mechanism = dice.choice([x for x in MECHANISMS if isinstance(x, Chunked)])
     call.arguments |= {"causal": True, "kernel": "auto"}
     for name in ("window", "params", "scale"):
         call.arguments.pop(name, None)
@@ -327,7 +328,7 @@ def remembered_call(dice: random.Random) -> tuple[str, Call, Callable[[], str]]:
         return call.arguments | named | ({} if ids is None else {"documents": ids[:, place]})
 
     def run() -> str:
-        memory, second = Memory(), part(slice(cut, None))
+        state, second = RecurrentState(), part(slice(cut, None))
         if spoil == "dtype":
             second |= {name: second[name].double().float() for name in ("query", "key", "value")}
         elif spoil == "batch":
@@ -337,8 +338,8 @@ def remembered_call(dice: random.Random) -> tuple[str, Call, Callable[[], str]]:
         mechanism = attention.get("simrf", seed=5) if spoil == "mechanism" else call.mechanism
         try:
             with torch.no_grad():
-                outs = [attend(mechanism=call.mechanism, memory=memory, **part(slice(cut)))]
-                outs.append(attend(mechanism=mechanism, memory=memory, **second))
+                outs = [attend(mechanism=call.mechanism, state=state, **part(slice(cut)))]
+                outs.append(attend(mechanism=mechanism, state=state, **second))
         except AttentionError as error:
             check_message(error)
             return "refused"
@@ -379,7 +380,7 @@ def described(number: int, seed: int, call: Call) -> str:
             return f"{value.dtype}{'[nested]' if value.is_nested else list(value.shape)}"
         if isinstance(value, Mapping):
             return "{" + ", ".join(f"{x}: {show(y)}" for x, y in value.items()) + "}"
-        return " ".join(attention.arguments.shown(value).split())[:60]
+        return " ".join(attention.core.arguments.shown(value).split())[:60]
 
     shown = ", ".join(f"{name}={show(value)}" for name, value in call.arguments.items())
     return f"call {number} of seed {seed}: {show(call.mechanism)} {shown}"[:600]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attention import Memory, Moment
+from attention import Phase, RecurrentState
 
 SCALARS: list[Any] = [
     math.nan,
@@ -33,24 +33,24 @@ ARGUMENTS: dict[str, list[Any]] = {
     "scale": [*SCALARS, -1.0, 1e39, 1e-320, np.float32(0.5), torch.tensor([1.0, 2.0])],
     "kernel": [*SCALARS, None, "", "AUTO", "cuda", ["cpu"]],
     "mechanism": [*SCALARS, None, "", "softmaxx", ["softmax"], dict, "x" * 5000, "a\nb"],
-    "moment": [
+    "phase": [
         *SCALARS,
         None,
-        Moment,
-        Moment(1, 0.5, SEED),  # type: ignore[arg-type]
-        Moment(True, 2.0, SEED),
-        Moment(True, math.nan, SEED),
-        Moment(True, "0.5", SEED),  # type: ignore[arg-type]
-        Moment(True, 0.5, 3),  # type: ignore[arg-type]
-        Moment(True, 0.5, torch.zeros(2, dtype=torch.long)),
-        Moment(True, 0.5, torch.tensor(1.5)),
-        Moment(True, 0.5, SEED.to("meta")),
-        Moment(True, 0.5, SEED, -1),
-        Moment(True, 0.5, SEED, 1.5),  # type: ignore[arg-type]
-        Moment(True, 0.5, SEED, 10**20),
-        Moment(True, 0.5, SEED, torch.tensor(1.5)),
+        Phase,
+        Phase(1, 0.5, SEED),  # type: ignore[arg-type]
+        Phase(True, 2.0, SEED),
+        Phase(True, math.nan, SEED),
+        Phase(True, "0.5", SEED),  # type: ignore[arg-type]
+        Phase(True, 0.5, 3),  # type: ignore[arg-type]
+        Phase(True, 0.5, torch.zeros(2, dtype=torch.long)),
+        Phase(True, 0.5, torch.tensor(1.5)),
+        Phase(True, 0.5, SEED.to("meta")),
+        Phase(True, 0.5, SEED, -1),
+        Phase(True, 0.5, SEED, 1.5),  # type: ignore[arg-type]
+        Phase(True, 0.5, SEED, 10**20),
+        Phase(True, 0.5, SEED, torch.tensor(1.5)),
     ],
-    "memory": [*SCALARS, Memory, {"key": None}],
+    "state": [*SCALARS, RecurrentState, {"key": None}],
     "params": [
         *SCALARS,
         lambda name: {name: torch.zeros(7)},

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from attention.kernels import cache
+from attention.core import cache
+from attention.core.formula import formula_of
+from attention.core.registry import get
 from attention.kernels.cpu.build import HERE, BuildError, build, torch_flags
 from attention.kernels.cpu.ops import NOTICE
 from attention.kernels.cpu.printer import source
-from attention.kernels.program import program_of
-from attention.registry import get
 from tests.reliability import Trial
 
 COUNT, FEW = 100, 4
@@ -32,8 +32,8 @@ import json, sys, warnings
 import torch
 from attention import AttentionError, attend
 from attention.kernels import dispatch
-from attention.kernels.problem import pose
-from attention.registry import get
+from attention.core.inputs import prepare
+from attention.core.registry import get
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     query = torch.randn(1, 9, 2, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -43,7 +43,7 @@ wide = query.detach().double().requires_grad_()
 right = attend(wide, wide, wide, "softpick", kernel="dense")
 (right_gradient,) = torch.autograd.grad(right.square().sum(), wide)
 error = max((out - right).abs().max().item(), (gradient - right_gradient).abs().max().item())
-kernel = dispatch.choose("auto", pose(query, query, query, get("softpick"))).name
+kernel = dispatch.choose("auto", prepare(query, query, query, get("softpick"))).name
 said = [str(x.message) for x in caught if "fused CPU kernel" in str(x.message)]
 print(json.dumps({"error": error, "kernel": kernel, "warnings": said}))
 """
@@ -280,7 +280,7 @@ def trials(count: int, seed: int) -> Iterator[Trial]:
 
 def _fill(pristine: Path) -> None:
     """Copies of the libraries in the user's cache, made there if they are not."""
-    program = program_of(get("softpick"))
+    program = formula_of(get("softpick"))
     engine = build("engine", (HERE / "engine.cpp").read_text(), flags=torch_flags(), notice=NOTICE)
     pristine.mkdir(mode=0o700)
     for library in (engine, build(program.key, source(program))):

@@ -1,7 +1,7 @@
 """Runs that are killed, and resume.
 
 Ten steps of a tiny model, a checkpoint every three, in one process and in two. The signal comes at the n-th thing that
-Python does with a file of the run, spread evenly over all of them, or a random moment after a random one. Survived:
+Python does with a file of the run, spread evenly over all of them, or a random phase after a random one. Survived:
 with `--resume`, weights and optimizer end bit for bit as without the signal, the log is complete, nothing half-written
 is left, and no process showed a traceback.
 """
@@ -23,7 +23,7 @@ COUNT, FEW = 84, 7
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 SHARES = {
     "SIGKILL at a file event": 32,
-    "SIGKILL at a random moment": 10,
+    "SIGKILL at a random phase": 10,
     "SIGTERM": 8,
     "Ctrl-C": 8,
     "Ctrl-C twice": 4,

@@ -10,37 +10,43 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from attention.core import l2norm
+from attention.core.form import rowwise
+from attention.core.formula import formula_of, untraceable
+from attention.core.inputs import AttentionInputs
+from attention.core.mechanism import Mechanism
+from attention.core.scores import Noise
 from attention.kernels.cpu.build import BuildError
 from attention.kernels.cpu.ops import load_mechanism, unsupported
 from attention.kernels.kernel import Kernel
-from attention.kernels.problem import Problem
-from attention.kernels.program import program_of, untraceable
-from attention.mechanism import Mechanism, Noise, Pointwise, Threshold
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def attend(problem: Problem) -> Tensor:
+def attend(inputs: AttentionInputs) -> Tensor:
     """Outputs [B, T, H, Dv]."""
-    return _forward(problem, with_mass=False)[0]
+    return _forward(inputs, with_mass=False)[0]
 
 
-def attend_with_mass(problem: Problem) -> tuple[Tensor, Tensor]:
+def attend_with_mass(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """Outputs and log masses [B, T, H] of a Ratio."""
-    return _forward(problem, with_mass=True)
+    return _forward(inputs, with_mass=True)
 
 
-def _forward(problem: Problem, with_mass: bool) -> tuple[Tensor, Tensor]:
-    scores = problem.scores
-    differentiable = (scores.query, scores.key, problem.value, scores.query_bias, scores.key_bias)
+def _forward(inputs: AttentionInputs, with_mass: bool) -> tuple[Tensor, Tensor]:
+    scores = inputs.scores
+    differentiable = (scores.query, scores.key, inputs.value, scores.query_bias, scores.key_bias)
     # Gradients through a row's statistics live on differences that rounding would drown.
-    trains = problem.mechanism.form is not Pointwise
+    found = rowwise(inputs.mechanism)
+    assert found is not None
+    mechanism, form = found
+    trains = form.has_statistics
     trains &= torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in differentiable)
-    keeps_support = trains and problem.mechanism.form is Threshold
+    keeps_support = trains and form.vanishes
     out, log_mass, *_ = torch.ops.attention_zoo_cpu.forward(
-        *problem.operands,
+        *inputs.operands,
         *_noise(scores.noise),
-        _key(problem.mechanism),
+        _key(mechanism),
         trains,
         keeps_support,
         with_mass,
@@ -48,18 +54,26 @@ def _forward(problem: Problem, with_mass: bool) -> tuple[Tensor, Tensor]:
     return out, log_mass
 
 
-def refuses(problem: Problem) -> str | None:
+def refuses(inputs: AttentionInputs) -> str | None:
     """Other devices and dtypes, functions that cannot be traced, machines that cannot compile."""
-    device, dtype = problem.value.device.type, problem.value.dtype
+    device, dtype = inputs.value.device.type, inputs.value.dtype
     if device != "cpu":
         return f"the tensors are on {device}"
     if dtype not in DTYPES:
         return f"it computes in float32 and bfloat16, not in {dtype}".replace("torch.", "")
-    return untraceable(problem.mechanism) or _refuses(problem.mechanism, dtype)
+    return untraceable(inputs.mechanism) or _refuses(inputs.mechanism, dtype)
 
 
 def _noise(noise: Noise | None) -> tuple[Tensor | None, float]:
     return (None, 0.0) if noise is None else (noise.source, noise.amplitude)
+
+
+@l2norm.offer
+def normed(vectors: Tensor, factor: Tensor) -> Tensor | None:
+    """`attention.core.l2norm` by the engine, where that can be had."""
+    if vectors.device.type != "cpu" or vectors.dtype not in DTYPES or not available():
+        return None
+    return torch.ops.attention_zoo_cpu.unit(vectors, factor)
 
 
 @torch.compiler.assume_constant_result
@@ -70,7 +84,7 @@ def available() -> bool:
 
 @torch.compiler.assume_constant_result
 def _key(mechanism: Mechanism) -> str:
-    return program_of(mechanism).key
+    return formula_of(mechanism).key
 
 
 @torch.compiler.assume_constant_result
@@ -93,7 +107,7 @@ def _missing() -> str | None:
 def _missing_functions(mechanism: Mechanism) -> str | None:
     """Why a mechanism's functions cannot be had, where the engine can."""
     try:
-        load_mechanism(program_of(mechanism))
+        load_mechanism(formula_of(mechanism))
     except BuildError as error:
         name = mechanism.name
         warnings.warn(f"the fused CPU kernel of {name} is off, 'tiled' serves: {error}", stacklevel=2)

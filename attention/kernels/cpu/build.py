@@ -15,8 +15,8 @@ import torch
 from filelock import FileLock
 from torch.utils import cpp_extension
 
-from attention.errors import AttentionError
-from attention.kernels import cache as store
+from attention.core import cache as store
+from attention.core.errors import AttentionError
 
 HERE = Path(__file__).parent
 FLAGS = ("-O3", "-ffp-contract=off", "-march=native", "-std=c++20", "-fPIC", "-shared", "-w")

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attention.core.formula import Formula
+from attention.core.modes import once
 from attention.kernels.cpu.build import HERE, BuildError, build, load, torch_flags
 from attention.kernels.cpu.printer import source
-from attention.kernels.modes import once
-from attention.kernels.program import Program
 
 STATISTICS = 5
 """Of a row, as many as MAXIMUM_STATISTICS of the engine."""
@@ -38,15 +38,15 @@ def load_engine() -> None:
 
 
 @cache
-def load_mechanism(program: Program) -> None:
+def load_mechanism(formula: Formula) -> None:
     """Compile if needed and load the functions of a mechanism.
 
     Raises:
         BuildError: they cannot be compiled.
     """
     load_engine()
-    library = build(program.key, source(program))
-    load(library, lambda path: torch.ops.attention_zoo_cpu.load(program.key, path))
+    library = build(formula.key, source(formula))
+    load(library, lambda path: torch.ops.attention_zoo_cpu.load(formula.key, path))
 
 
 @cache
@@ -141,6 +141,6 @@ def _keep_unit(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-@once("the compiled operation behind unit vectors")
+@once("the compiled operation behind l2norm")
 def _unit_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ops.attention_zoo_cpu.unit_backward(grad, *ctx.saved_tensors)

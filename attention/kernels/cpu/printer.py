@@ -1,15 +1,11 @@
 """A mechanism's traced functions as C++, for `rows.h`."""
 
-from attention.kernels.program import INFIX, PREFIX, Function, Operand, Program, Step
-from attention.mechanism import TIED
-
-PER_ROW = {"pivot", "largest", "count", "lowest", "highest"}
-"""Arguments that are the same for a whole row: what depends on nothing else is computed once per row."""
+from attention.core.formula import INFIX, PREFIX, Formula, Function, Operand, Step
 
 
-def source(program: Program) -> str:
+def source(formula: Formula) -> str:
     """A translation unit that exports the table of row functions of one mechanism."""
-    functions = "\n".join(_function(function) for function in program.functions)
+    functions = "\n".join(_function(function, formula.of_row) for function in formula.functions)
     return f"""#include "rows.h"
 
 // Unnamed, since libraries of other mechanisms hold functions of the same names.
@@ -23,36 +19,45 @@ struct Four {{
 }};
 
 struct Functions {{
-{_constants(program)}
+{_constants(formula)}
 {functions}
 }};
 
 }}  // namespace
 
-extern "C" const Mechanism* mechanism() {{ return Compiled<{program.form}<Functions>>::table(); }}
+extern "C" const Mechanism* mechanism() {{ return Compiled<{_class(formula.form)}<Functions>>::table(); }}
 """
 
 
-def _constants(program: Program) -> str:
-    constants = {
-        "tied": f"constexpr float tied = {_number(TIED)}",
-        "epsilon": f"constexpr float epsilon = {_number(program.epsilon)}",
+def _class(form: str) -> str:
+    """The class of a form's header: TwoStage of two_stage."""
+    return form.title().replace("_", "")
+
+
+def _constants(formula: Formula) -> str:
+    constants: dict[str, bool | float] = dict(formula.constants)
+    # Whether a function's results are all the same, so that what multiplies them need be computed once.
+    constants |= {
+        f"one_{function.name}": len(set(function.results)) == 1
+        for function in formula.functions
+        if len(function.results) > 1
     }
-    if program.form == "Ratio":
-        floor = program.pivot_floor
-        derivatives = program["derivatives"].results
-        constants["pivoted"] = f"constexpr bool pivoted = {str(floor is not None).lower()}"
-        constants["floor"] = f"constexpr float pivot_floor = {_number(0.0 if floor is None else floor)}"
-        one = derivatives[0] == derivatives[1]
-        constants["one"] = f"constexpr bool one_derivative = {str(one).lower()}"
-        constants["steep"] = f"constexpr bool steep = {str(program.steep).lower()}"
-    return "\n".join(f"  static {constant};" for constant in constants.values())
+    return "\n".join(f"  static constexpr {_constant(name, value)};" for name, value in constants.items())
 
 
-def _function(function: Function) -> str:
+def _constant(name: str, value: bool | float) -> str:
+    return (
+        f"bool {name} = {str(value).lower()}"
+        if isinstance(value, bool)
+        else f"float {name} = {_number(value)}"
+    )
+
+
+def _function(function: Function, of_row: tuple[str, ...]) -> str:
     arguments = ", ".join(f"vec {name}" for name in function.arguments)
     names: list[str] = list(function.arguments)
-    per_row = [name in PER_ROW for name in function.arguments]
+    # What depends on numbers of the row alone is computed once per row.
+    per_row = [name in of_row for name in function.arguments]
     lines = []
     for step in function.steps:
         name = f"x{len(names)}"

@@ -112,7 +112,7 @@ struct Ratio {
       auto derivatives = Functions::derivatives(score, pivot, numerator);
       vec centred = grad_weight - delta;
       if constexpr (Functions::steep) centred += shift;
-      vec slope = Functions::one_derivative ? derivatives.first * centred
+      vec slope = Functions::one_derivatives ? derivatives.first * centred
                                             : derivatives.first * grad_weight - derivatives.second * delta;
       weight = keep(numerator * scale, visible);
       grad_score = keep(slope * scale, visible);

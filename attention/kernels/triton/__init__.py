@@ -8,44 +8,44 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from attention.core.formula import formula_of, untraceable
+from attention.core.inputs import AttentionInputs
+from attention.core.mechanism import Mechanism
 from attention.kernels.kernel import Kernel
-from attention.kernels.problem import Problem
-from attention.kernels.program import program_of, untraceable
 from attention.kernels.triton.tiles import family
-from attention.mechanism import Mechanism
 
 WIDEST_HEAD = 256
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def attend(problem: Problem) -> Tensor:
+def attend(inputs: AttentionInputs) -> Tensor:
     """Outputs [B, T, H, Dv]."""
-    return attend_with_statistics(problem, with_mass=False)[0]
+    return attend_with_statistics(inputs, with_mass=False)[0]
 
 
-def attend_with_mass(problem: Problem) -> tuple[Tensor, Tensor]:
+def attend_with_mass(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """Outputs and log masses [B, T, H] of a Ratio."""
-    return attend_with_statistics(problem, with_mass=True)[:2]
+    return attend_with_statistics(inputs, with_mass=True)[:2]
 
 
-def attend_with_statistics(problem: Problem, with_mass: bool) -> tuple[Tensor, Tensor, Tensor]:
+def attend_with_statistics(inputs: AttentionInputs, with_mass: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Outputs, log masses, and what the backward pass knows of the rows, float32 [0 or 3, B, T, H].
 
     Pointwise: nothing. Other forms: frame, inverse and other of `attention.kernels.triton.forms.Statistics`.
     """
-    noise = problem.scores.noise
+    noise = inputs.scores.noise
     drawn = (None, 0.0) if noise is None else (noise.source, noise.amplitude)
-    program = _printed(problem.mechanism)
-    return torch.ops.attention_zoo.triton_forward(*problem.operands, *drawn, program, with_mass)
+    program = _printed(inputs.mechanism)
+    return torch.ops.attention_zoo.triton_forward(*inputs.operands, *drawn, program, with_mass)
 
 
-def refuses(problem: Problem) -> str | None:
+def refuses(inputs: AttentionInputs) -> str | None:
     """Other devices, float64, heads wider than 256, functions that cannot be traced."""
-    query = problem.scores.query
+    query = inputs.scores.query
     return (
         _refuses_machine(query.device)
-        or _refuses_tensors(query.dtype, max(query.shape[3], problem.value.shape[3]))
-        or untraceable(problem.mechanism)
+        or _refuses_tensors(query.dtype, max(query.shape[3], inputs.value.shape[3]))
+        or untraceable(inputs.mechanism)
     )
 
 
@@ -85,7 +85,7 @@ def _printed(mechanism: Mechanism) -> str:
     """The mechanism's printed module; the operators exist from then on."""
     from attention.kernels.triton import operators, printer  # noqa: F401
 
-    return printer.module_name(program_of(mechanism))
+    return printer.module_name(formula_of(mechanism))
 
 
 KERNEL = Kernel(

@@ -29,7 +29,7 @@ from attention.kernels.triton.operands import (
 @triton.jit
 def statistics_of(statistics, places, rows, form: tl.constexpr):
     """What the forward pass left of the rows."""
-    if form == "Pointwise":
+    if form == "pointwise":
         return Statistics(None, None, None)
     else:
         frame = row_values(statistics, rows)
@@ -41,11 +41,11 @@ def statistics_of(statistics, places, rows, form: tl.constexpr):
 def row_sums(sums, places, rows, form: tl.constexpr):
     """What `sum_rows` wrote."""
     delta, mean, through_highest = None, None, None
-    if form != "Pointwise":
+    if form != "pointwise":
         delta = row_values(sums, rows)
-    if form == "TwoStage" or form == "Adjusted":
+    if form == "two_stage" or form == "adjusted":
         mean = row_values(sums + tl.cast(places, tl.int64), rows)
-    if form == "Adjusted":
+    if form == "adjusted":
         through_highest = row_values(sums + 2 * tl.cast(places, tl.int64), rows)
     return Sums(delta, mean, through_highest)
 
@@ -92,12 +92,12 @@ def sum_rows(
         dot_product = product(query, tl.trans(key), precision)
         score, visible = scores(dot_product, operands, batch, rows, column)
         grad_weight = product(grad, tl.trans(value), precision)
-        if form == "Threshold":
+        if form == "threshold":
             excess = score - row.frame - row.other
             slope = tl.where(visible, functions[1](excess, functions[0](excess)), 0.0)
             delta += tl.sum(slope * grad_weight, 1, keep_dims=True)
             sensitivities += tl.sum(slope, 1, keep_dims=True)
-        elif form == "Adjusted":
+        elif form == "adjusted":
             unsure = rounding(query, key, operands)
             part = share(score, row)
             _, by_share, by_lowest, by_highest = functions[1](score, part, row.other, row.frame)
@@ -113,13 +113,13 @@ def sum_rows(
         else:
             numerator, _ = terms(score, visible, row, rows.count, functions, form)
             delta += tl.sum(numerator * grad_weight, 1, keep_dims=True)
-        if form == "TwoStage":
+        if form == "two_stage":
             sensitive = sensitivity(score, visible, row, rows.count, functions)
             mean += tl.sum(sensitive * grad_weight, 1, keep_dims=True)
             sensitivities += tl.sum(sensitive, 1, keep_dims=True)
-    if form == "Threshold":
+    if form == "threshold":
         delta /= tl.where(sensitivities == 0.0, 1.0, sensitivities)
-    elif form == "Adjusted":
+    elif form == "adjusted":
         store_rows(sums + tl.cast(places, tl.int64), rows, mean / tl.maximum(lowest_ties, 1.0))
         store_rows(
             sums + 2 * tl.cast(places, tl.int64), rows, through_highest / tl.maximum(highest_ties, 1.0)
@@ -129,7 +129,7 @@ def sum_rows(
         if grad_log_mass is not None:
             delta -= row_values(grad_log_mass, rows)
     store_rows(sums, rows, delta)
-    if form == "TwoStage":
+    if form == "two_stage":
         store_rows(
             sums + tl.cast(places, tl.int64),
             rows,
@@ -174,7 +174,7 @@ def grad_queries(
         score, visible = scores(dot_product, operands, batch, rows, column)
         grad_weight = product(grad, tl.trans(value), precision)
         unsure = None
-        if form == "Adjusted":
+        if form == "adjusted":
             unsure = rounding(query, key, operands)
         _, grad_score = gradients(
             score, visible, grad_weight, row, rows.count, row_sum, unsure, functions, form
@@ -240,7 +240,7 @@ def grad_keys(
             score, visible = scores(dot_product, operands, batch, rows, column)
             grad_weight = product(grad, tl.trans(value), precision)
             unsure = None
-            if form == "Adjusted":
+            if form == "adjusted":
                 unsure = rounding(query, key, operands)
             weight, grad_score = gradients(
                 score, visible, grad_weight, row, rows.count, row_sum, unsure, functions, form

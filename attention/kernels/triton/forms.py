@@ -1,6 +1,6 @@
 """The mathematics of the forms on a tile of scores.
 
-The counterpart of `attention.kernels.rows` for tiles: what needs a whole row arrives as its statistics.
+The counterpart of the row functions in `attention/forms/` for tiles: what needs a whole row arrives as its statistics.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from attention import mechanism
+from attention.forms import adjusted
 
-TIED = tl.constexpr(mechanism.TIED)
+TIED = tl.constexpr(adjusted.TIED)
 
 
 class Statistics(NamedTuple):
@@ -58,16 +58,16 @@ def ties(score, extreme, rounding):
 @triton.jit
 def terms(score, visible, statistics, count, functions, form: tl.constexpr):
     """Numerators and denominators, zero where hidden; a weight is a numerator over the row's denominators."""
-    if form == "Pointwise":
+    if form == "pointwise":
         numerator = functions[0](score)
         denominator = numerator
-    elif form == "Ratio":
+    elif form == "ratio":
         numerator, denominator = functions[0](score, statistics.frame)
-    elif form == "TwoStage":
+    elif form == "two_stage":
         relative = functions[0](score) * statistics.frame
         numerator = functions[2](relative, statistics.other, count)
         denominator = numerator
-    elif form == "Threshold":
+    elif form == "threshold":
         numerator = functions[0](score - statistics.frame - statistics.other)
         denominator = numerator
     else:
@@ -87,21 +87,21 @@ def gradients(score, visible, grad_weight, statistics, count, sums, rounding, fu
     Adjusted: dS = p (w_p dP - delta) + w_s dP, and shares of what goes through the extremes. A score of another sweep
     differs by its `rounding`.
     """
-    if form == "Pointwise":
+    if form == "pointwise":
         weight = functions[0](score)
         grad_score = functions[1](score, weight) * grad_weight
-    elif form == "Ratio":
+    elif form == "ratio":
         numerator, _ = functions[0](score, statistics.frame)
         numerator_slope, denominator_slope = functions[1](score, statistics.frame, numerator)
         weight = numerator * statistics.inverse
         common = numerator_slope * (grad_weight - sums.delta)
         grad_score = (common + (numerator_slope - denominator_slope) * sums.delta) * statistics.inverse
-    elif form == "TwoStage":
+    elif form == "two_stage":
         relative = functions[0](score) * statistics.frame
         weight = functions[2](relative, statistics.other, count) * statistics.inverse
         slope = functions[3](relative, statistics.other, count) * statistics.inverse
         grad_score = functions[1](score) * statistics.frame * (slope * (grad_weight - sums.delta) - sums.mean)
-    elif form == "Threshold":
+    elif form == "threshold":
         excess = score - statistics.frame - statistics.other
         value = functions[0](excess)
         weight = value * statistics.inverse

@@ -137,7 +137,7 @@ def survey(
             operands, query, batch, key_head, rows, start, head_dim, head_block, block_keys, precision
         )
         raised = tl.maximum(highest, tl.max(tl.where(visible, score, float("-inf")), 1, keep_dims=True))
-        if form == "Adjusted":
+        if form == "adjusted":
             frame = pivot_of(raised)
             mass *= tl.where(highest == float("-inf"), 0.0, tl.exp(highest - frame))
             mass += tl.sum(tl.where(visible, tl.exp(score - frame), 0.0), 1, keep_dims=True)
@@ -145,7 +145,7 @@ def survey(
         highest = raised
     frame = pivot_of(highest)
     store_rows(statistics, rows, frame)
-    if form == "Adjusted":
+    if form == "adjusted":
         store_rows(statistics + tl.cast(places, tl.int64), rows, 1.0 / tl.where(mass == 0.0, 1.0, mass))
         lowest = tl.where(lowest == float("inf"), 0.0, lowest)
         store_rows(statistics + 2 * tl.cast(places, tl.int64), rows, lowest)
@@ -202,12 +202,12 @@ def mix(
     frame = tl.zeros([block_rows, 1], tl.float32)
     largest = tl.zeros([block_rows, 1], tl.float32)
     surveyed = None
-    if form == "Threshold" or form == "Adjusted":
+    if form == "threshold" or form == "adjusted":
         frame = row_values(statistics, rows)
         largest = row_values(statistics + 2 * tl.cast(places, tl.int64), rows)
-    if form == "Adjusted":
+    if form == "adjusted":
         surveyed = row_values(statistics + tl.cast(places, tl.int64), rows)
-    if form == "TwoStage":
+    if form == "two_stage":
         for split in range(splits):
             part = sums + split * tl.cast(places, tl.int64)
             frame += row_values(part, rows)
@@ -238,22 +238,22 @@ def mix(
         value = values_at(operands, batch, key_head, column, value_dim, value_block)
         mixed = accumulate(narrow(numerator, value.dtype), value, mixed, precision)
     if splits == 1:
-        if form == "Ratio":
+        if form == "ratio":
             frame = pivot_of(running)
         mixed, inverse = normalise(mixed, total, frame, functions, form)
         store_vectors(out, rows.place, rows.valid, mixed, value_dim, value_block)
-        if form == "Ratio" or form == "TwoStage":
+        if form == "ratio" or form == "two_stage":
             store_rows(statistics, rows, frame)
             store_rows(statistics + 2 * tl.cast(places, tl.int64), rows, largest)
-        if form != "Pointwise" and form != "Adjusted":
+        if form != "pointwise" and form != "adjusted":
             store_rows(statistics + tl.cast(places, tl.int64), rows, inverse)
     else:
         split = tl.program_id(1).to(tl.int64) * places
         store_vectors(partial, split + rows.place, rows.valid, mixed, value_dim, value_block)
-        if form != "Pointwise":
+        if form != "pointwise":
             store_rows(partial_sums + split, rows, total)
             store_rows(partial_sums + splits * tl.cast(places, tl.int64) + split, rows, running)
-        if form == "TwoStage":
+        if form == "two_stage":
             store_rows(statistics, rows, frame)
             store_rows(statistics + 2 * tl.cast(places, tl.int64), rows, largest)
 
@@ -283,7 +283,7 @@ def merge(
     frame = tl.zeros([block_rows, 1], tl.float32)
     totals = partial_sums
     highest = partial_sums
-    if form != "Pointwise":
+    if form != "pointwise":
         highest = partial_sums + splits * tl.cast(places, tl.int64)
     if pivot_floor is not None:
         running = tl.full([block_rows, 1], pivot_floor, tl.float32)
@@ -295,7 +295,7 @@ def merge(
             partial + ((split * tl.cast(places, tl.int64) + place) * value_dim)[:, None] + channel[None, :]
         )
         part = tl.load(source, mask=inside, other=0.0)
-        if form != "Pointwise":
+        if form != "pointwise":
             part_total = _part(totals, split, places, place, valid)
             if pivot_floor is not None:
                 reached = _part(highest, split, places, place, valid)
@@ -306,9 +306,9 @@ def merge(
         mixed += part
     mixed, inverse = normalise(mixed, total, frame, functions, form)
     store_vectors(out, place, valid, mixed, value_dim, value_block)
-    if form == "Ratio":
+    if form == "ratio":
         tl.store(statistics + place, tl.reshape(frame, place.shape), mask=valid)
-    if form != "Pointwise" and form != "Adjusted":
+    if form != "pointwise" and form != "adjusted":
         tl.store(statistics + places + place, tl.reshape(inverse, place.shape), mask=valid)
 
 
@@ -320,10 +320,10 @@ def _part(pointer, split, places, place, valid):
 @triton.jit
 def normalise(mixed, total, frame, functions, form: tl.constexpr):
     """Divide by the sum of the denominators; where that is 0 so is the output."""
-    if form == "Pointwise" or form == "Adjusted":
+    if form == "pointwise" or form == "adjusted":
         return mixed, total
     else:
-        if form == "Ratio":
+        if form == "ratio":
             total = total + functions[2](frame)
         inverse = 1.0 / tl.where(total == 0.0, 1.0, total)
         return mixed * inverse, inverse

@@ -13,7 +13,7 @@ from attention.kernels.triton.operands import INTERPRETED, Operands
 from attention.kernels.triton.printer import load
 from attention.kernels.triton.tiles import INTERPRETER, Tiles, tiles_for
 
-STATISTICS = {"Pointwise": 0, "Ratio": 3, "TwoStage": 3, "Threshold": 3, "Adjusted": 3}
+STATISTICS = {"pointwise": 0, "ratio": 3, "two_stage": 3, "threshold": 3, "adjusted": 3}
 """Statistics per row that the forward pass leaves."""
 
 WIDEST_SPLIT = 128
@@ -28,7 +28,7 @@ TILES_PER_SPLIT = 4
 
 @dataclass(frozen=True)
 class Call:
-    """A problem's tensors as kernels take them; the biases and the slope are contiguous.
+    """The tensors of a call as kernels take them; the biases and the slope are contiguous.
 
     Attributes:
         source, amplitude: of the noise; None, 0.
@@ -77,7 +77,7 @@ class Call:
     def tiles(self, sweep: str) -> Tiles:
         """The tiles of a sweep; fewer rows in the backward pass of Adjusted, which keeps five numbers of each."""
         tiles = tiles_for(self.architecture, sweep, self.width, self.query.element_size())
-        if sweep in BACKWARD and self.form == "Adjusted":
+        if sweep in BACKWARD and self.form == "adjusted":
             return replace(tiles, rows=max(FEWEST_ROWS, tiles.rows // 2))
         return tiles
 
@@ -193,10 +193,10 @@ def plan_forward(call: Call) -> tuple[list[Launch], Tensor, Tensor]:
     launches = []
     sums = None
     grid = (call.row_programs(tiles), splits)
-    if form == "TwoStage":
+    if form == "two_stage":
         sums = statistics.new_empty(2, splits, batch, queries, heads)
         launches.append(Launch(forward.first_stage, grid, {**common, "sums": sums}, tiles))
-    if form in ("Threshold", "Adjusted"):
+    if form in ("threshold", "adjusted"):
         survey = {**common, "statistics": statistics, "form": form}
         del survey["splits"]
         launches.append(Launch(forward.survey, grid[:1], survey, tiles))
@@ -252,7 +252,7 @@ def plan_backward(
     }
     launches = []
     sums = None
-    if form != "Pointwise":
+    if form != "pointwise":
         sums = statistics.new_empty(3, batch, queries, heads)
         tiles = call.tiles("sum_rows")
         arguments = {**common, **call.sizes(tiles), "sums": sums, "grad_log_mass": grad_log_mass}

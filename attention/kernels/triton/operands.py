@@ -226,7 +226,7 @@ def accumulate(left, right, total, precision: tl.constexpr):
 
 @triton.jit
 def gumbel(seed, column, position, head, sequence):
-    """The noise of `attention.noise`, by place."""
+    """The noise of `attention.core.noise`, by place."""
     none = tl.zeros_like(column + position).to(tl.uint32)
     word, _, _, _ = tl.philox(
         seed,

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention.kernels.modes import once
+from attention.core.modes import once
 from attention.kernels.triton.launch import (
     STATISTICS,
     Call,
@@ -40,7 +40,7 @@ def triton_forward(
         source, amplitude: of the noise; None, 0.
         program: the printed module (`attention.kernels.triton.printer.module_name`).
         with_mass: whether log masses are wanted.
-        Others: as in `attention.mechanism.Scores` and `attention.masks.Visibility`.
+        Others: as in `attention.core.scores.Scores` and `attention.core.masks.Visibility`.
     """
     call = _call(
         query,

@@ -1,4 +1,4 @@
-"""A program's functions in Triton's language, as a module on disk.
+"""A formula's functions in Triton's language, as a module on disk.
 
 Triton compiles functions from their source text, so that the printed functions must stand in a file. Files are named
 by their contents and never change once written.
@@ -12,28 +12,28 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from attention.errors import AttentionError
-from attention.kernels.cache import cache_directory, open_folder
-from attention.kernels.program import INFIX, PREFIX, Function, Operand, Program, Step
+from attention.core.cache import cache_directory, open_folder
+from attention.core.errors import AttentionError
+from attention.core.formula import INFIX, PREFIX, Formula, Function, Operand, Step
 
 BUILTIN = {"abs": "tl.abs", "exp": "tl.exp", "sqrt": "tl.sqrt", "where": "tl.where"}
 """All other operations are functions of `maths`."""
 
-HEADER = '''"""Pointwise functions of {mechanism} ({form}), printed from its traced program."""
+HEADER = '''"""Pointwise functions of {mechanism} ({form}), printed from its traced formula."""
 
 import triton
 import triton.language as tl
 {imports}'''
 
 
-def module_name(program: Program) -> str:
-    """Print a program to its module, unless that is there as it should be, and return the module's name.
+def module_name(formula: Formula) -> str:
+    """Print a formula to its module, unless that is there as it should be, and return the module's name.
 
     Raises:
         AttentionError: the module cannot be kept, or others could change it.
     """
-    source = source_of(program)
-    name = f"{program.key}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    source = source_of(formula)
+    name = f"{formula.key}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
     path = _path(name)
     try:
         open_folder(path.parent)
@@ -51,8 +51,8 @@ def module_name(program: Program) -> str:
 def load(name: str) -> ModuleType:
     """Import a printed module.
 
-    It holds FORM, PIVOT_FLOOR and EPSILON as Program has them, and FUNCTIONS: the jitted functions in the order of
-    `attention.kernels.program.FORMS`.
+    It holds FORM, PIVOT_FLOOR and EPSILON as Formula has them, and FUNCTIONS: the jitted functions in the order of
+    `attention.kernels.formula.FORMS`.
     """
     spec = importlib.util.spec_from_file_location(f"attention_zoo_{name.replace('-', '_')}", _path(name))
     assert spec is not None
@@ -66,20 +66,22 @@ def _path(name: str) -> Path:
     return cache_directory() / "triton" / f"{name}.py"
 
 
-def source_of(program: Program) -> str:
+def source_of(formula: Formula) -> str:
     """The module's text."""
+    known = dict(formula.constants)
+    floor = _number(known["pivot_floor"]) if known.get("pivoted") else None
     constants = [
-        f"FORM = {program.form!r}",
-        f"PIVOT_FLOOR = {None if program.pivot_floor is None else _number(program.pivot_floor)}",
-        f"EPSILON = {_number(program.epsilon)}",
+        f"FORM = {formula.form!r}",
+        f"PIVOT_FLOOR = {floor}",
+        f"EPSILON = {_number(known.get('epsilon', 0.0))}",
     ]
-    functions = [_function(function) for function in program.functions]
-    names = "".join(f"{function.name}, " for function in program.functions).strip()
-    steps = [step for function in program.functions for step in function.steps]
+    functions = [_function(function) for function in formula.functions]
+    names = "".join(f"{function.name}, " for function in formula.functions).strip()
+    steps = [step for function in formula.functions for step in function.steps]
     used = {step.operation for step in steps if not _is_whole_power(step)}
     helpers = ", ".join(sorted(used - {*INFIX, *PREFIX, *BUILTIN}))
     imports = f"\nfrom attention.kernels.triton.maths import {helpers}\n" if helpers else ""
-    header = HEADER.format(mechanism=program.mechanism, form=program.form, imports=imports)
+    header = HEADER.format(mechanism=formula.mechanism, form=formula.form, imports=imports)
     return "\n\n".join([header, "\n".join(constants), *functions, f"FUNCTIONS = ({names})\n"])
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from attention.errors import AttentionError
+from attention.core.errors import AttentionError
 
 FORWARD = "derivatives in forward mode (torch.func.jvp, torch.autograd.forward_ad)"
 TRANSFORMED = "tensors within a transform of torch.func (grad, vmap, ...)"

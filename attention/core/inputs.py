@@ -1,29 +1,26 @@
-"""One attention problem, checked and in the shape that every kernel takes."""
+"""The inputs of a kernel: one call, checked and in the shape that every kernel takes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from attention.arguments import (
-    check_flag,
+from attention.core.arguments import (
     check_params,
-    check_scalar,
     check_scale,
     check_tensors,
     is_finite,
-    is_whole,
-    shown,
 )
-from attention.errors import AttentionError
-from attention.kernels.modes import asked, untransformed
-from attention.masks import Visibility, visibility
-from attention.mechanism import INFERENCE, Call, Mechanism, Moment, Scores
+from attention.core.call import DEFAULT, Call, CallSpec, check_phase
+from attention.core.errors import AttentionError
+from attention.core.masks import Visibility, visibility
+from attention.core.mechanism import Mechanism
+from attention.core.modes import asked, untransformed
+from attention.core.scores import Scores
 
 
 @dataclass(frozen=True)
-class Problem:
+class AttentionInputs:
     """Scores, values and visibility of one call.
 
     Attributes:
@@ -76,8 +73,8 @@ class Problem:
         total = sum(x.sum() for x in self.differentiable if x is not None)
         return self.value.new_zeros(*self.scores.query.shape[:3], self.value.shape[-1]) + 0 * total
 
-    def split(self, size: int) -> list["Problem"]:
-        """The same problem, `size` sequences at a time."""
+    def split(self, size: int) -> list["AttentionInputs"]:
+        """The same call, `size` sequences at a time."""
         scores, parts = self.scores, -(-self.value.shape[0] // size)
         noises = [
             None
@@ -88,7 +85,7 @@ class Problem:
         operands = (scores.query, scores.key, self.value, scores.query_bias, scores.key_bias)
         pieces = zip(*([None] * parts if x is None else x.split(size) for x in operands), strict=True)
         return [
-            Problem(
+            AttentionInputs(
                 self.mechanism,
                 replace(scores, query=query, key=key, query_bias=query_bias, key_bias=key_bias, noise=noise),
                 value,
@@ -106,20 +103,21 @@ class Problem:
         ]
 
 
-def pose(
+def prepare(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mechanism: Mechanism,
-    causal: bool = True,
-    window: int | None = None,
-    documents: Tensor | None = None,
-    scale: float | None = None,
-    params: Mapping[str, Tensor] | None = None,
-    moment: Moment = INFERENCE,
+    spec: CallSpec = DEFAULT,
+    *,
     plain: bool = False,
-) -> Problem:
-    """Check a call and let the mechanism turn queries and keys into scores; arguments as for `attend`.
+) -> AttentionInputs:
+    """Check a call and let the mechanism turn queries and keys into scores.
+
+    Args:
+        query, key, value, mechanism: as for `attention.attend`.
+        spec: what else the caller says.
+        plain: whether scores shall be made of PyTorch's own operations only.
 
     Raises:
         AttentionError: shapes, dtypes, heads, mask or parameters do not fit.
@@ -128,28 +126,29 @@ def pose(
     visible = visibility(
         query.shape[1],
         key.shape[1],
-        causal=causal,
-        window=mechanism.window if window is None else window,
-        documents=documents,
+        causal=spec.causal,
+        window=mechanism.window if spec.window is None else spec.window,
+        documents=spec.documents,
         batch=query.shape[0],
         device=query.device,
     )
     reason = mechanism.refuses(visible)
     if reason:
         raise AttentionError(f"{mechanism.name} {reason}")
-    check_scale(scale)
-    _check_moment(moment, query.device)
+    check_scale(spec.scale)
+    check_phase(spec.phase, query.device)
     with untransformed():
         initial = mechanism.initial_values(*query.shape[2:])
-    complete = check_params(mechanism.name, params, initial, query.device)
+    complete = check_params(mechanism.name, spec.params, initial, query.device)
     plain = plain or bool(asked((query, key, value, *complete.values())))
-    call = Call(visible.count, scale if scale is None else float(scale), complete, moment, plain)
+    scale = None if spec.scale is None else float(spec.scale)
+    call = Call(visible.count, scale, complete, spec.phase, plain)
     scores = mechanism.scores(query, key, call)
     if not is_finite(scores.scale):
         raise AttentionError(
             f"{mechanism.name} scales its scores by {scores.scale}, which float32 cannot hold"
         )
-    return Problem(mechanism, scores, value, visible, call, (query, key))
+    return AttentionInputs(mechanism, scores, value, visible, call, (query, key))
 
 
 def example(
@@ -160,25 +159,8 @@ def example(
     head_dim: int = 64,
     n_head: int = 2,
     window: int | None = None,
-) -> Problem:
+) -> AttentionInputs:
     """A call of two positions, to ask kernels whether they would serve its like."""
     with torch.device(device):
         tensor = torch.zeros(1, 2, n_head, head_dim, dtype=dtype)
-        return pose(tensor, tensor, tensor, mechanism, window=window)
-
-
-def _check_moment(moment: Moment, device: torch.device) -> None:
-    if moment is INFERENCE:
-        return
-    if not isinstance(moment, Moment):
-        raise AttentionError(f"moment must be an attention.Moment, got {shown(moment)}")
-    check_flag("the moment's training", moment.training)
-    if not (is_finite(moment.progress) and 0 <= moment.progress <= 1):
-        raise AttentionError(f"the moment's progress must be between 0 and 1, got {shown(moment.progress)}")
-    if moment.seed is not None:
-        check_scalar("the moment's seed", moment.seed, device)
-    first = moment.first_sequence
-    if isinstance(first, Tensor):
-        check_scalar("the moment's first sequence", first, device)
-    elif not (is_whole(first) and 0 <= first < 2**31):
-        raise AttentionError(f"the moment's first sequence must be a place from 0 on, got {shown(first)}")
+        return prepare(tensor, tensor, tensor, mechanism, CallSpec(window=window))

@@ -1,22 +1,33 @@
 """Vectors brought to a given length: what mechanisms of cosines do to queries and keys before a kernel runs.
 
 Done apart by elementary operations this costs more than a fused kernel on the result, so it is one operation with its
-own gradient: compiled on CPUs that have the C++ kernels, explicit elsewhere.
+own gradient. A backend that has a compiled one offers it (`offer`); elsewhere the explicit one below serves.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attention.kernels import cpu
-from attention.kernels.modes import once
+from attention.core.modes import once
 
 SHORTEST = 1e-12
 """What a shorter vector is divided by, as by `torch.nn.functional.normalize`."""
 
+Compiled = Callable[[Tensor, Tensor], Tensor | None]
+"""`l2norm` of vectors and factors [B, T, H], with a gradient; None where it does not serve."""
 
-def unit(vectors: Tensor, factor: Tensor | float = 1.0, *, plain: bool = False) -> Tensor:
+_offered: list[Compiled] = []
+
+
+def offer(compiled: Compiled) -> Compiled:
+    """Decorator: `l2norm` asks this one first."""
+    _offered.append(compiled)
+    return compiled
+
+
+def l2norm(vectors: Tensor, factor: Tensor | float = 1.0, *, plain: bool = False) -> Tensor:
     """x / max(|x|, 1e-12) times a factor, in float32 at least.
 
     Args:
@@ -33,12 +44,14 @@ def unit(vectors: Tensor, factor: Tensor | float = 1.0, *, plain: bool = False) 
         wider = vectors.to(wide)
         length = wider.square().sum(-1).clamp(min=SHORTEST**2).sqrt()
         return (wider * (factor / length)[..., None]).to(vectors.dtype)
-    if vectors.device.type == "cpu" and vectors.dtype in cpu.DTYPES and cpu.available():
-        return torch.ops.attention_zoo_cpu.unit(vectors, factor)
-    return _Unit.apply(vectors, factor)
+    for compiled in _offered:
+        normed = compiled(vectors, factor)
+        if normed is not None:
+            return normed
+    return _L2Norm.apply(vectors, factor)
 
 
-class _Unit(torch.autograd.Function):
+class _L2Norm(torch.autograd.Function):
     """y = factor u, u = x / |x|;  dx = factor (dy - u (u . dy)) / |x|,  dfactor = u . dy."""
 
     @staticmethod
@@ -49,7 +62,7 @@ class _Unit(torch.autograd.Function):
         return (wide * (factor / length)[..., None]).to(vectors.dtype)
 
     @staticmethod
-    @once("the one operation behind unit vectors")
+    @once("the one operation behind l2norm")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         vectors, factor = ctx.saved_tensors
         wide, wide_grad = vectors.to(factor.dtype), grad.to(factor.dtype)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from attention import vectors
+from attention.core.l2norm import l2norm
 from attention.kernels import cpu
-from attention.vectors import unit
 
 compiled = pytest.param(
     "compiled", marks=pytest.mark.skipif(not cpu.available(), reason="no compiled kernels")
@@ -16,7 +15,7 @@ compiled = pytest.param(
 @pytest.fixture(params=["explicit", compiled])
 def path(request, monkeypatch):
     if request.param == "explicit":
-        monkeypatch.setattr(vectors.cpu, "available", lambda: False)
+        monkeypatch.setattr(cpu, "available", lambda: False)
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -32,7 +31,7 @@ def test_values_and_gradients(path, dtype, head_dim, factor_shape):
     grad = _random(2, 7, 3, head_dim).to(dtype)
     wide, wide_factor = (t.detach().double().requires_grad_() for t in (x, factor))
     expected = normalize(wide, dim=-1) * wide_factor.expand(2, 7, 3)[..., None]
-    out = unit(x, factor)
+    out = l2norm(x, factor)
     assert out.dtype == dtype
     found = [out, *torch.autograd.grad(out, [x, factor], grad)]
     truth = [expected, *torch.autograd.grad(expected, [wide, wide_factor], grad.double())]
@@ -44,13 +43,13 @@ def test_values_and_gradients(path, dtype, head_dim, factor_shape):
 
 def test_gradcheck():
     x, factor = _random(2, 3, 2, 4).requires_grad_(), _random(3, 2).requires_grad_()
-    assert torch.autograd.gradcheck(unit, (x, factor))
+    assert torch.autograd.gradcheck(l2norm, (x, factor))
 
 
 def test_zero_vectors_are_those_of_normalize(path):
     x = torch.zeros(1, 2, 1, 16, requires_grad=True)
     grad = torch.ones(1, 2, 1, 16)
-    out = unit(x)
+    out = l2norm(x)
     assert torch.equal(out, torch.zeros_like(out))
     expected = torch.autograd.grad(normalize(x, dim=-1), x, grad)[0]
     torch.testing.assert_close(torch.autograd.grad(out, x, grad)[0], expected)

@@ -10,13 +10,18 @@ but w_ij may depend on other keys than k_j, and may be negative.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from attention.errors import AttentionError
-from attention.masks import Visibility
-from attention.mechanism import Mechanism, Scores
+from attention.core.arguments import check_documents
+from attention.core.errors import AttentionError
+from attention.core.form import form
+from attention.core.masks import Visibility
+from attention.core.mechanism import Mechanism
+from attention.core.modes import asked
+from attention.core.scores import Scores
 
 LARGEST_STATE = 1 << 16
 """Of whatever a state has for every head: more than that is a slip, and would only be seen as memory that runs out."""
@@ -95,6 +100,7 @@ class Recurrence(ABC):
         """The same where a query sees its whole document: query [N, H, R, D], key [N, H, L, D]."""
 
 
+@form
 class Chunked(Mechanism):
     """A mechanism that is given by a `Recurrence`; its learned parameters and options decide which.
 
@@ -128,7 +134,90 @@ class Chunked(Mechanism):
                 raise AttentionError(f"{self.name}'s {what} must be at most {LARGEST_STATE:,}, got {size}")
 
 
-Chunked.form = Chunked  # type: ignore[type-abstract]
+@dataclass
+class RecurrentState:
+    """A chunked mechanism keeps this of a text between calls: states, and keys and values of the unfinished chunks.
+
+    Give one to `attend` with each part of a text, in order, under `torch.no_grad()`.
+    """
+
+    mechanism: Mechanism | None = None
+    key: Tensor | None = None
+    value: Tensor | None = None
+    folded: State = ()
+    documents: list[int] | None = None
+    pending: list[int] = field(default_factory=list)
+    finished: list[int] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return sum(x.nbytes for x in (*self.folded, self.key, self.value) if x is not None)
+
+    def copy(self) -> "RecurrentState":
+        """A copy, which goes on by itself."""
+        return replace(self, pending=list(self.pending), finished=list(self.finished))
+
+    def become(self, other: "RecurrentState") -> None:
+        """Take over what another one holds."""
+        vars(self).update(vars(other))
+
+    def extend(
+        self, mechanism: Mechanism, key: Tensor, value: Tensor, documents: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Append keys and values [B, T, Hk, D] of a part; returns them and its documents behind what is pending.
+
+        Raises:
+            AttentionError: a gradient is wanted, another mechanism, batch size, head, type or device than before,
+                documents for one part and not for another.
+        """
+        if key.requires_grad or value.requires_grad or asked((key, value)):
+            raise AttentionError("a recurrent state carries no gradient; call attend under torch.no_grad()")
+        if documents is not None:
+            check_documents(documents, len(key), key.shape[1], key.device)
+            documents = documents.long()
+        if self.key is None or self.value is None:
+            self.mechanism = mechanism
+            self.key, self.value = key[:, :0], value[:, :0]
+            self.documents = None if documents is None else [-1] * len(key)
+            self.pending, self.finished = [0] * len(key), [0] * len(key)
+        if len(key) != len(self.key):
+            raise AttentionError(f"the state holds a batch of {len(self.key)}, got one of {len(key)}")
+        if mechanism != self.mechanism:
+            raise AttentionError(f"the state was begun by {self.mechanism}, not by {mechanism}")
+        for name, part, held in (("key", key, self.key), ("value", value, self.value)):
+            if (part.shape[2:], part.dtype, part.device) != (held.shape[2:], held.dtype, held.device):
+                raise AttentionError(
+                    f"the state holds a {name} of {held.dtype} {list(held.shape[2:])} on {held.device}, got "
+                    f"{part.dtype} {list(part.shape[2:])} on {part.device}"
+                )
+        if (documents is None) != (self.documents is None):
+            raise AttentionError("give documents for every call on one state, or for none")
+        if documents is not None and self.documents is not None:
+            kept = torch.full(
+                (len(key), self.key.shape[1]), -1, device=documents.device, dtype=documents.dtype
+            )
+            firsts = documents[:, 0].tolist() if documents.shape[1] else self.documents
+            for sequence, (first, last) in enumerate(zip(firsts, self.documents, strict=True)):
+                if first < 0 or first != last:
+                    self.pending[sequence] = self.finished[sequence] = 0
+                kept[sequence, kept.shape[1] - self.pending[sequence] :] = last
+            documents = torch.cat([kept, documents], 1)
+        self.key, self.value = torch.cat([self.key, key], 1), torch.cat([self.value, value], 1)
+        return self.key, self.value, documents
+
+    def keep(self, running: list[tuple[int, int] | None], state: State, documents: Tensor | None) -> None:
+        """Drop what has gone into the states [B, ...]: each sequence's running document has (finished chunks, tokens
+        beyond them), None where padding stands last.
+        """
+        assert self.key is not None
+        assert self.value is not None
+        self.finished, self.pending = (
+            list(x) for x in zip(*(pair or (0, 0) for pair in running), strict=True)
+        )
+        start = self.key.shape[1] - max(self.pending)
+        self.key, self.value, self.folded = self.key[:, start:].clone(), self.value[:, start:].clone(), state
+        self.documents = None if documents is None else documents[:, -1].tolist()
 
 
 def causal_bias(length: int, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ Of the word's 32 bits 23 are used, so that u / 2^23 is exact in float32 and neve
 import torch
 from torch import Tensor
 
-from attention.mechanism import Noise
+from attention.core.scores import Noise
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

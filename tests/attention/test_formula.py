@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import attention
-from attention.kernels.program import FORMS, UntraceableError, evaluate, program_of
+from attention.core.formula import UntraceableError, evaluate, formula_of
+from attention.forms.pointwise import Pointwise
 from tests.attention.conftest import label, pointwise_mechanisms
 
 mechanisms = pytest.mark.parametrize("mechanism", pointwise_mechanisms(), ids=label)
@@ -13,26 +14,26 @@ mechanisms = pytest.mark.parametrize("mechanism", pointwise_mechanisms(), ids=la
 @mechanisms
 def test_a_traced_function_computes_what_its_method_computes(mechanism):
     generator = torch.Generator().manual_seed(0)
-    for name, names in FORMS[mechanism.form].items():
+    for name, names in mechanism.form.traced.items():
         arguments = [torch.randn(200, generator=generator, dtype=torch.float64) * 3 for _ in names]
         if "count" in names:
             arguments[names.index("count")] = torch.arange(1.0, 201.0, dtype=torch.float64)
         for argument in arguments:
             argument[::7] = 0
         expected = getattr(mechanism, name)(*(argument.clone() for argument in arguments))
-        found = evaluate(program_of(mechanism)[name], *arguments)
+        found = evaluate(formula_of(mechanism)[name], *arguments)
         for one, other in zip(expected if isinstance(expected, tuple) else (expected,), found, strict=True):
             one = torch.as_tensor(one, dtype=torch.float64)
             assert torch.allclose(one.expand(200), other.double().expand(200), rtol=1e-12, atol=0), name
 
 
 def test_programs_differ_where_options_do_and_only_there():
-    keys = {power: program_of(attention.get("lssar", power=power)).key for power in (2, 3, 15)}
+    keys = {power: formula_of(attention.get("lssar", power=power)).key for power in (2, 3, 15)}
     assert len(set(keys.values())) == 3
-    assert program_of(attention.get("swat", window=8)).key == program_of(attention.get("swat")).key
+    assert formula_of(attention.get("swat", window=8)).key == formula_of(attention.get("swat")).key
 
 
-class _Branching(attention.Pointwise):
+class _Branching(Pointwise):
     name = "branching"
 
     def weights(self, score, visible):
@@ -66,4 +67,4 @@ class _Overwriting(_Branching):
 )
 def test_what_cannot_be_traced_is_refused_by_name(mechanism, message):
     with pytest.raises(UntraceableError, match=message):
-        program_of(mechanism)
+        formula_of(mechanism)

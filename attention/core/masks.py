@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attention.arguments import check_documents, check_flag, check_window
-from attention.errors import AttentionError
+from attention.core.arguments import check_documents, check_flag, check_window
+from attention.core.errors import AttentionError
 
 FURTHEST = 2**31 - 1
 """No key is as far away, so a larger window means the same."""

@@ -7,10 +7,9 @@ from importlib import import_module
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from attention import mechanisms
-from attention.arguments import LARGEST, is_finite, is_whole, shown
-from attention.errors import AttentionError, nearest, quoted
-from attention.mechanism import Mechanism
+from attention.core.arguments import LARGEST, is_finite, is_whole, shown
+from attention.core.errors import AttentionError, nearest, quoted
+from attention.core.mechanism import Mechanism
 
 _registered: dict[str, type[Mechanism]] = {}
 
@@ -34,6 +33,8 @@ def register(mechanism: M) -> M:
 
 def discover() -> None:
     """Import every module of `attention/mechanisms/`, which registers what is in it."""
+    from attention import mechanisms
+
     for module in pkgutil.iter_modules(mechanisms.__path__, mechanisms.__name__ + "."):
         import_module(module.name)
 

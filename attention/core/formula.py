@@ -14,29 +14,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from attention.errors import AttentionError
-from attention.mechanism import Adjusted, Mechanism, Pointwise, Ratio, Threshold, TwoStage
-
-FORMS: dict[type, dict[str, tuple[str, ...]]] = {
-    Pointwise: {"weight": ("score",), "weight_derivative": ("score", "weight")},
-    Ratio: {
-        "terms": ("score", "pivot"),
-        "derivatives": ("score", "pivot", "numerator"),
-        "offset": ("pivot",),
-    },
-    TwoStage: {
-        "first": ("score",),
-        "first_derivative": ("score",),
-        "second": ("relative", "largest", "count"),
-        "second_derivative": ("relative", "largest", "count"),
-    },
-    Threshold: {"weight": ("score",), "weight_derivative": ("score", "weight")},
-    Adjusted: {
-        "weight": ("score", "share", "lowest", "highest"),
-        "weight_derivatives": ("score", "share", "lowest", "highest"),
-    },
-}
-"""The functions of each form with their arguments, in the order in which a program lists them."""
+from attention.core.errors import AttentionError
+from attention.core.form import rowwise
+from attention.core.mechanism import Mechanism
 
 UNARY = ("neg", "abs", "exp", "expm1", "log", "log1p", "sigmoid", "softplus", "sqrt", "tanh")
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "copysign")
@@ -85,64 +65,66 @@ class Function:
 
 
 @dataclass(frozen=True)
-class Program:
+class Formula:
     """The pointwise functions of a mechanism.
 
     Attributes:
         mechanism: its registry name.
-        form: the form's class name.
-        functions: in the order of FORMS.
-        pivot_floor: of a Ratio; None where it needs no pivot, and for the other forms.
-        epsilon: of a TwoStage, else 0.
-        steep: of a Ratio, else False.
+        form: the name of the form's file.
+        functions: in the order in which the form lists them.
+        of_row: names of arguments that are one number per row, sorted.
+        constants: what else compiled kernels must know, by name.
     """
 
     mechanism: str
     form: str
     functions: tuple[Function, ...]
-    pivot_floor: float | None
-    epsilon: float
-    steep: bool = False
+    of_row: tuple[str, ...]
+    constants: tuple[tuple[str, bool | float], ...]
 
     def __getitem__(self, name: str) -> Function:
         """A function by its name."""
         return next(function for function in self.functions if function.name == name)
 
+    def constant(self, name: str) -> bool | float:
+        """A constant by its name."""
+        return dict(self.constants)[name]
+
     @cached_property
     def key(self) -> str:
-        """A name that no other program has."""
+        """A name that no other formula has."""
         return f"{self.mechanism}-{hashlib.sha256(repr(self).encode()).hexdigest()[:12]}"
 
 
 @cache
-def program_of(mechanism: Mechanism) -> Program:
+def formula_of(mechanism: Mechanism) -> Formula:
     """Trace a mechanism's functions.
 
     Raises:
         UntraceableError: the form has no pointwise functions, or a function uses an operation that is not known; the
             message says which.
     """
-    if mechanism.form not in FORMS:
+    found = rowwise(mechanism)
+    if found is None:
         raise UntraceableError(f"form {mechanism.form.__name__} has no pointwise functions")
+    mechanism, form = found
     functions = tuple(
-        _trace(name, arguments, getattr(mechanism, name)) for name, arguments in FORMS[mechanism.form].items()
+        _trace(name, arguments, getattr(mechanism, name)) for name, arguments in form.traced.items()
     )
-    is_ratio = mechanism.form is Ratio
-    return Program(
+    return Formula(
         mechanism.name,
-        mechanism.form.__name__,
+        form.__module__.rpartition(".")[2],
         functions,
-        mechanism.pivot_floor if is_ratio else None,  # type: ignore[attr-defined]
-        mechanism.epsilon if mechanism.form is TwoStage else 0.0,  # type: ignore[attr-defined]
-        is_ratio and mechanism.steep,  # type: ignore[attr-defined]
+        tuple(sorted(form.of_row)),
+        tuple(form.constants(mechanism).items()),
     )
 
 
 @torch.compiler.assume_constant_result
 def untraceable(mechanism: Mechanism) -> str | None:
-    """Why a mechanism has no program, None if it has one; a constant to torch.compile."""
+    """Why a mechanism has no formula, None if it has one; a constant to torch.compile."""
     try:
-        program_of(mechanism)
+        formula_of(mechanism)
     except UntraceableError as error:
         return str(error)
     return None

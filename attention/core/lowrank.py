@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, gelu
 
-from attention.errors import AttentionError
+from attention.core.errors import AttentionError
 
 INVERSES = ("cholesky", "newton")
 ITERATIONS = 30
