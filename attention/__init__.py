@@ -5,6 +5,7 @@ out = attend(query, key, value, "softpick")
 out = attend(query, key, value, get("lssar", power=3), window=256)
 """
 
+from attention import requirements  # noqa: F401  (first: all else needs torch)
 from attention.capabilities import capabilities
 from attention.core.call import INFERENCE, Call, CallSpec, Phase
 from attention.core.errors import AttentionError, nearest
