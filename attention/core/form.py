@@ -29,13 +29,11 @@ class Rowwise(Mechanism):
 
     Attributes:
         traced: the pointwise functions with their arguments, all of them methods.
-        of_row: the arguments that are one number per row.
         has_statistics: whether gradients need statistics of the row.
         vanishes: whether most weights are exactly zero, so that it pays to remember where they are not.
     """
 
     traced: ClassVar[dict[str, tuple[str, ...]]]
-    of_row: ClassVar[frozenset[str]] = frozenset()
     has_statistics: ClassVar[bool] = True
     vanishes: ClassVar[bool] = False
 

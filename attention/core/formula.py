@@ -72,14 +72,12 @@ class Formula:
         mechanism: its registry name.
         form: the name of the form's file.
         functions: in the order in which the form lists them.
-        of_row: names of arguments that are one number per row, sorted.
         constants: what else compiled kernels must know, by name.
     """
 
     mechanism: str
     form: str
     functions: tuple[Function, ...]
-    of_row: tuple[str, ...]
     constants: tuple[tuple[str, bool | float], ...]
 
     def __getitem__(self, name: str) -> Function:
@@ -115,7 +113,6 @@ def formula_of(mechanism: Mechanism) -> Formula:
         mechanism.name,
         form.__module__.rpartition(".")[2],
         functions,
-        tuple(sorted(form.of_row)),
         tuple(form.constants(mechanism).items()),
     )
 

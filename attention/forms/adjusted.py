@@ -21,7 +21,6 @@ class Adjusted(Rowwise):
         "weight": ("score", "share", "lowest", "highest"),
         "weight_derivatives": ("score", "share", "lowest", "highest"),
     }
-    of_row: ClassVar[frozenset[str]] = frozenset({"lowest", "highest"})
 
     @abstractmethod
     def weight(self, score: Tensor, share: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ class Ratio(Rowwise):
         "derivatives": ("score", "pivot", "numerator"),
         "offset": ("pivot",),
     }
-    of_row: ClassVar[frozenset[str]] = frozenset({"pivot"})
     has_mass: ClassVar[bool] = True
     pivot_floor: ClassVar[float | None] = float("-inf")
     steep: ClassVar[bool] = False
@@ -75,7 +74,8 @@ class Ratio(Rowwise):
         """dS = (numerator' dP - denominator' (delta - g)) / Z, delta = sum_j w_j dP_j, g the gradient of the log mass.
 
         delta is taken of the weights: where one key has all the weight it is dP to the last bit, and nothing is left
-        but g.
+        but g. Where terms are steep, dP - delta is dP less its mean and the offset's share of that mean, two small
+        numbers that each keep their digits.
         """
         pivot = self._pivot(score, tile)
         numerator, total = self._row_terms(score, tile, pivot)
@@ -84,6 +84,11 @@ class Ratio(Rowwise):
         delta = (weight * grad_weights).sum(-1, keepdim=True)
         if numerator_slope is denominator_slope:
             centred = grad_weights - delta
+            if self.steep:
+                mass = numerator.sum(-1, keepdim=True)
+                change = (numerator * centred).sum(-1, keepdim=True) / mass.masked_fill(mass == 0, 1)
+                mean = delta + change
+                centred = (grad_weights - mean).add_(self.offset(pivot) / total * mean)
             centred = centred if grad_log_mass is None else centred.add_(grad_log_mass)
             grad_score = centred.mul_(numerator_slope).div_(total)
         else:

@@ -23,7 +23,6 @@ class TwoStage(Rowwise):
         "second": ("relative", "largest", "count"),
         "second_derivative": ("relative", "largest", "count"),
     }
-    of_row: ClassVar[frozenset[str]] = frozenset({"largest", "count"})
     epsilon: float
 
     @abstractmethod

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid, softplus
 
 from attention.core.call import Call
 from attention.core.errors import AttentionError, nearest
@@ -115,7 +115,8 @@ class WeightedSoftpick(Composite):
         assert log_positive is not None
         assert log_negative is not None
         weighted = log_negative + self._rho(inputs.call, log_negative.dtype).log()
-        return out * torch.sigmoid(log_positive - weighted)[..., None]
+        # Through the logarithm, whose derivative keeps its digits where the share is all but 1.
+        return out * logsigmoid(log_positive - weighted).exp()[..., None]
 
     def _weights(self, score: Tensor, visible: Tensor, rho: Tensor) -> Tensor:
         score = score.masked_fill(~visible, 0)

@@ -143,7 +143,7 @@ SMALL_SCORES = {
     "head_dim": 2,
     "spread": 0.01,
 }
-"""Found with weighted_softpick: a score of 5e-5 of its summands has all the weight, and their last digits decide it."""
+"""weighted_softpick lost three digits of its key gradients where a share of all but 1 was differentiated."""
 
 
 @mechanisms
@@ -169,21 +169,7 @@ def test_any_shape_and_mask_equals_the_formula(mechanism, kernel, call):
         for name, tensor in run(inputs, mechanism, kernel, **masks).items():
             size = truth[name].abs().max().clamp(min=1.0)
             error = (tensor - truth[name]).abs().max() / size
-            allowed = TOLERANCE[dtype]
-            if error > allowed:
-                moved = run(_moved(inputs), mechanism, "dense", **masks)[name]
-                allowed += 8 * float((moved - truth[name]).abs().max() / size)
-            assert error <= allowed, f"{name}: off by {error:.3g}, at most {allowed:.3g} is rounding"
-
-
-def _moved(inputs):
-    """The call in float64, queries and keys moved by a rounding: how far the truth goes with it no kernel can tell."""
-    generator = torch.Generator().manual_seed(0)
-    wide = inputs.to(torch.float64)
-    for tensor in (wide.query, wide.key):
-        noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-        tensor.data = tensor.data * (1 + torch.finfo(inputs.query.dtype).eps * noise)
-    return wide
+            assert error <= TOLERANCE[dtype], f"{name}: off by {error:.3g}"
 
 
 @mechanisms

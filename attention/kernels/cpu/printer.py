@@ -5,7 +5,7 @@ from attention.core.formula import INFIX, PREFIX, Formula, Function, Operand, St
 
 def source(formula: Formula) -> str:
     """A translation unit that exports the table of row functions of one mechanism."""
-    functions = "\n".join(_function(function, formula.of_row) for function in formula.functions)
+    functions = "\n".join(_function(function) for function in formula.functions)
     return f"""#include "rows.h"
 
 // Unnamed, since libraries of other mechanisms hold functions of the same names.
@@ -53,17 +53,14 @@ def _constant(name: str, value: bool | float) -> str:
     )
 
 
-def _function(function: Function, of_row: tuple[str, ...]) -> str:
+def _function(function: Function) -> str:
     arguments = ", ".join(f"vec {name}" for name in function.arguments)
     names: list[str] = list(function.arguments)
-    # What depends on numbers of the row alone is computed once per row.
-    per_row = [name in of_row for name in function.arguments]
     lines = []
     for step in function.steps:
         name = f"x{len(names)}"
         kind = "ivec" if function.is_mask(len(names)) else "vec"
-        lines.append(f"    {kind} {name} = {_expression(step, names, per_row)};")
-        per_row.append(all(isinstance(x, float) or per_row[x] for x in step.operands))
+        lines.append(f"    {kind} {name} = {_expression(step, names)};")
         names.append(name)
     results = [_vector(result, names) for result in function.results]
     body = "\n".join(lines)
@@ -72,13 +69,10 @@ def _function(function: Function, of_row: tuple[str, ...]) -> str:
     return f"  static inline {returned} {function.name}({arguments}) {{\n{body}\n    return {value};\n  }}"
 
 
-def _expression(step: Step, names: list[str], per_row: list[bool]) -> str:
+def _expression(step: Step, names: list[str]) -> str:
     operation, operands = step.operation, step.operands
     if operation == "power":
         return _power(_vector(operands[0], names), float(operands[1]))
-    if operation == "div" and isinstance(operands[1], int) and per_row[operands[1]]:
-        # One division per row.
-        return f"{_vector(operands[0], names)} * (1.f / {names[operands[1]]})"
     vectors = [_vector(x, names) for x in operands]
     if operation in INFIX:
         return f"{vectors[0]} {INFIX[operation]} {vectors[1]}"
