@@ -35,6 +35,11 @@ class Inputs:
             *(x.detach().to(device, dtype).requires_grad_(x is not self.grad_out) for x in self.all)
         )
 
+    def reversed(self) -> "Inputs":
+        """The same call with its head dimensions in reverse order, as fresh leaves."""
+        query, key = (x.detach().flip(-1).requires_grad_() for x in (self.query, self.key))
+        return Inputs(query, key, self.value, self.grad_out)
+
     @property
     def all(self) -> tuple[Tensor, ...]:
         """Every tensor, the gradient last."""
