@@ -1,7 +1,64 @@
-"""Random examples: the same for everybody in `make test`, new ones in `python -m tests.search`."""
+"""Tiers of tests, and random examples: the same for everybody in `make test`, new ones in `python -m tests.search`.
 
+    --tier check    nothing slow: no process is started, no model is trained
+    --tier test     everything that a change can break; what `pytest` runs by itself
+    --tier all      every variant of every mechanism, the whole cross products
+
+A test that starts a process, trains, or takes seconds is marked `slow`, in the tier `check` a process is an error; a
+variant of a case that stands in the tier `test` is marked `exhaustive`.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("tests", derandomize=True, database=None, deadline=None)
 settings.register_profile("search", derandomize=False, database=None, deadline=None, print_blob=False)
 settings.load_profile("tests")
+
+LEFT_OUT = {"check": {"slow", "exhaustive"}, "test": {"exhaustive"}, "all": set()}
+"""Marks that a tier leaves out."""
+
+SLOW_FIXTURES = {"browser"}
+"""What makes every test slow that asks for it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tier", choices=LEFT_OUT, default="test", help="which tests (default: test)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the tier does, and what needs a GPU where there is none."""
+    left_out = set(LEFT_OUT[config.getoption("tier")])
+    if not torch.cuda.is_available():
+        left_out.add("gpu")
+    kept, dropped = [], []
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            marks.add("slow")
+        (dropped if marks & left_out else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=dropped)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In the tier `check`, a test that starts a Python of its own fails; compilers may run."""
+    if request.config.getoption("tier") != "check":
+        yield
+        return
+    start = subprocess.Popen.__init__
+
+    def refuse(self: subprocess.Popen, command: object, *args: object, **kwargs: object) -> None:
+        program = command[0] if isinstance(command, list | tuple) else command
+        assert str(program) != sys.executable, "it starts a process: mark it slow"
+        start(self, command, *args, **kwargs)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", refuse)
+        yield

@@ -24,8 +24,59 @@ from tests.attention.conftest import KERNELS, label, make, run
 TABLE = Path(__file__).parents[2] / "docs" / "capabilities.md"
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-4}
 
-mechanisms = pytest.mark.parametrize("mechanism", cases(), ids=label)
-kernels = pytest.mark.parametrize("kernel", dispatch.KERNELS)
+REPRESENTATIVES = {
+    "gaussian",
+    "softpick",
+    "lssar",
+    "entmax15",
+    "clipped_softmax",
+    "weighted_softpick",
+    "simrf",
+}
+"""A mechanism of each form: for them alone `make test` runs the formula against itself, and PyTorch's compiler."""
+
+
+def tiered(mechanism: attention.Mechanism, *others: object, exhaustive: bool = False) -> object:
+    """A case of every run where the mechanism is at its defaults, of `make test-all` where it is a variant."""
+    variant = mechanism != attention.get(mechanism.name)
+    marks = [pytest.mark.exhaustive] if variant or exhaustive else []
+    return pytest.param(mechanism, *others, marks=marks, id="-".join([label(mechanism), *map(str, others)]))
+
+
+def pairs(served: bool) -> list[tuple[attention.Mechanism, str]]:
+    """Mechanisms and kernels, of those that serve a call here or of those that refuse every one."""
+    return [
+        (mechanism, kernel)
+        for mechanism in cases()
+        for kernel in dispatch.KERNELS
+        if (refusal(mechanism, kernel) is None) == served
+    ]
+
+
+def refusal(mechanism: attention.Mechanism, kernel: str) -> str | None:
+    """Why a kernel takes a mechanism in no dtype; None where it takes it in some."""
+    try:
+        dtypes(mechanism, kernel, "cpu")
+    except RefusedError as error:
+        return f"no: {error}"
+    return None
+
+
+mechanisms = pytest.mark.parametrize("mechanism", [tiered(mechanism) for mechanism in cases()])
+checked = pytest.mark.parametrize(
+    ("mechanism", "kernel", "check"),
+    [
+        tiered(
+            mechanism,
+            kernel,
+            check,
+            exhaustive=(kernel == "dense" or check == "torch.compile")
+            and mechanism.name not in REPRESENTATIVES,
+        )
+        for mechanism, kernel in pairs(served=True)
+        for check in CHECKS
+    ],
+)
 
 
 @cache
@@ -45,19 +96,33 @@ def absence(kernel: str) -> str | None:
     return reasons[0] if all(reasons) else None
 
 
-@kernels
-@mechanisms
-@pytest.mark.parametrize("check", CHECKS)
+@checked
 def test_the_check_finds_what_the_table_says(mechanism, kernel, check, small_tiles):
     small_tiles(16)
     found = outcome(mechanism, kernel, check)
     assert not found.startswith("FAILS"), f"{title(mechanism)} on {kernel}: {found}"
+    agrees(mechanism, kernel, check, found)
+
+
+@pytest.mark.parametrize(("mechanism", "kernel"), [tiered(*pair) for pair in pairs(served=False)])
+def test_a_refusal_is_what_the_table_says(mechanism, kernel):
+    for check in CHECKS:
+        agrees(mechanism, kernel, check, refusal(mechanism, kernel))
+    assert outcome(mechanism, kernel, "documents") == refusal(mechanism, kernel)
+
+
+def agrees(mechanism: attention.Mechanism, kernel: str, check: str, found: str) -> None:
+    """Compare with the table, unless this machine has no such kernel or lacks what the table's had."""
     row = table().get((title(mechanism), kernel))
     if row is None or (absence(kernel) and row[check].startswith("no")):
         return
     if absence(kernel) or of_this_machine(found):
         pytest.skip(f"{kernel}: {absence(kernel) or found}")
     assert found == row[check], f"docs/capabilities.md is stale; run `{COMMAND}`"
+
+
+def test_every_form_has_a_representative():
+    assert {attention.get(name).form for name in REPRESENTATIVES} == {mechanism.form for mechanism in cases()}
 
 
 def test_the_table_has_a_row_for_every_mechanism_and_kernel():
@@ -93,9 +158,8 @@ def test_nothing_on_the_way_to_the_truth_is_rounded(mechanism, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@kernels
-@mechanisms
+@pytest.mark.parametrize("kernel", dispatch.KERNELS)
+@pytest.mark.parametrize("mechanism", cases(), ids=label)
 def test_nothing_fails_on_a_gpu(mechanism, kernel):
     assert failures(mechanism, kernel, device="cuda") == []
 
@@ -146,16 +210,14 @@ SMALL_SCORES = {
 """weighted_softpick lost three digits of its key gradients where a share of all but 1 was differentiated."""
 
 
-@mechanisms
-@pytest.mark.parametrize("kernel", [name for name in dispatch.KERNELS if name != "dense"])
+@pytest.mark.parametrize(
+    ("mechanism", "kernel"), [tiered(*pair) for pair in pairs(served=True) if pair[1] != "dense"]
+)
 @settings(max_examples=25)
 @found(call=(SMALL_SCORES, {"causal": False}, 32))
 @given(call=calls())
 def test_any_shape_and_mask_equals_the_formula(mechanism, kernel, call):
-    try:
-        dtype = dtypes(mechanism, kernel, "cpu")[0]
-    except attention.AttentionError as refusal:
-        pytest.skip(str(refusal))
+    dtype = dtypes(mechanism, kernel, "cpu")[0]
     shape, masks, rows = call
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiled, "MINIMUM_ROWS", rows)
@@ -172,11 +234,11 @@ def test_any_shape_and_mask_equals_the_formula(mechanism, kernel, call):
             assert error <= TOLERANCE[dtype], f"{name}: off by {error:.3g}"
 
 
-@mechanisms
-@pytest.mark.parametrize("kernel", [*KERNELS, "chunked"])
+@pytest.mark.parametrize(
+    ("mechanism", "kernel"),
+    [tiered(*pair) for pair in pairs(served=True) if pair[1] in (*KERNELS, "chunked")],
+)
 def test_gradcheck(mechanism, kernel, small_tiles):
-    if dispatch.KERNELS[kernel].refuses(example(mechanism)):
-        pytest.skip("the kernel does not serve it")
     inputs = make(batch=1, queries=6, heads=2, key_heads=1, head_dim=3, seed=5)
     params = {name: value.double().requires_grad_() for name, value in mechanism.initial_values(2, 3).items()}
 
