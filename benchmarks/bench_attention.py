@@ -27,7 +27,7 @@ from tqdm import tqdm
 import attention
 from attention import Mechanism
 from attention.core.errors import AttentionError
-from attention.core.inputs import pose
+from attention.core.inputs import prepare
 from attention.core.masks import visibility
 from attention.kernels.dispatch import KERNELS, choose
 from benchmarks.drawing import draw_speed
@@ -115,7 +115,7 @@ class Tensors:
         mechanism, window = candidate.resolve(), candidate.window
         query, key, value = self.inputs
         options: dict[str, Any] = {"causal": True, "documents": None, "scale": None, "params": None}
-        return choose(candidate.kernel, pose(query, key, value, mechanism, window=window, **options)).name
+        return choose(candidate.kernel, prepare(query, key, value, mechanism, window=window, **options)).name
 
     def passes(self, candidate: Candidate) -> dict[str, Callable[[], object]]:
         """The candidate's forward pass without gradients, and forward and backward together."""

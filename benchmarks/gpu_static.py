@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 import attention
 from attention.conformance import cases
 from attention.core.formula import formula_of, untraceable
-from attention.core.inputs import pose
+from attention.core.inputs import prepare
 from attention.forms import rowwise_forms
 from attention.forms.chunked import Chunked
 from attention.forms.composite import Composite
@@ -202,7 +202,7 @@ def call(
     with torch.device("meta"):
         query = torch.empty(batch, queries, heads, head_dim, dtype=dtype)
         key, value = (torch.empty(batch, keys, heads // group, head_dim, dtype=dtype) for _ in range(2))
-        operands = pose(query, key, value, mechanism).operands
+        operands = prepare(query, key, value, mechanism).operands
     program = printer.module_name(formula_of(mechanism))
     return launch.Call(*operands, None, 0.0, program, architecture, processors)
 
