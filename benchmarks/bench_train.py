@@ -82,7 +82,7 @@ def training_step(
     model = torch.compile(objective) if compiled else objective
     optimizer = build_optimizer(network, train)
     shape = (train.batch_size, train.length + 1)
-    text = torch.randint(network.config.vocab_size, shape, device=device)
+    text = torch.randint(network.plan.vocab_size, shape, device=device)
     tokens, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16")
     clip = train.clip or float("inf")

@@ -1,15 +1,19 @@
-"""The range of a number stands beside the field that it belongs to, and is checked in one place.
+"""The range or the choices of a value stand beside the field that it belongs to, and are checked in one place.
 
     steps: int = ranged(1000, 1, 10**9)
     learning_rate: float = ranged(1e-3, 0.0, FLOAT32, above=True)
 
-`violation(config)` is the first number of a dataclass that is out of its range, in words. A value that may also be None
-is in range then.
+    mlp: str = one_of("swiglu", "gelu")
+
+`violation(config)` is the first value of a dataclass that is out of its range or none of its choices, in words.
+A number that may also be None is in range then.
 """
 
 import dataclasses
 import math
 from typing import Any
+
+from common.errors import nearest
 
 FLOAT32 = 3e38
 """Where float32, in which models are trained, ends."""
@@ -56,8 +60,13 @@ def ranged(default: Any, low: float, high: float, *, above: bool = False) -> Any
     return dataclasses.field(default=default, metadata={"range": Range(low, high, above)})
 
 
+def one_of(*choices: Any) -> Any:
+    """A dataclass field that takes one of these values; the first is the default."""
+    return dataclasses.field(default=choices[0], metadata={"choices": choices})
+
+
 def violation(config: Any, prefix: str = "", kind: Any = None) -> str | None:
-    """The first number of a dataclass, nested ones included, that is out of its range: what it must be, and is.
+    """The first value of a dataclass, nested ones included, that is out of its range or none of its choices, in words.
 
     `kind` is the dataclass whose ranges hold, that of `config` where it is left out.
     """
@@ -69,6 +78,9 @@ def violation(config: Any, prefix: str = "", kind: Any = None) -> str | None:
                 return problem
         elif allowed is not None and value is not None and value not in allowed:
             return f"{name} must be {allowed}, got {_shown(value)}"
+        elif (choices := field.metadata.get("choices")) and value not in choices:
+            known = [str(choice) for choice in choices if choice is not None]
+            return f"unknown {field.name} {value!r}{nearest(str(value), known)}"
     return None
 
 

@@ -1,15 +1,16 @@
 """The transformer block: pre-norm attention and MLP around a residual stream."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from attention import INFERENCE, Mechanism, Phase, RecurrentState, attend
 from models.cache import LayerCache, StateCache
-from models.config import Architecture, LayerPlan
 from models.norms import RMSNorm
+from models.plan import LayerPlan, Plan
 from models.postops import post_ops
 from models.rope import rotate
 
@@ -20,32 +21,20 @@ class Mixer(nn.Module):
     A module of its own so that `models.trace` and quantisation studies can hook what goes in and comes out.
     """
 
-    def __init__(self, plan: LayerPlan, n_head: int, head_dim: int, kernel: str) -> None:
+    def __init__(self, plan: Plan, layer: LayerPlan) -> None:
         super().__init__()
-        self.mechanism: Mechanism = plan.mechanism
-        self.window = plan.window
-        self.kernel = kernel
-        initial = plan.mechanism.initial_values(n_head, head_dim)
+        self.mechanism: Mechanism = layer.mechanism
+        self.window = layer.window
+        self.kernel = plan.kernel
+        initial = layer.mechanism.initial_values(plan.n_head, plan.head_dim)
         self.learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
-        self.progress = 0.0
-        self.seed: Tensor
-        self.first_sequence: Tensor
-        # No checkpoint holds them, so they must exist even where the model of a run is built on the meta device.
-        for name in ("seed", "first_sequence"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.int64, device="cpu"), persistent=False)
+        self.depth = layer.depth
 
-    def advance(self, progress: float, seed: int, first_sequence: int = 0) -> None:
-        """Say when in training the next call happens; arguments as of `GPT.advance`."""
-        self.progress = progress
-        self.seed.fill_(seed)
-        self.first_sequence.fill_(first_sequence)
-
-    @property
-    def phase(self) -> Phase:
-        """When a call happens, for mechanisms that ask."""
-        if not (self.training and self.mechanism.follows_training):
+    def own(self, phase: Phase) -> Phase:
+        """The phase as this layer meets it: with noise of its own, and inference where its mechanism does not ask."""
+        if not (phase.training and self.mechanism.follows_training):
             return INFERENCE
-        return Phase(True, self.progress, self.seed, self.first_sequence)
+        return phase if phase.seed is None else replace(phase, seed=phase.seed << 20 | self.depth)
 
     def arguments(self, documents: Tensor | None) -> dict[str, Any]:
         """The keyword arguments that `attend`, `weights` and `row_stats` need to see what this layer sees."""
@@ -64,6 +53,7 @@ class Mixer(nn.Module):
         value: Tensor,
         documents: Tensor | None,
         state: RecurrentState | None = None,
+        phase: Phase = INFERENCE,
     ) -> Tensor:
         """Mix value [B, S, Hk, Dv] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, Dv].
 
@@ -75,10 +65,51 @@ class Mixer(nn.Module):
             value,
             self.mechanism,
             kernel=self.kernel,
-            phase=self.phase,
+            phase=self.own(phase),
             state=state,
             **self.arguments(documents),
         )
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One layer's attention in one forward pass.
+
+    `attention.row_stats(call.query, call.key, call.mechanism, **call.arguments)` sees what the layer saw, and
+    so does `attention.weights`. With a cache the tensors are valid until the next forward pass only.
+
+    What is reported is the mechanism's own work, before any post-op of the block. Each map of differential attention is
+    therefore a head of its own, with the value that it shares with its partner: `output = weights @ value` holds, and
+    neither λ nor the difference is in it.
+
+    Attributes:
+        layer: 0-based.
+        query: [B, T, H, D], after RoPE and QK-norm.
+        key: [B, S, Hk, D]; S > T with a cache.
+        value: [B, S, Hk, Dv]; Dv = D, or 2 D with differential attention.
+        output: [B, T, H, Dv], before output norm, gate, difference of maps and output projection.
+        mechanism: how the layer attends.
+        arguments: causal, window, documents, scale, params.
+    """
+
+    layer: int
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    mechanism: Mechanism
+    arguments: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, mixer: Mixer, query: Tensor, key: Tensor, value: Tensor, output: Tensor, documents: Tensor | None
+    ) -> "AttentionCall":
+        """The call of a layer's mixer with what it was given and gave."""
+        return cls(mixer.depth, query, key, value, output, mixer.mechanism, mixer.arguments(documents))
+
+
+Observer = Callable[[AttentionCall], object]
+"""Is told of each layer's attention during a forward pass."""
 
 
 class Attention(nn.Module):
@@ -88,17 +119,17 @@ class Attention(nn.Module):
     query heads that read them come in the same order. One call mixes all maps; the cache holds each value once.
     """
 
-    def __init__(self, config: Architecture, plan: LayerPlan) -> None:
+    def __init__(self, plan: Plan, layer: LayerPlan) -> None:
         super().__init__()
-        self.head_dim, self.value_dim = config.head_dim, config.value_dim
-        self.query = nn.Linear(config.d_model, config.n_head * config.head_dim, bias=False)
-        self.key = nn.Linear(config.d_model, config.n_kv_head * config.head_dim, bias=False)
-        self.value = nn.Linear(config.d_model, config.n_kv_head * config.head_dim, bias=False)
-        self.output = nn.Linear(config.n_head * config.head_dim, config.d_model, bias=False)
-        self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.mixer = Mixer(plan, config.n_head, config.head_dim, config.kernel)
-        self.post_ops = post_ops(config, plan)
+        self.head_dim, self.value_dim = plan.head_dim, plan.value_dim
+        self.query = nn.Linear(plan.d_model, plan.n_head * plan.head_dim, bias=False)
+        self.key = nn.Linear(plan.d_model, plan.n_kv_head * plan.head_dim, bias=False)
+        self.value = nn.Linear(plan.d_model, plan.n_kv_head * plan.head_dim, bias=False)
+        self.output = nn.Linear(plan.n_head * plan.head_dim, plan.d_model, bias=False)
+        self.query_norm = RMSNorm(plan.head_dim, plan.norm_eps) if plan.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(plan.head_dim, plan.norm_eps) if plan.qk_norm else nn.Identity()
+        self.mixer = Mixer(plan, layer)
+        self.post_ops = post_ops(plan, layer)
 
     def forward(
         self,
@@ -106,6 +137,8 @@ class Attention(nn.Module):
         rotation: tuple[Tensor, Tensor] | None,
         documents: Tensor | None,
         cache: LayerCache | StateCache | None,
+        phase: Phase,
+        observe: Observer | None,
     ) -> Tensor:
         """From [B, T, d_model] to [B, T, d_model]; documents [B, S] covers the cached positions, too."""
         query = self.query_norm(self.query(x).unflatten(-1, (-1, self.head_dim)))
@@ -122,7 +155,9 @@ class Attention(nn.Module):
             documents = documents[:, -key.shape[1] :]
         if value.shape[2] < key.shape[2]:
             value = value.repeat_interleave(key.shape[2] // value.shape[2], dim=2)
-        heads = self.mixer(query, key, value, documents, state)
+        heads = self.mixer(query, key, value, documents, state, phase)
+        if observe is not None:
+            observe(AttentionCall.of(self.mixer, query, key, value, heads, documents))
         for post_op in self.post_ops.values():
             heads = post_op(heads, x)
         return self.output(heads.flatten(-2))
@@ -158,12 +193,12 @@ class GELU(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: Architecture, plan: LayerPlan) -> None:
+    def __init__(self, plan: Plan, layer: LayerPlan) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.attention = Attention(config, plan)
-        self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.mlp = {"swiglu": SwiGLU, "gelu": GELU}[config.mlp](config.d_model, config.d_ff)
+        self.attention_norm = RMSNorm(plan.d_model, plan.norm_eps)
+        self.attention = Attention(plan, layer)
+        self.mlp_norm = RMSNorm(plan.d_model, plan.norm_eps)
+        self.mlp = {"swiglu": SwiGLU, "gelu": GELU}[plan.mlp](plan.d_model, plan.d_ff)
 
     def forward(
         self,
@@ -171,7 +206,9 @@ class Block(nn.Module):
         rotation: tuple[Tensor, Tensor] | None = None,
         documents: Tensor | None = None,
         cache: LayerCache | StateCache | None = None,
+        phase: Phase = INFERENCE,
+        observe: Observer | None = None,
     ) -> Tensor:
         """The residual stream [B, T, d_model] after this block; arguments as in `Attention`."""
-        x = x + self.attention(self.attention_norm(x), rotation, documents, cache)
+        x = x + self.attention(self.attention_norm(x), rotation, documents, cache, phase, observe)
         return x + self.mlp(self.mlp_norm(x))

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from attention import RecurrentState
 from attention.forms.chunked import Chunked
-from models.config import Architecture, LayerPlan
 from models.errors import ModelError
+from models.plan import LayerPlan, Plan
 
 _FIRST_ALLOCATION = 256
 
@@ -97,12 +97,12 @@ class StateCache:
         return self.state.nbytes
 
 
-def _cache_of(plan: LayerPlan) -> LayerCache | StateCache:
-    return StateCache() if isinstance(plan.mechanism, Chunked) else LayerCache(plan.window)
+def _cache_of(layer: LayerPlan) -> LayerCache | StateCache:
+    return StateCache() if isinstance(layer.mechanism, Chunked) else LayerCache(layer.window)
 
 
 class KVCache:
-    """What generation keeps between calls of `model(tokens, cache=cache)`, made by `KVCache(model.config)`.
+    """What generation keeps between calls of `model(tokens, cache=cache)`, made by `KVCache(model.plan)`.
 
     Feeding a text in chunks of any size gives the logits of one full pass. The cache grows as it is filled; a
     windowed layer stays at twice its window. Use it under `torch.no_grad()`.
@@ -112,11 +112,10 @@ class KVCache:
         layers: one `LayerCache` or `StateCache` per layer.
     """
 
-    def __init__(self, config: Architecture) -> None:
-        plans = config.layers()
+    def __init__(self, plan: Plan) -> None:
         self.length = 0
-        self.layers = [_cache_of(plan) for plan in plans]
-        windows = [1 if isinstance(plan.mechanism, Chunked) else plan.window for plan in plans]
+        self.layers = [_cache_of(layer) for layer in plan.layers]
+        windows = [1 if isinstance(layer.mechanism, Chunked) else layer.window for layer in plan.layers]
         longest = None if None in windows else max(window for window in windows if window is not None) - 1
         self._documents = Tail(longest)
         self._has_documents = False

@@ -5,12 +5,14 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.block import Block, Mixer
+from attention import INFERENCE, Phase
+from models.block import Block, Observer
 from models.cache import KVCache
-from models.config import Architecture, ModelConfig, resolve
+from models.config import ModelConfig
 from models.errors import ModelError
 from models.loss import log_stablemax, token_losses
 from models.norms import RMSNorm
+from models.plan import Plan, resolve
 from models.rope import Rope
 
 
@@ -18,7 +20,7 @@ class GPT(nn.Module):
     """A decoder-only transformer whose layers attend as its config says.
 
     Attributes:
-        config: the resolved config.
+        plan: the config with every choice made.
         layers: the blocks; `layers[i].attention.mixer` is where layer i mixes values.
         head: the output projection, or None where the embedding serves (tied). One tensor, saved once.
         rope: the rotary frequencies, None for a model without; an evaluation may put rescaled ones here.
@@ -30,20 +32,20 @@ class GPT(nn.Module):
         """Build and initialise a model.
 
         Raises:
-            ModelError, AttentionError: as `models.config.resolve`.
+            ModelError, AttentionError: as `models.plan.resolve`.
         """
         super().__init__()
-        self.config: Architecture = resolve(config)
-        self.pieces = self.config.vocab_size
-        self.embedding = nn.Embedding(self.config.vocab_size, self.config.d_model)
-        self.layers = nn.ModuleList(Block(self.config, plan) for plan in self.config.layers())
+        self.plan: Plan = resolve(config)
+        self.pieces = self.plan.vocab_size
+        self.embedding = nn.Embedding(self.plan.vocab_size, self.plan.d_model)
+        self.layers = nn.ModuleList(Block(self.plan, layer) for layer in self.plan.layers)
         self.rope: Rope | None = None
-        if self.config.position == "rope":
-            self.rope = Rope(self.config.head_dim, self.config.rope_theta)
-        self.norm = RMSNorm(self.config.d_model, self.config.norm_eps)
+        if self.plan.position == "rope":
+            self.rope = Rope(self.plan.head_dim, self.plan.rope_theta)
+        self.norm = RMSNorm(self.plan.d_model, self.plan.norm_eps)
         self.head = None
-        if not self.config.tie_embeddings:
-            self.head = nn.Linear(self.config.d_model, self.config.vocab_size, bias=False)
+        if not self.plan.tie_embeddings:
+            self.head = nn.Linear(self.plan.d_model, self.plan.vocab_size, bias=False)
         self._initialise()
 
     def forward(
@@ -53,6 +55,7 @@ class GPT(nn.Module):
         targets: Tensor | None = None,
         documents: Tensor | None = None,
         cache: KVCache | None = None,
+        phase: Phase = INFERENCE,
     ) -> Tensor:
         """Logits, or the loss of each token where targets are given.
 
@@ -61,25 +64,36 @@ class GPT(nn.Module):
             targets: int [B, T], -100 where a position carries no loss.
             documents: int [B, T]; a run of equal ids is one document and sees nothing else, -1 is padding.
             cache: earlier positions, which the new ones follow; extended by this call.
+            phase: when in training the call happens, for mechanisms with noise or a schedule. Its seed is that of the
+                step, below 2^40; layers differ by themselves.
 
         Returns:
             Logits [B, T, vocab_size] in the compute dtype, or with targets the cross-entropy per token
             [B, T] in float32 nats, 0 where ignored.
 
         Raises:
-            ModelError: wrong shapes, or positions beyond `config.max_length`.
+            ModelError: wrong shapes, or positions beyond `plan.max_length`.
         """
         if targets is not None:
             self._check_shape("targets", targets, tokens)
-        x = self.hidden(tokens, documents=documents, cache=cache)
+        x = self.hidden(tokens, documents=documents, cache=cache, phase=phase)
         if targets is None:
             return self.logits(x)
-        return token_losses(x, targets, self.logits, self.config.vocab_size)
+        return token_losses(x, targets, self.logits, self.plan.vocab_size)
 
     def hidden(
-        self, tokens: Tensor, *, documents: Tensor | None = None, cache: KVCache | None = None
+        self,
+        tokens: Tensor,
+        *,
+        documents: Tensor | None = None,
+        cache: KVCache | None = None,
+        phase: Phase = INFERENCE,
+        observe: Observer | None = None,
     ) -> Tensor:
-        """What the head reads: the normalised residual stream [B, T, d_model]; arguments as for `forward`."""
+        """What the head reads: the normalised residual stream [B, T, d_model]; arguments as for `forward`.
+
+        `observe` is called with the `AttentionCall` of each layer, in order.
+        """
         start = 0 if cache is None else cache.length
         self._check(tokens, documents, start)
         x = self.embedding(tokens)
@@ -87,27 +101,16 @@ class GPT(nn.Module):
         if cache is not None:
             documents = cache.extend_documents(documents)
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotation, documents, None if cache is None else cache.layers[index])
+            kept = None if cache is None else cache.layers[index]
+            x = layer(x, rotation, documents, kept, phase, observe)
         if cache is not None:
             cache.length += tokens.shape[1]
         return self.norm(x)
 
-    def advance(self, progress: float, seed: int, first_sequence: int = 0) -> None:
-        """Say when in training the next call happens, for mechanisms with noise or a schedule.
-
-        Args:
-            progress: share of the training that is done, 0 to 1.
-            seed: of this step's noise, below 2^40; layers differ by themselves.
-            first_sequence: place of the call's first sequence among those of the whole step.
-        """
-        mixers = (module for module in self.modules() if isinstance(module, Mixer))
-        for index, mixer in enumerate(mixers):
-            mixer.advance(progress, seed << 20 | index, first_sequence)
-
     def logits(self, x: Tensor) -> Tensor:
         """The head: normalised residual [..., d_model] to [..., vocab_size], whose softmax is the prediction."""
         logits = functional.linear(x, self.embedding.weight) if self.head is None else self.head(x)
-        return log_stablemax(logits) if self.config.prediction == "stablemax" else logits
+        return log_stablemax(logits) if self.plan.prediction == "stablemax" else logits
 
     @property
     def head_weight(self) -> Tensor:
@@ -130,8 +133,8 @@ class GPT(nn.Module):
         weights = sum(module.weight.numel() for module in self.modules() if isinstance(module, nn.Linear))
         if self.head is None:
             weights += self.embedding.weight.numel()
-        width = self.config.n_head * (self.config.head_dim + self.config.value_dim)
-        keys = sum(_mean_visible(length, plan.window) for plan in self.config.layers())
+        width = self.plan.n_head * (self.plan.head_dim + self.plan.value_dim)
+        keys = sum(_mean_visible(length, layer.window) for layer in self.plan.layers)
         return 6 * (weights + width * keys)
 
     def _check(self, tokens: Tensor, documents: Tensor | None, start: int) -> None:
@@ -141,9 +144,9 @@ class GPT(nn.Module):
             )
         if documents is not None:
             self._check_shape("documents", documents, tokens)
-        if start + tokens.shape[1] > self.config.max_length:
+        if start + tokens.shape[1] > self.plan.max_length:
             raise ModelError(
-                f"{start + tokens.shape[1]} positions exceed max_length {self.config.max_length}; "
+                f"{start + tokens.shape[1]} positions exceed max_length {self.plan.max_length}; "
                 "shorten the input or build the model with a larger max_length"
             )
 
@@ -158,8 +161,8 @@ class GPT(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 into_residual = name.endswith(("attention.output", "mlp.down"))
-                shrink = math.sqrt(2 * self.config.n_layer) if into_residual else 1.0
-                nn.init.normal_(module.weight, std=self.config.init_std / shrink)
+                shrink = math.sqrt(2 * self.plan.n_layer) if into_residual else 1.0
+                nn.init.normal_(module.weight, std=self.plan.init_std / shrink)
 
 
 def _mean_visible(length: int, window: int | None) -> float:

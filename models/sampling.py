@@ -143,7 +143,7 @@ def _steps(
 ) -> Iterator[Tensor]:
     # Drawn on the CPU, so that a seed means the same on every device.
     generator = torch.Generator().manual_seed(seed)
-    cache = KVCache(model.config)
+    cache = KVCache(model.plan)
     ended = torch.zeros(len(tokens), dtype=torch.bool)
     for _ in range(max_new_tokens):
         # No id without a piece is ever drawn.
@@ -180,10 +180,10 @@ def _check(
         raise ModelError(f"the prompt has token ids outside the vocabulary 0..{model.pieces - 1}")
     if max_new_tokens < 1:
         raise ModelError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    if tokens.shape[1] + max_new_tokens > model.config.max_length:
+    if tokens.shape[1] + max_new_tokens > model.plan.max_length:
         raise ModelError(
             f"a prompt of {tokens.shape[1]} tokens and {max_new_tokens} new ones exceed max_length "
-            f"{model.config.max_length}"
+            f"{model.plan.max_length}"
         )
     if not (temperature >= 0 and math.isfinite(temperature)):
         raise ModelError(f"temperature must be 0 (greedy) or a positive number, got {temperature}")

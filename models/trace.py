@@ -2,45 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from attention import Mechanism
-from models.block import Mixer
+from models.block import AttentionCall, Mixer
 from models.errors import ModelError
 from models.gpt import GPT
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """One layer's attention in one forward pass.
-
-    `attention.row_stats(call.query, call.key, call.mechanism, **call.arguments)` sees what the layer saw, and
-    so does `attention.weights`. With a cache the tensors are valid until the next forward pass only.
-
-    What is reported is the mechanism's own work, before any post-op of the block. Each map of differential attention is
-    therefore a head of its own, with the value that it shares with its partner: `output = weights @ value` holds, and
-    neither λ nor the difference is in it.
-
-    Attributes:
-        layer: 0-based.
-        query: [B, T, H, D], after RoPE and QK-norm.
-        key: [B, S, Hk, D]; S > T with a cache.
-        value: [B, S, Hk, Dv]; Dv = D, or 2 D with differential attention.
-        output: [B, T, H, Dv], before output norm, gate, difference of maps and output projection.
-        mechanism: how the layer attends.
-        arguments: causal, window, documents, scale, params.
-    """
-
-    layer: int
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    output: Tensor
-    mechanism: Mechanism
-    arguments: dict[str, Any]
 
 
 @contextmanager
@@ -86,12 +54,11 @@ def _attention_hook(
     report: Callable[[AttentionCall], Tensor | None], layer: int
 ) -> Callable[..., Tensor | None]:
     def hook(mixer: Mixer, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        query, key, value, documents, state = inputs
+        query, key, value, documents, state, _ = inputs
         if state is not None:
             raise ModelError(
                 f"layer {layer} ({mixer.mechanism.name}) keeps a state instead of its keys; trace it without a cache"
             )
-        arguments = mixer.arguments(documents)
-        return report(AttentionCall(layer, query, key, value, output, mixer.mechanism, arguments))
+        return report(AttentionCall.of(mixer, query, key, value, output, documents))
 
     return hook

@@ -165,8 +165,8 @@ def load_run(
     with torch.device("meta"):
         # How attention is computed is this machine's business; kernels differ in rounding and speed only.
         model = _network(path, config["model"])
-    if tokenizer.vocab_size > model.config.vocab_size:
-        sizes = f"{tokenizer.vocab_size} tokens, its model {model.config.vocab_size}"
+    if tokenizer.vocab_size > model.plan.vocab_size:
+        sizes = f"{tokenizer.vocab_size} tokens, its model {model.plan.vocab_size}"
         raise ModelError(f"the tokenizer of run {path} has {sizes}")
     model.pieces = tokenizer.vocab_size
     load_weights(model, checkpoint / WEIGHTS)

@@ -27,7 +27,9 @@ from data import DataConfig
 from data.choice import consequences, located, whole
 from data.options import read_option
 from models import ModelConfig, ModelError
-from models.config import resolve
+from models.plan import resolve
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass
@@ -89,7 +91,7 @@ class TrainConfig:
     entropy_margin: float = ranged(0.2, 0.0, 1.0)
     loss_kernel: Literal["auto", "chunked", "cce"] = "auto"
     orthograd: bool = False
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     float32_matmul: Literal["highest", "high", "medium"] = "highest"
     compile: bool = False
     validate_every: int = ranged(250, 1, 10**9)
@@ -211,7 +213,7 @@ def check(config: Config) -> None:
     )
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     """What `precision` means on a device: "auto" becomes "bf16" where it is multiplied natively, else "fp32".
 
     Raises:
@@ -227,6 +229,25 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return (
         "bf16" if device.type == "cpu" and (capable.get("avx512_bf16") or capable.get("amx_bf16")) else "fp32"
     )
+
+
+def settled(config: Config, precision: Precision, document_end: bool, pieces: int) -> Config:
+    """The config with what depends on machine, data and earlier sittings; its model is a `Plan`. Nothing changes later.
+
+    Args:
+        config: as it was written.
+        precision: what `resolve_precision` makes of its own.
+        document_end: whether the ends of documents are learned.
+        pieces: of the tokenizer; the model's vocabulary where it is left open.
+
+    Raises:
+        ModelError: the model has fewer pieces.
+    """
+    size = config.model.vocab_size or pieces
+    if size < pieces:
+        raise ModelError(f"model.vocab_size={size} is below the tokenizer's {pieces}")
+    train = replace(config.train, precision=precision, document_end=document_end)
+    return replace(config, model=resolve(replace(config.model, vocab_size=size)), train=train)
 
 
 def as_dict(config: Config) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from attention import row_stats
+from attention import Phase, row_stats
 from models import GPT, AttentionCall, trace
 from training.batches import Batch
 
@@ -45,12 +45,14 @@ def local(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def find_cause(model: GPT, batches: Iterable[Batch], autocast: AbstractContextManager[None]) -> str:
+def find_cause(
+    model: GPT, batches: Iterable[tuple[Batch, Phase]], autocast: AbstractContextManager[None]
+) -> str:
     """Where the first non-finite value of a step comes from: parameters, a layer of the forward pass, or a gradient.
 
     Args:
         model: plain, with the gradients of the step.
-        batches: what the step was computed from.
+        batches: what the step was computed from, each with when it happens.
         autocast: the precision of training.
 
     Returns:
@@ -59,8 +61,8 @@ def find_cause(model: GPT, batches: Iterable[Batch], autocast: AbstractContextMa
     if damage := not_finite(weights_of(model)):
         return damage
     with autocast:
-        for batch in batches:
-            if cause := _forward_cause(model, batch):
+        for batch, phase in batches:
+            if cause := _forward_cause(model, batch, phase):
                 return cause
     # The backward pass runs from the last layer to the first, so the last parameter is nearest to the cause.
     for name, parameter in reversed(list(model.named_parameters())):
@@ -69,7 +71,7 @@ def find_cause(model: GPT, batches: Iterable[Batch], autocast: AbstractContextMa
     return "the sum over processes and micro-batches; each part is finite"
 
 
-def _forward_cause(model: GPT, batch: Batch) -> str | None:
+def _forward_cause(model: GPT, batch: Batch, phase: Phase) -> str | None:
     causes: list[str] = []
 
     def attention(call: AttentionCall) -> None:
@@ -86,7 +88,7 @@ def _forward_cause(model: GPT, batch: Batch) -> str | None:
             causes.append(f"{where} {_count(residual)}")
 
     with trace(model, attention=attention, hidden=hidden):
-        losses = model(batch["tokens"], targets=batch["targets"], documents=batch["documents"])
+        losses = model(batch["tokens"], targets=batch["targets"], documents=batch["documents"], phase=phase)
     if not causes and not _finite(losses):
         causes.append(
             f"the loss of {int((~torch.isfinite(losses)).sum())} tokens is not finite; all layers are"

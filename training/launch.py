@@ -17,7 +17,7 @@ from accelerate.utils import (
 )
 
 from models import GPT, ModelConfig, ModelError
-from training.config import Config, resolve_precision
+from training.config import Config
 from training.tracking import require_tracker
 
 T = TypeVar("T")
@@ -49,17 +49,16 @@ def choose_device() -> torch.device:
     return torch.device("cpu")
 
 
-def make_accelerator(config: Config, device: torch.device) -> Accelerator:
-    """What accelerate is told of a run; fills `train.precision` where it is left open.
+def make_accelerator(config: Config, precision: str) -> Accelerator:
+    """What accelerate is told of a run that computes in "fp32", "bf16" or "fp16".
 
     Raises:
-        ModelError: a tracker that is not installed, or a precision that the device does not have.
+        ModelError: a tracker that is not installed.
     """
     tracker = config.train.tracker
     require_tracker(tracker)
-    config.train.precision = resolve_precision(config.train.precision, device)  # type: ignore[assignment]
     return Accelerator(
-        mixed_precision="no" if config.train.precision == "fp32" else config.train.precision,
+        mixed_precision="no" if precision == "fp32" else precision,
         log_with=None if tracker == "none" else tracker,
         project_config=ProjectConfiguration(project_dir=str(config.path), logging_dir=str(config.path)),
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models import ModelError
+from models import ModelError, resolve
 from storage.run import CONFIG, RECORD, as_yaml
 from training.config import Config
 
@@ -32,13 +32,8 @@ def check_steps(saved: Mapping[str, Any], config: Config, done: int) -> None:
         return
     if steps < done:
         raise ModelError(f"run {config.path} has done {done} steps; train.steps={steps} would take some back")
-    follows = sorted(
-        {
-            plan.mechanism.name
-            for plan in config.model.layers()  # type: ignore[attr-defined]
-            if plan.mechanism.follows_progress
-        }
-    )
+    layers = resolve(config.model).layers
+    follows = sorted({layer.mechanism.name for layer in layers if layer.mechanism.follows_progress})
     if config.train.schedule != "constant":
         why = f"its {config.train.schedule} learning rate spans train.steps={before}"
     elif follows:

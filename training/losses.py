@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attention import INFERENCE, Phase
 from attention import entropy as row_entropy
 from attention.core.masks import visibility
 from common.targets import IGNORED
-from models import GPT, ModelError
-from models.block import Mixer
+from models import GPT, AttentionCall, ModelError
 from models.loss import log_stablemax
 
 _PART = {"cpu": 2**21, "cuda": 2**26}
@@ -76,51 +76,51 @@ class Objective(nn.Module):
         """
         super().__init__()
         self.entropy = entropy
-        self._rows: list[tuple[Tensor, Tensor]] = []
         if entropy is not None:
-            for mixer in (module for module in network.modules() if isinstance(module, Mixer)):
-                example = torch.zeros(1, 1, 2, 2)
-                row_entropy(example, example, mixer.mechanism)  # refuses what has none
-                mixer.register_forward_hook(self._note)
+            example = torch.zeros(1, 1, 2, 2)
+            for layer in network.plan.layers:
+                row_entropy(example, example, layer.mechanism)  # refuses what has none
         self.network = network
         self.z_loss = z_loss
         self.kernel = kernel
         if kernel == "cce" and (reason := self._cce_refuses()):
             raise ModelError(f"train.loss_kernel=cce cannot serve: {reason}; use chunked")
 
-    def forward(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Loss:
+    def forward(
+        self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None, phase: Phase = INFERENCE
+    ) -> Loss:
         """The loss of targets [B, T] after tokens [B, T]; other arguments as for `GPT`."""
-        self._rows.clear()
-        hidden = self.network.hidden(tokens, documents=documents).flatten(0, 1)
+        penalties: list[Tensor] = []
+        observe = (
+            None if self.entropy is None else lambda call: penalties.append(self._penalty(call, targets))
+        )
+        hidden = self.network.hidden(tokens, documents=documents, phase=phase, observe=observe).flatten(0, 1)
         head, device = self.network.head_weight, hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         if self._uses_cce(device, dtype):
             return cut_cross_entropy(hidden.to(dtype), head.to(dtype), targets.flatten())
-        stablemax = self.network.config.prediction == "stablemax"
+        stablemax = self.network.plan.prediction == "stablemax"
         loss = chunked_cross_entropy(
             hidden, head, targets.flatten(), z_loss=self.z_loss, stablemax=stablemax, dtype=dtype
         )
-        return loss if self.entropy is None else Loss(loss.total + self._penalty(targets), loss.nats)
+        if self.entropy is None:
+            return loss
+        return Loss(loss.total + self.entropy.weight * torch.stack(penalties).mean(), loss.nats)
 
-    def _note(self, mixer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep the entropies of a layer's rows and how many keys these see."""
-        assert isinstance(mixer, Mixer)
-        query, key, _, documents, *_ = inputs
-        arguments = mixer.arguments(documents)
-        visible = visibility(
-            query.shape[1], key.shape[1], window=mixer.window, documents=documents, device=query.device
-        )
-        self._rows.append((row_entropy(query, key, mixer.mechanism, **arguments), visible.count))
-
-    def _penalty(self, targets: Tensor) -> Tensor:
+    def _penalty(self, call: AttentionCall, targets: Tensor) -> Tensor:
+        """The entropy penalty of one layer."""
         assert self.entropy is not None
-        weight, share, margin = self.entropy
-        layers = [
-            entropy_penalty(rows, visible.expand(targets.shape), targets, share=share, margin=margin)
-            for rows, visible in self._rows
-        ]
-        self._rows.clear()
-        return weight * torch.stack(layers).mean()
+        _, share, margin = self.entropy
+        query, documents = call.query, call.arguments["documents"]
+        seen = visibility(
+            query.shape[1],
+            call.key.shape[1],
+            window=call.arguments["window"],
+            documents=documents,
+            device=query.device,
+        )
+        rows = row_entropy(query, call.key, call.mechanism, **call.arguments)
+        return entropy_penalty(rows, seen.count.expand(targets.shape), targets, share=share, margin=margin)
 
     def _uses_cce(self, device: str, dtype: torch.dtype) -> bool:
         if self.kernel == "chunked":
@@ -137,7 +137,7 @@ class Objective(nn.Module):
             return "it is not installed: pip install -e '.[cce]'"
         if self.z_loss:
             return "it has no z-loss"
-        return None if self.network.config.prediction == "softmax" else "it computes softmax only"
+        return None if self.network.plan.prediction == "softmax" else "it computes softmax only"
 
 
 def chunked_cross_entropy(

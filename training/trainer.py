@@ -18,18 +18,18 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
+from attention import Phase
 from data import PackedDataset, Prepared, prepare
-from models import GPT, ModelError, resolve
+from models import GPT, ModelError
 from storage import log
 from training import initial
 from training.batches import Batch, TrainingBatches, count_targets, count_unknown, validation_batches
 from training.boundary import one_line
 from training.checkpoint import SHARDED, Checkpointer, TrainerState
-from training.config import Config, fingerprint
+from training.config import Config, fingerprint, resolve_precision, settled
 from training.diagnosis import find_cause, moments_of, not_finite, weights_of
 from training.launch import (
     agreed,
@@ -71,17 +71,20 @@ def train(config: Config, *, resume: bool = False) -> Path:
             system that does not let it write. Names the newest good checkpoint where the run had begun.
         DataError, AttentionError: as their packages say.
     """
-    accelerator = make_accelerator(config, choose_device())
+    device = choose_device()
+    precision = resolve_precision(config.train.precision, device)
+    accelerator = make_accelerator(config, precision)
     check_launch(accelerator, config.train.processes)
     keep_process_group()
     with RunLock(config.path) as lock:
         from_main(accelerator, lock.acquire)
         from_main(accelerator, lambda: check_free(config, resume))
-        if config.train.document_end is None:
-            config.train.document_end = from_main(accelerator, lambda: learns_ends(config))
+        ends = config.train.document_end
+        if ends is None:
+            ends = from_main(accelerator, lambda: learns_ends(config))
         with accelerator.main_process_first():
             prepared = prepare(config.data)
-        _resolve(config, prepared)
+        config = settled(config, precision, ends, prepared.tokenizer.vocab_size)
         check_memory(config.model, accelerator.device)
         start = from_main(accelerator, lambda: open_run(config, prepared))
         if start == config.train.steps:
@@ -163,9 +166,6 @@ class Trainer:
         objective = Objective(self.network, z_loss=train.z_loss, kernel=train.loss_kernel, entropy=entropy)
         model = torch.compile(objective) if train.compile else objective
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(self.network, train))
-        if isinstance(self.model, DistributedDataParallel):
-            # A network's buffers are the place of its noise, of which each process has its own.
-            self.model.broadcast_buffers = False
         self.squares: GradientSquares | None = None
         if (
             self.batches.micro_batches * accelerator.num_processes > 1
@@ -259,7 +259,7 @@ class Trainer:
 
     def _step(self) -> StepResult:
         batches = [self._to_device(batch) for batch in self.batches.at(self.state.step)]
-        unknown = count_unknown(batches, self.network.config.vocab_size)
+        unknown = count_unknown(batches, self.network.plan.vocab_size)
         targets = self._targets(count_targets(batches), unknown, f"the batch of step {self.state.step + 1}")
         rate = learning_rate(self.state.step, self.config.train)
         for group in self.optimizer.param_groups:
@@ -299,9 +299,9 @@ class Trainer:
         processes = self.accelerator.num_processes
         scale = self.batches.micro_batches * processes / targets
         sums = torch.zeros(5, device=self.accelerator.device, dtype=torch.float64)
-        for batch in self._in_turn(batches):
+        for batch, phase in self._in_turn(batches):
             with self.accelerator.accumulate(self.model):
-                loss = self.model(batch["tokens"], batch["targets"], batch["documents"])
+                loss = self.model(batch["tokens"], batch["targets"], batch["documents"], phase)
                 self.accelerator.backward(loss.total * scale)
             sums[:2] += torch.stack([loss.nats, loss.total.detach()])
             if self.squares is not None and (share := count_targets([batch])):
@@ -313,17 +313,18 @@ class Trainer:
         nats, total, squares, inverses, count = self.accelerator.reduce(sums, "sum").tolist()
         return nats, total, (squares / count, inverses / count) if count else None
 
-    def _in_turn(self, batches: list[Batch]) -> Iterator[Batch]:
-        """The micro-batches of a step, each after the network was told when its next call happens.
+    def _in_turn(self, batches: list[Batch]) -> Iterator[tuple[Batch, Phase]]:
+        """The micro-batches of a step, each with when it happens.
 
         Noise is a function of seed, step and place in the step's batch, so that it does not depend on how that is cut.
         """
         source = np.random.SeedSequence([self.config.seed, self.state.step])
-        seed = int(source.generate_state(1, np.uint64)[0]) >> 24
+        device = self.accelerator.device
+        seed = torch.tensor(int(source.generate_state(1, np.uint64)[0]) >> 24, device=device)
+        progress = self.state.step / self.config.train.steps
         for number, batch in enumerate(batches):
-            progress = self.state.step / self.config.train.steps
-            self.network.advance(progress, seed, self.batches.first(number))
-            yield batch
+            first = torch.tensor(self.batches.first(number), device=device)
+            yield batch, Phase(True, progress, seed, first)
 
     def _targets(self, mine: int, unknown: int, where: str) -> int:
         """Target tokens over all processes, of which this one has `mine`, and `unknown` tokens outside the vocabulary.
@@ -474,13 +475,3 @@ class Trainer:
 def _number(value: Tensor) -> float:
     """A scalar tensor as a number, gathered where it is sharded."""
     return float(value.full_tensor() if isinstance(value, DTensor) else value)
-
-
-def _resolve(config: Config, prepared: Prepared) -> None:
-    """Fill what depends on the data: the model's vocabulary is the tokenizer's unless given."""
-    size = prepared.tokenizer.vocab_size
-    if config.model.vocab_size is None:
-        config.model.vocab_size = size
-    if config.model.vocab_size < size:
-        raise ModelError(f"model.vocab_size={config.model.vocab_size} is below the tokenizer's {size}")
-    config.model = resolve(config.model)

@@ -29,7 +29,7 @@ class HeldOut:
     def add(self, network: GPT, batches: Iterable[Batch], bos: int) -> None:
         """Compute the losses of batches; a target `bos` is the end of a document."""
         for batch in batches:
-            self.unknown += count_unknown([batch], network.config.vocab_size)
+            self.unknown += count_unknown([batch], network.plan.vocab_size)
             if self.unknown:
                 continue
             self.first = self.first or batch

@@ -80,7 +80,7 @@ def open_run(path: str) -> RunSubject:
 def untrained(subject: RunSubject, seed: int) -> Subject:
     """The subject with the weights that a new model draws from this seed in place of its own."""
     torch.manual_seed(seed)
-    subject.network.load_state_dict(GPT(subject.network.config).state_dict())
+    subject.network.load_state_dict(GPT(subject.network.plan).state_dict())
     return subject
 
 

@@ -27,12 +27,12 @@ class RunSubject(Subject):
     def __init__(self, path: Path, step: int | None, device: torch.device, dtype: torch.dtype) -> None:
         run = load_run(path, step=step, device=device, dtype=dtype)
         self.name, self.path, self.step, self.checkpoint = run.name, run.path, run.step, run.checkpoint
-        self.architecture = fingerprint(asdict(run.model.config))
+        self.architecture = fingerprint(asdict(run.model.plan))
         self.train_length = run.train_length
         self.network = run.model.requires_grad_(False)
-        self.label = run.model.config.attention
-        self.max_length = run.model.config.max_length
-        self.vocab_size = run.model.config.vocab_size
+        self.label = run.model.plan.attention
+        self.max_length = run.model.plan.max_length
+        self.vocab_size = run.model.plan.vocab_size
         self.bos = self.eos = run.tokenizer.bos
         self.tokenizer_fingerprint = run.tokenizer.fingerprint
         self.device, self.dtype = device, dtype

@@ -156,7 +156,7 @@ def test_whatever_decides_the_number_makes_it_computed_again(
         case "dtype":
             options = {"dtype": "bfloat16"}
         case "checkpoint":
-            config = open_subject(path).network.config
+            config = open_subject(path).network.plan
             torch.manual_seed(1)
             add_checkpoint(path, 20, GPT(config))
         case "config":

@@ -122,7 +122,7 @@ def test_it_is_what_generation_reads_from_a_real_cache(subject_of: Callable[[str
     tokens = cut(subject, 24, 2).tokens
     with torch.inference_mode(), subject.trace(attention=QuantizedCache(4).attention):
         whole = subject.network(tokens)
-        cache = KVCache(subject.network.config)
+        cache = KVCache(subject.network.plan)
         steps = [subject.network(token, cache=cache) for token in tokens.split(1, dim=1)]
     torch.testing.assert_close(torch.cat(steps, 1), whole, atol=2e-4, rtol=1e-3)
 

@@ -107,7 +107,7 @@ def test_rope_sees_distance_alone(build, tokens):
         assert not torch.allclose(model(tokens[:, [1, 0, 2]])[:, 2], model(tokens[:, [0, 1, 2]])[:, 2])
         single = build(position="none", n_layer=1)
         torch.testing.assert_close(single(tokens[:, [1, 0, 2]])[:, 2], single(tokens[:, [0, 1, 2]])[:, 2])
-    assert cut.config.position == "none"
+    assert cut.plan.position == "none"
 
 
 def test_initialisation_scales_the_projections_into_the_residual_stream():

@@ -21,7 +21,7 @@ CHUNKS = {
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_text_in_parts_gives_the_logits_of_the_whole(build, tokens, pattern, chunks):
     model = build(attention=pattern, window="none*1,7*1")
-    cache = KVCache(model.config)
+    cache = KVCache(model.plan)
     with torch.no_grad():
         parts = [model(part, cache=cache) for part in tokens.split(chunks, dim=1)]
         torch.testing.assert_close(torch.cat(parts, 1), model(tokens), rtol=0, atol=1e-9)
@@ -33,7 +33,7 @@ def test_a_text_in_parts_gives_the_logits_of_the_whole(build, tokens, pattern, c
 def test_padding_and_documents_pass_through_the_cache(build, tokens, pattern, window):
     model = build(attention=pattern, window=window)
     documents = torch.tensor([[-1] * 5 + [0] * 12 + [1] * 23, [0] * 20 + [1] * 1 + [2] * 19])
-    cache = KVCache(model.config)
+    cache = KVCache(model.plan)
     with torch.no_grad():
         whole = model(tokens, documents=documents)
         parts = [
@@ -45,7 +45,7 @@ def test_padding_and_documents_pass_through_the_cache(build, tokens, pattern, wi
 
 def test_a_windowed_model_generates_in_constant_memory(build):
     windowed, full = build(window="8", max_length=4096), build(max_length=4096)
-    caches = [KVCache(windowed.config), KVCache(full.config)]
+    caches = [KVCache(windowed.plan), KVCache(full.plan)]
     token = torch.zeros(1, 1, dtype=torch.long)
     sizes = []
     with torch.no_grad():
@@ -72,9 +72,9 @@ def test_a_tail_is_the_end_of_what_it_was_given(limit):
 def test_the_cache_refuses_what_it_cannot_serve(build, tokens):
     model = build()
     with pytest.raises(ModelError, match=r"no gradient; call the model under torch.no_grad"):
-        model(tokens, cache=KVCache(model.config))
+        model(tokens, cache=KVCache(model.plan))
     with torch.no_grad():
-        cache = KVCache(model.config)
+        cache = KVCache(model.plan)
         model(tokens, cache=cache)
         with pytest.raises(ModelError, match="holds a batch of 2, got one of 1"):
             model(tokens[:1], cache=cache)

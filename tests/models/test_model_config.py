@@ -70,13 +70,13 @@ def test_the_mlp_width_follows_its_kind():
 def test_layers_have_their_mechanism_and_window():
     config = resolve(ModelConfig(**SHAPE, attention="softmax*1,swat*1", window="none*2,16*2"))
     default = attention.get("swat").window
-    assert [plan.mechanism.name for plan in config.layers()] == ["softmax", "swat"] * 2
-    assert [plan.window for plan in config.layers()] == [None, default, 16, 16]
+    assert [plan.mechanism.name for plan in config.layers] == ["softmax", "swat"] * 2
+    assert [plan.window for plan in config.layers] == [None, default, 16, 16]
 
 
 def test_options_reach_the_mechanism():
     config = resolve(ModelConfig(**SHAPE, attention="swat", attention_options={"swat": {"window": 5}}))
-    assert {plan.window for plan in config.layers()} == {5}
+    assert {plan.window for plan in config.layers} == {5}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import attention
 from models import KVCache, ModelConfig, ModelError, resolve, trace
 from models.config import from_dict
 from models.gpt import GPT
-from models.postops import Difference
+from models.postops.difference import Difference
 from storage.run import load_weights
 
 POST_OPS = {
@@ -115,7 +115,7 @@ def test_a_trace_reports_what_the_mechanism_did(build, tokens, chosen, pattern):
 def test_lambda_starts_where_the_paper_says():
     torch.manual_seed(0)
     config = resolve(ModelConfig(preset="nano", n_layer=12, d_model=1024, n_head=2, differential=True))
-    ops = [Difference(config, plan) for plan in config.layers()]
+    ops = [Difference(config, plan) for plan in config.layers]
     assert [op.initial for op in ops[:2]] == pytest.approx([0.2, 0.35550907])
     vectors = torch.cat([vector.detach().flatten() for op in ops for vector in (op.query, op.key)])
     assert vectors.std().item() == pytest.approx(0.1, rel=0.03)
@@ -165,7 +165,7 @@ def test_a_text_in_parts_gives_the_logits_of_the_whole(build, tokens, chosen, pa
     chunks = [19, 2, *[1] * 6, 13]
     model = patterned(build, pattern, **chosen)
     documents = torch.tensor([[-1] * 5 + [0] * 12 + [1] * 23, [0] * 20 + [1] * 1 + [2] * 19])
-    cache = KVCache(model.config)
+    cache = KVCache(model.plan)
     with torch.no_grad():
         parts = [
             model(part, documents=ids, cache=cache)
@@ -178,7 +178,7 @@ def test_paired_maps_cost_no_more_cache(build, tokens):
     sizes = []
     for differential in (False, True):
         model = build(differential=differential)
-        cache = KVCache(model.config)
+        cache = KVCache(model.plan)
         with torch.no_grad():
             model(tokens, cache=cache)
         sizes.append(cache.nbytes)

@@ -28,7 +28,7 @@ def _model(build, layer, pattern="{}", **changes):
 @pytest.mark.parametrize("chunks", [[1] * 40, [33] + [1] * 7, [3] * 13 + [1], [19, 2, 19], [40]], ids=str)
 def test_a_text_in_parts_gives_the_logits_of_the_whole(build, tokens, layer, pattern, chunks):
     model = _model(build, layer, pattern)
-    cache = KVCache(model.config)
+    cache = KVCache(model.plan)
     with torch.no_grad():
         parts = [model(part, cache=cache) for part in tokens.split(chunks, dim=1)]
         torch.testing.assert_close(torch.cat(parts, 1), model(tokens), rtol=0, atol=1e-9)
@@ -39,7 +39,7 @@ def test_a_text_in_parts_gives_the_logits_of_the_whole(build, tokens, layer, pat
 def test_padding_and_documents_pass_through_the_cache(build, tokens, layer, size):
     model = _model(build, layer, "{}*1,softmax*1")
     documents = torch.tensor(DOCUMENTS)
-    cache = KVCache(model.config)
+    cache = KVCache(model.plan)
     with torch.no_grad():
         whole = model(tokens, documents=documents)
         parts = [
@@ -71,7 +71,7 @@ def test_a_batch_of_prompts_is_continued_as_each_alone(build, layer):
 def test_memory_does_not_grow_with_the_text(build, name, grows):
     """With blocks, by a pair of landmarks and coefficients whenever the text doubles."""
     model = _model(build, LAYERS[name], max_length=4096)
-    cache, sizes = KVCache(model.config), {}
+    cache, sizes = KVCache(model.plan), {}
     with torch.no_grad():
         for length in (1, 64, 64, 128, 256):
             model(torch.zeros(1, length, dtype=torch.long), cache=cache)
@@ -87,9 +87,9 @@ def test_what_a_state_cannot_serve_is_refused(build, tokens):
         build(attention="simrf", window="7")
     model = build(attention="simrf")
     with pytest.raises(attention.AttentionError, match=r"no gradient; call attend under torch.no_grad"):
-        model(tokens, cache=KVCache(model.config))
+        model(tokens, cache=KVCache(model.plan))
     with torch.no_grad():
-        cache = KVCache(model.config)
+        cache = KVCache(model.plan)
         model(tokens, cache=cache)
         with pytest.raises(attention.AttentionError, match="holds a batch of 2, got one of 1"):
             model(tokens[:1], cache=cache)

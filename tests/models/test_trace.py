@@ -47,7 +47,7 @@ def test_hidden_states_come_in_order_from_the_embeddings_on(build, tokens):
 
 def test_a_cached_call_shows_all_keys(build, tokens):
     model = build()
-    cache, calls = KVCache(model.config), []
+    cache, calls = KVCache(model.plan), []
     with torch.no_grad(), trace(model, attention=calls.append):
         model(tokens[:, :30], cache=cache)
         model(tokens[:, 30:], cache=cache)
@@ -76,7 +76,7 @@ def test_a_layer_that_keeps_a_state_is_not_traced_with_a_cache(build, tokens):
         trace(model, attention=lambda call: None),
         pytest.raises(ModelError, match=r"layer 0 \(simrf\) keeps a state instead of its keys"),
     ):
-        model(tokens, cache=KVCache(model.config))
+        model(tokens, cache=KVCache(model.plan))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports

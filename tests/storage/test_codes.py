@@ -1,6 +1,7 @@
 """Packed codes, and runs whose weights are packed."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_the_formula_and_a_shorter_last_group():
 def run(tmp_path, build, tokenizer):
     """A run whose checkpoint is in float32."""
     model = build(vocab_size=300, attention="softmax*1,softpick*1", init_std=0.05, max_length=64).float()
-    config = {"name": "whole", "model": model.config.__dict__}
+    config = {"name": "whole", "model": asdict(model.plan)}
     path = create_run(tmp_path / "whole", config=config, tokenizer=tokenizer, train_length=32, data="d")
     partial = partial_path(path, 7)
     partial.mkdir(parents=True)

@@ -16,7 +16,7 @@ def run(tmp_path, build, tokenizer):
 
 
 def saved(path, model, tokenizer):
-    config = {"model": asdict(model.config)}
+    config = {"model": asdict(model.plan)}
     path = create_run(path, config=config, tokenizer=tokenizer, train_length=32, data="d")
     partial = partial_path(path, 1)
     partial.mkdir(parents=True)

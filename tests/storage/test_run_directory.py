@@ -28,7 +28,7 @@ def model(build):
 @pytest.fixture
 def run(tmp_path, model, tokenizer):
     """A run directory with the checkpoints of steps 10 and 20; 20 holds the model."""
-    config = {"name": "first", "model": asdict(model.config)}
+    config = {"name": "first", "model": asdict(model.plan)}
     path = create_run(
         tmp_path / "runs" / "first", config=config, tokenizer=tokenizer, train_length=32, data="d1"
     )
@@ -40,7 +40,7 @@ def run(tmp_path, model, tokenizer):
 def test_a_run_comes_back_as_it_was_saved(run, model, tokenizer, tokens):
     loaded = load_run(run)
     assert (loaded.name, loaded.path, loaded.step, loaded.train_length) == ("first", run, 20, 32)
-    assert loaded.model.config == model.config
+    assert loaded.model.plan == model.plan
     assert loaded.config["model"]["attention_options"] == {"swat": {"window": 8}}
     assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
     assert not loaded.model.training
@@ -53,7 +53,7 @@ def test_the_kernel_of_the_training_machine_does_not_matter(run):
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("kernel: auto", "kernel: elsewhere"))
     loaded = load_run(run)
-    assert (loaded.model.config.kernel, loaded.config["model"]["kernel"]) == ("auto", "elsewhere")
+    assert (loaded.model.plan.kernel, loaded.config["model"]["kernel"]) == ("auto", "elsewhere")
 
 
 def test_a_step_and_a_dtype_can_be_chosen(run):
@@ -76,7 +76,7 @@ def test_weights_saved_from_a_wrapped_model_load(tmp_path, build, tokenizer, wra
     model = build(vocab_size=300, tie_embeddings=tied)
     path = create_run(
         tmp_path / "run",
-        config={"model": asdict(model.config)},
+        config={"model": asdict(model.plan)},
         tokenizer=tokenizer,
         train_length=32,
         data="d",
@@ -108,7 +108,7 @@ def test_an_interrupted_creation_leaves_no_run(tmp_path, tokenizer, model):
     leftover.mkdir()
     path = create_run(
         tmp_path / "run",
-        config={"model": asdict(model.config)},
+        config={"model": asdict(model.plan)},
         tokenizer=tokenizer,
         train_length=32,
         data="d",
@@ -204,7 +204,7 @@ def test_what_is_not_there_is_named_with_what_is(run):
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path, build, tokenizer):
     model = build(vocab_size=299)
-    config = {"model": asdict(model.config)}
+    config = {"model": asdict(model.plan)}
     path = create_run(tmp_path / "run", config=config, tokenizer=tokenizer, train_length=32, data="d")
     save_checkpoint(path, 1, model.state_dict())
     with pytest.raises(ModelError, match="has 300 tokens, its model 299"):

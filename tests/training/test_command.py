@@ -37,7 +37,7 @@ def test_nano_trains_from_the_command_line(corpus: Path, tiny_yaml: Path, tmp_pa
     assert "softpick, " in done.stdout
     assert "step 3: validation loss" in done.stdout
     assert "tokens/s" in done.stderr
-    assert load_run(tmp_path / "mine").model.config.d_model == 128
+    assert load_run(tmp_path / "mine").model.plan.d_model == 128
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from attention import INFERENCE, Phase
 from data import PackedDataset, prepare
 from models import GPT
 from storage import load_run, log
@@ -25,11 +26,11 @@ def counted_flops(network: GPT, length: int) -> float:
 
     The dense kernel multiplies whole rows, of which causality leaves (length + 1) / 2 keys on average.
     """
-    tokens = torch.arange(2 * length).view(2, length) % network.config.vocab_size
+    tokens = torch.arange(2 * length).view(2, length) % network.plan.vocab_size
     with FlopCounterMode(display=False) as counter:
         loss = functional.cross_entropy(network(tokens).flatten(0, 1), tokens.flatten())
         loss.backward()
-    config = network.config
+    config = network.plan
     width = config.n_layer * config.n_head * (config.head_dim + config.value_dim)
     return counter.get_total_flops() / tokens.numel() - 6 * width * (length - (length + 1) / 2)
 
@@ -47,7 +48,7 @@ def test_utilisation_times_peak_is_speed_times_work(
     monkeypatch.setattr(trainer, "matmul_rate", lambda device, dtype: PEAK)
     monkeypatch.setattr(Throughput, "rate", tokens_since_the_last)
     run = train(make("train.log_every=2", "train.validate_every=99"))
-    network = GPT(replace(load_run(run).model.config, kernel="dense"))
+    network = GPT(replace(load_run(run).model.plan, kernel="dense"))
     records = [record for record in log.read(run) if "mfu" in record]
     assert len(records) == 3
     for record in records:
@@ -86,7 +87,7 @@ def test_validation_is_that_of_a_model_in_eval_mode(make: MakeConfig) -> None:
     config = make("model.attention=gumbel_softmax", "train.validate_every=1", "train.steps=3")
     run = train(config)
     model = load_run(run).model.eval()
-    model.advance(0.5, seed=1)
+    noise = Phase(True, 0.5, torch.tensor(1))
     nats, targets = 0.0, 0
     prepared = prepare(config.data)
     packed = PackedDataset(prepared.valid, 32, ends=True)
@@ -101,9 +102,9 @@ def test_validation_is_that_of_a_model_in_eval_mode(make: MakeConfig) -> None:
     assert last["validation_tokens"] == targets
     quiet, noisy = (
         float(
-            model.train(noise)(batch["tokens"], targets=batch["targets"], documents=batch["documents"]).sum()
+            model(batch["tokens"], targets=batch["targets"], documents=batch["documents"], phase=phase).sum()
         )
-        for noise in (False, True)
+        for phase in (INFERENCE, noise)
     )
     assert noisy != pytest.approx(quiet, rel=1e-4)
     rare = train(

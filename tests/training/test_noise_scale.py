@@ -48,7 +48,7 @@ def test_the_squares_are_those_of_one_backward_pass() -> None:
     for part in tokens:
         Objective(model)(part, part).total.backward()
         found = squares.take().item()
-        alone = GPT(model.config)
+        alone = GPT(model.plan)
         alone.load_state_dict(model.state_dict())
         Objective(alone)(part, part).total.backward()
         expected = sum(parameter.grad.square().sum().item() for parameter in alone.parameters())

@@ -5,6 +5,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import attention
+from attention import Phase
 from data import PackedDataset, prepare
 from models import GPT, ModelConfig
 from storage import log
@@ -35,16 +36,14 @@ def test_noise_is_a_function_of_seed_and_layer_and_absent_in_evaluation():
     model = network("gumbel_softmax")
     tokens = torch.arange(24).view(2, 12)
 
-    def logits(seed: int) -> torch.Tensor:
-        model.advance(0.5, seed)
-        return model(tokens)
+    def logits(seed: int, training: bool = True) -> torch.Tensor:
+        return model(tokens, phase=Phase(training, 0.5, torch.tensor(seed)))
 
     assert torch.equal(logits(7), logits(7))
     assert not torch.allclose(logits(7), logits(8))
-    seeds = [int(layer.attention.mixer.seed) for layer in model.layers]
-    assert len(set(seeds)) == 2
-    model.eval()
-    assert torch.equal(logits(7), logits(8))
+    seeds = [int(layer.attention.mixer.own(Phase(True, 0.5, torch.tensor(7))).seed) for layer in model.layers]
+    assert seeds == [7 << 20, 7 << 20 | 1]
+    assert torch.equal(logits(7, training=False), logits(8, training=False))
 
 
 def test_temperature_follows_the_progress():
@@ -52,17 +51,14 @@ def test_temperature_follows_the_progress():
     tokens = torch.arange(12)[None]
     mixer = model.layers[0].attention.mixer
 
-    def scale() -> float:
-        call = attention.Call(torch.ones(1, 1), None, {}, mixer.moment)
+    def scale(phase: Phase) -> float:
+        call = attention.Call(torch.ones(1, 1), None, {}, mixer.own(phase))
         return mixer.mechanism.scores(torch.ones(1, 1, 1, 4), torch.ones(1, 1, 1, 4), call).scale
 
     for progress, temperature in ((0.0, 4.0), (0.5, 1.0), (1.0, 0.25)):
-        model.advance(progress, 0)
-        assert abs(scale() - 0.5 / temperature) < 1e-12
-    model.advance(0.0, 0)
-    before = model(tokens)
-    model.eval()
-    assert abs(scale() - 2.0) < 1e-12
+        assert abs(scale(Phase(True, progress)) - 0.5 / temperature) < 1e-12
+    before = model(tokens, phase=Phase(True, 0.0))
+    assert abs(scale(attention.INFERENCE) - 2.0) < 1e-12
     assert not torch.allclose(model(tokens), before)
 
 
@@ -70,9 +66,8 @@ def test_softmax_is_sharpened_in_evaluation_only():
     tokens = torch.arange(12)[None]
     adaptive, plain = network("adaptive_softmax"), network("softmax")
     adaptive.load_state_dict(plain.state_dict())
-    assert torch.allclose(adaptive(tokens), plain(tokens), atol=1e-6)
-    adaptive.eval()
-    assert not torch.allclose(adaptive(tokens), plain.eval()(tokens), atol=1e-6)
+    assert torch.allclose(adaptive(tokens, phase=Phase(training=True)), plain(tokens), atol=1e-6)
+    assert not torch.allclose(adaptive(tokens), plain(tokens), atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", ["dense", "tiled", "cpu"])
@@ -89,8 +84,8 @@ def test_a_sequence_has_its_noise_however_the_batch_is_cut(
         )
         parts = []
         for number, batch in enumerate(cut.at(3)):
-            model.advance(0.5, 7, cut.first(number))
-            parts.append(model(batch["tokens"] % 24))
+            phase = Phase(True, 0.5, torch.tensor(7), cut.first(number))
+            parts.append(model(batch["tokens"] % 24, phase=phase))
         return torch.cat(parts)
 
     whole = logits(0, 1, None)
@@ -98,7 +93,7 @@ def test_a_sequence_has_its_noise_however_the_batch_is_cut(
         cut = torch.cat([logits(rank, processes, micro) for rank in range(processes)])
         torch.testing.assert_close(cut, whole)
     same = torch.arange(12).repeat(2, 1)
-    first, second = model(same)
+    first, second = model(same, phase=Phase(True, 0.5, torch.tensor(7)))
     assert not torch.allclose(first, second)
 
 
@@ -130,8 +125,8 @@ def test_a_new_step_does_not_compile_anew(mechanism: str) -> None:
     compiled = torch.compile(model, backend=compiles)
     counts = []
     for step in range(4):
-        model.advance(step / 4, step, 2 * step)
-        torch.testing.assert_close(compiled(tokens), model(tokens))
+        phase = Phase(True, step / 4, torch.tensor(step), torch.tensor(2 * step))
+        torch.testing.assert_close(compiled(tokens, phase=phase), model(tokens, phase=phase))
         counts.append(compiles.frame_count)
     torch._dynamo.reset()
     # The second step finds that progress is a number that changes; from then on nothing is new.
