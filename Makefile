@@ -6,10 +6,10 @@ DEMO := softmax $(filter-out base softmax,$(basename $(notdir $(wildcard configs
 
 MINUTES ?= 10
 
-.PHONY: help install demo test search lint bench lock clean
+.PHONY: help install demo check test test-all search lint bench lock clean
 
 help: ## Show what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 8
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 10
 
 .venv/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; run make PYTHON=python3.11")'
@@ -28,8 +28,19 @@ demo: .venv/installed ## Train five mechanisms, evaluate them, write runs/demo/r
 	@[ "$$(uname)" != Linux ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check triton==3.7.1
 	@touch $@
 
-test: .venv/triton ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Triton's interpreter must be chosen before a kernel is defined, hence a pytest of its own.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: .venv/triton ## Run the tests that start no process and train nothing, in a minute
+	$(PYTEST) --tier check
+
+test: .venv/triton ## Run the tests: all that a change can break
+	$(PYTEST)
+	TRITON_INTERPRET=1 $(PYTEST) tests/interpreter
+
+test-all: .venv/triton ## Run the tests of every variant of every mechanism, too
+	$(PYTEST) --tier all
+	TRITON_INTERPRET=1 $(PYTEST) --tier all tests/interpreter
 
 search: .venv/triton ## Try new random examples in the tests for MINUTES=10
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.search --minutes $(MINUTES)

@@ -12,7 +12,7 @@ from attention.forms.chunked import Chunked
 from attention.forms.composite import Composite
 from attention.kernels import dispatch, tiled
 
-__all__ = ["KERNELS", "Inputs", "every_mechanism", "label", "make", "pointwise_mechanisms", "run"]
+__all__ = ["KERNELS", "Inputs", "every_mechanism", "label", "make", "pointwise_mechanisms", "run", "tiered"]
 
 every_mechanism = cases
 
@@ -36,6 +36,13 @@ KERNELS = [
 def label(mechanism: attention.Mechanism) -> str:
     """Readable test ids."""
     return repr(mechanism)
+
+
+def tiered(mechanism: attention.Mechanism, *others: object, exhaustive: bool = False) -> object:
+    """A case of every run where the mechanism is at its defaults, of `make test-all` where it is a variant."""
+    variant = mechanism != attention.get(mechanism.name)
+    marks = [pytest.mark.exhaustive] if variant or exhaustive else []
+    return pytest.param(mechanism, *others, marks=marks, id="-".join([label(mechanism), *map(str, others)]))
 
 
 @pytest.fixture

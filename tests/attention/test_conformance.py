@@ -19,7 +19,7 @@ from attention.conformance.verdict import dtypes
 from attention.core.arguments import DTYPES
 from attention.core.inputs import example
 from attention.kernels import dispatch, tiled
-from tests.attention.conftest import KERNELS, label, make, run
+from tests.attention.conftest import KERNELS, label, make, run, tiered
 
 TABLE = Path(__file__).parents[2] / "docs" / "capabilities.md"
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-4}
@@ -34,13 +34,6 @@ REPRESENTATIVES = {
     "simrf",
 }
 """A mechanism of each form: for them alone `make test` runs the formula against itself, and PyTorch's compiler."""
-
-
-def tiered(mechanism: attention.Mechanism, *others: object, exhaustive: bool = False) -> object:
-    """A case of every run where the mechanism is at its defaults, of `make test-all` where it is a variant."""
-    variant = mechanism != attention.get(mechanism.name)
-    marks = [pytest.mark.exhaustive] if variant or exhaustive else []
-    return pytest.param(mechanism, *others, marks=marks, id="-".join([label(mechanism), *map(str, others)]))
 
 
 @cache

@@ -1,16 +1,24 @@
-"""What the Triton kernels compute, checked in Triton's interpreter: run by test_triton_interpreter.py.
+"""The Triton kernels compute the formulas: Triton's interpreter runs them, in a pytest of its own.
 
-    TRITON_INTERPRET=1 python -m pytest tests/attention/triton_conformance.py
+    TRITON_INTERPRET=1 python -m pytest tests/interpreter
 
-The interpreter must be chosen before a kernel is defined, hence the process of its own.
+The interpreter must be chosen before a kernel is defined, and then nothing can be compiled in the same process.
 """
 
 import functools
+import importlib.util
 import math
+import os
 
 import numpy as np
 import pytest
 import torch
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("run by `TRITON_INTERPRET=1 python -m pytest tests/interpreter`", allow_module_level=True)
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed (pip install triton==3.7.1)", allow_module_level=True)
+
 import triton
 import triton.language as tl
 from triton.runtime import interpreter
@@ -27,9 +35,10 @@ from attention.forms.chunked import Chunked
 from attention.forms.two_stage import TwoStage
 from attention.kernels import dispatch
 from attention.kernels.triton import KERNEL, attend_with_statistics, launch, operators, printer, tiles
+from tests.attention.conftest import tiered
 
 SERVED = [mechanism for mechanism in cases() if mechanism.form is not Chunked]
-mechanisms = pytest.mark.parametrize("mechanism", SERVED, ids=repr)
+mechanisms = pytest.mark.parametrize("mechanism", [tiered(mechanism) for mechanism in SERVED])
 one_per_form = pytest.mark.parametrize(
     "name", ["gaussian", "swat", "softpick", "softmax", "lssa", "lssar", "entmax15", "sa_softmax"]
 )
