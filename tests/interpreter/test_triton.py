@@ -38,10 +38,14 @@ from attention.kernels.triton import KERNEL, attend_with_statistics, launch, ope
 from tests.attention.conftest import tiered
 
 SERVED = [mechanism for mechanism in cases() if mechanism.form is not Chunked]
-mechanisms = pytest.mark.parametrize("mechanism", [tiered(mechanism) for mechanism in SERVED])
-one_per_form = pytest.mark.parametrize(
-    "name", ["gaussian", "swat", "softpick", "softmax", "lssa", "lssar", "entmax15", "sa_softmax"]
+FORMS = ["gaussian", "swat", "softpick", "softmax", "lssa", "lssar", "entmax15", "sa_softmax"]
+"""Mechanisms of every form and kind of score; the others differ from them in their functions alone."""
+every_mechanism = pytest.mark.parametrize("mechanism", [tiered(mechanism) for mechanism in SERVED])
+mechanisms = pytest.mark.parametrize(
+    "mechanism",
+    [tiered(mechanism, exhaustive=mechanism.name not in FORMS) for mechanism in SERVED],
 )
+one_per_form = pytest.mark.parametrize("name", FORMS)
 attend = functools.partial(attention.attend, kernel="triton")
 PADDED = torch.tensor([[-1] * 3 + [0] * 9 + [1] * 25, [0] * 20 + [1] + [2] * 12 + [-1] * 4])
 
@@ -106,7 +110,7 @@ def test_weights_are_within_the_bounds_of_the_formula(mechanism):
     bounds(mechanism, "triton", "cpu")
 
 
-@mechanisms
+@every_mechanism
 def test_documents_padding_grouped_heads_and_an_odd_width(mechanism):
     inputs = make(batch=2, queries=33, keys=37, heads=4, key_heads=2, head_dim=11)
     compare(inputs, mechanism, "triton", torch.float32, "documents", documents=PADDED)
