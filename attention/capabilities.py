@@ -24,11 +24,12 @@ class Capability:
 
 
 def kernels(mechanism: Mechanism) -> list[str]:
-    """The kernels that serve a mechanism on this machine, fastest first."""
+    """The kernels that serve a mechanism on this machine, fastest first; none is built to find out."""
     from attention.kernels.dispatch import KERNELS
+    from attention.kernels.kernel import refusal
 
     inputs = example(mechanism, device="cuda" if torch.cuda.is_available() else "cpu")
-    return [kernel.name for kernel in KERNELS.values() if kernel.refuses(inputs) is None]
+    return [kernel.name for kernel in KERNELS.values() if refusal(kernel, inputs) is None]
 
 
 def capabilities() -> list[Capability]:

@@ -16,7 +16,6 @@ from attention.core.errors import AttentionError
 from attention.core.inputs import prepare
 from attention.core.mechanism import Mechanism
 from attention.core.registry import get
-from attention.forms.composite import Mixture
 from attention.mechanisms.softmax import row_entropy
 
 
@@ -31,7 +30,7 @@ def entropy(
         AttentionError: as for `attend`, or the mechanism is not softmax of scores without biases.
     """
     from attention.kernels import dispatch
-    from attention.kernels.kernel import widened
+    from attention.kernels.kernel import obstacle, widened
     from attention.kernels.vendor import is_softmax
 
     mechanism = get(mechanism)
@@ -46,9 +45,6 @@ def entropy(
             )
         if inputs.vacant:
             return inputs.blank().sum(-1)
-        run = next(
-            kernel.run_with_mass
-            for kernel in dispatch.KERNELS.values()
-            if kernel.run_with_mass is not None and kernel.refuses(inputs) is None
-        )
-        return row_entropy(scores, Mixture(*run(inputs)))
+        kernels = (kernel for kernel in dispatch.KERNELS.values() if kernel.gives_mass)
+        kernel = next(kernel for kernel in kernels if obstacle(kernel, inputs) is None)
+        return row_entropy(scores, kernel.run(inputs, with_mass=True))

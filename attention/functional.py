@@ -68,6 +68,7 @@ def attend(
         AttentionError: the call cannot be served; the message says what would be. A state is then as it was.
     """
     from attention.kernels import chunked, dispatch
+    from attention.kernels.kernel import attend as run
 
     mechanism = get(mechanism)
     with exactly(query):
@@ -76,7 +77,7 @@ def attend(
         if state is None or query.is_meta:
             spec = CallSpec(causal, window, documents, scale, params, phase)
             inputs = prepare(query, key, value, mechanism, spec, plain=kernel == "dense")
-            return dispatch.choose(kernel, inputs).attend(inputs)
+            return run(dispatch.choose(kernel, inputs), inputs)
         check_tensors(query, key, value)
         longer = state.copy()
         key, value, documents = longer.extend(mechanism, key, value, documents)

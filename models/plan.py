@@ -11,7 +11,6 @@ from typing import Any
 import attention
 from attention import Mechanism
 from attention.core.inputs import example
-from attention.kernels.dispatch import KERNELS
 from common.errors import nearest
 from common.ranges import violation
 from common.shapes import mismatch
@@ -110,10 +109,14 @@ class Plan(ModelConfig):
 
 
 def _refusal(kernel: str, mechanism: Mechanism) -> str | None:
-    """Why a kernel does not run a mechanism; only the kernel in question is asked, since asking some compiles them."""
+    """Why a kernel does not run a mechanism."""
+    # Kernels bring torch's compiler along, which takes as long as torch: who names none shall not wait for it.
+    from attention.kernels.dispatch import KERNELS
+    from attention.kernels.kernel import refusal
+
     if kernel not in KERNELS:
         return f"unknown kernel {kernel!r}{nearest(kernel, ['auto', *KERNELS])}"
-    reason = KERNELS[kernel].refuses(example(mechanism))
+    reason = refusal(KERNELS[kernel], example(mechanism))
     return None if reason is None else f"{kernel} does not run {mechanism.name}: {reason}"
 
 

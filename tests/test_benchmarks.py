@@ -12,8 +12,8 @@ from attention import get
 from attention.conformance import cases
 from attention.core.masks import visibility
 from attention.forms.chunked import Chunked
+from attention.forms.composite import Mixture
 from attention.kernels import dispatch, tiled, vendor
-from attention.kernels.kernel import Kernel
 from benchmarks import bench_attention, bench_long, bench_train, learn, measure
 from models import ModelConfig
 from training.config import TrainConfig
@@ -24,8 +24,15 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def wrong_kernel(monkeypatch):
     """A kernel that serves everything, a tenth too large."""
-    kernel = Kernel("wrong", lambda inputs: tiled.attend(inputs) * 1.1, lambda inputs: None, "")
-    monkeypatch.setitem(dispatch.KERNELS, "wrong", kernel)
+
+    class Wrong(tiled.Tiled):
+        name = "wrong"
+
+        def run(self, inputs, *, with_mass=False):
+            out, log_mass = super().run(inputs, with_mass=with_mass)
+            return Mixture(out * 1.1, log_mass)
+
+    monkeypatch.setitem(dispatch.KERNELS, "wrong", Wrong())
 
 
 def test_attention_writes_tables_figures_and_picture(tmp_path, capsys):

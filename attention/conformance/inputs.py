@@ -14,6 +14,7 @@ from attention.core.masks import visibility
 from attention.core.mechanism import Mechanism
 from attention.functional import attend
 from attention.kernels.dispatch import KERNELS
+from attention.kernels.kernel import obstacle
 
 
 class RefusedError(AttentionError):
@@ -109,7 +110,7 @@ def ask(inputs: Inputs, mechanism: Mechanism, kernel: str, **arguments: Any) -> 
         prepared = prepare(inputs.query, inputs.key, inputs.value, mechanism, CallSpec(**arguments))
     except AttentionError as error:
         raise RefusedError(str(error)) from error
-    reason = KERNELS[kernel].refuses(prepared)
+    reason = obstacle(KERNELS[kernel], prepared)
     if reason:
         raise RefusedError(reason)
 

@@ -11,6 +11,7 @@ from attention.conformance.verdict import dtypes, each, judge, mixings
 from attention.core.inputs import example
 from attention.core.mechanism import Mechanism
 from attention.kernels.dispatch import KERNELS
+from attention.kernels.kernel import obstacle
 
 ACTIVATIONS = Path(__file__).parent / "activations.pt"
 LONG = "long"
@@ -44,7 +45,7 @@ def float16(mechanism: Mechanism, kernel: str, device: torch.device | str) -> No
 
 
 def _precise(mechanism: Mechanism, kernel: str, dtype: torch.dtype, device: torch.device | str) -> None:
-    reason = KERNELS[kernel].refuses(example(mechanism, dtype=dtype, device=device))
+    reason = obstacle(KERNELS[kernel], example(mechanism, dtype=dtype, device=device))
     if reason:
         raise RefusedError(reason)
 

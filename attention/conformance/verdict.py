@@ -16,6 +16,7 @@ from attention.forms.chunked import Chunked
 from attention.forms.composite import Composite
 from attention.functional import attend
 from attention.kernels.dispatch import KERNELS
+from attention.kernels.kernel import obstacle
 
 SLACK = {torch.float64: 1e-8, torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Root mean square error, of values of size one, that is rounding and not a wrong mask, shape or stride."""
@@ -62,7 +63,7 @@ def dtypes(mechanism: Mechanism, kernel: str, device: torch.device | str) -> lis
         RefusedError: it takes none, for the reason that it gives in float32.
     """
     reasons = {
-        dtype: KERNELS[kernel].refuses(example(mechanism, dtype=dtype, device=device)) for dtype in DTYPES
+        dtype: obstacle(KERNELS[kernel], example(mechanism, dtype=dtype, device=device)) for dtype in DTYPES
     }
     taken = [dtype for dtype, reason in reasons.items() if reason is None]
     if not taken:

@@ -163,4 +163,4 @@ def example(
     """A call of two positions, to ask kernels whether they would serve its like."""
     with torch.device(device):
         tensor = torch.zeros(1, 2, n_head, head_dim, dtype=dtype)
-        return prepare(tensor, tensor, tensor, mechanism, CallSpec(window=window))
+        return prepare(tensor, tensor, tensor, mechanism, CallSpec(window=window), plain=True)

@@ -1,7 +1,7 @@
 """What autograd may ask of a kernel beyond one pass in reverse.
 
 A compiled operator has one derivative, the first in reverse. Of any other torch finds none and goes on with zero, in
-silence. A kernel therefore names the modes it serves (`Kernel.serves`) and is not chosen for others; a second
+silence. A kernel therefore names the modes it serves (`Kernel.modes`) and is not chosen for others; a second
 derivative, of which a call knows nothing beforehand, is refused where it is taken (`once`, `first_order`).
 """
 

@@ -20,6 +20,7 @@ from attention.core.inputs import AttentionInputs
 from attention.core.masks import Tile, spans
 from attention.core.modes import EVERY
 from attention.forms.chunked import Chunked, Recurrence, RecurrentState, State
+from attention.forms.composite import Mixture
 from attention.kernels import dense
 from attention.kernels.kernel import Kernel
 from attention.kernels.tiled import BUDGET, Block
@@ -221,7 +222,7 @@ def resume(inputs: AttentionInputs, state: RecurrentState) -> Tensor:
     Raises:
         AttentionError: the mechanism carries no state, or sees what comes after.
     """
-    reason = refuses(inputs)
+    reason = KERNEL.refuses(inputs)
     if reason or not inputs.visible.causal:
         raise AttentionError(
             f"a recurrent state serves causal calls of form Chunked; {reason or 'this one is not causal'}"
@@ -294,12 +295,22 @@ def blocks(inputs: AttentionInputs) -> Iterator[Block]:
         yield Block(tile, dense.score_matrix(inputs, rows), dense.normalised(inputs, weight, weight))
 
 
-def refuses(inputs: AttentionInputs) -> str | None:
-    """Every other form."""
-    form = inputs.mechanism.form
-    return None if form is Chunked else f"it scans mechanisms of form Chunked, not {form.__name__}"
+class Scan(Kernel):
+    """The scan over chunks."""
+
+    name = "chunked"
+    summary = "PyTorch, a scan over chunks that carries a state, any device"
+    rank = 50
+    modes = EVERY
+
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        """Every other form."""
+        form = inputs.mechanism.form
+        return None if form is Chunked else f"it scans mechanisms of form Chunked, not {form.__name__}"
+
+    def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
+        """Outputs."""
+        return Mixture(attend(inputs), None)
 
 
-KERNEL = Kernel(
-    "chunked", attend, refuses, "PyTorch, a scan over chunks that carries a state, any device", serves=EVERY
-)
+KERNEL = Scan()

@@ -14,6 +14,7 @@ from attention.core.masks import spans
 from attention.core.modes import EVERY
 from attention.core.noise import gumbel
 from attention.forms.chunked import Chunked
+from attention.forms.composite import Mixture
 from attention.kernels.kernel import Kernel
 
 
@@ -28,13 +29,14 @@ def attend(inputs: AttentionInputs) -> Tensor:
     return rearrange(mixed, "b h t d -> b t h d")
 
 
-def attend_with_mass(inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
-    """Outputs, and log masses [B, T, H] of forms that have them (else None)."""
-    log_mass = None
-    if found := rowwise(inputs.mechanism):
-        mechanism, form = found
-        log_mass = form.log_mass(mechanism, score_matrix(inputs), inputs.visible.mask()[:, None])
-    return attend(inputs), None if log_mass is None else rearrange(log_mass, "b h t 1 -> b t h")
+def log_mass(inputs: AttentionInputs) -> Tensor | None:
+    """Log masses [B, T, H] of forms that have them (else None)."""
+    found = rowwise(inputs.mechanism)
+    if found is None:
+        return None
+    mechanism, form = found
+    mass = form.log_mass(mechanism, score_matrix(inputs), inputs.visible.mask()[:, None])
+    return None if mass is None else rearrange(mass, "b h t 1 -> b t h")
 
 
 def weights(inputs: AttentionInputs) -> Tensor:
@@ -117,12 +119,22 @@ def _per_query_head(shared: Tensor, n_head: int) -> Tensor:
     return repeat(shared, "b s k d -> b (k g) s d", g=n_head // shared.shape[2])
 
 
-KERNEL = Kernel(
-    "dense",
-    attend,
-    lambda inputs: None,
-    "the formula on the whole row matrix, gradients by autograd",
-    run_with_mass=attend_with_mass,
-    whole=True,
-    serves=EVERY,
-)
+class Dense(Kernel):
+    """The reference."""
+
+    name = "dense"
+    summary = "the formula on the whole row matrix, gradients by autograd"
+    rank = 80
+    modes = EVERY
+    gives_mass = True
+    runs_composites = True
+
+    def refuses(self, inputs: AttentionInputs) -> None:
+        """Nothing."""
+
+    def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
+        """Outputs, and log masses of forms that have them."""
+        return Mixture(attend(inputs), log_mass(inputs) if with_mass else None)
+
+
+KERNEL = Dense()

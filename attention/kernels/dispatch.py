@@ -1,29 +1,33 @@
 """Which kernel runs what. Kernels differ in rounding, speed and memory, never in mathematics."""
 
+import pkgutil
+from importlib import import_module
+
+from attention import kernels
 from attention.core.arguments import shown
 from attention.core.errors import AttentionError, nearest, quoted
 from attention.core.inputs import AttentionInputs
-from attention.kernels import chunked, cpu, dense, flex, tiled, triton, vendor
-from attention.kernels.kernel import Kernel
+from attention.kernels.kernel import Kernel, obstacle
 
-KERNELS: dict[str, Kernel] = {
-    kernel.name: kernel
-    for kernel in (
-        vendor.FLASH,
-        triton.KERNEL,
-        cpu.KERNEL,
-        flex.KERNEL,
-        chunked.KERNEL,
-        tiled.KERNEL,
-        vendor.SDPA,
-        dense.KERNEL,
-    )
-}
+
+def _found() -> dict[str, Kernel]:
+    """The kernels of every module beside this one."""
+    names = [f"{kernels.__name__}.{module.name}" for module in pkgutil.iter_modules(kernels.__path__)]
+    modules = [import_module(name) for name in names if name != __name__]
+    found = [x for module in modules for x in vars(module).values() if _is_kernel(x)]
+    return {kernel.name: kernel for kernel in sorted(found, key=lambda kernel: kernel.rank)}
+
+
+def _is_kernel(value: object) -> bool:
+    return not isinstance(value, type) and isinstance(value, Kernel)
+
+
+KERNELS: dict[str, Kernel] = _found()
 """Fastest first: the order in which "auto" tries them."""
 
 
 def choose(name: str, inputs: AttentionInputs) -> Kernel:
-    """The kernel by name, or the fastest capable one for "auto".
+    """The kernel by name, or the fastest capable one for "auto"; all that it needs is built.
 
     Raises:
         AttentionError: unknown kernel, or one that cannot serve the call; those that can are named.
@@ -31,12 +35,12 @@ def choose(name: str, inputs: AttentionInputs) -> Kernel:
     if not isinstance(name, str):
         raise AttentionError(f"kernel must be a kernel's name, got {shown(name)}")
     if name == "auto":
-        return next(kernel for kernel in KERNELS.values() if kernel.refuses(inputs) is None)
+        return next(kernel for kernel in KERNELS.values() if obstacle(kernel, inputs) is None)
     if name not in KERNELS:
         raise AttentionError(f"unknown kernel {quoted(name)}{nearest(name, [*KERNELS, 'auto'])}")
-    reason = KERNELS[name].refuses(inputs)
+    reason = obstacle(KERNELS[name], inputs)
     if reason:
-        capable = [kernel.name for kernel in KERNELS.values() if kernel.refuses(inputs) is None]
+        capable = [kernel.name for kernel in KERNELS.values() if obstacle(kernel, inputs) is None]
         raise AttentionError(
             f"kernel {name!r} cannot run {inputs.mechanism.name} here: {reason}; use {', '.join(capable)}"
         )

@@ -36,6 +36,7 @@ from attention.core.inputs import AttentionInputs, prepare
 from attention.core.masks import Visibility
 from attention.core.mechanism import Mechanism
 from attention.core.modes import first_order
+from attention.forms.composite import Mixture
 from attention.forms.pointwise import Pointwise
 from attention.forms.ratio import Ratio
 from attention.kernels import dense
@@ -296,28 +297,10 @@ def block_mask(visible: Visibility, sees: Callable[..., Tensor]) -> Any:
     )
 
 
-def refuses(inputs: AttentionInputs) -> str | None:
-    """Forms of two stages, weights without a logarithm, devices and types that the generated kernel does not serve."""
-    query = inputs.scores.query
-    reason = _refuses(inputs.mechanism)
-    if reason is not None:
-        return reason
-    if inputs.scores.noise is not None:
-        return "it adds no noise to scores"
-    if query.device.type != "cuda":
-        return f"it runs on CUDA, not on {query.device.type}, where FlexAttention has no backward pass"
-    if query.dtype not in DTYPES:
-        return f"it takes float32 and bfloat16, not {str(query.dtype).removeprefix('torch.')}"
-    if min(query.shape[-1], inputs.value.shape[-1]) < SMALLEST_HEAD_DIM:
-        return f"it takes head dimensions from {SMALLEST_HEAD_DIM} on"
-    return None
-
-
 def _floor(formula: Formula) -> float | None:
     """The pivot's floor, None where there is no pivot."""
-    return (
-        formula.constant("pivot_floor") if formula.form == "ratio" and formula.constant("pivoted") else None
-    )
+    pivoted = formula.form == "ratio" and formula.constant("pivoted")
+    return formula.constant("pivot_floor") if pivoted else None
 
 
 @torch.compiler.assume_constant_result
@@ -327,11 +310,14 @@ def _refuses(mechanism: Mechanism) -> str | None:
         return f"it runs the forms Pointwise and Ratio, not {mechanism.form.__name__}"
     if torch.torch_version.TorchVersion(torch.__version__) < "2.9":
         return f"it needs torch 2.9 or newer, this is {torch.__version__}"
-    reason = untraceable(mechanism)
-    if reason is not None:
-        return reason
+    return untraceable(mechanism)
+
+
+@torch.compiler.assume_constant_result
+@cache
+def _has_no_logarithm(mechanism: Mechanism) -> str | None:
+    """Whether something is negative at some score."""
     formula = formula_of(mechanism)
-    # What is negative at some score has no logarithm.
     magnitude = torch.logspace(-8, 3, 2000, dtype=torch.float64)
     score = torch.cat([-magnitude, torch.zeros(1), magnitude])
     function = formula["weight" if mechanism.form is Pointwise else "terms"]
@@ -339,9 +325,38 @@ def _refuses(mechanism: Mechanism) -> str | None:
     return "it needs weights that are nowhere negative" if any((x < 0).any() for x in values) else None
 
 
-KERNEL = Kernel(
-    "flex",
-    attend,
-    refuses,
-    "FlexAttention on CUDA from logarithms of the weights; no second stage; checks itself, never run here",
-)
+class Flex(Kernel):
+    """FlexAttention."""
+
+    name = "flex"
+    summary = (
+        "FlexAttention on CUDA from logarithms of the weights; no second stage; checks itself, never run here"
+    )
+    rank = 40
+
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        """Other forms than two, devices and types that the generated kernel does not serve."""
+        query = inputs.scores.query
+        reason = _refuses(inputs.mechanism)
+        if reason is not None:
+            return reason
+        if inputs.scores.noise is not None:
+            return "it adds no noise to scores"
+        if query.device.type != "cuda":
+            return f"it runs on CUDA, not on {query.device.type}, where FlexAttention has no backward pass"
+        if query.dtype not in DTYPES:
+            return f"it takes float32 and bfloat16, not {str(query.dtype).removeprefix('torch.')}"
+        if min(query.shape[-1], inputs.value.shape[-1]) < SMALLEST_HEAD_DIM:
+            return f"it takes head dimensions from {SMALLEST_HEAD_DIM} on"
+        return None
+
+    def build(self, inputs: AttentionInputs) -> str | None:
+        """Nothing, but weights without a logarithm are found."""
+        return _has_no_logarithm(inputs.mechanism)
+
+    def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
+        """Outputs."""
+        return Mixture(attend(inputs), None)
+
+
+KERNEL = Flex()

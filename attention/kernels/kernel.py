@@ -1,7 +1,7 @@
-"""What a kernel is."""
+"""A kernel, and how one is asked and run."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,62 +13,68 @@ from attention.core.scores import Scores
 from attention.forms.composite import Composite, Mixture
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """A way to run mechanisms.
+@runtime_checkable
+class Kernel(Protocol):
+    """A way to run mechanisms: `refuses` looks, `build` makes ready, `run` computes.
 
     Attributes:
         name: as the caller writes it.
-        run: the outputs [B, T, H, Dv] of a call.
-        declines: why it cannot serve a call, None if it can; must not compute anything.
         summary: one line for the capability table.
-        run_with_mass: outputs and log mass [B, T, H] of a Ratio, for composites; None if it cannot tell the mass.
-        whole: it runs a composite by the composite's own formula.
-        serves: what autograd may ask of it beyond a pass in reverse (`attention.core.modes`).
+        rank: "auto" tries kernels in this order, the fastest first.
+        modes: what autograd may ask of it beyond a pass in reverse (`attention.core.modes`).
+        gives_mass: whether it tells the log mass of forms that have one, which composites need.
+        runs_composites: whether it runs a composite by the composite's own formula.
     """
 
     name: str
-    run: Callable[[AttentionInputs], Tensor]
-    declines: Callable[[AttentionInputs], str | None]
     summary: str
-    run_with_mass: Callable[[AttentionInputs], tuple[Tensor, Tensor | None]] | None = None
-    whole: bool = False
-    serves: frozenset[str] = frozenset()
-
-    def attend(self, inputs: AttentionInputs) -> Tensor:
-        """The outputs [B, T, H, Dv] of a call that it does not refuse."""
-        if inputs.vacant:
-            return inputs.blank()
-        mechanism = inputs.mechanism
-        if not isinstance(mechanism, Composite) or self.whole:
-            return self.run(inputs)
-
-        def mix(part: Mechanism, scores: Scores, value: Tensor) -> Mixture:
-            elementary = replace(inputs, mechanism=part, scores=scores, value=value)
-            if not part.form.has_mass:
-                return Mixture(self.run(elementary), None)
-            assert self.run_with_mass is not None
-            return Mixture(*self.run_with_mass(elementary))
-
-        return mechanism.compose(widened(inputs), mix).to(inputs.value.dtype)
+    rank: int
+    modes: frozenset[str] = frozenset()
+    gives_mass: bool = False
+    runs_composites: bool = False
 
     def refuses(self, inputs: AttentionInputs) -> str | None:
-        """Why it cannot serve a call, None if it can."""
-        return self._declines(inputs) or self._lacks(inputs)
+        """Why it does not serve a call, None if it does. Looks only: computes, compiles and loads nothing."""
 
-    def _lacks(self, inputs: AttentionInputs) -> str | None:
-        missing = modes.asked(inputs.differentiable) - self.serves
-        return f"it takes no {min(missing)}" if missing else None
+    def build(self, inputs: AttentionInputs) -> str | None:
+        """Make what it needs for calls like this one, once; why that cannot be had here, None where it is ready."""
+        return None
 
-    def _declines(self, inputs: AttentionInputs) -> str | None:
-        mechanism = inputs.mechanism
-        if not isinstance(mechanism, Composite) or self.whole:
-            return self.declines(inputs)
-        if self.run_with_mass is None:
-            return "it does not give the masses of rows that the parts need"
-        inputs = widened(inputs)
-        reasons = (self.declines(replace(inputs, mechanism=part)) for part in mechanism.parts)
-        return next((reason for reason in reasons if reason), None)
+    def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
+        """Outputs [B, T, H, Dv] of a call that it serves; with the log mass where that is wanted and given."""
+
+
+def refusal(kernel: Kernel, inputs: AttentionInputs) -> str | None:
+    """Why a kernel would not serve a call, as far as a look tells; of a composite, any of its parts."""
+    missing = modes.asked(inputs.differentiable) - kernel.modes
+    composite = isinstance(inputs.mechanism, Composite) and not kernel.runs_composites
+    if composite and not kernel.gives_mass:
+        return "it does not give the masses of rows that the parts need"
+    reasons = (kernel.refuses(part) for part in _parts(kernel, inputs))
+    return next((x for x in reasons if x), None) or (f"it takes no {min(missing)}" if missing else None)
+
+
+def obstacle(kernel: Kernel, inputs: AttentionInputs) -> str | None:
+    """Why a kernel cannot serve a call, None once all is built that it needs."""
+    reason = refusal(kernel, inputs)
+    if reason is not None:
+        return reason
+    return next((x for x in (kernel.build(part) for part in _parts(kernel, inputs)) if x), None)
+
+
+def attend(kernel: Kernel, inputs: AttentionInputs) -> Tensor:
+    """The outputs [B, T, H, Dv] of a call that nothing hinders."""
+    if inputs.vacant:
+        return inputs.blank()
+    mechanism = inputs.mechanism
+    if not isinstance(mechanism, Composite) or kernel.runs_composites:
+        return kernel.run(inputs).out
+
+    def mix(part: Mechanism, scores: Scores, value: Tensor) -> Mixture:
+        elementary = replace(inputs, mechanism=part, scores=scores, value=value)
+        return kernel.run(elementary, with_mass=part.form.has_mass)
+
+    return mechanism.compose(widened(inputs), mix).to(inputs.value.dtype)
 
 
 def widened(inputs: AttentionInputs) -> AttentionInputs:
@@ -76,3 +82,12 @@ def widened(inputs: AttentionInputs) -> AttentionInputs:
     scores, wide = inputs.scores, torch.promote_types(inputs.value.dtype, torch.float32)
     scores = replace(scores, query=scores.query.to(wide), key=scores.key.to(wide))
     return replace(inputs, scores=scores, value=inputs.value.to(wide))
+
+
+def _parts(kernel: Kernel, inputs: AttentionInputs) -> list[AttentionInputs]:
+    """The calls that a kernel makes of one."""
+    mechanism = inputs.mechanism
+    if not isinstance(mechanism, Composite) or kernel.runs_composites:
+        return [inputs]
+    inputs = widened(inputs)
+    return [replace(inputs, mechanism=part) for part in mechanism.parts]

@@ -18,28 +18,23 @@ from attention.core.masks import Tile, Visibility
 from attention.core.modes import once
 from attention.core.noise import gumbel
 from attention.core.scores import Noise
-from attention.forms.composite import Composite
+from attention.forms.composite import Composite, Mixture
 from attention.kernels.kernel import Kernel
 
 BUDGET = 1 << 21
 MINIMUM_ROWS, MAXIMUM_ROWS = 32, 64
 
 
-def attend(inputs: AttentionInputs) -> Tensor:
-    """Outputs [B, T, H, Dv]."""
-    return attend_with_mass(inputs)[0]
-
-
 @torch.compiler.disable(reason="blocks depend on the mask's values; the model around them compiles")
-def attend_with_mass(inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
-    """Outputs, and log masses [B, T, H] of forms that have them (else None)."""
+def mix(inputs: AttentionInputs) -> Mixture:
+    """Outputs [B, T, H, Dv], and log masses [B, T, H] of forms that have them (else None)."""
     batch, queries, n_head, _ = inputs.scores.query.shape
     per_sequence = n_head * min(queries, MAXIMUM_ROWS) * inputs.visible.keys
     parts = [_attend(part) for part in inputs.split(min(batch, max(1, BUDGET // per_sequence)))]
     if len(parts) == 1:
-        return parts[0]
+        return Mixture(*parts[0])
     outs, masses = zip(*parts, strict=True)
-    return torch.cat(outs), None if masses[0] is None else torch.cat(masses)
+    return Mixture(torch.cat(outs), None if masses[0] is None else torch.cat(masses))
 
 
 def _attend(inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
@@ -251,16 +246,22 @@ def _heads_first(tensor: Tensor, key_heads: int) -> Tensor:
     return rearrange(tensor, "b t (k g) d -> b k g t d", k=key_heads).contiguous()
 
 
-def refuses(inputs: AttentionInputs) -> str | None:
-    """Forms without row functions."""
-    mechanism = inputs.mechanism
-    return None if rowwise(mechanism) else f"it has no row functions for form {mechanism.form.__name__}"
+class Tiled(Kernel):
+    """Blocks of rows in PyTorch."""
+
+    name = "tiled"
+    summary = "PyTorch, blocks of rows, memory linear in length, any device"
+    rank = 60
+    gives_mass = True
+
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        """Forms without row functions."""
+        mechanism = inputs.mechanism
+        return None if rowwise(mechanism) else f"it has no row functions for form {mechanism.form.__name__}"
+
+    def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
+        """Outputs, and log masses of forms that have them."""
+        return mix(inputs)
 
 
-KERNEL = Kernel(
-    "tiled",
-    attend,
-    refuses,
-    "PyTorch, blocks of rows, memory linear in length, any device",
-    run_with_mass=attend_with_mass,
-)
+KERNEL = Tiled()

@@ -16,6 +16,7 @@ from attention.core.formula import Function, Step, formula_of, untraceable
 from attention.core.inputs import AttentionInputs
 from attention.core.mechanism import Mechanism
 from attention.core.modes import TRANSFORMED, first_order
+from attention.forms.composite import Mixture
 from attention.kernels.kernel import Kernel
 
 SOFTMAX = (
@@ -88,14 +89,6 @@ def document_edges(documents: Tensor) -> tuple[Tensor, int]:
     return edges.int(), int(edges.diff().max())
 
 
-def sdpa_refuses(inputs: AttentionInputs) -> str | None:
-    """Whatever is not softmax of scaled dot products: larger scores lose more digits in it than in the formula."""
-    reason = _not_softmax(inputs)
-    if reason is None and type(inputs.mechanism).scores is not Mechanism.scores:
-        return "it is too coarse for scores other than the scaled dot product"
-    return reason
-
-
 def _not_softmax(inputs: AttentionInputs) -> str | None:
     scores = inputs.scores
     reason = untraceable(inputs.mechanism)
@@ -121,37 +114,59 @@ def _has_functions_of_softmax(mechanism: Mechanism) -> bool:
     return formula_of(mechanism).functions == SOFTMAX
 
 
-def flash_refuses(inputs: AttentionInputs) -> str | None:
-    """Also whatever flash-attn has no kernel for, and a machine without it."""
-    query, visible = inputs.scores.query, inputs.visible
-    reason = _not_softmax(inputs)
-    if reason is not None:
-        return reason
-    if query.device.type != "cuda":
-        return f"it runs on CUDA, not on {query.device.type}"
-    if query.dtype not in FLASH_DTYPES:
-        return f"it takes float16 and bfloat16, not {str(query.dtype).removeprefix('torch.')}"
-    if max(query.shape[-1], inputs.value.shape[-1]) > FLASH_HEAD_DIM:
-        return f"it takes head dimensions up to {FLASH_HEAD_DIM}"
-    if query.shape[-1] != inputs.value.shape[-1]:
-        return "it takes values as wide as keys only"
-    if visible.documents is not None and query.shape[1] != visible.keys:
-        return "it takes documents without a cache only"
-    return None if _has_flash() else "flash-attn is not installed: pip install -e '.[flash]'"
-
-
 @torch.compiler.assume_constant_result
 def _has_flash() -> bool:
     return find_spec("flash_attn") is not None
 
 
-SDPA = Kernel(
-    "sdpa",
-    sdpa_attend,
-    sdpa_refuses,
-    "torch's softmax; a window or documents cost a mask of T x S booleans",
-    serves=frozenset({TRANSFORMED}),
-)
-FLASH = Kernel(
-    "flash", flash_attend, flash_refuses, "flash-attn's softmax on CUDA in half precision; never run here"
-)
+class Sdpa(Kernel):
+    """PyTorch's scaled_dot_product_attention."""
+
+    name = "sdpa"
+    summary = "torch's softmax; a window or documents cost a mask of T x S booleans"
+    rank = 70
+    modes = frozenset({TRANSFORMED})
+
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        """Whatever is not softmax of scaled dot products: larger scores lose more digits in it than in the formula."""
+        reason = _not_softmax(inputs)
+        if reason is None and type(inputs.mechanism).scores is not Mechanism.scores:
+            return "it is too coarse for scores other than the scaled dot product"
+        return reason
+
+    def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
+        """Outputs."""
+        return Mixture(sdpa_attend(inputs), None)
+
+
+class Flash(Kernel):
+    """The flash-attn package."""
+
+    name = "flash"
+    summary = "flash-attn's softmax on CUDA in half precision; never run here"
+    rank = 10
+
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        """Also whatever flash-attn has no kernel for, and a machine without it."""
+        query, visible = inputs.scores.query, inputs.visible
+        reason = _not_softmax(inputs)
+        if reason is not None:
+            return reason
+        if query.device.type != "cuda":
+            return f"it runs on CUDA, not on {query.device.type}"
+        if query.dtype not in FLASH_DTYPES:
+            return f"it takes float16 and bfloat16, not {str(query.dtype).removeprefix('torch.')}"
+        if max(query.shape[-1], inputs.value.shape[-1]) > FLASH_HEAD_DIM:
+            return f"it takes head dimensions up to {FLASH_HEAD_DIM}"
+        if query.shape[-1] != inputs.value.shape[-1]:
+            return "it takes values as wide as keys only"
+        if visible.documents is not None and query.shape[1] != visible.keys:
+            return "it takes documents without a cache only"
+        return None if _has_flash() else "flash-attn is not installed: pip install -e '.[flash]'"
+
+    def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
+        """Outputs."""
+        return Mixture(flash_attend(inputs), None)
+
+
+SDPA, FLASH = Sdpa(), Flash()

@@ -11,6 +11,7 @@ from attention.core.inputs import example
 from attention.forms.chunked import Chunked
 from attention.forms.composite import Composite
 from attention.kernels import dispatch, tiled
+from attention.kernels.kernel import obstacle
 
 __all__ = ["KERNELS", "Inputs", "every_mechanism", "label", "make", "pointwise_mechanisms", "run", "tiered"]
 
@@ -27,7 +28,7 @@ KERNELS = [
     name
     for name, kernel in dispatch.KERNELS.items()
     if not any(
-        kernel.refuses(example(mechanism, dtype=torch.float64)) for mechanism in pointwise_mechanisms()
+        obstacle(kernel, example(mechanism, dtype=torch.float64)) for mechanism in pointwise_mechanisms()
     )
 ]
 """Those that run every mechanism of pointwise functions in float64, here."""

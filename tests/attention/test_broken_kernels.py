@@ -15,6 +15,7 @@ from attention.conformance.table import page, read
 from attention.core.call import CallSpec
 from attention.core.inputs import AttentionInputs, prepare
 from attention.core.modes import EVERY, asked
+from attention.forms.composite import Mixture
 from attention.kernels import dense, dispatch
 from attention.kernels.kernel import Kernel
 
@@ -240,12 +241,27 @@ BROKEN: dict[str, Callable[[AttentionInputs], torch.Tensor]] = {
 }
 
 
+@dataclass(frozen=True)
+class Toy(Kernel):
+    """A kernel made of functions."""
+
+    attend: Callable[[AttentionInputs], torch.Tensor]
+    declines: Callable[[AttentionInputs], str | None]
+    name, summary, rank, modes = "toy", "a toy", 0, EVERY
+
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        return self.declines(inputs)
+
+    def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
+        return Mixture(self.attend(inputs), None)
+
+
 @pytest.fixture
 def install(monkeypatch):
     """Register a kernel named "toy"."""
 
     def add(attend, refuses=lambda inputs: None) -> None:
-        monkeypatch.setitem(dispatch.KERNELS, "toy", Kernel("toy", attend, refuses, "a toy", serves=EVERY))
+        monkeypatch.setitem(dispatch.KERNELS, "toy", Toy(attend, refuses))
 
     return add
 

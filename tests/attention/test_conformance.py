@@ -77,7 +77,7 @@ checked = pytest.mark.parametrize(
 def absence(kernel: str) -> str | None:
     """Why this machine has no such kernel for any mechanism; None where it has."""
     reasons = [
-        dispatch.KERNELS[kernel].refuses(example(mechanism, dtype=dtype))
+        obstacle(dispatch.KERNELS[kernel], example(mechanism, dtype=dtype))
         for mechanism in cases()
         for dtype in DTYPES
     ]
@@ -235,7 +235,7 @@ def test_any_shape_and_mask_equals_the_formula(mechanism, kernel, call):
     [tiered(*pair) for pair in pairs(served=True) if pair[1] in (*KERNELS, "chunked")],
 )
 def test_gradcheck(mechanism, kernel, small_tiles):
-    if reason := dispatch.KERNELS[kernel].refuses(example(mechanism)):
+    if reason := obstacle(dispatch.KERNELS[kernel], example(mechanism)):
         pytest.skip(reason)
     inputs = make(batch=1, queries=6, heads=2, key_heads=1, head_dim=3, seed=5)
     params = {name: value.double().requires_grad_() for name, value in mechanism.initial_values(2, 3).items()}

@@ -11,6 +11,7 @@ import attention
 from attention import AttentionError, Phase, RecurrentState, attend, get
 from attention.core.inputs import example
 from attention.kernels import dispatch
+from attention.kernels.kernel import obstacle
 
 Q = torch.randn(1, 5, 2, 4, generator=torch.Generator().manual_seed(0))
 SEED = torch.tensor(3)
@@ -215,7 +216,7 @@ def test_nothing_to_compute_is_a_right_answer(name, sizes, dtype):
     served = 0
     for kernel in dispatch.KERNELS:
         for mask in ({}, {"documents": documents}):
-            if dispatch.KERNELS[kernel].refuses(example(mechanism, dtype=dtype, head_dim=8)):
+            if obstacle(dispatch.KERNELS[kernel], example(mechanism, dtype=dtype, head_dim=8)):
                 continue
             out = attend(*tensors, mechanism, params=params, kernel=kernel, **mask)
             served += 1

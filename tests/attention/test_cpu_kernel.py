@@ -12,15 +12,16 @@ from attention.conformance import cases
 from attention.core.formula import formula_of
 from attention.forms.composite import Composite
 from attention.kernels import cpu
+from attention.kernels.kernel import obstacle
 from tests.attention.conftest import label, make, pointwise_mechanisms, run
 
 pytestmark = pytest.mark.skipif(
-    cpu.refuses(attention.core.inputs.example(attention.get("softmax"))) is not None,
+    obstacle(cpu.KERNEL, attention.core.inputs.example(attention.get("softmax"))) is not None,
     reason="this machine cannot compile the C++ kernels",
 )
 
 HALF = attention.core.inputs.example(attention.get("softmax"), dtype=torch.bfloat16)
-DTYPES = [torch.float32] if cpu.refuses(HALF) else [torch.float32, torch.bfloat16]
+DTYPES = [torch.float32] if obstacle(cpu.KERNEL, HALF) else [torch.float32, torch.bfloat16]
 """Those that this processor multiplies."""
 
 

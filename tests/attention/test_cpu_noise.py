@@ -17,12 +17,13 @@ from attention.core.noise import WORD, philox
 from attention.core.scores import Noise, Scores
 from attention.kernels import cpu
 from attention.kernels.cpu.build import BuildError, build
+from attention.kernels.kernel import obstacle
 from attention.mechanisms.entmax15 import Entmax15
 from attention.mechanisms.lssar import Lssar
 from attention.mechanisms.softmax import Softmax
 
 pytestmark = pytest.mark.skipif(
-    cpu.refuses(example(attention.get("softmax"))) is not None,
+    obstacle(cpu.KERNEL, example(attention.get("softmax"))) is not None,
     reason="this machine cannot compile the C++ kernels",
 )
 

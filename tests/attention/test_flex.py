@@ -1,6 +1,6 @@
 """FlexAttention's formulas on a CPU, where its dense form stands in for the GPU kernel that PyTorch would generate."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
@@ -20,7 +20,7 @@ from attention.core.mechanism import Mechanism
 from attention.core.scores import Scores
 from attention.forms.pointwise import Pointwise
 from attention.forms.ratio import Ratio
-from attention.kernels import dispatch, flex
+from attention.kernels import flex
 
 SERVED = [mechanism for mechanism in conformance.cases() if mechanism.form in (Pointwise, Ratio)]
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -35,6 +35,9 @@ MASKS = {
 }
 
 
+REFUSES = flex.Flex.refuses
+
+
 @pytest.fixture(autouse=True)
 def on_cpu(monkeypatch):
     """FlexAttention without the two checks that keep gradients and row maxima from CPUs."""
@@ -42,7 +45,7 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr(torch_flex, "_apply_kernel_options", lambda *given: options(*given[:5]))
     monkeypatch.setattr(flex, "fused", lambda: torch_flex.flex_attention)
-    monkeypatch.setitem(dispatch.KERNELS, "flex", replace(flex.KERNEL, declines=lambda inputs: None))
+    monkeypatch.setattr(flex.Flex, "refuses", lambda kernel, inputs: None)
 
 
 @mechanisms
@@ -171,13 +174,17 @@ class Signed(Powers):
     ("mechanism", "reason"),
     [
         (attention.get("lssar"), "it runs the forms Pointwise and Ratio, not TwoStage"),
-        (Signed(), "it needs weights that are nowhere negative"),
         (attention.get("softpick"), "it runs on CUDA, not on cpu, where FlexAttention has no backward pass"),
     ],
-    ids=["two stages", "negative weights", "CPU"],
+    ids=["two stages", "CPU"],
 )
 def test_refusals_say_why(mechanism, reason):
-    assert flex.KERNEL.refuses(example(mechanism)) == reason
+    assert REFUSES(flex.KERNEL, example(mechanism)) == reason
+
+
+def test_weights_without_a_logarithm_are_found():
+    assert flex.KERNEL.build(example(Signed())) == "it needs weights that are nowhere negative"
+    assert flex.KERNEL.build(example(attention.get("softpick"))) is None
 
 
 def test_several_functions_compile_side_by_side(monkeypatch):

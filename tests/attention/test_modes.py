@@ -8,6 +8,7 @@ import attention
 from attention.conformance import outcome
 from attention.core.modes import first_order, once
 from attention.kernels import dispatch
+from attention.kernels.kernel import obstacle
 from tests.attention.conftest import every_mechanism, label, make
 
 MODES = ("forward mode", "second derivatives", "torch.func", "vmap", "recomputation", "no gradient")
@@ -81,7 +82,7 @@ def test_a_kernel_without_the_mode_says_so_and_names_one_that_has_it(kernel):
     def call(*tensors):
         return attention.attend(*tensors, "softmax", kernel=kernel)
 
-    if dispatch.KERNELS[kernel].refuses(attention.core.inputs.example(attention.get("softmax"))):
+    if obstacle(dispatch.KERNELS[kernel], attention.core.inputs.example(attention.get("softmax"))):
         pytest.skip("this machine has no such kernel")
     with pytest.raises(attention.AttentionError, match=r"forward mode .*use .*dense"):
         torch.func.jvp(lambda query: call(query, *leaves[1:]), leaves[:1], leaves[:1])

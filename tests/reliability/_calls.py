@@ -23,6 +23,7 @@ from attention.conformance import cases
 from attention.core.inputs import example
 from attention.forms.chunked import Chunked
 from attention.kernels import dispatch
+from attention.kernels.kernel import obstacle
 from tests.reliability._nonsense import ARGUMENTS, OPTIONS, SHAPES, TENSORS
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 4e-2, torch.float16: 8e-3}
@@ -52,7 +53,7 @@ class Call:
 def kernels_for(mechanism: attention.Mechanism, dtype: torch.dtype, head_dim: int, n_head: int) -> list[str]:
     """Kernels that serve such calls, and "auto"."""
     prepared = example(mechanism, dtype=dtype, head_dim=head_dim, n_head=n_head)
-    serving = [name for name, kernel in dispatch.KERNELS.items() if kernel.refuses(prepared) is None]
+    serving = [name for name, kernel in dispatch.KERNELS.items() if obstacle(kernel, prepared) is None]
     return [*(name for name in serving if name not in SLOW), "auto"]
 
 

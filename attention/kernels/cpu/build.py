@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -70,18 +71,9 @@ def build(name: str, source: str, *, flags: Sequence[str] = (), notice: str | No
         BuildError: the cache is not the user's own, there is no compiler, or it refused; its last words are in the
             message.
     """
-    headers = [header.read_text() for header in sorted(HERE.glob("*.h"))]
-    content = "\0".join(
-        [source, *headers, *FLAGS, *(x for x in flags if not x.startswith(PLACES)), _processor()]
-    )
+    library = place_of(name, source, flags)
+    folder = library.parent
     try:
-        folder = store.cache_directory()
-    except RuntimeError as error:
-        raise BuildError(
-            f"no folder for compiled kernels: {error}; set ATTENTION_ZOO_CACHE to one"
-        ) from error
-    try:
-        library = folder / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
         if store.trusted(folder) and store.intact(library):
             return library
         store.open_folder(folder)
@@ -94,6 +86,41 @@ def build(name: str, source: str, *, flags: Sequence[str] = (), notice: str | No
     except OSError as error:
         raise BuildError(f"cannot keep compiled kernels in {folder}: {error.strerror or error}") from error
     return library
+
+
+def place_of(name: str, source: str, flags: Sequence[str] = ()) -> Path:
+    """Where the library of a source is kept, whether or not it is there; arguments and errors as of `build`."""
+    given = [x for x in flags if not x.startswith(PLACES)]
+    content = "\0".join([source, *_headers_of(source), *FLAGS, *given, _processor()])
+    try:
+        folder = store.cache_directory()
+    except RuntimeError as error:
+        raise BuildError(
+            f"no folder for compiled kernels: {error}; set ATTENTION_ZOO_CACHE to one"
+        ) from error
+    return folder / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
+
+
+def look_for(name: str, source: str, flags: Sequence[str] = ()) -> None:
+    """Whether the library is there, or a compiler to make it: nothing is compiled.
+
+    Raises:
+        BuildError: neither is.
+    """
+    if not place_of(name, source, flags).exists():
+        compiler()
+
+
+def _headers_of(source: str) -> list[str]:
+    """The texts of this directory's headers that a source includes, those included by them, too, each once."""
+    texts: dict[str, str] = {}
+    waiting = [source]
+    while waiting:
+        for name in re.findall(r'^#include "(.*)"', waiting.pop(), re.MULTILINE):
+            if name not in texts:
+                texts[name] = (HERE / name).read_text()
+                waiting.append(texts[name])
+    return [texts[name] for name in sorted(texts)]
 
 
 def _compile(source: str, flags: Sequence[str], library: Path) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from attention.core.formula import Formula
 from attention.core.modes import once
+from attention.kernels.cpu import build as builder
 from attention.kernels.cpu.build import HERE, BuildError, build, load, torch_flags
 from attention.kernels.cpu.printer import source
 
@@ -20,6 +21,20 @@ GROUP_ROWS, TILE_KEYS = 16, 128
 """Queries and keys of a tile of which `support` says whether it has weights, as in engine.cpp."""
 
 
+def look_for(formula: Formula) -> None:
+    """Whether the engine and the functions of a mechanism are kept, or can be compiled: nothing is.
+
+    Raises:
+        BuildError: they are not, and there is no compiler.
+    """
+    builder.look_for("engine", _engine(), torch_flags())
+    builder.look_for(formula.key, source(formula))
+
+
+def _engine() -> str:
+    return (HERE / "engine.cpp").read_text()
+
+
 @cache
 def load_engine() -> None:
     """Compile if needed, load and register the operators.
@@ -27,7 +42,7 @@ def load_engine() -> None:
     Raises:
         BuildError: it cannot be compiled.
     """
-    library = build("engine", (HERE / "engine.cpp").read_text(), flags=torch_flags(), notice=NOTICE)
+    library = build("engine", _engine(), flags=torch_flags(), notice=NOTICE)
     load(library, torch.ops.load_library)
     torch.library.register_fake("attention_zoo_cpu::forward", _fake_forward)
     torch.library.register_fake("attention_zoo_cpu::backward", _fake_backward)

@@ -11,21 +11,12 @@ from torch import Tensor
 from attention.core.formula import formula_of, untraceable
 from attention.core.inputs import AttentionInputs
 from attention.core.mechanism import Mechanism
+from attention.forms.composite import Mixture
 from attention.kernels.kernel import Kernel
 from attention.kernels.triton.tiles import family
 
 WIDEST_HEAD = 256
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def attend(inputs: AttentionInputs) -> Tensor:
-    """Outputs [B, T, H, Dv]."""
-    return attend_with_statistics(inputs, with_mass=False)[0]
-
-
-def attend_with_mass(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
-    """Outputs and log masses [B, T, H] of a Ratio."""
-    return attend_with_statistics(inputs, with_mass=True)[:2]
 
 
 def attend_with_statistics(inputs: AttentionInputs, with_mass: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,16 +28,6 @@ def attend_with_statistics(inputs: AttentionInputs, with_mass: bool) -> tuple[Te
     drawn = (None, 0.0) if noise is None else (noise.source, noise.amplitude)
     program = _printed(inputs.mechanism)
     return torch.ops.attention_zoo.triton_forward(*inputs.operands, *drawn, program, with_mass)
-
-
-def refuses(inputs: AttentionInputs) -> str | None:
-    """Other devices, float64, heads wider than 256, functions that cannot be traced."""
-    query = inputs.scores.query
-    return (
-        _refuses_machine(query.device)
-        or _refuses_tensors(query.dtype, max(query.shape[3], inputs.value.shape[3]))
-        or untraceable(inputs.mechanism)
-    )
 
 
 def _refuses_tensors(dtype: torch.dtype, width: int) -> str | None:
@@ -88,10 +69,27 @@ def _printed(mechanism: Mechanism) -> str:
     return printer.module_name(formula_of(mechanism))
 
 
-KERNEL = Kernel(
-    "triton",
-    attend,
-    refuses,
-    "fused, on NVIDIA GPUs from Ampere on and on AMD CDNA 3",
-    run_with_mass=attend_with_mass,
-)
+class Triton(Kernel):
+    """The templates, which Triton compiles at the first run."""
+
+    name = "triton"
+    summary = "fused, on NVIDIA GPUs from Ampere on and on AMD CDNA 3"
+    rank = 20
+    gives_mass = True
+
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        """Other devices, float64, heads wider than 256, functions that cannot be traced."""
+        query = inputs.scores.query
+        return (
+            _refuses_machine(query.device)
+            or _refuses_tensors(query.dtype, max(query.shape[3], inputs.value.shape[3]))
+            or untraceable(inputs.mechanism)
+        )
+
+    def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
+        """Outputs and log masses."""
+        out, log_mass, _ = attend_with_statistics(inputs, with_mass)
+        return Mixture(out, log_mass if with_mass else None)
+
+
+KERNEL = Triton()
