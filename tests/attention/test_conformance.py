@@ -19,6 +19,7 @@ from attention.conformance.verdict import dtypes
 from attention.core.arguments import DTYPES
 from attention.core.inputs import example
 from attention.kernels import dispatch, tiled
+from attention.kernels.kernel import obstacle, refusal
 from tests.attention.conftest import KERNELS, label, make, run, tiered
 
 TABLE = Path(__file__).parents[2] / "docs" / "capabilities.md"
@@ -77,7 +78,7 @@ checked = pytest.mark.parametrize(
 def absence(kernel: str) -> str | None:
     """Why this machine has no such kernel for any mechanism; None where it has."""
     reasons = [
-        obstacle(dispatch.KERNELS[kernel], example(mechanism, dtype=dtype))
+        refusal(dispatch.KERNELS[kernel], example(mechanism, dtype=dtype))
         for mechanism in cases()
         for dtype in DTYPES
     ]
