@@ -1,57 +1,66 @@
-"""The sources and libraries behind an analysis: with others, its numbers may be others.
+"""The sources and libraries behind a number: with others, it may be another.
 
-The sources are its module and what that imports from this package, at any depth and wherever in the code the import
-stands; the packages beneath as a whole, since mechanisms and kernels are discovered there and not imported; and the
-module's `SOURCES`.
+The sources are the module of the analysis, what opens and runs a subject, and what these import from this project, at
+any depth and wherever in the code the import stands; and the sources of the mechanisms and post-ops that the model is
+made of, their base forms included. Those that it does not use, and how numbers are shown, decide nothing. Only code
+counts: docstrings, comments and blank lines may be edited.
 """
 
 import ast
 import functools
 import hashlib
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 """The folder of the project's packages."""
 
-PACKAGE = "eval"
-BENEATH = {"attention", "common", "data", "models", "storage", "training"}
-"""Packages that this one builds on."""
+OPENING = "eval.subjects.opening"
+"""What every number depends on beside its analysis."""
 
-SUFFIXES = {".py", ".cpp", ".h"}
+PARTS = ("attention.mechanisms", "models.postops")
+"""Packages of which a model uses what its config names; the modules in them count where it does."""
+
+SHOWING = ("eval.analysis", "eval.options", "eval.terminal", "eval.display", "eval.drawing")
+"""Modules that declare and show numbers, and decide none."""
+
+BESIDE = {".cpp", ".h", ".yaml"}
+"""Sources in other languages; they count with the Python modules of their folder."""
 
 LIBRARIES = {"hqq", "lm_eval", "numpy", "scipy", "sentencepiece", "torch", "transformers"}
 """What else computes numbers. Libraries of kernels are left out: like devices, they differ in rounding only."""
 
 
-def protocol(module: ModuleType) -> dict[str, Any]:
-    """What a result's protocol says of them."""
-    return {"versions": versions(module), "code": code(module)}
+def protocol(module: str, made_of: Iterable[str] = ()) -> dict[str, object]:
+    """What a result's protocol says of them.
+
+    Args:
+        module: name of the module of the analysis.
+        made_of: names of the modules whose classes the model is made of.
+    """
+    return {
+        "versions": versions(module),
+        "code": code(module),
+        "parts": {part: _hashed({part}, parts=True) for part in sorted(made_of) if _inside(part, PARTS)},
+    }
 
 
-def code(module: ModuleType) -> str:
-    """Short hash of the sources."""
-    digest = hashlib.sha256()
-    for _, content in sorted(read(module).items()):
-        digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()[:16]
+def code(module: str) -> str:
+    """Short hash of the sources behind the numbers of an analysis, those of a model's parts apart."""
+    return _hashed({module, OPENING})
 
 
-def versions(module: ModuleType) -> dict[str, str]:
+def versions(module: str) -> dict[str, str]:
     """Versions of Python and of the libraries that the sources import, where these are installed.
 
     Without the label of a build (+cpu), which follows from the device.
     """
-    imported = {
-        name.partition(".")[0]
-        for path, content in read(module).items()
-        for name in _imports(path.suffix, content)
-    }
+    read = (_imports(path.suffix, path.read_bytes()) for path in files({module, OPENING}))
+    imported = {name.partition(".")[0] for names in read for name in names}
     found = {"python": platform.python_version()}
     for library in sorted(imported & LIBRARIES):
         with suppress(metadata.PackageNotFoundError):
@@ -59,19 +68,70 @@ def versions(module: ModuleType) -> dict[str, str]:
     return found
 
 
-def read(module: ModuleType) -> dict[Path, bytes]:
-    """The content of each source, by its path."""
-    found: dict[Path, bytes] = {}
-    followed: set[str] = set()
-    waiting = [Path(str(module.__file__)), *getattr(module, "SOURCES", ())]
+def files(modules: Set[str], *, parts: bool = False) -> set[Path]:
+    """The sources that importing these modules may run, and what lies beside them in other languages.
+
+    Args:
+        modules: names of modules.
+        parts: whether modules in `PARTS` that these import are followed.
+    """
+    found: set[Path] = set()
+    names, waiting = set(modules), list(modules)
     while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found[path] = path.read_bytes()
-            names = {_whole(name) for name in _imports(path.suffix, found[path])} - followed
-            followed |= names
-            waiting += [file for name in names for file in _files(name)]
+        for path in _sources(waiting.pop()):
+            if path not in found:
+                found.add(path)
+                imported = _imports(path.suffix, path.read_bytes()) | _functions(path)
+                new = {name for name in imported - names if _counts(name, parts)}
+                names |= new
+                waiting += new
     return found
+
+
+def _counts(name: str, parts: bool) -> bool:
+    shows = name in SHOWING or _inside(name, SHOWING)
+    return not shows and (parts or not _inside(name, PARTS))
+
+
+def _hashed(modules: Set[str], *, parts: bool = False) -> str:
+    contents = sorted(_code(path.suffix, path.read_bytes()) for path in files(modules, parts=parts))
+    return hashlib.sha256("".join(contents).encode()).hexdigest()[:16]
+
+
+def _sources(name: str) -> Iterator[Path]:
+    """The files of a module of this project, of the packages that it lies in, and what stands beside them."""
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        place = ROOT.joinpath(*parts[:depth])
+        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            if path.is_file():
+                yield path
+                yield from _beside(path.parent)
+
+
+def _beside(folder: Path) -> Iterator[Path]:
+    """Sources in other languages in a folder and in those within it that are no packages."""
+    if folder == ROOT:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.suffix in BESIDE:
+            yield path
+        elif path.is_dir() and path.name != "__pycache__" and not (path / "__init__.py").exists():
+            yield from _beside(path)
+
+
+def _inside(name: str, packages: tuple[str, ...]) -> bool:
+    return name.startswith(tuple(f"{package}." for package in packages))
+
+
+def _functions(path: Path) -> set[str]:
+    """The modules beside a YAML file whose functions it names."""
+    if path.suffix != ".yaml":
+        return set()
+    package = ".".join(path.parent.relative_to(ROOT).parts)
+    return {
+        f"{package}.{module}" for module in re.findall(r"!function (\w+)\.", path.read_text(encoding="utf-8"))
+    }
 
 
 @functools.cache
@@ -86,18 +146,23 @@ def _imports(suffix: str, content: bytes) -> frozenset[str]:
     return frozenset(found)
 
 
-def _whole(name: str) -> str:
-    """The package of what lies beneath this one; other names as they are."""
-    package = name.partition(".")[0]
-    return package if package in BENEATH else name
+@functools.cache
+def _code(suffix: str, content: bytes) -> str:
+    """A source without what is no code, hashed."""
+    if suffix == ".py":
+        text = ast.dump(_Undocumented().visit(ast.parse(content)), annotate_fields=False)
+    else:
+        text = content.decode(errors="replace")
+        if suffix != ".yaml":
+            text = re.sub(r"(\"(?:\\.|[^\"\\])*\")|//[^\n]*|/\*.*?\*/", r"\1", text, flags=re.DOTALL)
+        lines = (line.rstrip() for line in text.splitlines())
+        text = "\n".join(line for line in lines if line and not (suffix == ".yaml" and line.startswith("#")))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _files(name: str) -> Iterator[Path]:
-    """The files that importing this name may run."""
-    package, *inner = name.split(".")
-    if package in BENEATH:
-        yield from (path for path in (ROOT / package).rglob("*") if path.suffix in SUFFIXES)
-    elif package == PACKAGE:
-        for depth in range(len(inner) + 1):
-            place = ROOT.joinpath(package, *inner[:depth])
-            yield from filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))
+class _Undocumented(ast.NodeTransformer):
+    """Takes out every string that stands as a statement: docstrings, and notes below constants."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node

@@ -5,40 +5,25 @@ stream after each block, accumulated in float64. An activation is massive (Sun e
 `|x| > 100` and `|x|` is at least 1000 times the median magnitude of the hidden state (one sequence at one layer) it
 belongs to.
 
-Results (`[L]` is a list with one number per block, the first block first):
-
-    {
-      "definitions": {...}, "protocol": {...},       what the entries are, in words, and how the windows were cut
-      "sequences": 32, "tokens": 8192,
-      "kurtosis": {
-        "pooled": 41.2,                    all blocks together
-        "without_last": 30.9,              all blocks but the last (null for a model of one block)
-        "layers": [L],
-        "embeddings": 3.1,                 the residual stream before the first block
-        "per_token": [L],                  mean over tokens of the kurtosis over the dimensions of one token
-        "first_token": [L]                 the same for the first token only, where massive activations live
-      },
-      "massive": {
-        "top": [L][3],                     largest three |x|, averaged over sequences
-        "median": [L],                     median |x|, averaged over sequences
-        "ratio": [L],                      top-1 divided by median, both averaged
-        "count": 12, "count_by_layer": [L] entries that qualify, over all sequences
-      },
-      "largest": {"value": 412.5, "layer": 3, "sequence": 7, "token": 0, "dimension": 19},        |x|; all from 0 on
-      "range": {"min": -31.0, "max": 44.1, "min_by_layer": [L], "max_by_layer": [L]}
-    }
+Results: `Result` below; a list of the blocks begins with the first one. What counts tokens, sequences or dimensions
+counts from 0.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eval.analysis import progress
+from eval.analysis import Analysis, Measurement
+from eval.display import Column, Compared, Figure, Shown, by_layer, layer_ticks, of_windows, three
+from eval.options import option
 from eval.subjects.subject import Subject
+from eval.terminal import progress
 from eval.windows import cut
 from models import ModelError
 
@@ -60,20 +45,92 @@ DEFINITIONS = {
 class Settings:
     """Options of the analysis."""
 
-    length: int | None = field(
-        default=None, metadata={"help": "tokens per window, by default the training length"}
-    )
-    longest: int = field(default=1024, metadata={"help": "but by default no more than this"})
-    sequences: int = field(default=64, metadata={"help": "windows"})
-    bos: bool = field(default=True, metadata={"help": "begin windows with the beginning-of-document token"})
+    length: int | None = option(None, "length of a window", unit="tokens", unset="the training length")
+    longest: int = option(1024, "but by default no more than this", unit="tokens")
+    sequences: int = option(64, "windows")
+    bos: bool = option(True, "begin windows with the beginning-of-document token")
 
     def __post_init__(self) -> None:
         if (self.length is not None and self.length < 2) or self.sequences < 1:
             raise ModelError("activations needs windows of at least 2 tokens, and at least one of them")
 
 
-def run(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """Measure one subject; the layout of the results is in the module's docstring."""
+@dataclass(frozen=True)
+class Kurtosis:
+    """Kurtosis of the residual stream.
+
+    Attributes:
+        pooled: all blocks together.
+        without_last: all blocks but the last; None for a model of one block.
+        layers: of each block.
+        embeddings: of the residual stream before the first block.
+        per_token: of each block, mean over tokens of the kurtosis over the dimensions of one token.
+        first_token: the same for the first token only, where massive activations live.
+    """
+
+    pooled: float | None
+    without_last: float | None
+    layers: list[float | None]
+    embeddings: float | None
+    per_token: list[float]
+    first_token: list[float]
+
+
+@dataclass(frozen=True)
+class Massive:
+    """Massive activations of each block.
+
+    Attributes:
+        top: the largest three |x|, averaged over sequences.
+        median: the median |x|, averaged over sequences.
+        ratio: the largest divided by the median, both averaged.
+        count, count_by_layer: entries that qualify, over all sequences.
+    """
+
+    top: list[list[float]]
+    median: list[float]
+    ratio: list[float | None]
+    count: int
+    count_by_layer: list[int]
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest |x| of all, and where it stands."""
+
+    value: float
+    layer: int
+    sequence: int
+    token: int
+    dimension: int
+
+
+@dataclass(frozen=True)
+class Range:
+    """The least and the greatest entry."""
+
+    min: float
+    max: float
+    min_by_layer: list[float]
+    max_by_layer: list[float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the entries are, how the windows were cut, and the numbers."""
+
+    definitions: Mapping[str, str]
+    protocol: Mapping[str, Any]
+    sequences: int
+    tokens: int
+    kurtosis: Kurtosis
+    massive: Massive
+    largest: Largest
+    range: Range
+
+
+def run(subject: Subject, settings: Settings) -> Measurement[Result]:
+    """Measure one subject."""
     length = settings.length or min(subject.train_length, settings.longest)
     windows = cut(subject, length, settings.sequences, bos=settings.bos)
     layers: dict[int, _Layer] = defaultdict(_Layer)
@@ -82,51 +139,85 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
             subject.observe(batch)
     embeddings = layers.pop(-1)
     ordered = [layers[index] for index in sorted(layers)]
-    top = torch.stack([layer.mean("top") for layer in ordered])
-    median = torch.stack([layer.mean("median") for layer in ordered])
-    count = torch.stack([layer.total("massive") for layer in ordered]).long()
-    results = {
-        "definitions": DEFINITIONS,
-        "protocol": windows.protocol,
-        "sequences": len(windows.tokens),
-        "tokens": windows.tokens.numel(),
-        "kurtosis": {
-            "pooled": _pooled(ordered).kurtosis,
-            "without_last": _pooled(ordered[:-1]).kurtosis if len(ordered) > 1 else None,
-            "layers": [layer.moments.kurtosis for layer in ordered],
-            "embeddings": embeddings.moments.kurtosis,
-            "per_token": [layer.mean("per_token") for layer in ordered],
-            "first_token": [layer.mean("first_token") for layer in ordered],
-        },
-        "massive": {
-            "top": top,
-            "median": median,
-            "ratio": top[:, 0] / median,
-            "count": int(count.sum()),
-            "count_by_layer": count,
-        },
-        "largest": _largest(ordered),
-        "range": {
-            "min": min(layer.least for layer in ordered),
-            "max": max(layer.most for layer in ordered),
-            "min_by_layer": [layer.least for layer in ordered],
-            "max_by_layer": [layer.most for layer in ordered],
-        },
-    }
-    return {"protocol": {"windows": windows.protocol}, "results": results}
+    result = Result(
+        definitions=DEFINITIONS,
+        protocol=windows.protocol,
+        sequences=len(windows.tokens),
+        tokens=windows.tokens.numel(),
+        kurtosis=Kurtosis(
+            pooled=_pooled(ordered).kurtosis,
+            without_last=_pooled(ordered[:-1]).kurtosis if len(ordered) > 1 else None,
+            layers=[layer.moments.kurtosis for layer in ordered],
+            embeddings=embeddings.moments.kurtosis,
+            per_token=[float(layer.mean("per_token")) for layer in ordered],
+            first_token=[float(layer.mean("first_token")) for layer in ordered],
+        ),
+        massive=_massive(ordered),
+        largest=_largest(ordered),
+        range=Range(
+            min=min(layer.least for layer in ordered),
+            max=max(layer.most for layer in ordered),
+            min_by_layer=[layer.least for layer in ordered],
+            max_by_layer=[layer.most for layer in ordered],
+        ),
+    )
+    return Measurement(result, {"windows": windows.protocol})
 
 
-def row(results: Mapping[str, Any]) -> dict[str, object]:
+def row(result: Result) -> dict[str, object]:
     """One line of the comparison table."""
-    ratios = [ratio for ratio in results["massive"]["ratio"] if ratio is not None]
+    ratios = [ratio for ratio in result.massive.ratio if ratio is not None]
     return {
-        "kurtosis": results["kurtosis"]["pooled"],
-        "without last": results["kurtosis"]["without_last"],
-        "min": results["range"]["min"],
-        "max": results["range"]["max"],
+        "kurtosis": result.kurtosis.pooled,
+        "without last": result.kurtosis.without_last,
+        "min": result.range.min,
+        "max": result.range.max,
         "largest top/median": max(ratios, default=None),
-        "massive": results["massive"]["count"],
+        "massive": result.massive.count,
     }
+
+
+def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
+    """Kurtosis and the largest activation of all blocks."""
+    lengths = [run.protocol["windows"]["length"] for run in runs if "windows" in run.protocol]
+    column = partial(
+        Column[Result],
+        group=f"Residual stream{of_windows(lengths)}",
+        unit="all blocks",
+        better="lower",
+        show=three,
+    )
+    return [
+        column(key="kurtosis", title="kurtosis", value=lambda result: result.kurtosis.pooled),
+        column(
+            key="largest",
+            title="max |activation|",
+            value=lambda result: max(abs(result.range.min), abs(result.range.max)),
+        ),
+    ]
+
+
+def figures(runs: Sequence[Shown[Result]]) -> list[Figure]:
+    """Kurtosis and the largest activation by layer."""
+    kurtosis = by_layer(runs, lambda result: result.kurtosis.layers)
+    tops = by_layer(runs, lambda result: [top[0] for top in result.massive.top])
+    return [
+        Figure(
+            "Kurtosis by layer",
+            "Of the residual stream after each block; 3 for a Gaussian, large where few dimensions stand out.",
+            kurtosis, "layer", "kurtosis", log_y=True, ticks=layer_ticks(kurtosis),
+        ),
+        Figure(
+            "Largest activation by layer",
+            "Largest |x| of the residual stream after each block, averaged over sequences.",
+            tops, "layer", "max |x|", log_y=True, ticks=layer_ticks(tops),
+        ),
+    ]  # fmt: skip
+
+
+def sentences(compared: Mapping[str, Compared]) -> Iterator[str]:
+    """How far apart the runs are in kurtosis."""
+    yield from compared["kurtosis"].ranging("The kurtosis of the residual stream (3 for a Gaussian)")
 
 
 @dataclass(frozen=True)
@@ -177,18 +268,26 @@ class Moments:
         return self.count * self.fourth / self.second**2 if self.second else None
 
 
-def _largest(layers: list["_Layer"]) -> dict[str, Any]:
+def _massive(layers: list["_Layer"]) -> Massive:
+    top = torch.stack([layer.mean("top") for layer in layers])
+    median = torch.stack([layer.mean("median") for layer in layers])
+    count = torch.stack([layer.total("massive") for layer in layers]).long()
+    ratio = (top[:, 0] / median).tolist()
+    return Massive(
+        top=top.tolist(),
+        median=median.tolist(),
+        ratio=[value if math.isfinite(value) else None for value in ratio],
+        count=int(count.sum()),
+        count_by_layer=count.tolist(),
+    )
+
+
+def _largest(layers: list["_Layer"]) -> Largest:
     """The largest |x| of all and where it stands."""
     tops = torch.stack([torch.stack(layer.values["top"])[:, 0] for layer in layers])
     layer, sequence = divmod(int(tops.argmax()), tops.shape[1])
     token, dimension = layers[layer].places[sequence]
-    return {
-        "value": float(tops.max()),
-        "layer": layer,
-        "sequence": sequence,
-        "token": token,
-        "dimension": dimension,
-    }
+    return Largest(float(tops.max()), layer, sequence, token, dimension)
 
 
 class _Layer:
@@ -256,3 +355,16 @@ def central_sums(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.linalg.vecdot(square, centred),
         torch.linalg.vecdot(square, square),
     )
+
+
+ANALYSIS = Analysis(
+    settings=Settings,
+    result=Result,
+    run=run,
+    row=row,
+    heading="Attention",
+    order=20,
+    columns=columns,
+    figures=figures,
+    sentences=sentences,
+)

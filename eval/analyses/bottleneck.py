@@ -15,31 +15,23 @@ them, and p_i = sigma_i / sum sigma:
 Everything is float64 but the model itself: the spectrum is that of R in W = QR, pairs are never formed, since the sum
 over all pairs of unit vectors is `|sum u|^2 - N`.
 
-Results:
-
-    {
-      "definitions": {...}, "protocol": {...},        what the entries are, in words, and how the windows were cut
-      "shape": {"vocabulary": 4096, "dimension": 256},
-      "spectrum": {"values": [r, falling], "singular_entropy": 0.4, "maximum": 5.5, "effective_rank": 170.2,
-                   "stable_rank": 12.1},                                              maximum of the entropy: ln r
-      "anisotropy": {"states": 0.31, "states_tokens": 4096, "head": 0.05, "head_rows": 4096, "zero_rows": 0},
-      "truncation": {"rank": [1, 2, 4, ..., 256], "loss": [...], "delta_loss": [...]},    nats per token, against full
-      "loss": 3.1, "bits_per_byte": 1.6
-    }
+Results: `Result` below.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eval.analysis import progress
-from eval.display import Line, Plot
+from eval.analysis import Analysis, Measurement
+from eval.display import Line, Plot, overlaid
+from eval.options import option
 from eval.subjects.subject import Subject
+from eval.terminal import progress
 from eval.windows import cut, targets
 from models import ModelError
 
@@ -59,24 +51,88 @@ DEFINITIONS = {
 class Settings:
     """Options of the analysis."""
 
-    length: int | None = field(
-        default=None, metadata={"help": "tokens per window, by default the training length"}
+    length: int | None = option(None, "length of a window", unit="tokens", unset="the training length")
+    longest: int = option(512, "but by default no more than this", unit="tokens")
+    tokens: int = option(4096, "in all windows together", unit="tokens")
+    ranks: tuple[int, ...] = option(
+        (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
+        "ranks to cut the head to; those that it does not have are left out",
     )
-    longest: int = field(default=512, metadata={"help": "but by default no more than this"})
-    tokens: int = field(default=4096, metadata={"help": "tokens in all windows together"})
-    ranks: tuple[int, ...] = field(
-        default=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
-        metadata={"help": "ranks to cut the head to; those that it does not have are left out"},
-    )
-    bos: bool = field(default=True, metadata={"help": "begin windows with the beginning-of-document token"})
+    bos: bool = option(True, "begin windows with the beginning-of-document token")
 
     def __post_init__(self) -> None:
         if (self.length is not None and self.length < 2) or self.tokens < 2 or min(self.ranks, default=1) < 1:
             raise ModelError("bottleneck needs windows and ranks of at least 1, and at least 2 tokens")
 
 
-def run(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """Measure one subject; the layout of the results is in the module's docstring."""
+@dataclass(frozen=True)
+class Shape:
+    """The shape of the output head."""
+
+    vocabulary: int
+    dimension: int
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of the head, falling, and what they say of its rank; `maximum` of the entropy is ln r."""
+
+    values: list[float]
+    singular_entropy: float
+    maximum: float
+    effective_rank: float
+    stable_rank: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Spectrum":
+        """The spectrum with these singular values [r]."""
+        entropy = float(torch.special.entr(values / values.sum()).sum())
+        maximum = math.log(len(values))
+        return cls(
+            values=values.tolist(),
+            singular_entropy=maximum - entropy,
+            maximum=maximum,
+            effective_rank=math.exp(entropy),
+            stable_rank=float(values.square().sum() / values.max() ** 2),
+        )
+
+
+@dataclass(frozen=True)
+class Anisotropy:
+    """Mean cosine of final hidden states and of rows of the head, of how many of them, and rows that are 0."""
+
+    states: float | None
+    states_tokens: int
+    head: float | None
+    head_rows: int
+    zero_rows: int
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """The loss with the head cut to each rank, in nats per token, and its difference from the whole head's."""
+
+    rank: list[int]
+    loss: list[float]
+    delta_loss: list[float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the entries are, how the windows were cut, and the numbers; loss in nats per token."""
+
+    definitions: Mapping[str, str]
+    protocol: Mapping[str, Any]
+    shape: Shape
+    spectrum: Spectrum
+    anisotropy: Anisotropy
+    truncation: Truncation
+    loss: float
+    bits_per_byte: float
+
+
+def run(subject: Subject, settings: Settings) -> Measurement[Result]:
+    """Measure one subject."""
     length = settings.length or min(subject.train_length, settings.longest)
     windows = cut(subject, length, max(1, settings.tokens // length), bos=settings.bos)
     _check(subject, windows.tokens[:1])
@@ -100,45 +156,44 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     rows = MeanCosine()
     rows.add(head)
     loss = full / scored
-    results = {
-        "definitions": DEFINITIONS,
-        "protocol": windows.protocol,
-        "shape": {"vocabulary": head.shape[0], "dimension": head.shape[1]},
-        "spectrum": {"values": values, **summary(values)},
-        "anisotropy": {
-            "states": states.value,
-            "states_tokens": states.count,
-            "head": rows.value,
-            "head_rows": rows.count,
-            "zero_rows": len(head) - rows.count,
-        },
-        "truncation": {
-            "rank": ranks,
-            "loss": [nats[rank] / scored for rank in ranks],
-            "delta_loss": [nats[rank] / scored - loss for rank in ranks],
-        },
-        "loss": loss,
-        "bits_per_byte": windows.bits_per_byte(loss),
-    }
-    return {"protocol": {"windows": windows.protocol}, "results": results}
+    result = Result(
+        definitions=DEFINITIONS,
+        protocol=windows.protocol,
+        shape=Shape(*head.shape),
+        spectrum=Spectrum.of(values),
+        anisotropy=Anisotropy(
+            states=states.value,
+            states_tokens=states.count,
+            head=rows.value,
+            head_rows=rows.count,
+            zero_rows=len(head) - rows.count,
+        ),
+        truncation=Truncation(
+            rank=ranks,
+            loss=[nats[rank] / scored for rank in ranks],
+            delta_loss=[nats[rank] / scored - loss for rank in ranks],
+        ),
+        loss=loss,
+        bits_per_byte=windows.bits_per_byte(loss),
+    )
+    return Measurement(result, {"windows": windows.protocol})
 
 
-def row(results: Mapping[str, Any]) -> dict[str, object]:
+def row(result: Result) -> dict[str, object]:
     """One line of the comparison table."""
-    spectrum, anisotropy = results["spectrum"], results["anisotropy"]
     return {
-        "rank": len(spectrum["values"]),
-        "effective rank": spectrum["effective_rank"],
-        "stable rank": spectrum["stable_rank"],
-        "singular entropy": spectrum["singular_entropy"],
-        "cosine of states": anisotropy["states"],
-        "of head rows": anisotropy["head"],
+        "rank": len(result.spectrum.values),
+        "effective rank": result.spectrum.effective_rank,
+        "stable rank": result.spectrum.stable_rank,
+        "singular entropy": result.spectrum.singular_entropy,
+        "cosine of states": result.anisotropy.states,
+        "of head rows": result.anisotropy.head,
     }
 
 
-def plots(results: Mapping[str, Any]) -> list[Plot]:
-    """Singular values, and the loss with fewer of them, for the report."""
-    values, truncation = results["spectrum"]["values"], results["truncation"]
+def plots(result: Result) -> list[Plot]:
+    """Singular values, and the loss with fewer of them."""
+    values, truncation = result.spectrum.values, result.truncation
     return [
         Plot(
             "Singular values of the output head",
@@ -154,7 +209,7 @@ def plots(results: Mapping[str, Any]) -> list[Plot]:
             "What replacing the output head by its best approximation of each rank adds to the loss.",
             "rank",
             "nats per token",
-            [Line(truncation["rank"], truncation["delta_loss"])],
+            [Line(truncation.rank, truncation.delta_loss)],
             log_x=2,
         ),
     ]
@@ -168,18 +223,6 @@ def spectrum(head: Tensor) -> tuple[Tensor, Tensor]:
         triangle = torch.linalg.qr(torch.cat([triangle, rows.double().cpu()]), mode="r").R
     _, values, directions = torch.linalg.svd(triangle, full_matrices=False)
     return values, directions
-
-
-def summary(values: Tensor) -> dict[str, float]:
-    """Singular entropy and ranks of a spectrum [r]."""
-    entropy = float(torch.special.entr(values / values.sum()).sum())
-    maximum = math.log(len(values))
-    return {
-        "singular_entropy": maximum - entropy,
-        "maximum": maximum,
-        "effective_rank": math.exp(entropy),
-        "stable_rank": float(values.square().sum() / values.max() ** 2),
-    }
 
 
 class MeanCosine:
@@ -223,3 +266,8 @@ def _check(subject: Subject, tokens: Tensor) -> None:
     ours = subject.read_out(subject.states(tokens))
     if not torch.allclose(ours, logits, atol=1e-3 * float(logits.abs().max()), rtol=0):
         raise ModelError(f"{subject.name} does more than multiply by its head, which bottleneck cannot serve")
+
+
+ANALYSIS = Analysis(
+    settings=Settings, result=Result, run=run, row=row, figures=lambda runs: overlaid(runs, plots)
+)

@@ -4,33 +4,11 @@ Needs the optional dependency lm-eval. The offline tasks are files in `tasks/`; 
 text of the run (so a comparison between runs is fair when they share a data configuration) by fixed seeds, and
 download nothing. `--tasks` names others from lm-eval itself, which needs the network, or YAML files of one's own.
 
-Results:
+Results: `Result` below.
 
-    {
-      "tasks": {
-        "cloze": {"version": 2, "samples": 200, "chance": null,
-                  "sha256": "<of the documents, offline tasks only>",
-                  "metrics": {"log_likelihood": {"value": -6.9, "stderr": 0.3, "higher_is_better": true},
-                              "perplexity": {"value": 992.0, "stderr": 310.0, "higher_is_better": false},
-                              "acc": {"value": 0.03, "stderr": 0.01, "higher_is_better": true,
-                                      "parts": {"0": 0.02, "3": 0.05, ...}}}},
-        "continuation": {... "chance": 0.25, "metrics": {"acc": ..., "acc_norm": ..., "acc_mutual_info": ...}},
-        "order":        {... "chance": 0.5,  "metrics": {"acc": ..., "acc_norm": ...}},
-        "substitution": {... "chance": 0.5,  "metrics": {"acc": ..., "acc_norm": ...}},
-        "rolling":      {... "metrics": {"bits_per_byte": ..., "byte_perplexity": ..., "word_perplexity": ...}}
-      },
-      "headline": {"cloze": "log_likelihood", "continuation": "acc_mutual_info", "order": "acc",
-                   "substitution": "acc", "rolling": "bits_per_byte"},
-      "merged": 0,        continuations that the tokenizer joined to their context, encoded by themselves
-      "skipped": {"cloze": "the text is too short or too plain for this task"}
-    }
-
-`samples` counts documents. An offline task that the held-out text cannot give is skipped, and the others are done; on
-short documents such as names that leaves `rolling`, which scores whole texts. A metric that a filter reads from answers
-is named after both ("exact_match strict-match"). `stderr` is lm-eval's, which takes all questions for independent.
-`parts` are what each independent unit contributes to the value, which is their mean: a held-out document of an offline
-task, whose questions are passages of few documents, and a question of any other. It is missing for values that are no
-such mean (perplexities).
+An offline task that the held-out text cannot give is skipped, and the others are done; on short documents such as names
+that leaves `rolling`, which scores whole texts. A metric that a filter reads from answers is named after both
+("exact_match strict-match").
 """
 
 import hashlib
@@ -42,19 +20,22 @@ import math
 import os
 import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from eval.analysis import Analysis, Measurement
+from eval.display import Column, Shown, thousandths
 from eval.intervals import contributions
-from eval.lm_tasks.chosen import FOLDER, is_path, load
+from eval.lm_tasks.chosen import is_path, load
+from eval.options import option
 from eval.subjects.subject import Subject
 from models import ModelError
 
-SOURCES = [*sorted(FOLDER.glob("*.yaml")), FOLDER / "build.py"]
 OFFLINE = {
     "cloze": "log_likelihood",
     "continuation": "acc_mutual_info",
@@ -70,33 +51,23 @@ CHANCE = {"continuation": 0.25, "order": 0.5, "substitution": 0.5}
 class Settings:
     """Options of the analysis."""
 
-    tasks: tuple[str, ...] = field(
-        default=tuple(OFFLINE),
-        metadata={"help": "offline tasks, lm-eval's by name, or .yaml files and folders of one's own"},
+    tasks: tuple[str, ...] = option(
+        tuple(OFFLINE), "offline tasks, lm-eval's by name, or .yaml files and folders of one's own"
     )
-    include_path: str | None = field(
-        default=None, metadata={"help": "folder whose tasks are known by name, too"}
+    include_path: str | None = option(None, "folder whose tasks are known by name, too")
+    samples: int = option(200, "documents per offline task")
+    words: int = option(40, "context of a cloze; other tasks scale with it", unit="words")
+    limit: int | None = option(None, "documents per task at most", unset="all")
+    gen_kwargs: str | None = option(
+        None, "how texts are generated, like temperature=0.8,top_k=40", unset="as each task says"
     )
-    samples: int = field(default=200, metadata={"help": "documents per offline task"})
-    words: int = field(
-        default=40, metadata={"help": "words of the context of a cloze; other tasks scale with it"}
+    log_samples: bool = option(False, "write every question and answer beside the result")
+    shots: int = option(0, "examples before each question")
+    max_length: int | None = option(
+        None, "longest context and continuation together", unit="tokens", unset="the training length"
     )
-    limit: int | None = field(default=None, metadata={"help": "documents per task at most, by default all"})
-    gen_kwargs: str | None = field(
-        default=None, metadata={"help": "how texts are generated, like temperature=0.8,top_k=40"}
-    )
-    log_samples: bool = field(
-        default=False, metadata={"help": "write every question and answer beside the result"}
-    )
-    shots: int = field(default=0, metadata={"help": "examples before each question"})
-    max_length: int | None = field(
-        default=None, metadata={"help": "positions, by default the training length"}
-    )
-    bos: bool | None = field(
-        default=None,
-        metadata={
-            "help": "begin texts with the beginning-of-document token, by default as the tokenizer does"
-        },
+    bos: bool | None = option(
+        None, "begin texts with the beginning-of-document token", unset="as the tokenizer does"
     )
 
     def __post_init__(self) -> None:
@@ -132,8 +103,67 @@ def reusable(settings: Settings) -> bool:
     return settings.include_path is None and not any(map(is_path, settings.tasks))
 
 
-def run(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """Measure one subject; the layout of the results is in the module's docstring."""
+@dataclass(frozen=True)
+class Metric:
+    """A number of a task.
+
+    Attributes:
+        value: of all questions.
+        stderr: lm-eval's, which takes all questions for independent.
+        higher_is_better: None where lm-eval does not say.
+        parts: what each independent unit contributes to the value, which is their mean: a held-out document of an
+            offline task, whose questions are passages of few documents, and a question of any other. None for values
+            that are no such mean (perplexities).
+    """
+
+    value: float
+    stderr: float | None
+    higher_is_better: bool | None
+    parts: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """The numbers of a task.
+
+    Attributes:
+        version: of the task.
+        samples: documents, which are questions.
+        chance: what guessing gets, where that is known.
+        sha256: of the documents, of offline tasks only.
+        metrics: by name.
+    """
+
+    version: Any
+    samples: int
+    chance: float | None
+    sha256: str | None
+    metrics: Mapping[str, Metric]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The tasks, the metric that a table shows of each, and what was left out.
+
+    Attributes:
+        tasks: by name.
+        headline: the metric of each task that a table shows; None where it has none.
+        merged: continuations that the tokenizer joined to their context, encoded by themselves.
+        skipped: why offline tasks could not be made.
+    """
+
+    tasks: Mapping[str, Task]
+    headline: Mapping[str, str | None]
+    merged: int = 0
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def metric(self, task: str, name: str) -> Metric | None:
+        """A metric of a task; None where it was not measured."""
+        return self.tasks[task].metrics.get(name) if task in self.tasks else None
+
+
+def run(subject: Subject, settings: Settings) -> Measurement[Result]:
+    """Measure one subject."""
     before(settings)
     # Imported late: they take seconds, are optional, and read the variables that `before` sets.
     from lm_eval import simple_evaluate
@@ -168,27 +198,53 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     if settings.log_samples:
         _log(subject.results / "harness-samples", report["samples"])
     results = {name: _task(name, report) for name in report["results"]}
-    headline = {name: OFFLINE.get(name) or next(iter(results[name]["metrics"]), None) for name in results}
+    headline = {name: OFFLINE.get(name) or next(iter(results[name].metrics), None) for name in results}
     protocol = {
         "lm_eval": importlib.metadata.version("lm_eval"),
         "positions": model.max_length,
         "bos": bool(model.begin),
-        "task_versions": {name: entry["version"] for name, entry in results.items()},
+        "task_versions": {name: entry.version for name, entry in results.items()},
     }
-    return {
-        "protocol": protocol,
-        "results": {"tasks": results, "headline": headline, "merged": model.merged, "skipped": skipped},
-    }
+    return Measurement(Result(results, headline, model.merged, skipped), protocol)
 
 
-def row(results: Mapping[str, Any]) -> dict[str, object]:
+def row(result: Result) -> dict[str, object]:
     """One line of the comparison table."""
-    skipped = {"skipped": ", ".join(results["skipped"])} if results.get("skipped") else {}
+    skipped = {"skipped": ", ".join(result.skipped)} if result.skipped else {}
     return skipped | {
-        f"{task} {metric}": results["tasks"][task]["metrics"][metric]["value"]
-        for task, metric in results["headline"].items()
+        f"{task} {metric}": result.tasks[task].metrics[metric].value
+        for task, metric in result.headline.items()
         if metric is not None
     }
+
+
+def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
+    """The headline of each task."""
+    found: dict[tuple[str, str], Column[Result]] = {}
+    for run in runs:
+        for task, name in run.results.headline.items():
+            if name is not None and (metric := run.results.metric(task, name)) is not None:
+                found.setdefault((task, name), _column(task, name, metric, run.results.tasks[task].chance))
+    return list(found.values())
+
+
+def _column(task: str, name: str, metric: Metric, chance: float | None) -> Column[Result]:
+    def of(result: Result, part: str) -> Any:
+        return getattr(result.metric(task, name), part, None)
+
+    higher = metric.higher_is_better
+    return Column(
+        key=f"{task}_{name}",
+        group="Harness tasks",
+        title=task,
+        unit=name.replace("_", " ") + ("" if chance is None else f", chance {chance:g}"),
+        better=None if higher is None else "higher" if higher else "lower",
+        show=thousandths,
+        value=partial(of, part="value"),
+        parts=partial(of, part="parts"),
+        # lm-eval's takes questions for independent, which those of the offline tasks are not.
+        error=(lambda result: None) if task in OFFLINE else partial(of, part="stderr"),
+    )
 
 
 def _log(folder: Path, samples: Mapping[str, list[dict[str, Any]]]) -> None:
@@ -202,7 +258,7 @@ def _log(folder: Path, samples: Mapping[str, list[dict[str, Any]]]) -> None:
         raise ModelError(f"cannot write the samples to {folder}: {error.strerror}") from error
 
 
-def _task(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
+def _task(name: str, report: Mapping[str, Any]) -> Task:
     """One task's numbers, from lm-eval's keys like "acc,none" and "acc_stderr,none"; behind the comma is the filter."""
     found = report["results"][name]
     metrics = [key.split(",") for key in found if "," in key and "_stderr," not in key]
@@ -212,26 +268,26 @@ def _task(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
     # Where a passage comes from is no part of the question.
     questions = [{key: doc[key] for key in doc if key != "document"} for doc in documents.values()]
     listed = json.dumps(questions, sort_keys=True, default=str)
-    return {
-        "version": report["versions"].get(name),
-        "samples": len(documents),
-        "chance": CHANCE.get(name),
-        "sha256": hashlib.sha256(listed.encode()).hexdigest() if name in OFFLINE else None,
-        "metrics": {
-            metric if kind == "none" else f"{metric} {kind}": {
-                "value": found[f"{metric},{kind}"],
-                "stderr": _number(found.get(f"{metric}_stderr,{kind}")),
-                "higher_is_better": better.get(metric),
-            }
-            | _parts(report, name, metric, kind)
+    return Task(
+        version=report["versions"].get(name),
+        samples=len(documents),
+        chance=CHANCE.get(name),
+        sha256=hashlib.sha256(listed.encode()).hexdigest() if name in OFFLINE else None,
+        metrics={
+            metric if kind == "none" else f"{metric} {kind}": Metric(
+                value=found[f"{metric},{kind}"],
+                stderr=_number(found.get(f"{metric}_stderr,{kind}")),
+                higher_is_better=better.get(metric),
+                parts=_parts(report, name, metric, kind),
+            )
             for metric, kind in metrics
             if isinstance(found[f"{metric},{kind}"], int | float)
         },
-    }
+    )
 
 
-def _parts(report: Mapping[str, Any], name: str, metric: str, kind: str) -> dict[str, Any]:
-    """The entry `parts` of a metric, from lm-eval's answers to each question."""
+def _parts(report: Mapping[str, Any], name: str, metric: str, kind: str) -> dict[str, float] | None:
+    """What independent units contribute to a metric, from lm-eval's answers to each question."""
     answers = {
         sample["doc_id"]: sample
         for sample in report.get("samples", {}).get(name, [])
@@ -243,7 +299,7 @@ def _parts(report: Mapping[str, Any], name: str, metric: str, kind: str) -> dict
     else:
         values = [(_number(value), 1) for value in values]
     if any(value is None for value, _ in values):
-        return {}
+        return None
     units = [sample["doc"].get("document", number) for number, sample in answers.items()]
     parts = contributions([value for value, _ in values], [size for _, size in values], units)
     known = bool(parts) and math.isclose(
@@ -252,8 +308,20 @@ def _parts(report: Mapping[str, Any], name: str, metric: str, kind: str) -> dict
         rel_tol=1e-6,
         abs_tol=1e-9,
     )
-    return {"parts": parts} if known else {}
+    return parts if known else None
 
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
+
+
+ANALYSIS = Analysis(
+    settings=Settings,
+    result=Result,
+    run=run,
+    row=row,
+    before=before,
+    reusable=reusable,
+    order=50,
+    columns=columns,
+)

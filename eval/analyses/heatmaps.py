@@ -14,37 +14,30 @@ and never held whole, so that memory grows with the length of the prompt and not
 Written are a viewer, one HTML file that needs nothing else (every layer and head, differences, weights by token), and a
 figure of chosen layers and heads as PNG and SVG.
 
-Results:
-
-    {
-      "prompt": "To be, or not to be", "pieces": ["<s>", "To", " be", ...],       BOS first, if there is one
-      "pool": 1,                                                                 tokens to the side of a cell
-      "layers": [
-        {"layer": 0, "mechanism": "softpick", "window": null,
-         "heads": [{"head": 0, "residual": 2.1e-07, "zeros": 0.41, "negative": 0.0,
-                    "top": 0.93, "cells": "..."}]}]                              packed as `eval/heatmap_cells.py` says
-    }
-
-`zeros` and `negative` are shares of the visible pairs, `top` is the largest |w|. `unpack(head)` of
-`eval.heatmap_cells` gives a head's weights as an array.
+Results: `Result` below.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attention import nearest, weights
+from attention import weights
 from attention.core.masks import visibility
-from eval import analysis
-from eval.heatmap_cells import pack, pool, unpack
+from common.errors import nearest
+from eval.analysis import Analysis, Evaluated, Measurement
+from eval.codec import encode
+from eval.display import Shown
+from eval.drawing.maps import Maps
+from eval.drawing.panels import Panel
+from eval.heatmap_cells import pack, pool
+from eval.options import option
 from eval.subjects.subject import Subject
 from models import AttentionCall, ModelError
 
@@ -52,6 +45,8 @@ RESIDUAL_LIMIT = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
 """Largest residual accepted, by dtype: rounding stays far below, a wrong mask, scale or formula far above."""
 
 SCALES = ("log", "linear")
+
+T = TypeVar("T")
 
 LONGEST = 16_384
 """Tokens of a prompt whose weights the formula still computes within minutes."""
@@ -64,136 +59,140 @@ ENTRIES = 2**23
 class Settings:
     """What to draw."""
 
-    prompt: str | None = field(
-        default=None, metadata={"help": "text; default: how the first held-out document begins"}
+    prompt: str | None = option(None, "text to attend on", unset="how the first held-out document begins")
+    length: int = option(48, "of the default prompt", unit="tokens", decides=False)
+    layers: tuple[int, ...] | None = option(
+        None, "layers of the figure", unset="first, middle and last", decides=False
     )
-    length: int = field(default=48, metadata={"help": "tokens of the default prompt"})
-    layers: str | None = field(
-        default=None, metadata={"help": "of the figure, like 0,3; default: first, middle and last"}
+    heads: tuple[int, ...] | None = option(None, "heads of the figure", unset="two, spread", decides=False)
+    scale: str = option("log", "colour scale to begin with", choices=SCALES, decides=False)
+    cells: int = option(192, "cells to a side; longer prompts are max-pooled")
+    out: str | None = option(
+        None,
+        "file to write as .html, .png and .svg",
+        unset="viewer.html and heatmaps.png, .svg next to the first run",
+        decides=False,
     )
-    heads: str | None = field(
-        default=None, metadata={"help": "of the figure, like 0,1; default: two, spread"}
-    )
-    scale: str = field(default="log", metadata={"help": "colour scale to begin with, log or linear"})
-    cells: int = field(default=192, metadata={"help": "cells to a side; longer prompts are max-pooled"})
-    out: str | None = field(
-        default=None,
-        metadata={
-            "help": "written as .html, .png and .svg; default: viewer.html and heatmaps.png, .svg next to the first run"
-        },
-    )
+
+    def __post_init__(self) -> None:
+        if self.cells < 8:
+            raise ModelError(f"heatmaps need at least 8 cells to a side, got {self.cells}")
+        if self.scale not in SCALES:
+            raise ModelError(f"unknown scale {self.scale!r}{nearest(self.scale, SCALES)}")
+        for what, numbers in (("layers", self.layers), ("heads", self.heads)):
+            if numbers is not None and min(numbers, default=-1) < 0:
+                raise ModelError(f"--{what} takes numbers from 0 on, separated by commas, like 0,3")
 
 
 @dataclass(frozen=True)
-class Recording:
-    """What is recorded of one run: the part of the settings that decides the content of its result file."""
+class HeadMap:
+    """The weights of one head.
 
-    prompt: str
-    cells: int
+    Attributes:
+        head: its number.
+        residual: of the weights before pooling.
+        zeros, negative: shares of the visible pairs.
+        top, cells: the largest |w|, and the weights as `eval/heatmap_cells.py` packs them.
+    """
 
-
-@dataclass(frozen=True)
-class Panel:
-    """One head's attention on the prompt."""
-
-    run: str
-    mechanism: str
-    layer: int
     head: int
     residual: float
     zeros: float
+    negative: float
+    top: float
+    cells: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The heads of a layer."""
+
+    layer: int
+    mechanism: str
+    window: int | None
+    heads: list[HeadMap]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run attends to: the prompt and its tokens, BOS first; `pool` tokens to the side of a cell."""
+
+    prompt: str
     pieces: list[str]
     pool: int
-    packed: Mapping[str, Any]
-
-    @property
-    def title(self) -> str:
-        """The run, and its mechanism where the name does not say it."""
-        return self.run if self.run == self.mechanism else f"{self.run} ({self.mechanism})"
-
-    @property
-    def place(self) -> str:
-        """Where the head is."""
-        return f"layer {self.layer}, head {self.head}"
-
-    @property
-    def caption(self) -> str:
-        """What is printed on the panel: how well its weights explain the output, zeros, and pooling."""
-        pooled = f" · largest of {self.pool} × {self.pool}" if self.pool > 1 else ""
-        return f"residual {short(self.residual)} · exact zeros {self.zeros:.0%}{pooled}"
-
-    @cached_property
-    def matrix(self) -> np.ndarray:
-        """[cells, cells], nan where invisible."""
-        return unpack(self.packed)
-
-    @property
-    def labels(self) -> list[str]:
-        """The first token of each row and column of cells."""
-        return self.pieces[:: self.pool]
+    layers: list[Layer]
 
 
 def before(settings: Settings) -> None:
-    """Refuse what can be refused before a model is opened.
+    """Refuse to begin without what draws.
 
     Raises:
-        ModelError: no matplotlib or jinja2, an unknown scale, layers or heads that are not numbers, too few cells.
+        ModelError: matplotlib or jinja2 is not installed.
     """
     missing = [package for package in ("matplotlib", "jinja2") if find_spec(package) is None]
     if missing:
         raise ModelError(f"heatmaps need {' and '.join(missing)}: pip install -e '.[eval]'")
-    if settings.cells < 8:
-        raise ModelError(f"heatmaps need at least 8 cells to a side, got {settings.cells}")
-    if settings.scale not in SCALES:
-        raise ModelError(f"unknown scale {settings.scale!r}{nearest(settings.scale, SCALES)}")
-    for what, text in (("layers", settings.layers), ("heads", settings.heads)):
-        if text is not None:
-            indices(text, what)
 
 
-def run_all(subjects: Sequence[Subject], settings: Settings) -> dict[str, object]:
-    """Record every run, write the viewer as HTML and the figure as PNG and SVG.
+def shared(subjects: Sequence[Subject], settings: Settings) -> Settings:
+    """The settings with the prompt that all runs get."""
+    if settings.prompt is not None:
+        return settings
+    return replace(settings, prompt=opening(subjects[0], settings.length))
+
+
+def finish(
+    measured: Sequence[Evaluated[Result]], settings: Settings, subjects: Sequence[Subject]
+) -> dict[str, object]:
+    """Write the viewer as HTML and the figure as PNG and SVG.
 
     Raises:
-        ModelError: a layer, head, prompt or scale that does not exist, a residual beyond the limit, or files that
-            cannot be written.
+        ModelError: a layer or head that does not exist, or files that cannot be written.
     """
-    before(settings)
     # Imported late: matplotlib and jinja2 are optional, and only pictures and pages need them.
-    from eval.drawing import figures, viewer
+    from eval.drawing import heatmaps, style, viewer
 
-    prompt = opening(subjects[0], settings.length) if settings.prompt is None else settings.prompt
-    layers = None if settings.layers is None else indices(settings.layers, "layers")
-    heads = None if settings.heads is None else indices(settings.heads, "heads")
-    this = analysis.get("heatmaps")
-    records = [analysis.evaluate(this, subject, Recording(prompt, settings.cells))[0] for subject in subjects]
-    panels = choose(records, layers, heads)
+    panels = choose(measured, settings.layers, settings.heads)
     if settings.out is None:
         stem, page = subjects[0].path.parent / "heatmaps", subjects[0].path.parent / "viewer.html"
     else:
         stem = Path(settings.out)
         stem = stem.with_suffix("") if stem.suffix in (".html", ".png", ".svg") else stem
         page = stem.with_name(f"{stem.name}.html")
-    files = figures.save(figures.heatmaps(panels, figures.Scale.shared(panels, settings.scale), prompt), stem)
+    prompt = measured[0].results.prompt
+    scale = heatmaps.Scale.shared(panels, settings.scale)
+    files = style.save(heatmaps.draw(panels, scale, prompt), stem)
     first = panels[0][0]
-    size = viewer.write(page, records, layer=first.layer, head=first.head, scale=settings.scale)
+    maps = [
+        _maps(one.results, one.subject, one.file["subject"]["label"], place, one.file["protocol"])
+        for place, one in enumerate(measured)
+    ]
+    size = viewer.write(page, maps, prompt, layer=first.layer, head=first.head, scale=settings.scale)
+    residuals = [head.residual for one in measured for layer in one.results.layers for head in layer.heads]
     return {
         "viewer": f"{page} ({size / 1e6:.2f} MB)",
         "figure": " ".join(map(str, files)),
         "prompt": prompt if len(prompt) <= 40 else f"{prompt[:39]}…",
-        "worst residual": max(
-            panel.residual for record in records for layer in every(record) for panel in layer
-        ),
+        "worst residual": max(residuals),
     }
 
 
-def run(subject: Subject, settings: Recording) -> dict[str, Any]:
+def section(runs: Sequence[Shown[Result]]) -> str:
+    """The viewer of all runs."""
+    from eval.drawing import viewer
+
+    maps = [_maps(run.results, run.name, run.label, run.place, run.protocol) for run in runs]
+    return viewer.report_section(maps, list(dict.fromkeys(run.results.prompt for run in runs)))
+
+
+def run(subject: Subject, settings: Settings) -> Measurement[Result]:
     """Record the attention of one run on the prompt.
 
     Raises:
         ModelError: an empty or too long prompt, a residual beyond the limit.
     """
-    ids = subject.encode(settings.prompt)
+    prompt = settings.prompt or ""
+    ids = subject.encode(prompt)
     if not ids:
         raise ModelError("the prompt is empty; give at least one word with --prompt")
     tokens = ids if subject.bos is None else [subject.bos, *ids]
@@ -204,7 +203,7 @@ def run(subject: Subject, settings: Recording) -> dict[str, Any]:
         )
     limit = RESIDUAL_LIMIT[str(subject.dtype).removeprefix("torch.")]
     factor = -(-len(tokens) // settings.cells)
-    layers: list[dict[str, Any]] = []
+    layers: list[Layer] = []
 
     def record(call: AttentionCall) -> None:
         layers.append(_layer(call, factor))
@@ -212,28 +211,21 @@ def run(subject: Subject, settings: Recording) -> dict[str, Any]:
     with torch.inference_mode(), subject.trace(attention=record):
         subject.observe(torch.tensor([tokens]))
     for layer in layers:
-        for head in layer["heads"]:
-            if not head["residual"] <= limit:
+        for head in layer.heads:
+            if not head.residual <= limit:
                 raise ModelError(
-                    f"{subject.name}, layer {layer['layer']}, head {head['head']}: the recomputed weights do not "
-                    f"give the model's output (residual {head['residual']:.1e}, limit {limit:.0e}), so a heatmap "
+                    f"{subject.name}, layer {layer.layer}, head {head.head}: the recomputed weights do not "
+                    f"give the model's output (residual {head.residual:.1e}, limit {limit:.0e}), so a heatmap "
                     "of them would mislead"
                 )
-    return {
-        "protocol": {"tokens": len(tokens), "bos": subject.bos is not None, "residual_limit": limit},
-        "results": {
-            "prompt": settings.prompt,
-            "pieces": subject.pieces(tokens),
-            "pool": factor,
-            "layers": layers,
-        },
-    }
+    protocol = {"tokens": len(tokens), "bos": subject.bos is not None, "residual_limit": limit}
+    return Measurement(Result(prompt, subject.pieces(tokens), factor, layers), protocol)
 
 
-def row(results: dict[str, Any]) -> dict[str, object]:
-    """Cells of the table that the command line prints."""
-    heads = [head for layer in results["layers"] for head in layer["heads"]]
-    return {"heads": len(heads), "worst residual": max(head["residual"] for head in heads)}
+def row(result: Result) -> dict[str, object]:
+    """One line of the table that the command prints."""
+    heads = [head for layer in result.layers for head in layer.heads]
+    return {"heads": len(heads), "worst residual": max(head.residual for head in heads)}
 
 
 def opening(subject: Subject, length: int) -> str:
@@ -244,17 +236,6 @@ def opening(subject: Subject, length: int) -> str:
     return subject.decode(subject.encode(first)[: length - 1])
 
 
-def indices(text: str, what: str) -> tuple[int, ...]:
-    """The numbers in "0,3"."""
-    try:
-        found = tuple(dict.fromkeys(int(number) for number in text.split(",")))
-    except ValueError:
-        found = ()
-    if not found or min(found) < 0:
-        raise ModelError(f"--{what} takes numbers from 0 on, separated by commas, like 0,3; got {text!r}")
-    return found
-
-
 def spread(count: int, wanted: int) -> tuple[int, ...]:
     """Up to `wanted` of the indices below `count`, evenly spread, the first and the last among them."""
     wanted = min(wanted, count)
@@ -262,14 +243,14 @@ def spread(count: int, wanted: int) -> tuple[int, ...]:
 
 
 def choose(
-    records: Sequence[Mapping[str, Any]],
+    measured: Sequence[Evaluated[Result]],
     layers: tuple[int, ...] | None = None,
     heads: tuple[int, ...] | None = None,
 ) -> list[list[Panel]]:
     """The panels to draw: a row for each chosen layer and head, a column for each run.
 
     Args:
-        records: result files of this analysis.
+        measured: the runs.
         layers: by number; default three, spread over the layers of each run: where runs differ in depth, rows pair them
             in order.
         heads: by number; default two, spread over the heads of each run.
@@ -278,53 +259,47 @@ def choose(
         ModelError: a layer or head that some run lacks.
     """
     rows = []
-    by_run = [_chosen(record, record["results"]["layers"], "layer", layers, 3) for record in records]
+    by_run = [_chosen(one.subject, one.results.layers, "layer", layers, 3) for one in measured]
     for level in zip(*by_run, strict=False):
         chosen = [
-            _chosen(record, layer["heads"], "head", heads, 2)
-            for record, layer in zip(records, level, strict=True)
+            _chosen(one.subject, layer.heads, "head", heads, 2)
+            for one, layer in zip(measured, level, strict=True)
         ]
         for cell in zip(*chosen, strict=False):
-            rows.append([_panel(*place) for place in zip(records, level, cell, strict=True)])
+            rows.append([_panel(*place) for place in zip(measured, level, cell, strict=True)])
     return rows
 
 
-def every(record: Mapping[str, Any]) -> list[list[Panel]]:
-    """All heads of a run: a list for each layer."""
-    return [[_panel(record, layer, head) for head in layer["heads"]] for layer in record["results"]["layers"]]
-
-
 def _chosen(
-    record: Mapping[str, Any],
-    entries: Sequence[Mapping[str, Any]],
-    what: str,
-    asked: tuple[int, ...] | None,
-    several: int,
-) -> list[Mapping[str, Any]]:
+    run: str, entries: Sequence[T], what: str, asked: tuple[int, ...] | None, several: int
+) -> list[T]:
     """The entries asked for by number; by default `several`, spread."""
     for index in asked or ():
         if index >= len(entries):
-            raise ModelError(
-                f"{record['subject']['name']} has no {what} {index} (it has {what}s 0 to {len(entries) - 1})"
-            )
+            raise ModelError(f"{run} has no {what} {index} (it has {what}s 0 to {len(entries) - 1})")
     return [entries[index] for index in (spread(len(entries), several) if asked is None else asked)]
 
 
-def _panel(record: Mapping[str, Any], layer: Mapping[str, Any], head: Mapping[str, Any]) -> Panel:
+def _panel(one: Evaluated[Result], layer: Layer, head: HeadMap) -> Panel:
     return Panel(
-        run=record["subject"]["name"],
-        mechanism=layer["mechanism"],
-        layer=layer["layer"],
-        head=head["head"],
-        residual=head["residual"],
-        zeros=head["zeros"],
-        pieces=record["results"]["pieces"],
-        pool=record["results"]["pool"],
-        packed=head,
+        run=one.subject,
+        mechanism=layer.mechanism,
+        layer=layer.layer,
+        head=head.head,
+        residual=head.residual,
+        zeros=head.zeros,
+        pieces=one.results.pieces,
+        pool=one.results.pool,
+        packed={"top": head.top, "cells": head.cells},
     )
 
 
-def _layer(call: AttentionCall, factor: int) -> dict[str, Any]:
+def _maps(result: Result, name: str, label: str, place: int, protocol: Mapping[str, Any]) -> Maps:
+    limit = protocol["residual_limit"]
+    return Maps(name, label, place, result.pieces, result.pool, encode(result.layers), limit)
+
+
+def _layer(call: AttentionCall, factor: int) -> Layer:
     _, length, heads, _ = call.query.shape
     window = call.arguments.get("window") or call.mechanism.window
     value = call.value[0].float().repeat_interleave(heads // call.value.shape[2], 1)
@@ -347,21 +322,21 @@ def _layer(call: AttentionCall, factor: int) -> dict[str, Any]:
         for head in range(heads):
             cells[head, start // factor : edge, :edge] = pool(shown[head], factor)
     whole = torch.cat(mixed, 1)
-    return {
-        "layer": call.layer,
-        "mechanism": call.mechanism.name,
-        "window": window,
-        "heads": [
-            {
-                "head": head,
-                "residual": relative(whole[head], output[head]),
-                "zeros": zeros[head].item() / pairs,
-                "negative": negative[head].item() / pairs,
+    return Layer(
+        layer=call.layer,
+        mechanism=call.mechanism.name,
+        window=window,
+        heads=[
+            HeadMap(
+                head=head,
+                residual=relative(whole[head], output[head]),
+                zeros=zeros[head].item() / pairs,
+                negative=negative[head].item() / pairs,
                 **pack(cells[head]),
-            }
+            )
             for head in range(heads)
         ],
-    }
+    )
 
 
 def _rows(call: AttentionCall, start: int, stop: int, window: int | None) -> tuple[Tensor, Tensor]:
@@ -380,6 +355,16 @@ def relative(found: Tensor, wanted: Tensor) -> float:
     return difference / norm if norm > 0 else (0.0 if difference == 0 else float("inf"))
 
 
-def short(residual: float) -> str:
-    """A residual in two digits; 0 means equal bit for bit."""
-    return f"{residual:.1e}" if residual else "0"
+ANALYSIS = Analysis(
+    settings=Settings,
+    result=Result,
+    run=run,
+    row=row,
+    before=before,
+    shared=shared,
+    finish=finish,
+    heading="Heatmaps",
+    order=200,
+    columns=lambda runs: [],
+    section=section,
+)

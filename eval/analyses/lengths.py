@@ -9,45 +9,30 @@ Lengths beyond training are measured again with rotary frequencies rescaled by T
 `models.rope` has the formulas. The protocol says of each what was done (`positions`), and names the mechanisms that
 YaRN's temperature does not reach (`no_temperature`). By default (`--rope auto`) that is done wherever positions can be
 rescaled, and where they cannot the protocol says why (`not_rescaled`): a run without rotary positions has nothing to
-rescale, and models of Hugging Face keep the scaling of their own config. `--rope none ntk yarn` insists on it.
+rescale, and models of Hugging Face keep the scaling of their own config. `--rope none,ntk,yarn` insists on it.
 
-Results (loss in nats per token):
-
-    {
-      "train_length": 256,
-      "lengths": {
-        "256":  {"multiple": 1, "windows": 128, "tokens": 32768, "loss": 1.84, "bits_per_byte": 1.22, "perplexity": 6.3,
-                 "loss_last": 1.84,                     the last train_length tokens of each window only
-                 "loss_tail": 1.85,                     the last train_length tokens of each segment: few, but the same
-                                                        tokens at every length, behind up to T - train_length others
-                 "per_window": [1.79, ...],             mean loss of each window, in the order of the text
-                 "by_document": {"3": 1.22, ...},       what each document of the text contributes to bits_per_byte
-                 "tail_by_document": {"3": 1.85, ...},  and to loss_tail, which are their means; {} where one has most
-                 "curve": {"start": [1, 2, 3, 5, ...], "end": [1, 2, 4, 8, ..., 256], "loss": [...], "tokens": [...]}},
-        "512":  {...}
-      },
-      "rescaled": {"ntk": {"512": {...}, "1024": {...}}, "yarn": {...}},        as asked for, beyond train_length only
-      "skipped": [{"length": 4096, "multiple": 16, "reason": "..."}]
-    }
-
-A bin of the curve covers the predicted positions start..end of a window, both included, counted from 1; the bins
-double, and position 1 is predicted from the beginning-of-document token alone. For a model without such a token the
-first token of every shortest window stays out, at all lengths.
+Results: `Result` below, with losses in nats per token. A bin of a curve covers the predicted positions start..end of a
+window, both included, counted from 1; the bins double, and position 1 is predicted from the beginning-of-document token
+alone. For a model without such a token the first token of every shortest window stays out, at all lengths.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attention import Mechanism, nearest, weights
-from eval.analysis import progress
-from eval.display import Line, Number, Plot
+from attention import Mechanism, weights
+from common.errors import nearest
+from eval.analysis import Analysis, Measurement
+from eval.display import Column, Compared, Line, Number, Plot, Shown, columns_of, four, overlaid
 from eval.intervals import contributions
+from eval.options import option
 from eval.subjects.subject import Subject
+from eval.terminal import progress
 from eval.windows import Windows, cut, obstacle, targets
 from models import ModelError
 from models.rope import SCALINGS
@@ -70,17 +55,16 @@ FEW = 100
 class Settings:
     """Options of the analysis."""
 
-    multiples: tuple[int, ...] = field(
-        default=(1, 2, 4, 8, 16), metadata={"help": "lengths in training lengths"}
+    multiples: tuple[int, ...] = option((1, 2, 4, 8, 16), "lengths of windows", unit="training lengths")
+    train_length: int | None = option(
+        None, "what is multiplied, and how far training reached", unit="tokens", unset="the run's own"
     )
-    train_length: int | None = field(default=None, metadata={"help": "by default the run's own"})
-    longest: int = field(default=16_384, metadata={"help": "skip lengths beyond this"})
-    tokens: int = field(default=16_384, metadata={"help": "tokens scored at every length, at most"})
-    rope: tuple[str, ...] = field(
-        default=AUTO,
-        metadata={
-            "help": "rotary positions as trained (none), rescaled by ntk, by yarn; auto: all that can be"
-        },
+    longest: int = option(16_384, "skip lengths beyond this", unit="tokens")
+    tokens: int = option(16_384, "scored at every length, at most", unit="tokens")
+    rope: tuple[str, ...] = option(
+        AUTO,
+        "rotary positions as trained (none) or rescaled; auto: all that can be",
+        choices=(*AUTO, *SCALINGS),
     )
 
     def __post_init__(self) -> None:
@@ -93,8 +77,69 @@ class Settings:
             raise ModelError("--rope needs none beside the others, which mean nothing without it")
 
 
-def run(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """Measure one subject; the layout of the results is in the module's docstring."""
+@dataclass(frozen=True)
+class PositionBins:
+    """Mean loss by position: the first and last position of each bin, and how many tokens it has."""
+
+    start: list[int]
+    end: list[int]
+    loss: list[float]
+    tokens: list[int]
+
+
+@dataclass(frozen=True)
+class AtLength:
+    """The losses in windows of one length.
+
+    Attributes:
+        multiple: the length in training lengths.
+        windows, tokens: how many of them.
+        loss, bits_per_byte, perplexity: of all scored tokens.
+        loss_last: of the last training length of each window.
+        loss_tail: of the last training length of each segment: few, but the same tokens at every length, behind up to
+            T - train_length others.
+        per_window: mean loss of each window, in the order of the text.
+        by_document: what each document of the text contributes to `bits_per_byte`, which is their mean; none where one
+            document has most of the text.
+        tail_by_document: the same of `loss_tail`.
+        curve: by position.
+    """
+
+    multiple: int
+    windows: int
+    tokens: int
+    loss: float
+    bits_per_byte: float
+    perplexity: float | None
+    loss_last: float
+    loss_tail: float
+    per_window: list[float]
+    curve: PositionBins
+    by_document: Mapping[str, float] | None = None
+    tail_by_document: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A length that could not be measured."""
+
+    length: int
+    multiple: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """The losses by length, and by scaling and length for those beyond training."""
+
+    train_length: int
+    lengths: Mapping[str, AtLength]
+    rescaled: Mapping[str, Mapping[str, AtLength]]
+    skipped: list[Skipped]
+
+
+def run(subject: Subject, settings: Settings) -> Measurement[Result]:
+    """Measure one subject."""
     train_length = settings.train_length or subject.train_length
     wanted = {train_length * multiple: multiple for multiple in sorted(set(settings.multiples))}
     held_out = sum(map(len, subject.token_documents))
@@ -108,10 +153,10 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         elif length > held_out:
             reason = f"the held-out text has only {held_out} tokens"
         if reason is not None:
-            skipped.append({"length": length, "multiple": multiple, "reason": reason})
-    lengths = [length for length in wanted if length not in {entry["length"] for entry in skipped}]
+            skipped.append(Skipped(length, multiple, reason))
+    lengths = [length for length in wanted if length not in {entry.length for entry in skipped}]
     if not lengths:
-        raise ModelError(f"no length can be measured for {subject.name}: {skipped[0]['reason']}")
+        raise ModelError(f"no length can be measured for {subject.name}: {skipped[0].reason}")
     # A segment must split evenly into windows of every length.
     segment = math.lcm(*lengths)
     if segment > max(settings.tokens, lengths[-1]):
@@ -133,10 +178,9 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         nats["none", length] = _losses(subject, segments.tokens, length)
     scored = torch.stack([~losses.isnan() for losses in nats.values()]).all(0)
     measured = {
-        (scaling, length): {
-            "multiple": wanted[length],
-            **_summary(losses.masked_fill(~scored, math.nan), length, train_length, segments),
-        }
+        (scaling, length): _summary(
+            losses.masked_fill(~scored, math.nan), length, wanted[length], train_length, segments
+        )
         for (scaling, length), losses in nats.items()
     }
     protocol: dict[str, Any] = {
@@ -151,74 +195,92 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
     if fixed:
         protocol["not_rescaled"] = fixed
     if "yarn" in rescaled:
-        blocks: Any = subject.blocks
-        mechanisms = {block.attention.mixer.mechanism for block in blocks}
         protocol["no_temperature"] = sorted(
-            mechanism.name for mechanism in mechanisms if not has_scale(mechanism)
+            mechanism.name for mechanism in subject.mechanisms if not has_scale(mechanism)
         )
-    results = {
-        "train_length": train_length,
-        "lengths": {str(length): measured["none", length] for length in lengths},
-        "rescaled": {
+    result = Result(
+        train_length=train_length,
+        lengths={str(length): measured["none", length] for length in lengths},
+        rescaled={
             scaling: {str(length): measured[scaling, length] for length in beyond} for scaling in rescaled
         },
-        "skipped": skipped,
-    }
-    return {"protocol": protocol, "results": results}
+        skipped=skipped,
+    )
+    return Measurement(result, protocol)
 
 
-def row(results: Mapping[str, Any]) -> dict[str, object]:
+def row(result: Result) -> dict[str, object]:
     """One line of the comparison table."""
-    plain = {f"{entry['multiple']}x": entry["loss"] for entry in results["lengths"].values()}
+    plain: dict[str, object] = {f"{entry.multiple}x": entry.loss for entry in result.lengths.values()}
     return plain | {
-        f"{entry['multiple']}x {scaling}": entry["loss"]
-        for scaling, entries in results["rescaled"].items()
+        f"{entry.multiple}x {scaling}": entry.loss
+        for scaling, entries in result.rescaled.items()
         for entry in entries.values()
     }
 
 
-def numbers(results: Mapping[str, Any]) -> list[Number]:
-    """Loss with rescaled positions, and of the tail; the loss as trained has its place in the report already."""
+def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
+    """The loss as trained among what says how robust a run is; with rescaled positions and of the tail by itself."""
+    column = partial(Column[Result], group="Robustness", unit="bits/byte", better="lower", show=four)
+    trained = [
+        column(
+            key=f"bits_{times}x",
+            title=f"at {times}× length",
+            value=partial(_bits, times=times),
+            parts=partial(_bits_by_document, times=times),
+        )
+        for times in REPORTED
+    ]
+    return trained + columns_of(runs, numbers, "Lengths")
+
+
+def numbers(result: Result) -> list[Number]:
+    """The loss with rescaled positions, and of the tail."""
     rescaled = [
         Number(
             f"at {multiple}×, {NAMES[scaling]}",
-            entry["bits_per_byte"],
+            entry.bits_per_byte,
             "bits/byte",
             better="lower",
             digits=5,
-            parts=entry.get("by_document"),
+            parts=entry.by_document,
         )
-        for scaling, entries in results["rescaled"].items()
+        for scaling, entries in result.rescaled.items()
         for multiple, entry in _by_multiple(entries).items()
     ]
     tails = [
         Number(
             f"tail at {multiple}×, {NAMES[scaling]}",
-            entry["loss_tail"],
+            entry.loss_tail,
             "nats/token",
             better="lower",
             digits=4,
-            parts=entry.get("tail_by_document"),
+            parts=entry.tail_by_document,
         )
-        for scaling, entries in {"none": results["lengths"], **results["rescaled"]}.items()
+        for scaling, entries in {"none": result.lengths, **result.rescaled}.items()
         for multiple, entry in _by_multiple(entries).items()
     ]
     return rescaled + tails
 
 
-def plots(results: Mapping[str, Any]) -> list[Plot]:
+def plots(result: Result) -> list[Plot]:
     """Loss by length of the context, and by position at the longest length; as trained, then rescaled."""
-    trained = results["lengths"]
+    trained = result.lengths
     # A factor of 1 changes nothing, so that rescaled curves begin where those as trained do.
-    unscaled = {length: entry for length, entry in trained.items() if entry["multiple"] == 1}
-    found = _plots(results, "", "Positions as trained.", [trained])
-    for scaling, entries in results["rescaled"].items():
+    unscaled = {length: entry for length, entry in trained.items() if entry.multiple == 1}
+    found = _plots(result, "", "Positions as trained.", [trained])
+    for scaling, entries in result.rescaled.items():
         how = f"Rotary positions rescaled by {NAMES[scaling]}, without training; dashed: as trained."
-        found += _plots(results, f", {NAMES[scaling]}", how, [unscaled | entries, trained])
+        found += _plots(result, f", {NAMES[scaling]}", how, [{**unscaled, **entries}, trained])
     return found
 
 
-def curve(nats: Tensor) -> dict[str, list[Any]]:
+def sentences(compared: Mapping[str, Compared]) -> Iterator[str]:
+    """How far apart the runs are beyond their training length."""
+    yield from compared["bits_4x"].ranging("At 4 times the training length, the loss in bits per byte")
+
+
+def curve(nats: Tensor) -> PositionBins:
     """Mean loss by position in bins that double, from losses [N, T]; what is NaN was not scored."""
     length = nats.shape[1]
     ends = [2**exponent for exponent in range(length.bit_length()) if 2**exponent < length] + [length]
@@ -228,12 +290,12 @@ def curve(nats: Tensor) -> dict[str, list[Any]]:
         for start, end in zip(starts, ends, strict=True)
         for part in [nats[:, start - 1 : end]]
     ]
-    return {
-        "start": [start for start, _, part in bins if len(part)],
-        "end": [end for _, end, part in bins if len(part)],
-        "loss": [float(part.mean()) for _, _, part in bins if len(part)],
-        "tokens": [len(part) for _, _, part in bins if len(part)],
-    }
+    return PositionBins(
+        start=[start for start, _, part in bins if len(part)],
+        end=[end for _, end, part in bins if len(part)],
+        loss=[float(part.mean()) for _, _, part in bins if len(part)],
+        tokens=[len(part) for _, _, part in bins if len(part)],
+    )
 
 
 def has_scale(mechanism: Mechanism) -> bool:
@@ -245,11 +307,9 @@ def has_scale(mechanism: Mechanism) -> bool:
     return not torch.allclose(one, two)
 
 
-def _plots(
-    results: Mapping[str, Any], which: str, how: str, measured: Sequence[Mapping[str, Any]]
-) -> list[Plot]:
+def _plots(result: Result, which: str, how: str, measured: Sequence[Mapping[str, AtLength]]) -> list[Plot]:
     """The two figures of one way to scale positions."""
-    mark = (results["train_length"], "training length")
+    mark = (result.train_length, "training length")
     return [
         Plot(
             f"Loss by length of the context{which}",
@@ -274,42 +334,53 @@ def _plots(
     ]
 
 
-def _by_length(entries: Mapping[str, Any]) -> Line:
-    points = sorted((int(length), entry["bits_per_byte"]) for length, entry in entries.items())
+def _by_length(entries: Mapping[str, AtLength]) -> Line:
+    points = sorted((int(length), entry.bits_per_byte) for length, entry in entries.items())
     return Line([length for length, _ in points], [bits for _, bits in points])
 
 
-def _by_position(entries: Mapping[str, Any]) -> Line:
+def _by_position(entries: Mapping[str, AtLength]) -> Line:
     """Each bin at its geometric middle."""
-    longest = entries[max(entries, key=int)]["curve"]
-    bins = zip(longest["start"], longest["end"], longest["loss"], longest["tokens"], strict=True)
+    longest = entries[max(entries, key=int)].curve
+    bins = zip(longest.start, longest.end, longest.loss, longest.tokens, strict=True)
     points = [(math.sqrt(start * end), loss) for start, end, loss, tokens in bins if tokens >= FEW]
     return Line([place for place, _ in points], [loss for _, loss in points])
 
 
-def _by_multiple(entries: Mapping[str, Any]) -> dict[int, Any]:
+def _by_multiple(entries: Mapping[str, AtLength]) -> dict[int, AtLength]:
     """What the report has numbers of, by length in training lengths."""
-    return {entry["multiple"]: entry for entry in entries.values() if entry["multiple"] in REPORTED}
+    return {entry.multiple: entry for entry in entries.values() if entry.multiple in REPORTED}
 
 
-def _summary(nats: Tensor, length: int, train_length: int, segments: Windows) -> dict[str, Any]:
+def _bits(result: Result, times: int) -> float | None:
+    entry = _by_multiple(result.lengths).get(times)
+    return None if entry is None else entry.bits_per_byte
+
+
+def _bits_by_document(result: Result, times: int) -> Mapping[str, float] | None:
+    entry = _by_multiple(result.lengths).get(times)
+    return None if entry is None else entry.by_document
+
+
+def _summary(nats: Tensor, length: int, multiple: int, train_length: int, segments: Windows) -> AtLength:
     """The numbers of one length from losses [segments, S], NaN where a token is not scored."""
     windows = nats.reshape(-1, length)
     loss, tail = float(nats.nanmean()), nats[:, -train_length:]
     by_document = _by_document(nats, segments)
-    return {
-        "windows": len(windows),
-        "tokens": int((~nats.isnan()).sum()),
-        "loss": loss,
-        "bits_per_byte": segments.bits_per_byte(loss),
-        "perplexity": math.exp(loss) if loss < 700 else None,
-        "loss_last": float(windows[:, -train_length:].nanmean()),
-        "loss_tail": float(tail.nanmean()),
-        "per_window": windows.nanmean(1).tolist(),
-        "by_document": {name: segments.bits_per_byte(part) for name, part in by_document.items()},
-        "tail_by_document": _by_document(tail, segments),
-        "curve": curve(windows),
-    }
+    return AtLength(
+        multiple=multiple,
+        windows=len(windows),
+        tokens=int((~nats.isnan()).sum()),
+        loss=loss,
+        bits_per_byte=segments.bits_per_byte(loss),
+        perplexity=math.exp(loss) if loss < 700 else None,
+        loss_last=float(windows[:, -train_length:].nanmean()),
+        loss_tail=float(tail.nanmean()),
+        per_window=windows.nanmean(1).tolist(),
+        by_document={name: segments.bits_per_byte(part) for name, part in by_document.items()},
+        tail_by_document=_by_document(tail, segments),
+        curve=curve(windows),
+    )
 
 
 def _by_document(nats: Tensor, segments: Windows) -> dict[str, float]:
@@ -333,3 +404,15 @@ def _losses(subject: Subject, segments: Tensor, length: int, scaling: str = "") 
     if subject.bos is None:
         nats = torch.cat([torch.full_like(nats[:, :1], math.nan), nats], 1)
     return nats.reshape(segments.shape)
+
+
+ANALYSIS = Analysis(
+    settings=Settings,
+    result=Result,
+    run=run,
+    row=row,
+    order=40,
+    columns=columns,
+    figures=lambda runs: overlaid(runs, plots),
+    sentences=sentences,
+)

@@ -11,35 +11,26 @@ default is 10 tests.
 Greedy decoding is computed in one pass over prompt and key: it writes the key exactly when every token of the key is
 the most likely one after those before it. The key follows the prompt behind a space, as a tokenizer sees it in text.
 
-    python -m eval passkey RUN --garbage 3072 7168 11264 15360 18432 --tests 200        as published
+    python -m eval passkey RUN --garbage 3072,7168,11264,15360,18432 --tests 200        as published
 
 A model of a few million parameters does not read its instructions; the task of the same name in `synthetic` is one that
-it can learn. Results (accuracy from 0 to 1, loss in nats per token of the key):
+it can learn.
 
-    {
-      "lengths": {
-        "3072": {"garbage": 3072, "tokens": 890, "tests": 10, "accuracy": 0.9, "interval": [0.60, 0.98],
-                 "loss": 0.2, "answers": [1, 1, 0, ...]},             of each test, the same for all models: 1 is right
-        "7168": {...}
-      },
-      "skipped": [{"garbage": 18432, "length": 4986, "reason": "..."}]
-    }
-
-`tokens` is the mean length of the prompts, the beginning-of-document token included; `interval` is the 95 % one of
-Wilson, which says what 0 of 10 leaves open, too.
+Results: `Result` below.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from eval.analysis import progress
-from eval.display import Number
+from eval.analysis import Analysis, Measurement
+from eval.display import Number, columns_of
 from eval.intervals import wilson
+from eval.options import option
 from eval.subjects.subject import Subject
+from eval.terminal import progress
 from eval.windows import obstacle
 from models import ModelError
 
@@ -56,18 +47,56 @@ QUESTION = "What is the pass key? The pass key is"
 class Settings:
     """Options of the analysis."""
 
-    garbage: tuple[int, ...] = field(
-        default=(256, 1024, 3072, 7168), metadata={"help": "characters of filler, one length each"}
-    )
-    tests: int = field(default=10, metadata={"help": "prompts at every length"})
+    garbage: tuple[int, ...] = option((256, 1024, 3072, 7168), "filler, one length each", unit="characters")
+    tests: int = option(10, "prompts at every length")
 
     def __post_init__(self) -> None:
         if min(self.garbage, default=0) < 1 or self.tests < 1:
             raise ModelError("passkey needs garbage and tests of at least 1")
 
 
-def run(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """Measure one subject; the layout of the results is in the module's docstring."""
+@dataclass(frozen=True)
+class AtLength:
+    """Answers behind so much filler.
+
+    Attributes:
+        garbage: characters of filler.
+        tokens: mean length of the prompts, the beginning-of-document token included.
+        tests: prompts.
+        accuracy: share of keys that were written, from 0 to 1.
+        interval: its 95 % interval by Wilson, which says what 0 of 10 leaves open, too.
+        loss: in nats per token of the key.
+        answers: of each test, the same for all models: 1 is right.
+    """
+
+    garbage: int
+    tokens: int
+    tests: int
+    accuracy: float
+    interval: list[float]
+    loss: float
+    answers: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Filler that makes prompts too long for the model."""
+
+    garbage: int
+    length: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answers by characters of filler."""
+
+    lengths: Mapping[str, AtLength]
+    skipped: list[Skipped]
+
+
+def run(subject: Subject, settings: Settings) -> Measurement[Result]:
+    """Measure one subject."""
     measured, skipped = {}, []
     for garbage in sorted(set(settings.garbage)):
         pairs = [_encoded(subject, *prompt(garbage, test)) for test in range(settings.tests)]
@@ -75,43 +104,40 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
         longest = max(len(question) + len(key) - 1 for question, key in pairs)
         reason = obstacle(subject, longest)
         if reason is not None:
-            skipped.append({"garbage": garbage, "length": longest, "reason": reason})
+            skipped.append(Skipped(garbage, longest, reason))
             continue
         what = f"passkey {subject.name} G={garbage}"
         answers = [_answer(subject, question, key) for question, key in progress(pairs, what)]
         share = wilson(sum(right for right, _ in answers), len(answers))
-        measured[str(garbage)] = {
-            "garbage": garbage,
-            "tokens": round(sum(len(question) for question, _ in pairs) / len(pairs)),
-            "tests": len(answers),
-            "accuracy": share.mean,
-            "interval": [share.low, share.high],
-            "loss": sum(nats for _, nats in answers) / len(answers),
-            "answers": [int(right) for right, _ in answers],
-        }
-    return {
-        "protocol": {"bos": subject.bos is not None},
-        "results": {"lengths": measured, "skipped": skipped},
-    }
+        measured[str(garbage)] = AtLength(
+            garbage=garbage,
+            tokens=round(sum(len(question) for question, _ in pairs) / len(pairs)),
+            tests=len(answers),
+            accuracy=share.mean,
+            interval=[end for end in (share.low, share.high) if end is not None],
+            loss=sum(nats for _, nats in answers) / len(answers),
+            answers=[int(right) for right, _ in answers],
+        )
+    return Measurement(Result(measured, skipped), {"bos": subject.bos is not None})
 
 
-def row(results: Mapping[str, Any]) -> dict[str, object]:
+def row(result: Result) -> dict[str, object]:
     """One line of the comparison table."""
-    return {f"{entry['tokens']} tokens": _with_ends(entry) for entry in results["lengths"].values()}
+    return {f"{entry.tokens} tokens": _with_ends(entry) for entry in result.lengths.values()}
 
 
-def numbers(results: Mapping[str, Any]) -> list[Number]:
+def numbers(result: Result) -> list[Number]:
     """Accuracy at each length, for the report."""
     return [
         Number(
             f"passkey in {garbage}",
-            entry["accuracy"],
+            entry.accuracy,
             "characters",
             "higher",
-            parts={str(test): float(right) for test, right in enumerate(entry.get("answers", []))},
-            interval=entry["interval"],
+            parts={str(test): float(right) for test, right in enumerate(entry.answers or [])},
+            interval=entry.interval,
         )
-        for garbage, entry in results["lengths"].items()
+        for garbage, entry in result.lengths.items()
     ]
 
 
@@ -125,9 +151,9 @@ def prompt(garbage: int, test: int) -> tuple[str, str]:
     return "\n".join(lines), key
 
 
-def _with_ends(entry: Mapping[str, Any]) -> str:
-    low, high = entry["interval"]
-    return f"{entry['accuracy']:.2f} [{low:.2f}, {high:.2f}]"
+def _with_ends(entry: AtLength) -> str:
+    low, high = entry.interval
+    return f"{entry.accuracy:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _encoded(subject: Subject, question: str, key: str) -> tuple[list[int], list[int]]:
@@ -144,3 +170,12 @@ def _answer(subject: Subject, question: list[int], key: list[int]) -> tuple[bool
     wanted = tokens[0, len(question) :]
     nats = -logits.double().log_softmax(-1).gather(-1, wanted[:, None])
     return bool((logits.argmax(-1) == wanted).all()), float(nats.mean())
+
+
+ANALYSIS = Analysis(
+    settings=Settings,
+    result=Result,
+    run=run,
+    row=row,
+    columns=lambda runs: columns_of(runs, numbers, "Passkey"),
+)

@@ -15,58 +15,46 @@ Every `nn.Linear` inside the blocks is quantized; embeddings, norms and the outp
 groups of consecutive inputs of one output row. Calibration text is training text, never held-out text. The network is
 restored bit for bit afterwards. Compare the deltas, not the losses: a model that starts worse ends worse.
 
-Results; a key is there when its method was asked for. SCORE has the fields of full_precision and
-
-    "delta_loss": 0.02, "loss_ratio": 1.01, "perplexity_ratio": 1.02          against full_precision
-    "by_document": {"3": 0.021, "7": 0.018, ...}      what each document of the text contributes to delta_loss, which
-                            is their mean (`eval.intervals.contributions`)
-    "interval": 0.004       half of the 95 % interval of delta_loss over documents, by Student's t (null where they do
-                            not say how they spread: a single one, or no loss changed)
-
-and WEIGHTS is SCORE with
-
-    "weight_error": 0.08                ||W_q - W|| / ||W|| over all quantized weights
-    "bytes": 1234567                    of all weights on disk: codes, steps and zeros packed, the rest as it is; of a
-                                        run exactly those of the file that python -m eval.quantization writes
-    "bits_per_weight": 4.56             of the quantized matrices, steps and zeros included
-
-    {
-      "full_precision": {"loss": 1.83, "bits_per_byte": 1.21, "perplexity": 6.2,         loss in nats per token
-                         "bytes": 5234567},                                            of the checkpoint's files
-      "bits": {"4": WEIGHTS, ...},                                    rtn, by bits
-      "hqq": {"4": WEIGHTS, ...}, "gptq": {"4": WEIGHTS, ...},
-      "w8a8": {"dynamic": SCORE, "static": SCORE},                    weight_error, bytes and bits_per_weight, too
-      "cache": {"8": {SCORE, "bytes_per_token": 1234.0}, ...},        of all layers together
-      "probabilities": {"8": {"plain": SCORE, "corrected": SCORE,
-                              "mass": 1.0, "lost": 0.12,              mean sum of a row, and what rounding takes off,
-                              "lost_by_row": [0.0, 0.001, ...]},      of the rows of a window, the first first
-                        ...},
-      "search": {"3": WEIGHTS and "uniform": WEIGHTS, "widths": {"0.attention.query": 4, ...},
-                 "divergence": [0.21, 0.20, ...]}                     KL on calibration text after every generation
-      "rounded": {"matrices": 24, "parameters": 786432, "share": 0.75},                  share of all parameters
-      "calibration": {"windows": 32, "tokens": 8192}
-    }
+Results: `Result` below; a key is there when its method was asked for.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import storage.codes
-from attention import nearest
-from eval.analysis import progress
-from eval.display import Number
+from common.errors import nearest
+from eval.analysis import Analysis, Measurement
+from eval.display import Column, Compared, Curve, Figure, Number, Shown, columns_of, thousandths
+from eval.options import option
 from eval.quantization import cache, hqq, probabilities, sizes
 from eval.quantization.activations import largest_inputs, quantized_activations
 from eval.quantization.methods import WeightQuantizer
 from eval.quantization.rounding import round_to_nearest
-from eval.quantization.scores import Scorer, ratio_by_document
+from eval.quantization.scores import (
+    CacheScore,
+    Level,
+    ProbabilityScores,
+    Score,
+    Scorer,
+    SearchScore,
+    WeightScore,
+    ratio_by_document,
+)
 from eval.quantization.search import search
 from eval.quantization.weights import Quantized, weight_matrices
 from eval.subjects.subject import Subject
+from eval.terminal import progress
 from eval.windows import Windows, cut
 from models import ModelError
+
+ROUNDED = {
+    "rtn": ("round to nearest", "Each weight at the nearest point of the grid of its group."),
+    "gptq": ("GPTQ", "Weights rounded one input at a time, the others making up for it on calibration text."),
+    "hqq": ("HQQ", "Weights on grids fitted without any text."),
+}
+"""Title and caption of each way to round weights."""
 
 METHODS = ("rtn", "hqq", "gptq", "w8a8-dynamic", "w8a8-static", "cache", "probabilities", "search")
 
@@ -75,27 +63,22 @@ METHODS = ("rtn", "hqq", "gptq", "w8a8-dynamic", "w8a8-static", "cache", "probab
 class Settings:
     """Options of the analysis."""
 
-    methods: tuple[str, ...] = field(
-        default=("rtn", "gptq", "w8a8-static", "cache", "probabilities"),
-        metadata={"help": ", ".join(METHODS)},
+    methods: tuple[str, ...] = option(
+        ("rtn", "gptq", "w8a8-static", "cache", "probabilities"), "what to measure", choices=METHODS
     )
-    bits: tuple[int, ...] = field(default=(8, 4, 3, 2), metadata={"help": "bits per weight"})
-    group: int = field(default=64, metadata={"help": "consecutive weights of a row that share step and zero"})
-    length: int | None = field(
-        default=None, metadata={"help": "tokens per window, by default the training length"}
-    )
-    longest: int = field(default=1024, metadata={"help": "but by default no more than this"})
-    sequences: int = field(default=16, metadata={"help": "held-out windows to score"})
-    calibration: int = field(default=32, metadata={"help": "windows of training text to calibrate on"})
-    damping: float = field(default=0.01, metadata={"help": "of gptq, in means of the Hessian's diagonal"})
-    attention_bits: tuple[int, ...] = field(
-        default=(8, 4), metadata={"help": "bits of cache and probabilities"}
-    )
-    search_bits: int = field(default=3, metadata={"help": "mean bits per weight of the search"})
-    search_levels: tuple[int, ...] = field(default=(2, 3, 4), metadata={"help": "widths it may choose"})
-    generations: int = field(default=20, metadata={"help": "of the search"})
-    offspring: int = field(default=16, metadata={"help": "of each generation"})
-    seed: int = field(default=0, metadata={"help": "of the search"})
+    bits: tuple[int, ...] = option((8, 4, 3, 2), "per weight", unit="bits")
+    group: int = option(64, "consecutive weights of a row that share step and zero")
+    length: int | None = option(None, "length of a window", unit="tokens", unset="the training length")
+    longest: int = option(1024, "but by default no more than this", unit="tokens")
+    sequences: int = option(16, "held-out windows to score")
+    calibration: int = option(32, "windows of training text to calibrate on")
+    damping: float = option(0.01, "of gptq", unit="means of the Hessian's diagonal")
+    attention_bits: tuple[int, ...] = option((8, 4), "of cache and probabilities", unit="bits")
+    search_bits: int = option(3, "mean width of the search", unit="bits per weight")
+    search_levels: tuple[int, ...] = option((2, 3, 4), "widths that the search may choose", unit="bits")
+    generations: int = option(20, "of the search")
+    offspring: int = option(16, "of each generation of the search")
+    seed: int = option(0, "of the search")
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -115,8 +98,72 @@ class Settings:
             hqq.check(self.bits)
 
 
-def run(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """Measure one subject; the layout of the results is in the module's docstring."""
+@dataclass(frozen=True, kw_only=True)
+class FullPrecision(Level):
+    """The model as it is, with the bytes of its checkpoint's files."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """What is rounded: matrices, their parameters, and their share of all parameters."""
+
+    matrices: int
+    parameters: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How much training text was calibrated on."""
+
+    windows: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """The scores by method and width; `bits` are those of rtn, `w8a8` those by kind of steps."""
+
+    full_precision: FullPrecision
+    rounded: Rounded
+    bits: Mapping[str, WeightScore] | None = None
+    hqq: Mapping[str, WeightScore] | None = None
+    gptq: Mapping[str, WeightScore] | None = None
+    w8a8: Mapping[str, WeightScore] | None = None
+    cache: Mapping[str, CacheScore] | None = None
+    probabilities: Mapping[str, ProbabilityScores] | None = None
+    search: Mapping[str, SearchScore] | None = None
+    calibration: Calibration | None = None
+
+    def rounded_by(self, method: str) -> Mapping[str, WeightScore]:
+        """The scores of a way to round weights, by bits; none where it was not measured."""
+        found = {"rtn": self.bits, "gptq": self.gptq, "hqq": self.hqq}[method]
+        return found or {}
+
+    def scores(self) -> dict[str, Score]:
+        """Every score, by method and bits."""
+        by_method: dict[str, Mapping[str, Score] | None] = {
+            "rtn": self.bits,
+            "hqq": self.hqq,
+            "gptq": self.gptq,
+            "search": self.search,
+            "w8a8": self.w8a8,
+            "cache": self.cache,
+        }
+        found = {
+            f"{method} {which}": score
+            for method, scores in by_method.items()
+            for which, score in (scores or {}).items()
+        }
+        for bits, pair in (self.probabilities or {}).items():
+            found |= {f"probabilities {bits}": pair.plain, f"corrected {bits}": pair.corrected}
+        return found
+
+
+def run(subject: Subject, settings: Settings) -> Measurement[Result]:
+    """Measure one subject."""
     study = Study(subject, settings)
     wanted = [name for name in METHODS if name in settings.methods]
     for method in progress(wanted, f"quantize {subject.name}"):
@@ -124,48 +171,154 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
             MEASURES[method](study)
         except ModelError as refusal:
             raise ModelError(f"{method} of {subject.name}: {refusal}; --methods chooses others") from refusal
-    if "calibration" in study.protocol:
-        study.results["calibration"] = {
-            name: study.protocol["calibration"][name] for name in ("windows", "tokens")
-        }
-    return {"protocol": study.protocol, "results": study.results}
+    text = study.protocol.get("calibration")
+    calibration = None if text is None else Calibration(text["windows"], text["tokens"])
+    return Measurement(Result(**study.results, calibration=calibration), study.protocol)
 
 
-def scores(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every SCORE of one subject, by method and bits."""
-    found: dict[str, dict[str, Any]] = {}
-    for key, title in (
-        ("bits", "rtn"),
-        ("hqq", "hqq"),
-        ("gptq", "gptq"),
-        ("search", "search"),
-        ("w8a8", "w8a8"),
-    ):
-        found |= {f"{title} {which}": score for which, score in results.get(key, {}).items()}
-    found |= {f"cache {bits}": score for bits, score in results.get("cache", {}).items()}
-    for bits, pair in results.get("probabilities", {}).items():
-        found |= {f"probabilities {bits}": pair["plain"], f"corrected {bits}": pair["corrected"]}
-    return found
-
-
-def row(results: Mapping[str, Any]) -> dict[str, object]:
+def row(result: Result) -> dict[str, object]:
     """One line of the comparison table: what each method adds to the loss."""
     return {
-        "loss": results["full_precision"]["loss"],
-        "bpb": results["full_precision"]["bits_per_byte"],
-        **{f"+{title}": score["delta_loss"] for title, score in scores(results).items()},
+        "loss": result.full_precision.loss,
+        "bpb": result.full_precision.bits_per_byte,
+        **{f"+{title}": score.delta_loss for title, score in result.scores().items()},
     }
 
 
-def numbers(results: Mapping[str, Any]) -> list[Number]:
-    """A column of the report for each method but rtn, which it shows anyway, and what was calibrated on."""
-    text = results.get("calibration")
-    calibrated = [] if text is None else [Number("calibrated on", text["tokens"], "tokens", digits=1)]
+def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
+    """Rounding to nearest among what says how robust a run is; every other method by itself."""
+
+    def score(result: Result, bits: int) -> WeightScore | None:
+        return result.rounded_by("rtn").get(str(bits))
+
+    def ratio(result: Result, bits: int) -> float | None:
+        found = score(result, bits)
+        return None if found is None else found.perplexity_ratio
+
+    def by_document(result: Result, bits: int) -> Mapping[str, float] | None:
+        found = score(result, bits)
+        return None if found is None else ratio_by_document(found)
+
+    rounded = [
+        Column(
+            key=f"ratio_{bits}", group="Robustness", title=f"{bits} bit weights", unit="× perplexity", better="lower",
+            show=thousandths, value=partial(ratio, bits=bits), parts=partial(by_document, bits=bits),
+        )
+        for bits in (4, 3, 2)
+    ]  # fmt: skip
+    return rounded + columns_of(runs, numbers, "Quantize")
+
+
+def numbers(result: Result) -> list[Number]:
+    """Every method but rounding to nearest, and what was calibrated on."""
+    text = result.calibration
+    calibrated = [] if text is None else [Number("calibrated on", text.tokens, "tokens", digits=1)]
     return calibrated + [
-        Number(title, score["perplexity_ratio"], "× perplexity", "lower", 4, parts=ratio_by_document(score))
-        for title, score in scores(results).items()
+        Number(title, score.perplexity_ratio, "× perplexity", "lower", 4, parts=ratio_by_document(score))
+        for title, score in result.scores().items()
         if not title.startswith("rtn ")
     ]
+
+
+def sentences(compared: Mapping[str, Compared]) -> Iterator[str]:
+    """How far apart the runs are with three bits."""
+    yield from compared["ratio_3"].ranging("With weights rounded to 3 bits, the factor on perplexity")
+
+
+def figures(runs: Sequence[Shown[Result]]) -> list[Figure]:
+    """Loss with fewer bits against each run's own at full precision: a figure for each method that was measured."""
+    measured = [method for method in ROUNDED if method == "rtn" or _widths(runs, method)]
+    return [
+        *(_by_bits(runs, method) for method in measured),
+        *([_by_part(runs)] if any(_parts(run.results) for run in runs) else []),
+        _weight_errors(runs),
+    ]
+
+
+def _by_bits(runs: Sequence[Shown[Result]], method: str) -> Figure:
+    """Loss ratio of one method of rounding weights, a curve for each run."""
+    title, what = ROUNDED[method]
+    if method == "gptq":
+        what += _calibrated(runs)
+    widths = _widths(runs, method)
+    return Figure(
+        f"Loss with rounded weights: {title}",
+        f"{what} The loss divided by the run's own at full precision: 1 is no harm.",
+        _over_bits(runs, method, lambda score: score.loss_ratio, widths), "bits per weight", "loss ratio",
+        ticks=[(place, str(bits)) for place, bits in enumerate(widths)],
+    )  # fmt: skip
+
+
+def _by_part(runs: Sequence[Shown[Result]]) -> Figure:
+    """Loss ratios with fewer bits elsewhere than in weights alone: a place for each part and width."""
+    ratios = [(run, _parts(run.results)) for run in runs]
+    names = dict.fromkeys(name for _, found in ratios for name in found)
+    places = {name: place for place, name in enumerate(names)}
+    # A gap after each point, since nothing lies between two parts.
+    points = [
+        Curve(
+            run.name,
+            run.place,
+            [places[name] + shift for name in found for shift in (0, 0.5)],
+            [value for ratio in found.values() for value in (ratio, None)],
+        )
+        for run, found in ratios
+        if found
+    ]
+    return Figure(
+        "Loss with fewer bits in activations, cache and attention",
+        "W8A8: weights and the inputs of linear layers in 8 bits, with a step per token (dynamic) or a calibrated one "
+        "(static). cache: keys and values. prob.: weights of attention on a calibrated grid; corr.: the same with what "
+        f"rounding takes off added back.{_calibrated(runs)} The loss divided by the run's own at full precision.",
+        points, "part, bits", "loss ratio", ticks=[(place, name) for name, place in places.items()] or None,
+    )  # fmt: skip
+
+
+def _weight_errors(runs: Sequence[Shown[Result]]) -> Figure:
+    widths = _widths(runs, "rtn")
+    return Figure(
+        "Error of the rounded weights",
+        "Relative norm of what rounding to nearest changed. A run that loses more at the same error is more fragile.",
+        _over_bits(runs, "rtn", lambda score: score.weight_error, widths), "bits per weight", "‖change‖ / ‖weights‖",
+        log_y=True, ticks=[(place, str(bits)) for place, bits in enumerate(widths)],
+    )  # fmt: skip
+
+
+def _calibrated(runs: Sequence[Shown[Result]]) -> str:
+    """How much text was calibrated on, in a sentence."""
+    tokens = {run.results.calibration.tokens for run in runs if run.results.calibration}
+    sizes = " or ".join(f"{count:,}" for count in sorted(tokens))
+    return f" Calibrated on {sizes} tokens of training text." if sizes else ""
+
+
+def _widths(runs: Sequence[Shown[Result]], method: str) -> list[int]:
+    """The bits at which some run was measured, the most first."""
+    return sorted({int(bits) for run in runs for bits in run.results.rounded_by(method)}, reverse=True)
+
+
+def _over_bits(
+    runs: Sequence[Shown[Result]],
+    method: str,
+    number: Callable[[WeightScore], float],
+    widths: Sequence[int],
+) -> list[Curve]:
+    """A number over the bits, a curve for each run that was measured."""
+    found = []
+    for run in runs:
+        scores = run.results.rounded_by(method)
+        points = [(x, number(scores[str(bits)])) for x, bits in enumerate(widths) if str(bits) in scores]
+        if points:
+            found.append(Curve(run.name, run.place, [x for x, _ in points], [y for _, y in points]))
+    return found
+
+
+def _parts(result: Result) -> dict[str, float]:
+    """Loss ratios of what is no matter of weights alone, by a short name of the part."""
+    found: dict[str, Score] = {f"W8A8\n{kind}": score for kind, score in (result.w8a8 or {}).items()}
+    found |= {f"cache\n{bits}": score for bits, score in (result.cache or {}).items()}
+    for bits, pair in (result.probabilities or {}).items():
+        found |= {f"prob.\n{bits}": pair.plain, f"corr.\n{bits}": pair.corrected}
+    return {name: score.loss_ratio for name, score in found.items()}
 
 
 class Study:
@@ -186,8 +339,8 @@ class Study:
         share = count / sum(parameter.numel() for parameter in subject.network.parameters())
         self.protocol: dict[str, Any] = {"windows": windows.protocol}
         self.results: dict[str, Any] = {
-            "full_precision": self.scorer.full_precision | {"bytes": sizes.stored(subject)},
-            "rounded": {"matrices": len(matrices), "parameters": count, "share": share},
+            "full_precision": FullPrecision(**vars(self.scorer.full_precision), bytes=sizes.stored(subject)),
+            "rounded": Rounded(len(matrices), count, share),
         }
 
     @property
@@ -218,7 +371,9 @@ class Study:
             quantized = cache.QuantizedCache(bits)
             with self.subject.trace(attention=quantized.attention):
                 score = self.scorer.score()
-            self.results["cache"][str(bits)] = score | {"bytes_per_token": quantized.bytes_per_token}
+            self.results["cache"][str(bits)] = CacheScore(
+                **vars(score), bytes_per_token=quantized.bytes_per_token
+            )
 
     def probabilities(self) -> None:
         """Attention weights at every width, with and without bias correction."""
@@ -231,12 +386,9 @@ class Study:
                 attend = partial(probabilities.attention, bits=bits, found=ranges, correction=correction)
                 with self.subject.trace(attention=attend):
                     scores[name] = self.scorer.score()
-            self.results["probabilities"][str(bits)] = {
-                **scores,
-                "mass": mass.mean,
-                "lost": mass.mean_lost,
-                "lost_by_row": mass.lost_by_row,
-            }
+            self.results["probabilities"][str(bits)] = ProbabilityScores(
+                **scores, mass=mass.mean, lost=mass.mean_lost, lost_by_row=mass.lost_by_row.tolist()
+            )
 
     def search(self) -> None:
         """Widths found by gptq's error, beside the same width everywhere."""
@@ -253,16 +405,16 @@ class Study:
         )
         chosen = {name: database[bits][name] for name, bits in found.widths.items()}
         self.results["search"] = {
-            str(settings.search_bits): self._score(chosen)
-            | {
-                "uniform": self._score(database[settings.search_bits]),
-                "widths": found.widths,
-                "divergence": found.divergence,
-            }
+            str(settings.search_bits): SearchScore(
+                **vars(self._score(chosen)),
+                uniform=self._score(database[settings.search_bits]),
+                widths=found.widths,
+                divergence=found.divergence,
+            )
         }
 
-    def _score(self, quantized: Quantized) -> dict[str, Any]:
-        return self.scorer.score_weights(quantized) | {"bytes": sizes.packed(self.subject, quantized)}
+    def _score(self, quantized: Quantized) -> WeightScore:
+        return self.scorer.score_weights(quantized, sizes.packed(self.subject, quantized))
 
     def _quantized(self, method: str, bits: int) -> Quantized:
         if method == "gptq":
@@ -280,3 +432,16 @@ MEASURES: dict[str, Callable[[Study], None]] = {
     "probabilities": Study.probabilities,
     "search": Study.search,
 }
+
+
+ANALYSIS = Analysis(
+    settings=Settings,
+    result=Result,
+    run=run,
+    row=row,
+    heading="Quantisation",
+    order=30,
+    columns=columns,
+    figures=figures,
+    sentences=sentences,
+)

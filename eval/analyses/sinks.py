@@ -21,56 +21,61 @@ both divide by rows that cannot see the key.
 All numbers come from `attention.row_stats`, one sequence after the other and with float64 sums: no T x T matrix is
 formed, and the size of a batch changes nothing but how the network's own products round.
 
-Results (shares are in [0, 1], `[L][H]` is a list per layer of a list per head, keys of dicts are strings):
-
-    {
-      "definitions": {"sink_rate": "...", ...},                  what the entries below are, in words and formulas
-      "lengths": {
-        "64": {                                                  one entry per T that could be measured
-          "sequences": 100, "tokens": 6400,
-          "protocol": {"length": 64, "windows": 100, "bos": true, ...},                how the windows were cut
-          "sink_rate":        {"raw": {"0.2": 0.41, "0.3": 0.33}, "renormalised": {...}},                    key 1
-          "sink_rate_by_key": {"raw": {"0.2": [10 shares], "0.3": [...]}, "renormalised": {...}},      keys 1..10
-          "sink_rate_any":    {"raw": {"0.2": 0.45, "0.3": 0.35}, "renormalised": {...}}, some key of enough rows
-          "published": {"gu":       {"rate": {"0.2": 0.41, "0.3": 0.33}, "by_key": {"0.2": [10 shares], ...}},
-                        "softpick": {"rate": {"0.2": 0.41, "0.3": 0.33}}},
-          "mass":     {"mean": 0.98, "positions": [1, 2, 4, ..., 64], "mean_at": [...], "p5_at": [...],
-                       "p95_at": [...]},                                          over sequences, layers and heads
-          "entropy":  {"nats": 2.1, "normalised": 0.61, "support": 9.3, "skipped_rows": 0.0},
-          "sparsity": {"zeros": 0.0, "small": 0.02, "empty_rows": 0.0},
-          "dead_heads": {"1e-06": 0.0, "0.01": 0.02},
-          "heads": {
-            "sink_rate":  {"raw": {"0.2": [L][H], "0.3": [L][H]}, "renormalised": {...}},                    key 1
-            "importance": {"raw": [L][H], "renormalised": [L][H]},                                      mean alpha_1
-            "mass": [L][H], "entropy": [L][H], "entropy_normalised": [L][H], "support": [L][H],
-            "zeros": [L][H], "small": [L][H], "empty_rows": [L][H], "max_score": [L][H],
-            "dead_tokens": {"1e-06": [L][H], "0.01": [L][H]}       share of tokens with max |head output| < epsilon
-          }
-        }
-      },
-      "skipped": [{"length": 512, "reason": "..."}]
-    }
-
-`max_score` is the largest |score| met. An entry of `heads` is `null` where it has no row to average.
+Results: `Result` below, in which shares are in [0, 1]. `max_score` is the largest |score| met, and a head's entry is
+`null` where it has no row to average.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
 
-import torch
 from torch import Tensor
 
-from attention import row_stats
 from attention.functional import MASS_FLOOR, SMALL_WEIGHT
-from eval.analysis import progress
+from eval.analysis import Analysis, Measurement
+from eval.display import (
+    Column,
+    Compared,
+    Curve,
+    Figure,
+    Grid,
+    Shown,
+    by_layer,
+    layer_ticks,
+    of_windows,
+    percent,
+    shares,
+    three,
+)
+from eval.options import option
+from eval.row_sums import (
+    KINDS,
+    AllLayers,
+    Entropy,
+    Mass,
+    PerHead,
+    RowSums,
+    Sparsity,
+    per_head,
+    positions_up_to,
+)
 from eval.subjects.subject import Subject
+from eval.terminal import progress
 from eval.windows import Windows, cut, obstacle
-from models import AttentionCall, ModelError
+from models import ModelError
 
 DEAD_TOKENS = 0.95
-KINDS = ("raw", "renormalised")
+
+EPSILON = "0.3"
+"""Threshold of the sink rate that the report shows; the result files hold others."""
+
+DEAD = "0.01"
+"""Threshold below which the output of a head counts as dead in the report."""
+
+APART = 0.05
+"""Difference between the raw and the renormalised sink rate from which on the report mentions it."""
 
 DEFINITIONS = {
     "sink_rate": "share of (sequence, layer, head) with alpha_1 > epsilon; alpha_k is the mean over the rows that see "
@@ -97,22 +102,17 @@ DEFINITIONS = {
 class Settings:
     """Options of the analysis."""
 
-    lengths: tuple[int, ...] = field(default=(64, 512), metadata={"help": "tokens per window"})
-    train_length: bool = field(default=True, metadata={"help": "measure at the training length, too"})
-    longest: int = field(default=4096, metadata={"help": "skip lengths beyond this"})
-    sequences: int = field(default=100, metadata={"help": "windows per length"})
-    thresholds: tuple[float, ...] = field(default=(0.2, 0.3), metadata={"help": "epsilon of the sink rate"})
-    keys: int = field(default=10, metadata={"help": "first keys to report the sink rate of"})
-    audience: float = field(
-        default=0.5,
-        metadata={
-            "help": "sink_rate_any: keys that more rows see than this share of the most; 0 for every key"
-        },
+    lengths: tuple[int, ...] = option((64, 512), "lengths of the windows", unit="tokens")
+    train_length: bool = option(True, "measure at the training length, too")
+    longest: int = option(4096, "skip lengths beyond this", unit="tokens")
+    sequences: int = option(100, "windows per length")
+    thresholds: tuple[float, ...] = option((0.2, 0.3), "epsilon of the sink rate, a mean weight")
+    keys: int = option(10, "first keys to report the sink rate of")
+    audience: float = option(
+        0.5, "sink_rate_any: keys that more rows see than this share of the most; 0 for every key"
     )
-    dead: tuple[float, ...] = field(
-        default=(1e-6, 1e-2), metadata={"help": "a head's output below this is dead"}
-    )
-    bos: bool = field(default=True, metadata={"help": "begin windows with the beginning-of-document token"})
+    dead: tuple[float, ...] = option((1e-6, 1e-2), "a head is dead whose output stays below this")
+    bos: bool = option(True, "begin windows with the beginning-of-document token")
 
     def __post_init__(self) -> None:
         if min(self.lengths, default=2) < 2 or self.sequences < 1 or self.keys < 1:
@@ -121,11 +121,89 @@ class Settings:
             raise ModelError(f"audience is a share of rows, at least 0 and below 1, got {self.audience}")
 
 
-def run(subject: Subject, settings: Settings) -> dict[str, Any]:
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Both(Generic[T]):
+    """A number of weights as they are, and of rows divided by their magnitude."""
+
+    raw: T
+    renormalised: T
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A published sink rate by threshold, and by key where the publication has it."""
+
+    rate: Mapping[str, float]
+    by_key: Mapping[str, list[float]] | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """The sink rates as Gu et al. and the authors of softpick define them."""
+
+    gu: Rate
+    softpick: Rate
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The numbers of each head."""
+
+    sink_rate: Both[Mapping[str, PerHead]]
+    importance: Both[PerHead]
+    mass: PerHead
+    entropy: PerHead
+    entropy_normalised: PerHead
+    support: PerHead
+    zeros: PerHead
+    small: PerHead
+    empty_rows: PerHead
+    max_score: PerHead
+    dead_tokens: Mapping[str, PerHead]
+
+
+@dataclass(frozen=True)
+class AtLength:
+    """What was measured in windows of one length."""
+
+    protocol: Mapping[str, Any]
+    sequences: int
+    tokens: int
+    sink_rate: Both[Mapping[str, float]]
+    sink_rate_by_key: Both[Mapping[str, list[float]]]
+    sink_rate_any: Both[Mapping[str, float]]
+    published: Published
+    mass: Mass
+    entropy: Entropy
+    sparsity: Sparsity
+    dead_heads: Mapping[str, float]
+    heads: Heads
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A length that could not be measured."""
+
+    length: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """The results, as the module's docstring lays them out."""
+
+    definitions: Mapping[str, str]
+    lengths: Mapping[str, AtLength]
+    skipped: list[Skipped]
+
+
+def run(subject: Subject, settings: Settings) -> Measurement[Result]:
     """Measure one subject; the layout of the results is in the module's docstring."""
     lengths = {*settings.lengths, *([subject.train_length] if settings.train_length else [])}
-    measured: dict[str, Any] = {}
-    windows_of: dict[str, Any] = {}
+    measured: dict[str, AtLength] = {}
     skipped = []
     for length in sorted(lengths):
         reason = obstacle(subject, length)
@@ -137,196 +215,225 @@ def run(subject: Subject, settings: Settings) -> dict[str, Any]:
             except ModelError as error:
                 reason = str(error)
         if reason is not None:
-            skipped.append({"length": length, "reason": reason})
+            skipped.append(Skipped(length, reason))
             continue
-        measured[str(length)] = {"protocol": windows.protocol, **_measure(subject, settings, windows)}
-        windows_of[str(length)] = windows.protocol
+        measured[str(length)] = _measure(subject, settings, windows)
     if not measured:
-        raise ModelError(f"sinks cannot be measured for {subject.name}: {skipped[0]['reason']}")
+        raise ModelError(f"sinks cannot be measured for {subject.name}: {skipped[0].reason}")
     protocol = {
-        "windows": windows_of,
+        "windows": {length: found.protocol for length, found in measured.items()},
         "least_mass": MASS_FLOOR,
         "small_weight": SMALL_WEIGHT,
         "weights": "computed in float32 from the queries and keys that the model computed in its dtype",
         "dead_tokens": DEAD_TOKENS,
     }
-    results = {"definitions": DEFINITIONS, "lengths": measured, "skipped": skipped}
-    return {"protocol": protocol, "results": results}
+    return Measurement(Result(DEFINITIONS, measured, skipped), protocol)
 
 
-def row(results: Mapping[str, Any]) -> dict[str, object]:
+def row(result: Result) -> dict[str, object]:
     """The longest measured length in one line."""
-    length, measured = max(results["lengths"].items(), key=lambda entry: int(entry[0]))
-    threshold = list(measured["sink_rate"]["raw"])[-1]
+    length, measured = max(result.lengths.items(), key=lambda entry: int(entry[0]))
+    threshold = list(measured.sink_rate.raw)[-1]
     return {
         "T": int(length),
-        f"sink>{threshold}": measured["sink_rate"]["raw"][threshold],
-        "renormalised": measured["sink_rate"]["renormalised"][threshold],
-        "mass": measured["mass"]["mean"],
-        "entropy": measured["entropy"]["nats"],
-        "zeros": measured["sparsity"]["zeros"],
-        "empty rows": measured["sparsity"]["empty_rows"],
-        "dead heads": next(iter(measured["dead_heads"].values()), None),
+        f"sink>{threshold}": measured.sink_rate.raw[threshold],
+        "renormalised": measured.sink_rate.renormalised[threshold],
+        "mass": measured.mass.mean,
+        "entropy": measured.entropy.nats,
+        "zeros": measured.sparsity.zeros,
+        "empty rows": measured.sparsity.empty_rows,
+        "dead heads": next(iter(measured.dead_heads.values()), None),
     }
 
 
-class _Layer:
-    """What is kept of one layer: numbers per sequence and head, summed in float64 over one sequence at a time.
+def shared_length(runs: Sequence[Shown[Result]]) -> str | None:
+    """The window length at which row statistics are compared.
 
-    Blocks of rows then fall alike and sums add up alike, whatever the batch.
+    The training length if all runs share one and were measured at it, otherwise the longest that all were measured at.
     """
-
-    def __init__(self, settings: Settings, positions: Tensor) -> None:
-        self.settings = settings
-        self.positions = positions
-        self.values: dict[str, list[Tensor]] = defaultdict(list)
-
-    def add(self, call: AttentionCall) -> None:
-        """Account for one forward pass of the layer."""
-        for query, key, output in zip(
-            call.query.split(1), call.key.split(1), call.output.split(1), strict=True
-        ):
-            self._add(query, key, output, call)
-
-    def _add(self, query: Tensor, key: Tensor, output: Tensor, call: AttentionCall) -> None:
-        stats = row_stats(query, key, call.mechanism, **call.arguments)
-        length = query.shape[1]
-        seen = stats.audience > self.settings.audience * stats.audience.amax(-1, keepdim=True)
-        rows_from = torch.arange(length, 0, -1, device=query.device)[: self.settings.keys]
-        for kind, received in zip(KINDS, (stats.key_mass, stats.key_mass_renormalised), strict=True):
-            importance = received / stats.audience
-            self._keep(f"importance {kind}", importance[..., : self.settings.keys])
-            self._keep(f"largest importance {kind}", importance.where(seen[:, None], -torch.inf).amax(-1))
-        self._keep("gu", stats.key_mass_renormalised[..., : self.settings.keys] / rows_from)
-        self._keep("softpick", stats.key_mass[..., 0] / length)
-        self._keep("mass_at", stats.mass[..., self.positions])
-
-        visible = stats.visible[:, None].expand_as(stats.mass)
-        full = stats.magnitude >= MASS_FLOOR
-        several = full & (visible > 1)
-        largest = output.abs().amax(-1).transpose(1, 2)
-        rows = {
-            "rows": torch.ones_like(stats.mass),
-            "mass": stats.mass,
-            "empty_rows": stats.magnitude == 0,
-            "full_rows": full,
-            "entropy": torch.where(full, stats.entropy, 0),
-            "support": torch.where(full, stats.entropy.double().exp(), 0),
-            "several_rows": several,
-            "entropy_normalised": torch.where(several, stats.entropy / visible.clamp(min=2).log(), 0),
-            "visible": visible,
-            "zeros": stats.zeros,
-            "small": stats.small,
-            **{f"dead {threshold}": largest < threshold for threshold in self.settings.dead},
-        }
-        for name, value in rows.items():
-            self._keep(name, value.sum(-1, dtype=torch.float64))
-        self._keep("max_score", stats.max_score.amax(-1))
-
-    def _keep(self, name: str, values: Tensor) -> None:
-        self.values[name].append(values.double().cpu())
+    shared = set.intersection(*(set(run.results.lengths) for run in runs)) if runs else set()
+    trained = {str(run.train_length) for run in runs}
+    return trained.pop() if len(trained) == 1 and trained <= shared else max(shared, key=int, default=None)
 
 
-class _Measured:
-    """The layers together: [L, N, H, ...] by name."""
+def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
+    """What attention does at the length that all runs were measured at."""
+    length = shared_length(runs)
 
-    def __init__(self, layers: list[_Layer]) -> None:
-        self.layers = layers
+    def at(number: Callable[[AtLength], float | None]) -> Callable[[Result], float | None]:
+        def of(result: Result) -> float | None:
+            found = result.lengths.get(str(length))
+            return None if found is None else number(found)
 
-    def __getitem__(self, name: str) -> Tensor:
-        return torch.stack([torch.cat(layer.values[name]) for layer in self.layers])
+        return of
 
-    def share(self, numerator: str, denominator: str) -> float | None:
-        """Ratio of two sums; None where the denominator is 0."""
-        above, below = float(self[numerator].sum()), float(self[denominator].sum())
-        return above / below if below else None
+    group = f"What attention does{of_windows([] if length is None else [int(length)])}"
+    column = partial(Column[Result], group=group, length=length)
+    return [
+        column(
+            key="sink_raw", title="sink rate, raw", unit=f"ε = {EPSILON}", show=percent,
+            value=at(lambda found: found.sink_rate.raw.get(EPSILON)),
+        ),
+        column(
+            key="sink_renormalised", title="sink rate, renormalised", unit=f"ε = {EPSILON}", better="lower",
+            show=percent, value=at(lambda found: found.sink_rate.renormalised.get(EPSILON)),
+        ),
+        column(
+            key="zeros", title="exact zeros", unit="of weights", show=percent,
+            value=at(lambda found: found.sparsity.zeros),
+        ),
+        column(
+            key="entropy", title="entropy", unit="nats", show=three, value=at(lambda found: found.entropy.nats)
+        ),
+        column(
+            key="mass", title="mass", unit="Σ of a row", show=three, value=at(lambda found: found.mass.mean)
+        ),
+        column(
+            key="dead", title="dead heads", unit=f"|out| < {DEAD}", better="lower", show=percent,
+            value=at(lambda found: found.dead_heads.get(DEAD)),
+        ),
+    ]  # fmt: skip
 
-    def by_head(self, numerator: str, denominator: str) -> Tensor:
-        """Ratio of two sums, [L, H]; NaN where the denominator is 0."""
-        return self[numerator].sum(1) / self[denominator].sum(1)
+
+def figures(runs: Sequence[Shown[Result]]) -> list[Figure | Grid]:
+    """Sink rates by layer and head, and mass by position."""
+    length = shared_length(runs)
+    found = [(run, run.results.lengths[length]) for run in runs] if length is not None else []
+
+    def rates(result: Result, kind: str) -> PerHead:
+        if length is None:
+            return []
+        return getattr(result.lengths[length].heads.sink_rate, kind).get(EPSILON, [])
+
+    raw = by_layer(runs, lambda result: _means(rates(result, "raw")))
+    scaled = by_layer(runs, lambda result: _means(rates(result, "renormalised")), dashed=True)
+    mass = [
+        Curve(run.name, run.place, at.mass.positions, at.mass.mean_at, band=(at.mass.p5_at, at.mass.p95_at))
+        for run, at in found
+    ]
+    share = f"Share of (sequence, head) whose first token gets more than {EPSILON} of the weight on average"
+    drawn: list[Figure | Grid] = [
+        Figure(
+            "Sink rate by layer",
+            f"{share}; windows of {length} tokens. Solid: raw weights. Dashed: rows renormalised to sum to one.",
+            raw + scaled, "layer", "sink rate", from_zero=True, ticks=layer_ticks(raw),
+        ),
+        Figure(
+            "Mass by position",
+            "Sum of a row's weights: mean over heads and sequences, and the 5th to 95th percentile. "
+            "Where rows may sum to less than one, a head can attend to nothing without a sink.",
+            mass, "position", "sum of weights", log_x=2, from_zero=True,
+        ),
+    ]  # fmt: skip
+    if grids := [(run.name, grid) for run in runs if (grid := rates(run.results, "renormalised"))]:
+        caption = f"{share}, by layer and head; rows renormalised, windows of {length} tokens, one scale for all runs."
+        what = f"sink rate (renormalised, ε = {EPSILON})"
+        drawn.append(Grid("Sink rate of each head", caption, what, grids))
+    return drawn
 
 
-def _measure(subject: Subject, settings: Settings, windows: Windows) -> dict[str, Any]:
-    count, length = windows.tokens.shape
-    positions = _positions(length)
-    layers: dict[int, _Layer] = defaultdict(lambda: _Layer(settings, positions))
+def sentences(compared: Mapping[str, Compared]) -> Iterator[str]:
+    """How many heads have a sink, where renormalising makes another number of it, and dead heads."""
+    raw, scaled = dict(compared["sink_raw"].means), dict(compared["sink_renormalised"].means)
+    if raw:
+        first = max(raw, key=lambda name: raw[name])
+        others = {name: value for name, value in raw.items() if name != first}
+        yield (
+            f"The first token gets a mean weight above {EPSILON} (it is a sink) in {raw[first]:.1%} of heads of {first}"
+            + (f"; {shares(others)}" if others else "")
+            + f" (raw weights, windows of {compared['sink_raw'].length} tokens)."
+        )
+    apart = {name: scaled[name] for name in raw if name in scaled and abs(scaled[name] - raw[name]) >= APART}
+    if apart:
+        yield (
+            f"With rows renormalised to sum to one the sink rate is another: {shares(apart)}. "
+            "The raw rate says little about a mechanism whose rows do not sum to one."
+        )
+    if dead := {name: value for name, value in compared["dead"].means if value > 0}:
+        yield f"Some heads give almost nothing (dead, |output| < {DEAD}): {shares(dead)}."
+
+
+def _measure(subject: Subject, settings: Settings, windows: Windows) -> AtLength:
+    length = windows.tokens.shape[1]
+    positions = positions_up_to(length)
+    layers: dict[int, RowSums] = defaultdict(
+        lambda: RowSums(positions, keys=settings.keys, audience=settings.audience, dead=settings.dead)
+    )
     batches = windows.tokens.split(subject.batch(length))
     with subject.trace(attention=lambda call: layers[call.layer].add(call)):
         for batch in progress(batches, f"sinks {subject.name} T={length}"):
             subject.observe(batch)
     if not layers:
         raise ModelError(f"{subject.name} reports no attention to measure")
-    measured = _Measured([layers[index] for index in sorted(layers)])
-    return {"sequences": count, "tokens": count * length, **_summary(measured, settings, positions)}
+    measured = AllLayers([layers[index] for index in sorted(layers)])
+    return _summary(measured, settings, positions, windows)
 
 
-def _summary(measured: _Measured, settings: Settings, positions: Tensor) -> dict[str, Any]:
+def _summary(measured: AllLayers, settings: Settings, positions: Tensor, windows: Windows) -> AtLength:
     def above(name: str, reduce: Callable[[Tensor], Any]) -> dict[str, Any]:
         alpha = measured[name]
         return {str(epsilon): reduce((alpha > epsilon).double()) for epsilon in settings.thresholds}
 
-    def rates(name: str, reduce: Callable[[Tensor], Any]) -> dict[str, dict[str, Any]]:
+    def both(name: str, reduce: Callable[[Tensor], Any]) -> dict[str, dict[str, Any]]:
         return {kind: above(f"{name} {kind}", reduce) for kind in KINDS}
 
     def first(hit: Tensor) -> float:
         return float(hit[..., 0].mean())
 
-    def by_key(hit: Tensor) -> Tensor:
-        return hit.mean((0, 1, 2))
+    def by_key(hit: Tensor) -> list[float]:
+        return hit.mean((0, 1, 2)).tolist()
 
-    mass_at = measured["mass_at"].flatten(0, 2)
     dead_tokens = {str(epsilon): measured.by_head(f"dead {epsilon}", "rows") for epsilon in settings.dead}
-    return {
-        "sink_rate": rates("importance", first),
-        "sink_rate_by_key": rates("importance", by_key),
-        "sink_rate_any": rates("largest importance", lambda hit: float(hit.mean())),
-        "published": {
-            "gu": {"rate": above("gu", first), "by_key": above("gu", by_key)},
-            "softpick": {"rate": above("softpick", lambda hit: float(hit.mean()))},
-        },
-        "mass": {
-            "mean": measured.share("mass", "rows"),
-            "positions": (positions + 1).tolist(),
-            "mean_at": mass_at.mean(0),
-            "p5_at": _quantile(mass_at, 0.05),
-            "p95_at": _quantile(mass_at, 0.95),
-        },
-        "entropy": {
-            "nats": measured.share("entropy", "full_rows"),
-            "normalised": measured.share("entropy_normalised", "several_rows"),
-            "support": measured.share("support", "full_rows"),
-            "skipped_rows": 1 - float(measured["full_rows"].sum() / measured["rows"].sum()),
-        },
-        "sparsity": {
-            "zeros": measured.share("zeros", "visible"),
-            "small": measured.share("small", "visible"),
-            "empty_rows": measured.share("empty_rows", "rows"),
-        },
-        "dead_heads": {
+    count, length = windows.tokens.shape
+    return AtLength(
+        protocol=windows.protocol,
+        sequences=count,
+        tokens=count * length,
+        sink_rate=Both(**both("importance", first)),
+        sink_rate_by_key=Both(**both("importance", by_key)),
+        sink_rate_any=Both(**both("largest importance", lambda hit: float(hit.mean()))),
+        published=Published(
+            gu=Rate(above("gu", first), above("gu", by_key)),
+            softpick=Rate(above("softpick", lambda hit: float(hit.mean()))),
+        ),
+        mass=measured.mass(positions),
+        entropy=measured.entropy(),
+        sparsity=measured.sparsity(),
+        dead_heads={
             name: float((share >= DEAD_TOKENS).double().mean()) for name, share in dead_tokens.items()
         },
-        "heads": {
-            "sink_rate": rates("importance", lambda hit: hit[..., 0].mean(1)),
-            "importance": {kind: measured[f"importance {kind}"][..., 0].mean(1) for kind in KINDS},
-            "mass": measured.by_head("mass", "rows"),
-            "entropy": measured.by_head("entropy", "full_rows"),
-            "entropy_normalised": measured.by_head("entropy_normalised", "several_rows"),
-            "support": measured.by_head("support", "full_rows"),
-            "zeros": measured.by_head("zeros", "visible"),
-            "small": measured.by_head("small", "visible"),
-            "empty_rows": measured.by_head("empty_rows", "rows"),
-            "max_score": measured["max_score"].amax(1),
-            "dead_tokens": dead_tokens,
-        },
-    }
+        heads=Heads(
+            sink_rate=Both(**both("importance", lambda hit: per_head(hit[..., 0].mean(1)))),
+            importance=Both(
+                **{kind: per_head(measured[f"importance {kind}"][..., 0].mean(1)) for kind in KINDS}
+            ),
+            mass=measured.per_head("mass", "rows"),
+            entropy=measured.per_head("entropy", "full_rows"),
+            entropy_normalised=measured.per_head("entropy_normalised", "several_rows"),
+            support=measured.per_head("support", "full_rows"),
+            zeros=measured.per_head("zeros", "visible"),
+            small=measured.per_head("small", "visible"),
+            empty_rows=measured.per_head("empty_rows", "rows"),
+            max_score=per_head(measured["max_score"].amax(1)),
+            dead_tokens={name: per_head(share) for name, share in dead_tokens.items()},
+        ),
+    )
 
 
-def _quantile(values: Tensor, share: float) -> Tensor:
-    """Of each column of [N, M], one at a time, since torch takes the quantiles of 16 million numbers at most."""
-    return torch.stack([column.quantile(share) for column in values.unbind(-1)])
+def _means(layers: PerHead) -> list[float | None]:
+    """Mean over the heads of each layer, leaving out heads without a number."""
+    known = [[value for value in layer if value is not None] for layer in layers]
+    return [sum(values) / len(values) if values else None for values in known]
 
 
-def _positions(length: int) -> Tensor:
-    """0-based rows 1, 2, 4, ... and the last, at which the mass is reported."""
-    powers = [2**exponent - 1 for exponent in range(length.bit_length()) if 2**exponent <= length]
-    return torch.tensor(sorted({*powers, length - 1}))
+ANALYSIS = Analysis(
+    settings=Settings,
+    result=Result,
+    run=run,
+    row=row,
+    heading="Attention",
+    order=10,
+    columns=columns,
+    figures=figures,
+    sentences=sentences,
+)

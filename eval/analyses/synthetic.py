@@ -8,35 +8,23 @@ what greedy decoding needs to write them.
 
 A run that was trained on something else has no results but the reason.
 
-Results (shares from 0 to 1, loss in nats per answer):
-
-    {
-      "task": "induction", "train_length": 64,
-      "lengths": {
-        "64": {"multiple": 1, "documents": 200, "answers": 1600, "accuracy": 0.99, "stderr": 0.002, "exact": 0.95,
-               "loss": 0.03,
-               "chance": 0.11,             what naming a symbol of the context at random would get
-               "by_document": [1.0, 0.875, ...]},         accuracy in each document, the same for all runs of a task
-        "128": {...}
-      },
-      "skipped": [{"length": 1024, "multiple": 16, "reason": "..."}]
-    }
-
-The standard error is over documents. Chance counts the symbols that may be an answer only.
+Results: `Result` below, with shares from 0 to 1 and losses in nats per answer. The standard error is over documents.
+Chance counts the symbols that may be an answer only.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from data.corpora.synthetic import Example, example
-from eval.analysis import progress
-from eval.display import Line, Number, Plot
+from eval.analysis import Analysis, Measurement
+from eval.display import Line, Number, Plot, columns_of, overlaid
 from eval.intervals import standard_error
+from eval.options import option
 from eval.subjects.subject import Subject
+from eval.terminal import progress
 from eval.windows import obstacle
 from models import ModelError
 
@@ -47,73 +35,118 @@ UNTRAINED = "not trained on a task of symbols (data.corpus=synthetic)"
 class Settings:
     """Options of the analysis."""
 
-    multiples: tuple[int, ...] = field(
-        default=(1, 2, 4, 8, 16), metadata={"help": "lengths in training lengths"}
-    )
-    documents: int = field(default=200, metadata={"help": "documents at every length"})
-    seed: int = field(default=0, metadata={"help": "another seed, other documents"})
+    multiples: tuple[int, ...] = option((1, 2, 4, 8, 16), "lengths of documents", unit="training lengths")
+    documents: int = option(200, "documents at every length")
+    seed: int = option(0, "of the documents: another seed, other documents")
 
     def __post_init__(self) -> None:
         if min(self.multiples, default=0) < 1 or self.documents < 1 or self.seed < 0:
             raise ModelError("synthetic needs multiples and documents of at least 1 and a seed of at least 0")
 
 
-def run(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """Measure one subject; the layout of the results is in the module's docstring."""
+@dataclass(frozen=True)
+class AtLength:
+    """Answers in documents of one length.
+
+    Attributes:
+        multiple: the length in training lengths.
+        documents, answers: how many of them.
+        accuracy: share of right answers.
+        stderr: its standard error over documents.
+        exact: share of documents with no wrong answer.
+        loss: in nats per answer.
+        chance: what naming a symbol of the context at random would get.
+        by_document: accuracy in each document, the same for all runs of a task.
+    """
+
+    multiple: int
+    documents: int
+    answers: int
+    accuracy: float
+    stderr: float | None
+    exact: float
+    loss: float
+    chance: float
+    by_document: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A length that could not be measured, or None where the run was trained on no task."""
+
+    length: int | None
+    multiple: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answers by symbols of a document; no task where the run was trained on something else."""
+
+    task: str | None
+    lengths: Mapping[str, AtLength] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    train_length: int | None = None
+
+
+def run(subject: Subject, settings: Settings) -> Measurement[Result]:
+    """Measure one subject."""
     data = subject.config.get("data", {})
     if data.get("corpus") != "synthetic":
-        why = {"length": None, "multiple": None, "reason": UNTRAINED}
-        return {"protocol": {}, "results": {"task": None, "lengths": {}, "skipped": [why]}}
+        return Measurement(Result(task=None, skipped=[Skipped(None, None, UNTRAINED)]))
     task, train_length = data["task"], data["task_length"]
-    measured: dict[str, dict[str, Any]] = {}
-    skipped: list[dict[str, Any]] = []
+    measured: dict[str, AtLength] = {}
+    skipped: list[Skipped] = []
     for multiple in sorted(set(settings.multiples)):
         length = train_length * multiple
         reason = obstacle(subject, length)
         if reason is not None:
-            skipped.append({"length": length, "multiple": multiple, "reason": reason})
+            skipped.append(Skipped(length, multiple, reason))
             continue
         # Negative seeds are never trained on.
         examples = [example(task, length, -1 - settings.seed, index) for index in range(settings.documents)]
-        measured[str(length)] = {"multiple": multiple, **_answered(subject, examples, f"{task} T={length}")}
-    results = {"task": task, "train_length": train_length, "lengths": measured, "skipped": skipped}
-    return {"protocol": {"bos": subject.bos is not None}, "results": results}
+        measured[str(length)] = _answered(subject, examples, multiple, f"{task} T={length}")
+    return Measurement(Result(task, measured, skipped, train_length), {"bos": subject.bos is not None})
 
 
-def row(results: Mapping[str, Any]) -> dict[str, object]:
+def row(result: Result) -> dict[str, object]:
     """One line of the comparison table."""
-    if results["task"] is None:
-        return {"skipped": results["skipped"][0]["reason"]}
-    accuracies = {f"{entry['multiple']}x": entry["accuracy"] for entry in results["lengths"].values()}
-    return {"task": results["task"], **accuracies}
+    if result.task is None:
+        return {"skipped": result.skipped[0].reason}
+    return {
+        "task": result.task,
+        **{f"{entry.multiple}x": entry.accuracy for entry in result.lengths.values()},
+    }
 
 
-def numbers(results: Mapping[str, Any]) -> list[Number]:
+def numbers(result: Result) -> list[Number]:
     """Accuracy at each length, for the report."""
     return [
         Number(
-            f"{results['task']} at {entry['multiple']}×",
-            entry["accuracy"],
+            f"{result.task} at {entry.multiple}×",
+            entry.accuracy,
             "accuracy",
             "higher",
-            parts={str(number): share for number, share in enumerate(entry.get("by_document", []))},
-            error=entry["stderr"],
+            parts={str(number): share for number, share in enumerate(entry.by_document or [])},
+            error=entry.stderr,
         )
-        for entry in results.get("lengths", {}).values()
+        for entry in result.lengths.values()
     ]
 
 
-def plots(results: Mapping[str, Any]) -> list[Plot]:
+def plots(result: Result) -> list[Plot]:
     """Accuracy by length, for the report."""
-    entries = results.get("lengths", {})
-    if not entries:
+    if result.train_length is None or not result.lengths:
         return []
-    lengths = [int(length) for length in entries]
-    lines = [Line(lengths, [entry[key] for entry in entries.values()]) for key in ("accuracy", "chance")]
+    lengths, entries = [int(length) for length in result.lengths], result.lengths.values()
+    lines = [
+        Line(lengths, [entry.accuracy for entry in entries]),
+        Line(lengths, [entry.chance for entry in entries]),
+    ]
     caption = "Share of right answers, given the true earlier ones. Dashed: what naming a symbol at random would get."
-    mark = (results["train_length"], "longest in training")
+    mark = (result.train_length, "longest in training")
     return [
-        Plot(f"Task {results['task']}", caption, "symbols", "accuracy", lines, log_x=2, ticks=True, mark=mark)
+        Plot(f"Task {result.task}", caption, "symbols", "accuracy", lines, log_x=2, ticks=True, mark=mark)
     ]
 
 
@@ -131,7 +164,7 @@ def chance(examples: list[Example]) -> float:
     return sum(shares) / len(shares)
 
 
-def _answered(subject: Subject, examples: list[Example], what: str) -> dict[str, Any]:
+def _answered(subject: Subject, examples: list[Example], multiple: int, what: str) -> AtLength:
     """How many answers of documents that have them in the same places are right."""
     begin = [] if subject.bos is None else [subject.bos]
     rows = [begin + subject.encode(one.text) for one in examples]
@@ -147,13 +180,24 @@ def _answered(subject: Subject, examples: list[Example], what: str) -> dict[str,
         nats.append(-logits.double().log_softmax(-1).gather(-1, wanted[..., None]))
     right = torch.cat(correct).double()
     by_document = right.mean(-1)
-    return {
-        "documents": len(examples),
-        "answers": right.numel(),
-        "accuracy": float(right.mean()),
-        "stderr": standard_error(by_document.tolist()),
-        "exact": float((by_document == 1).double().mean()),
-        "loss": float(torch.cat(nats).mean()),
-        "chance": chance(examples),
-        "by_document": by_document.tolist(),
-    }
+    return AtLength(
+        multiple=multiple,
+        documents=len(examples),
+        answers=right.numel(),
+        accuracy=float(right.mean()),
+        stderr=standard_error(by_document.tolist()),
+        exact=float((by_document == 1).double().mean()),
+        loss=float(torch.cat(nats).mean()),
+        chance=chance(examples),
+        by_document=by_document.tolist(),
+    )
+
+
+ANALYSIS = Analysis(
+    settings=Settings,
+    result=Result,
+    run=run,
+    row=row,
+    columns=lambda runs: columns_of(runs, numbers, "Synthetic"),
+    figures=lambda runs: overlaid(runs, plots),
+)

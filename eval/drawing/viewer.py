@@ -1,38 +1,39 @@
 """The attention viewer as HTML: every head of every run, with nothing to load from anywhere.
 
-`write` makes a page of its own, `section` what the report includes. What the reader does with it is in
+`write` makes a page of its own, `report_section` what the report includes. What the reader does with it is in
 templates/viewer.js; the weights are in the page as `eval/heatmap_cells.py` packs them.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from eval.analyses import heatmaps
-from eval.drawing import figures
+from eval.drawing import style
+from eval.drawing.maps import Maps
+from eval.drawing.panels import short
 from models import ModelError
 
 
-def write(path: Path, records: Sequence[Mapping[str, Any]], **start: Any) -> int:
-    """Write the viewer of some result files of `heatmaps` as a page. Returns its bytes.
+def write(path: Path, runs: Sequence[Maps], prompt: str, **start: Any) -> int:
+    """Write the viewer of runs on one prompt as a page. Returns its bytes.
 
     Args:
         path: of the page.
-        records: result files of the same prompt.
+        runs: their heatmaps.
+        prompt: that they were given.
         start: as for `section`.
 
     Raises:
         ModelError: it cannot be written.
     """
-    names = [record["subject"]["name"] for record in records]
-    viewer = section(list(enumerate(zip(names, records, strict=True))), tracked=True, **start)
+    viewer = section(runs, tracked=True, **start)
     text = render(
         "viewer.html",
-        title=f"Attention of {names[0] if len(names) == 1 else f'{len(names)} runs'}",
-        prompt=records[0]["results"]["prompt"],
+        title=f"Attention of {runs[0].name if len(runs) == 1 else f'{len(runs)} runs'}",
+        prompt=prompt,
         size=f"{len(json.dumps(viewer)) / 1e6:.2f}",
         viewer=viewer,
     )
@@ -44,45 +45,44 @@ def write(path: Path, records: Sequence[Mapping[str, Any]], **start: Any) -> int
     return len(text.encode())
 
 
+def report_section(runs: Sequence[Maps], prompts: Sequence[str]) -> str:
+    """The viewer as a section of a page, as HTML, behind the prompts that the runs were given."""
+    return render("heatmaps_section.html", viewer=section(runs) if runs else None, prompts=prompts)
+
+
 def section(
-    runs: Sequence[tuple[int, tuple[str, Mapping[str, Any]]]],
-    *,
-    layer: int = 0,
-    head: int = 0,
-    scale: str = "log",
-    tracked: bool = False,
+    runs: Sequence[Maps], *, layer: int = 0, head: int = 0, scale: str = "log", tracked: bool = False
 ) -> dict[str, Any]:
     """What templates/viewer_section.html needs.
 
     Args:
-        runs: place (which decides the colour), name and result file of each run.
+        runs: their heatmaps.
         layer, head: to begin with.
         scale: to begin with, "log" or "linear".
         tracked: whether the address of the page follows what is shown.
     """
-    files = [record for _, (_, record) in runs]
-    panels = [panel for record in files for level in heatmaps.every(record) for panel in level]
-    pools = sorted({record["results"]["pool"] for record in files} - {1})
     return {
         "runs": [
             {
-                "name": name,
-                "label": record["subject"]["label"],
-                "colour": figures.colour(place),
-                **{key: record["results"][key] for key in ("pieces", "pool", "layers")},
+                "name": run.name,
+                "label": run.label,
+                "colour": style.colour(run.place),
+                "pieces": run.pieces,
+                "pool": run.pool,
+                "layers": run.layers,
             }
-            for place, (name, record) in runs
+            for run in runs
         ],
-        "palettes": figures.palettes(),
-        "decades": figures.DECADES,
-        "depth": max(len(record["results"]["layers"]) for record in files),
-        "heads": max(len(level["heads"]) for record in files for level in record["results"]["layers"]),
-        "count": len(panels),
-        "worst": heatmaps.short(max(panel.residual for panel in panels)),
-        "limit": f"{max(record['protocol']['residual_limit'] for record in files):g}",
+        "palettes": style.palettes(),
+        "decades": style.DECADES,
+        "depth": max(len(run.layers) for run in runs),
+        "heads": max(len(level["heads"]) for run in runs for level in run.layers),
+        "count": sum(len(run.residuals) for run in runs),
+        "worst": short(max(residual for run in runs for residual in run.residuals)),
+        "limit": f"{max(run.limit for run in runs):g}",
         "pooling": " ".join(
             f"The prompt is long: a cell is the weight of largest magnitude of {pool} queries and {pool} keys."
-            for pool in pools
+            for pool in sorted({run.pool for run in runs} - {1})
         ),
         "layer": layer,
         "head": head,

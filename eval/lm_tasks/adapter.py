@@ -16,9 +16,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from torch.nn import functional
 
-from eval.analysis import progress
 from eval.subjects.run import RunSubject
 from eval.subjects.subject import Subject
+from eval.terminal import progress
 from models import ModelError, generate, left_pad
 
 GENERATED = 256

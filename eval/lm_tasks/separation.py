@@ -11,7 +11,6 @@ chance does not need a language model.
 import math
 import statistics
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from common.command import Parser, guarded
 from eval.analyses import harness
+from eval.analyses.harness import Metric
 from eval.intervals import standard_error
 from eval.subjects.opening import open_subject
 from eval.subjects.run import RunSubject
@@ -36,32 +36,32 @@ def main() -> None:
     harness.before(settings)
     run, blank, counts = (open_run(arguments.run) for _ in range(3))
     models = {"unigram": unigram(counts), "untrained": untrained(blank, run.config["seed"]), "trained": run}
-    scores = {name: harness.run(subject, settings)["results"]["tasks"] for name, subject in models.items()}
+    scores = {name: harness.run(subject, settings).results.tasks for name, subject in models.items()}
     print(f"| task | metric | chance | {' | '.join(models)} | apart |\n| --- | --- | --- |{' --- |' * 4}")
     for task, entry in scores["trained"].items():
-        for metric in entry["metrics"]:
-            found = {name: tasks[task]["metrics"][metric] for name, tasks in scores.items()}
-            known = entry["chance"] if metric.startswith("acc") else None
+        for metric in entry.metrics:
+            found = {name: tasks[task].metrics[metric] for name, tasks in scores.items()}
+            known = entry.chance if metric.startswith("acc") else None
             distance = apart(found)
             cells = [*map(_cell, found.values()), "–" if distance is None else f"{distance:.1f}"]
             print(f"| {task} | {metric} | {known or '–'} | {' | '.join(cells)} |")
 
 
-def apart(metrics: Mapping[str, Mapping[str, Any]]) -> float | None:
+def apart(metrics: Mapping[str, Metric]) -> float | None:
     """By how many standard errors of the difference "trained" is better than whichever of the others is closer.
 
     All answered the same questions, so the difference is taken document by document. None for a metric that has no
     parts.
     """
-    own = metrics["trained"]
-    if any("parts" not in metric for metric in metrics.values()):
+    parts = {name: metric.parts for name, metric in metrics.items() if metric.parts is not None}
+    if len(parts) < len(metrics):
         return None
-    sign = 1 if own["higher_is_better"] else -1
+    own = parts.pop("trained")
+    sign = 1 if metrics["trained"].higher_is_better else -1
     distances = []
-    for name, metric in metrics.items():
-        if name != "trained":
-            differences = [sign * (value - metric["parts"][unit]) for unit, value in own["parts"].items()]
-            distances.append(statistics.fmean(differences) / (standard_error(differences) or math.inf))
+    for theirs in parts.values():
+        differences = [sign * (value - theirs[unit]) for unit, value in own.items()]
+        distances.append(statistics.fmean(differences) / (standard_error(differences) or math.inf))
     return min(distances)
 
 
@@ -97,10 +97,9 @@ def unigram(subject: RunSubject) -> Subject:
     return subject
 
 
-def _cell(metric: dict[str, Any]) -> str:
-    value = metric["value"]
-    stderr = standard_error(metric["parts"].values()) if "parts" in metric else metric["stderr"]
-    return f"{value:.4g}" if stderr is None else f"{value:.3f} ± {stderr:.3f}"
+def _cell(metric: Metric) -> str:
+    stderr = metric.stderr if metric.parts is None else standard_error(metric.parts.values())
+    return f"{metric.value:.4g}" if stderr is None else f"{metric.value:.3f} ± {stderr:.3f}"
 
 
 if __name__ == "__main__":

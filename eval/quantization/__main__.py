@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from common.command import Parser, guarded
-from eval.analyses.quantize import Settings
-from eval.analysis import read
+from eval import results
+from eval.analyses.quantize import ANALYSIS, Settings
 from eval.quantization.methods import WEIGHT_METHODS, WeightQuantizer
 from eval.quantization.weights import Quantized, packed_parameters
 from eval.subjects.opening import open_subject
@@ -59,15 +59,16 @@ def _quantizer(subject: Subject, settings: Settings) -> WeightQuantizer:
 
 def _search(subject: Subject, path: Path) -> tuple[Settings, dict[str, int]]:
     """Settings and widths of the search that a result file of this checkpoint holds."""
-    result = read(path)
-    if result is None or "search" not in result["results"]:
+    file = results.read(path)
+    search = None if file is None else ANALYSIS.read(file).search
+    if file is None or search is None:
         raise ModelError(f"{path} holds no search; python -m eval quantize RUN --methods search makes one")
-    if result["subject"]["checkpoint"] != subject.checkpoint:
+    if file["subject"]["checkpoint"] != subject.checkpoint:
         raise ModelError(f"{path} is of another checkpoint than step {subject.step} of {subject.path}")
-    (found,) = result["results"]["search"].values()
-    kept = result["protocol"]["settings"]
+    (found,) = search.values()
+    kept = file["protocol"]["settings"]
     names = ("group", "length", "longest", "calibration", "damping")
-    return Settings(**{name: kept[name] for name in names}), found["widths"]
+    return Settings(**{name: kept[name] for name in names}), dict(found.widths)
 
 
 def _parser() -> argparse.ArgumentParser:

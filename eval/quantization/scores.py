@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +11,90 @@ from eval.intervals import contributions, student
 from eval.quantization.weights import Quantized, replaced, weight_matrices
 from eval.subjects.subject import Subject
 from eval.windows import Windows, targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """How well a network predicts; loss in nats per token."""
+
+    loss: float
+    bits_per_byte: float
+    perplexity: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Level):
+    """A changed network, beside itself in full precision.
+
+    Attributes:
+        delta_loss, loss_ratio, perplexity_ratio: against full precision.
+        interval: half of the 95 % interval of `delta_loss` over documents, by Student's t; None where they do not say
+            how they spread (a single one, or no loss changed).
+        by_document: what each document of the text contributes to `delta_loss`, which is their mean
+            (`eval.intervals.contributions`).
+    """
+
+    delta_loss: float
+    loss_ratio: float
+    perplexity_ratio: float | None
+    interval: float | None
+    by_document: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightScore(Score):
+    """A network with quantized weights.
+
+    Attributes:
+        weight_error: ||W_q - W|| / ||W|| over all quantized weights.
+        bits_per_weight: of the quantized matrices, steps and zeros included.
+        bytes: of all weights on disk: codes, steps and zeros packed, the rest as it is; of a run exactly those of the
+            file that `python -m eval.quantization` writes.
+    """
+
+    weight_error: float
+    bits_per_weight: float
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheScore(Score):
+    """A score with a quantized cache, and what that takes for a token in all layers together."""
+
+    bytes_per_token: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchScore(WeightScore):
+    """A score with the widths that were found, and the same width everywhere.
+
+    Attributes:
+        uniform: the score of the same width everywhere.
+        widths: bits by matrix.
+        divergence: KL on calibration text after every generation.
+    """
+
+    uniform: WeightScore
+    widths: Mapping[str, int]
+    divergence: list[float]
+
+
+@dataclass(frozen=True)
+class ProbabilityScores:
+    """Scores with rounded attention weights.
+
+    Attributes:
+        plain, corrected: without and with softmax bias correction.
+        mass: mean sum of a row.
+        lost: what rounding takes off a row.
+        lost_by_row: of the rows of a window, the first first.
+    """
+
+    plain: Score
+    corrected: Score
+    mass: float
+    lost: float
+    lost_by_row: list[float]
 
 
 class Scorer:
@@ -29,27 +113,28 @@ class Scorer:
         self._nats = self._losses()
         self.full_precision = self._level(self._nats)
 
-    def score(self) -> dict[str, Any]:
+    def score(self) -> Score:
         """The network as it now is: its level, and the difference to full precision by document."""
         nats = self._losses()
         sums, counts = (nats - self._nats).sum(1).tolist(), self._counted.sum(1).tolist()
         delta = sum(sums) / sum(counts)
         by_document = contributions(sums, counts, self._windows.documents)
-        return self._level(nats) | {
-            "delta_loss": delta,
-            "interval": student(list(by_document.values())).half if by_document else None,
-            "by_document": by_document,
-            "loss_ratio": 1 + delta / self.full_precision["loss"],
-            "perplexity_ratio": _exp(delta),
-        }
+        return Score(
+            **vars(self._level(nats)),
+            delta_loss=delta,
+            interval=student(list(by_document.values())).half if by_document else None,
+            by_document=by_document,
+            loss_ratio=1 + delta / self.full_precision.loss,
+            perplexity_ratio=_exp(delta),
+        )
 
-    def score_weights(self, quantized: Quantized) -> dict[str, Any]:
-        """The network with quantized weights: its score, how far they are from the true ones, their size."""
+    def score_weights(self, quantized: Quantized, size: int) -> WeightScore:
+        """The network with quantized weights, which take `size` bytes on disk."""
         packed = sum(matrix.nbytes for matrix in quantized.values())
         count = sum(matrix.numel() for matrix in self._matrices.values())
         with replaced(self._matrices, quantized) as error:
             score = self.score()
-        return score | {"weight_error": error, "bits_per_weight": 8 * packed / count}
+        return WeightScore(**vars(score), weight_error=error, bits_per_weight=8 * packed / count, bytes=size)
 
     def _losses(self) -> Tensor:
         """Of every token in nats, float64 [windows, length - 1]; 0 where it is not scored."""
@@ -58,17 +143,17 @@ class Scorer:
         nats = torch.cat([self._subject.losses(batch).cpu().double() for batch in batches])
         return nats.masked_fill(~self._counted, 0)
 
-    def _level(self, nats: Tensor) -> dict[str, Any]:
+    def _level(self, nats: Tensor) -> Level:
         loss = float(nats.sum() / self._counted.sum())
-        return {"loss": loss, "bits_per_byte": self._windows.bits_per_byte(loss), "perplexity": _exp(loss)}
+        return Level(loss=loss, bits_per_byte=self._windows.bits_per_byte(loss), perplexity=_exp(loss))
 
 
-def ratio_by_document(score: Mapping[str, Any]) -> dict[str, float] | None:
+def ratio_by_document(score: Score) -> dict[str, float] | None:
     """What each document contributes to a score's perplexity ratio: e^delta is straight over its noise."""
-    ratio, parts = score.get("perplexity_ratio"), score.get("by_document")
+    ratio, parts = score.perplexity_ratio, score.by_document
     if ratio is None or not parts:
         return None
-    return {document: ratio * (1 + part - score["delta_loss"]) for document, part in parts.items()}
+    return {document: ratio * (1 + part - score.delta_loss) for document, part in parts.items()}
 
 
 def _exp(value: float) -> float | None:

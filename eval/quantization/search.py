@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eval.analysis import progress
 from eval.quantization.weights import Quantized, preserved, weight_matrices
 from eval.subjects.subject import Subject
+from eval.terminal import progress
 from eval.windows import Windows
 from models import ModelError
 

@@ -4,24 +4,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.report.comparison import (
-    DEAD,
-    EPSILON,
-    SHOWN,
-    Column,
-    Measured,
-    columns,
-    disagreements,
-    known,
-    sink_length,
-)
+from eval import catalogue
+from eval.display import Compared
+from eval.report.collection import Measured
+from eval.report.columns import Column
+from eval.report.comparison import columns, disagreements, known
 from eval.report.pairs import baseline, compare, groups
 
 CHOSEN = ("name", "out", "seed", "model.attention", "model.attention_options")
 """Config keys in which compared runs are meant to differ."""
-
-APART = 0.05
-"""Difference between the raw and the renormalised sink rate from which on it is mentioned."""
 
 MORE = 0.01
 """Share of parameters from which on models count as unequally large."""
@@ -38,19 +29,17 @@ class Check:
 
 def findings(runs: Sequence[Measured]) -> list[str]:
     """What the numbers say, a sentence each, the most important first."""
-    by_key = {column.key: column for column in columns(runs)}
-    sentences = [
-        *_quality(by_key["bits_per_byte"], runs),
-        *_sinks(by_key, runs),
-        *_range(by_key["kurtosis"], "The kurtosis of the residual stream (3 for a Gaussian)", runs),
-        *_dead(by_key["dead"], runs),
-        *_range(by_key["ratio_3"], "With weights rounded to 3 bits, the factor on perplexity", runs),
-        *_range(by_key["bits_4x"], "At 4 times the training length, the loss in bits per byte", runs),
-    ]
+    every = columns(runs)
+    (quality,) = (column for column in every if column.key == "bits_per_byte")
+    sentences = [*_quality(quality, runs)]
+    for name, analysis in catalogue.every().items():
+        mine = {column.key: _compared(column, runs) for column in every if column.source == name}
+        sentences += analysis.sentences(mine)
     outdated = [run.name for run in runs if run.outdated]
     if outdated:
         sentences.append(f"Numbers with a † would now be measured otherwise: {', '.join(outdated)}.")
-    absent = sorted({name for run in runs for name in run.missing if name in SHOWN | {"training"}})
+    measured = {name for run in runs for name in run.results} | {"training"}
+    absent = sorted({name for run in runs for name in run.missing if name in measured})
     if absent:
         sentences.append(f"Missing for at least one run: {', '.join(absent)}.")
     return sentences
@@ -129,37 +118,8 @@ def _means(column: Column, runs: Sequence[Measured]) -> list[tuple[str, float]]:
     return sorted(found, key=lambda entry: (entry[1], entry[0]))
 
 
-def _sinks(by_key: Mapping[str, Column], runs: Sequence[Measured]) -> Iterator[str]:
-    raw = dict(_means(by_key["sink_raw"], runs))
-    scaled = dict(_means(by_key["sink_renormalised"], runs))
-    if not raw:
-        return
-    first = max(raw, key=lambda name: raw[name])
-    others = {name: value for name, value in raw.items() if name != first}
-    yield (
-        f"The first token gets a mean weight above {EPSILON} (it is a sink) in {raw[first]:.1%} of heads of {first}"
-        + (f"; {_list(others)}" if others else "")
-        + f" (raw weights, windows of {sink_length(runs)} tokens)."
-    )
-    apart = {name: scaled[name] for name in raw if name in scaled and abs(scaled[name] - raw[name]) >= APART}
-    if apart:
-        yield (
-            f"With rows renormalised to sum to one the sink rate is another: {_list(apart)}. "
-            "The raw rate says little about a mechanism whose rows do not sum to one."
-        )
-
-
-def _range(column: Column, what: str, runs: Sequence[Measured]) -> Iterator[str]:
-    numbers = _means(column, runs)
-    if len(numbers) > 1 and not disagreements(column, runs):
-        (best, low), (worst, high) = numbers[0], numbers[-1]
-        yield f"{what} ranges from {column.show(low)} ({best}) to {column.show(high)} ({worst})."
-
-
-def _dead(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
-    dead = {name: value for name, value in _means(column, runs) if value > 0}
-    if dead:
-        yield f"Some heads give almost nothing (dead, |output| < {DEAD}): {_list(dead)}."
+def _compared(column: Column, runs: Sequence[Measured]) -> Compared:
+    return Compared(_means(column, runs), not disagreements(column, runs), column.show, column.length)
 
 
 def _size(runs: Sequence[Measured]) -> Check:
@@ -245,7 +205,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _list(shares: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.1%}" for name, value in shares.items())

@@ -4,39 +4,34 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval import analysis
-from eval.drawing import figures, viewer
-from eval.report import comparison, drawings, pairs
-from eval.report.command import Report
-from eval.report.comparison import Cell, Column, Measured
+from eval import catalogue
+from eval.drawing import style
+from eval.drawing.viewer import render as rendered
+from eval.report import comparison, pairs
+from eval.report.collection import Measured
+from eval.report.columns import Column
+from eval.report.comparison import Cell
+from eval.report.contents import Report
+from eval.report.drawings import sections
 from eval.report.findings import checks, findings
 
 
 def render(report: Report) -> str:
     """The page, self-contained; every text from a run is escaped."""
     runs = report.runs
-    return viewer.render(
+    return rendered(
         "report.html",
         title=report.title,
         environment=report.environment,
         runs=runs,
-        colours=[figures.colour(place) for place in range(len(runs))],
+        colours=[style.colour(place) for place in range(len(runs))],
         findings=findings(runs),
         checks=checks(runs),
         tables=_tables(runs),
         pairs=pairs.table(runs),
         words=pairs.WORDS,
         legend=comparison.LEGEND,
-        sections={
-            "Training": drawings.training(runs),
-            "Attention": drawings.attention(runs),
-            "Quantisation": drawings.quantisation(runs),
-            **{name.capitalize(): found for name, found in drawings.exhibited(runs).items()},
-        },
-        prompts=list(
-            dict.fromkeys(run.get("heatmaps", "prompt") for run in runs if "heatmaps" in run.results)
-        ),
-        viewer=_viewer(runs),
+        sections=sections(runs),
         protocols=_protocols(runs),
         provenance=_provenance(runs),
     )
@@ -51,29 +46,17 @@ def _tables(runs: Sequence[Measured]) -> dict[str, list[tuple[Column, list[Cell]
     return tables
 
 
-def _viewer(runs: Sequence[Measured]) -> dict[str, Any] | None:
-    """The heatmap section; None where no run has heatmaps."""
-    found = [
-        (place, (run.name, run.results["heatmaps"]))
-        for place, run in enumerate(runs)
-        # An older layout has no cells; such a run counts as one without heatmaps.
-        if run.get("heatmaps", "pool")
-    ]
-    return viewer.section(found) if found else None
-
-
 def _protocols(runs: Sequence[Measured]) -> list[dict[str, Any]]:
     """What each analysis measures, in its own words, and the protocol under which each run was measured."""
     return [
         {
             "name": name,
-            "summary": kind.summary,
-            "words": _explanation(kind.module.__doc__ or ""),
+            "summary": catalogue.summary(name),
+            "words": _explanation(catalogue.docstring(name)),
             "runs": {run.name: _pairs(run.results[name]["protocol"]) for run in runs if name in run.results},
             "missing": {run.name: run.missing[name] for run in runs if name in run.missing},
         }
-        for name, kind in analysis.analyses().items()
-        if hasattr(kind.module, "run")
+        for name in catalogue.every()
     ]
 
 

@@ -17,10 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 
-from eval import analysis
+from eval.display import finite
 from eval.intervals import Interval, student
 from eval.report import comparison
-from eval.report.comparison import Column, Measured, difference, disagreements, finite, kind
+from eval.report.collection import Measured
+from eval.report.columns import Column
+from eval.report.comparison import difference, disagreements, kind
+from eval.terminal import table as tabulated
 
 WORDS = (
     "In brackets the 95 % interval: over seeds by Student's t; where an n is given, over the n documents or questions "
@@ -160,7 +163,7 @@ def text(runs: Sequence[Measured]) -> str:
         return "Paired differences: no two runs have a seed and a number in common."
     seeds = ", ".join(f"{name} {len(common)}" for name, common in shown.groups)
     heading = f"Differences from {shown.baseline}, pair by pair; seeds in common: {seeds}"
-    return f"{heading}\n{analysis.table(rows)}\n{fill(WORDS, 110)}"
+    return f"{heading}\n{tabulated(rows)}\n{fill(WORDS, 110)}"
 
 
 def _cell(column: Column, paired: Paired | None) -> Cell | None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from attention import attend
+from attention import Mechanism, attend
 from attention import get as mechanism
 from attention.core.masks import visibility
 from common.errors import InputError
@@ -83,6 +83,10 @@ class HuggingFaceSubject(Subject):
         self._layers = config.num_hidden_layers
         # Heads are padded to a rounder size than the vocabulary's; what has no piece is never written.
         self._never = sorted(set(range(self.vocab_size)) - set(tokenizer.get_vocab().values()))
+
+    @property
+    def mechanisms(self) -> set[Mechanism]:  # noqa: D102
+        return {mechanism("softmax")}
 
     def encode(self, text: str) -> list[int]:  # noqa: D102
         return self._tokenizer.encode(text, add_special_tokens=False)

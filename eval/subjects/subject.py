@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attention import Mechanism
 from data import DataConfig, Prepared
 from eval.subjects import texts
 from models import AttentionCall, ModelError
@@ -133,6 +134,16 @@ class Subject(ABC):
     @abstractmethod
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks in order."""
+
+    @property
+    def mechanisms(self) -> set[Mechanism]:
+        """What its layers attend with."""
+        return set()
+
+    @property
+    def made_of(self) -> set[str]:
+        """The names of the modules whose classes it computes with."""
+        return {type(mechanism).__module__ for mechanism in self.mechanisms}
 
     def own_corpus(self) -> tuple[str, Prepared]:
         """The corpus whose held-out documents the model is evaluated on, in words and prepared."""

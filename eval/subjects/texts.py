@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from attention import nearest
+from common.errors import nearest
 from data import DataConfig, Prepared, prepare
 from data.choice import corpus_of
 from data.corpora import CORPORA, documents, open_corpus

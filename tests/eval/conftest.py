@@ -1,8 +1,10 @@
 """Small untrained runs and Hugging Face models, and a subject whose attention a test writes down itself."""
 
 import dataclasses
+import importlib
 import random
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data import DataConfig, TokenizerConfig, prepare
-from eval import provenance
+from eval import analyses, provenance
 from eval.subjects.subject import AttentionReport, HiddenReport, Subject
 from models import GPT, AttentionCall, ModelConfig, resolve
 from storage import checkpoint_path, create_run, partial_path, publish, write_checksums
@@ -113,6 +115,24 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copytree(provenance.ROOT / name, tmp_path / "copy" / name, ignore=without)
     monkeypatch.setattr(provenance, "ROOT", tmp_path / "copy")
     return tmp_path / "copy"
+
+
+@pytest.fixture
+def add_analysis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """A function that adds an analysis to the project, given its name and its source, for one test."""
+    folder = tmp_path / "analyses"
+    folder.mkdir()
+    monkeypatch.setattr(analyses, "__path__", [*analyses.__path__, str(folder)])
+    added = []
+
+    def add(name: str, source: str) -> None:
+        (folder / f"{name}.py").write_text(source.lstrip())
+        importlib.invalidate_caches()
+        added.append(name)
+
+    yield add
+    for name in added:
+        sys.modules.pop(f"eval.analyses.{name}", None)
 
 
 CHROMIUM = (

@@ -7,10 +7,10 @@ import torch
 
 from eval.analyses import activations
 from eval.analyses.activations import Moments, Settings
-from eval.analysis import _plain
 from eval.subjects.opening import open_subject
 from eval.windows import cut
 from tests.eval.conftest import Scripted
+from tests.eval.measuring import measure, typed
 
 SETTINGS = Settings(length=8, sequences=4)
 
@@ -44,9 +44,9 @@ def test_massive_activations_need_both_conditions() -> None:
     residual[2] = 1.0
     residual[2, 0, 0] = 500.0  # large, but only 500 times its median
     residual[3, 0, 0] = 90.0  # 1800 times its median, but not above 100
-    got = _plain(
-        activations.run(Scripted(residuals=[residual, residual, residual * 0 + 1]), SETTINGS)["results"]
-    )
+    got = measure(activations, Scripted(residuals=[residual, residual, residual * 0 + 1]), SETTINGS)[
+        "results"
+    ]
     assert got["massive"]["count"] == 2
     assert got["massive"]["count_by_layer"] == [2, 0]
     assert got["massive"]["top"][0][0] == pytest.approx((200 + 150 + 500 + 90) / 4)
@@ -59,7 +59,7 @@ def test_massive_activations_need_both_conditions() -> None:
         "max_by_layer": [500.0, 1.0],
     }
     assert got["kurtosis"]["layers"][1] is None
-    assert activations.row(got)["massive"] == 2
+    assert activations.row(typed(activations, got))["massive"] == 2
 
 
 def test_massive_is_above_100_and_from_1000_medians_on() -> None:
@@ -68,14 +68,14 @@ def test_massive_is_above_100_and_from_1000_medians_on() -> None:
     residual[0, 1, 0] = 100.5
     residual[1, 0, 0] = 125.0  # exactly 1000 medians
     residual[1, 1, 0] = 124.5
-    got = _plain(activations.run(Scripted(residuals=[residual, residual]), SETTINGS)["results"])
+    got = measure(activations, Scripted(residuals=[residual, residual]), SETTINGS)["results"]
     assert got["massive"]["count"] == 2
 
 
 def test_a_run_is_measured_as_its_residual_stream_says(run_path: Path) -> None:
     subject = open_subject(run_path)
     settings = Settings(sequences=9)
-    got = _plain(activations.run(subject, settings)["results"])
+    got = measure(activations, subject, settings)["results"]
     streams: dict[int, torch.Tensor] = {}
     with subject.trace(hidden=lambda layer, residual: streams.update({layer: residual.double()})):
         subject.observe(cut(subject, 32, 9).tokens)
@@ -106,17 +106,17 @@ def test_a_run_is_measured_as_its_residual_stream_says(run_path: Path) -> None:
 def test_the_largest_activation_is_found() -> None:
     residual = torch.full((4, 8, 16), 0.05)
     residual[2, 5, 3] = -7.0
-    got = _plain(
-        activations.run(Scripted(residuals=[residual, residual * 0 + 1, residual]), SETTINGS)["results"]
-    )
+    got = measure(activations, Scripted(residuals=[residual, residual * 0 + 1, residual]), SETTINGS)[
+        "results"
+    ]
     assert got["largest"] == {"value": 7.0, "layer": 1, "sequence": 2, "token": 5, "dimension": 3}
 
 
 def test_tokens_looked_at_a_few_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     residual = torch.randn(4, 8, 16, generator=torch.Generator().manual_seed(0)) ** 3 + 5
-    whole = _plain(activations.run(Scripted(residuals=[residual] * 3), SETTINGS)["results"])
+    whole = measure(activations, Scripted(residuals=[residual] * 3), SETTINGS)["results"]
     monkeypatch.setattr(activations, "TOKENS", 3)
-    parts = _plain(activations.run(Scripted(residuals=[residual] * 3), SETTINGS)["results"])
+    parts = measure(activations, Scripted(residuals=[residual] * 3), SETTINGS)["results"]
     assert parts["kurtosis"]["pooled"] == pytest.approx(Moments.of(residual).kurtosis, rel=1e-12)
     for name, value in whole["kurtosis"].items():
         assert parts["kurtosis"][name] == pytest.approx(value, rel=1e-12), name
@@ -129,13 +129,13 @@ def test_the_batch_changes_no_bit() -> None:
     for batch_tokens in (8, 24, 10_000):
         subject = Scripted(residuals=[residual, residual.exp(), residual])
         subject.batch_tokens = batch_tokens
-        results.append(_plain(activations.run(subject, SETTINGS)["results"]))
+        results.append(measure(activations, subject, SETTINGS)["results"])
     assert results[0] == results[1] == results[2]
 
 
 def test_batches_of_any_size_agree(run_path: Path) -> None:
     one, many = (
-        _plain(activations.run(open_subject(run_path, batch_tokens=size), Settings(sequences=9))["results"])
+        measure(activations, open_subject(run_path, batch_tokens=size), Settings(sequences=9))["results"]
         for size in (1, 100_000)
     )
     for group in ("kurtosis", "massive", "range"):

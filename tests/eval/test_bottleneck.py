@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from eval.analyses import bottleneck
-from eval.analyses.bottleneck import MeanCosine, Settings, spectrum, summary
-from eval.analysis import _plain
+from eval.analyses.bottleneck import MeanCosine, Settings, Spectrum, spectrum
 from eval.subjects.opening import open_subject
 from eval.windows import cut
 from models import ModelError
 from tests.eval.conftest import RunMaker
+from tests.eval.measuring import measure, typed
 
 SETTINGS = Settings(tokens=256, ranks=(1, 4, 999))
 
@@ -26,12 +26,12 @@ def noise(*shape: int) -> Tensor:
 
 
 def test_a_spectrum_of_equal_values_and_one_of_a_single_value() -> None:
-    flat = summary(spectrum(torch.linalg.qr(noise(64, 8)).Q)[0])
-    assert flat["singular_entropy"] == pytest.approx(0, abs=1e-9)
-    assert (flat["effective_rank"], flat["stable_rank"]) == (pytest.approx(8), pytest.approx(8))
-    single = summary(spectrum(noise(64, 1) @ noise(1, 8))[0])
-    assert single["singular_entropy"] == pytest.approx(math.log(8), abs=1e-4)
-    assert (single["effective_rank"], single["stable_rank"]) == (pytest.approx(1, abs=1e-4), pytest.approx(1))
+    flat = Spectrum.of(spectrum(torch.linalg.qr(noise(64, 8)).Q)[0])
+    assert flat.singular_entropy == pytest.approx(0, abs=1e-9)
+    assert (flat.effective_rank, flat.stable_rank) == (pytest.approx(8), pytest.approx(8))
+    single = Spectrum.of(spectrum(noise(64, 1) @ noise(1, 8))[0])
+    assert single.singular_entropy == pytest.approx(math.log(8), abs=1e-4)
+    assert (single.effective_rank, single.stable_rank) == (pytest.approx(1, abs=1e-4), pytest.approx(1))
 
 
 @pytest.mark.parametrize("shape", [(64, 8), (8, 8), (5, 8)])
@@ -72,7 +72,7 @@ def test_the_mean_cosine_is_that_of_all_pairs(vectors: list[list[int]], first: i
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_run_is_measured_as_its_head_says(make_run: RunMaker, tied: bool) -> None:
     subject = open_subject(make_run(f"tied-{tied}", tie_embeddings=tied))
-    got = _plain(bottleneck.run(subject, SETTINGS)["results"])
+    got = measure(bottleneck, subject, SETTINGS)["results"]
     tokens = cut(subject, 32, 8).tokens
     model = subject.network
     head = (model.embedding if tied else model.head).weight
@@ -96,12 +96,12 @@ def test_a_run_is_measured_as_its_head_says(make_run: RunMaker, tied: bool) -> N
         assert loss == pytest.approx(float(expected), rel=1e-5)
     assert got["loss"] == pytest.approx(float(subject.losses(tokens).double().mean()), rel=1e-6)
     assert got["truncation"]["delta_loss"][-1] == pytest.approx(0, abs=1e-6)
-    assert bottleneck.row(got)["rank"] == 32
+    assert bottleneck.row(typed(bottleneck, got))["rank"] == 32
 
 
 def test_batches_of_any_size_agree(run_path: Path) -> None:
     one, many = (
-        _plain(bottleneck.run(open_subject(run_path, batch_tokens=size), SETTINGS)["results"])
+        measure(bottleneck, open_subject(run_path, batch_tokens=size), SETTINGS)["results"]
         for size in (1, 100_000)
     )
     assert one["spectrum"] == many["spectrum"]
@@ -117,7 +117,7 @@ def test_what_it_cannot_do_is_refused(run_path: Path, monkeypatch: pytest.Monkey
     logits = type(subject).logits
     monkeypatch.setattr(type(subject), "logits", lambda self, tokens: 30 * (logits(self, tokens) / 30).tanh())
     with pytest.raises(ModelError, match="plain does more than multiply by its head"):
-        bottleneck.run(subject, SETTINGS)
+        measure(bottleneck, subject, SETTINGS)
 
 
 def test_tokens_that_begin_a_document_are_not_scored(run_path: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_tokens_that_begin_a_document_are_not_scored(run_path: Path, tmp_path: P
     tokens = cut(subject, 32, 8).tokens
     wanted = tokens[:, 1:] != subject.bos
     assert not wanted.all()
-    measured = bottleneck.run(subject, SETTINGS)
+    measured = measure(bottleneck, subject, SETTINGS)
     expected = float(subject.losses(tokens)[wanted].double().mean())
     assert measured["results"]["loss"] == pytest.approx(expected, rel=1e-6)
     assert measured["results"]["truncation"]["loss"][-1] == pytest.approx(expected, rel=1e-5)

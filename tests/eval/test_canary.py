@@ -20,6 +20,7 @@ from lm_eval.api.instance import Instance
 from eval.analyses import harness
 from eval.lm_tasks.adapter import HarnessModel
 from tests.eval.conftest import Scripted, prose
+from tests.eval.measuring import measure
 
 
 class Canary(Scripted):
@@ -57,7 +58,7 @@ PINNED: dict[str, Any] = json.loads((Path(__file__).parent / "canary.json").read
 
 
 def scores(**options: Any) -> dict[str, Any]:
-    result = harness.run(Canary(), harness.Settings(samples=40, words=24, **options))
+    result = measure(harness, Canary(), harness.Settings(samples=40, words=24, **options))
     tasks = {
         name: {"version": task["version"], "samples": task["samples"], "sha256": task["sha256"]}
         | {metric: entry["value"] for metric, entry in task["metrics"].items()}

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from eval.report import pairs
-from eval.report.command import Report
-from eval.report.comparison import Column, Measured, cells, columns, disagreements
+from eval.report.collection import Measured
+from eval.report.columns import Column
+from eval.report.comparison import cells, columns, disagreements
+from eval.report.contents import Report
 from eval.report.findings import checks
-from tests.eval.test_report import page_of, run
+from tests.eval import examples
+from tests.eval.examples import page_of, run
 
 
 def column(key: str, runs: list[Measured]) -> Column:
@@ -97,7 +100,7 @@ def answered(measured: Measured, right: Sequence[int], task: str = "order") -> M
     parts = {str(number): float(answer) for number, answer in enumerate(right)}
     value = sum(parts.values()) / len(parts)
     metric = {"value": value, "stderr": 0.01, "higher_is_better": True, "parts": parts}
-    found = {"tasks": {task: {"chance": 0.5, "metrics": {"acc": metric}}}, "headline": {task: "acc"}}
+    found = {"tasks": {task: examples.task(acc=metric)}, "headline": {task: "acc"}}
     return changed(measured, "harness", results=found)
 
 
@@ -120,7 +123,8 @@ def test_no_winner_where_no_noise_is_known() -> None:
     assert best("order_acc", [runs[0], far]) == ["base"]
     for measured in (runs[0], far):
         del measured.results["harness"]["results"]["tasks"]["order"]["metrics"]["acc"]["parts"]
-    assert best("order_acc", [runs[0], far]) == []
+    # Copies, which read their results anew.
+    assert best("order_acc", [replace(runs[0]), replace(far)]) == []
     assert best("bits_per_byte", two_runs()) == []
     assert best("kurtosis", two_runs()) == []
     assert best("sink_renormalised", two_runs()) == []
@@ -134,18 +138,13 @@ def test_stock_tasks_without_answers_are_compared_by_their_errors() -> None:
         del metric["parts"]
     assert best("arc_easy_acc", [base, pick]) == ["base"]
     pick.results["harness"]["results"]["tasks"]["arc_easy"]["metrics"]["acc"]["stderr"] = 0.02
-    assert best("arc_easy_acc", [base, pick]) == []
+    assert best("arc_easy_acc", [replace(base), replace(pick)]) == []
 
 
 def rounded(measured: Measured, deltas: Mapping[str, float]) -> Measured:
     """The run with these contributions of documents to the loss at 4 bits."""
     delta = sum(deltas.values()) / len(deltas)
-    score = {
-        "perplexity_ratio": math.exp(delta),
-        "delta_loss": delta,
-        "weight_error": 0.1,
-        "by_document": deltas,
-    }
+    score = examples.score(perplexity_ratio=math.exp(delta), delta_loss=delta, by_document=deltas)
     return changed(measured, "quantize", results={"bits": {"4": score}})
 
 
@@ -170,8 +169,9 @@ def test_intervals_that_overlap_give_no_winner(
     right: float, interval: list[float], marked: list[str]
 ) -> None:
     def found(measured: Measured, accuracy: float, ends: list[float]) -> Measured:
-        lengths = {"256": {"accuracy": accuracy, "interval": ends}}
-        return changed(measured, "passkey", results={"lengths": lengths})
+        known = {"garbage": 256, "tokens": 90, "tests": 10, "loss": 0.1}
+        lengths = {"256": known | {"accuracy": accuracy, "interval": ends}}
+        return changed(measured, "passkey", results={"lengths": lengths, "skipped": []})
 
     base, pick = two_runs()
     base.results["passkey"] = pick.results["passkey"] = {"protocol": {}, "results": {}, "subject": {}}

@@ -10,7 +10,8 @@ import torch
 
 from attention import weights
 from eval.analyses import activations, bottleneck, lengths, quantize, sinks
-from eval.analysis import _plain, evaluate, get
+from eval.analysis import evaluate
+from eval.catalogue import get
 from eval.quantization import probabilities
 from eval.quantization.activations import largest_inputs, quantized_activations
 from eval.quantization.cache import QuantizedCache
@@ -19,6 +20,7 @@ from eval.subjects.opening import open_subject
 from eval.subjects.subject import Subject
 from eval.windows import cut
 from models import AttentionCall, ModelError
+from tests.eval.measuring import measure
 from tests.eval.test_gptq import check_blocks
 
 transformers = pytest.importorskip("transformers")
@@ -139,8 +141,8 @@ def test_metrics_are_those_of_what_transformers_returns(
 ) -> None:
     subject = opened(folders, kind, prose_file, tmp_path)
     settings = sinks.Settings(lengths=(24,), train_length=False, sequences=5, thresholds=(0.05, 0.1), keys=3)
-    got = _plain(sinks.run(subject, settings)["results"])["lengths"]["24"]
-    moved = _plain(activations.run(subject, activations.Settings(length=24, sequences=5))["results"])
+    got = measure(sinks, subject, settings)["results"]["lengths"]["24"]
+    moved = measure(activations, subject, activations.Settings(length=24, sequences=5))["results"]
     tokens = cut(subject, 24, 5).tokens
     eager = transformers.AutoModelForCausalLM.from_pretrained(folders[kind], attn_implementation="eager")
     streams: list[torch.Tensor] = []
@@ -181,7 +183,7 @@ def test_the_head_reads_the_final_states(
     states = subject.states(tokens)
     torch.testing.assert_close(subject.read_out(states), subject.logits(tokens))
     torch.testing.assert_close(states @ subject.head.mT, subject.logits(tokens))
-    got = bottleneck.run(subject, bottleneck.Settings(length=16, tokens=64))["results"]
+    got = measure(bottleneck, subject, bottleneck.Settings(length=16, tokens=64))["results"]
     assert len(got["spectrum"]["values"]) == 32
 
 
@@ -190,7 +192,7 @@ def test_a_head_that_scales_its_logits_is_refused(
 ) -> None:
     subject = opened(folders, "cohere", prose_file, tmp_path)
     with pytest.raises(ModelError, match="tiny-cohere does more than multiply by its head"):
-        bottleneck.run(subject, bottleneck.Settings(length=16, tokens=64))
+        measure(bottleneck, subject, bottleneck.Settings(length=16, tokens=64))
 
 
 def test_masks_become_intervals_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,17 +291,18 @@ def test_limits_follow_the_kind_of_positions(
 def test_the_analyses_take_them(folders: dict[str, Path], prose_file: str, tmp_path: Path) -> None:
     for kind in ("llama", "gpt2"):
         subject = opened(folders, kind, prose_file, tmp_path)
-        results = sinks.run(subject, sinks.Settings(lengths=(16,), sequences=4))["results"]
+        results = measure(sinks, subject, sinks.Settings(lengths=(16,), sequences=4))["results"]
         assert results["lengths"]["16"]["mass"]["mean"] == pytest.approx(1)
         assert (
-            activations.run(subject, activations.Settings(length=16, sequences=4))["results"]["tokens"] == 64
+            measure(activations, subject, activations.Settings(length=16, sequences=4))["results"]["tokens"]
+            == 64
         )
         assert len(weight_matrices(subject.blocks)) == {"llama": 14, "gpt2": 8}[kind]
-        scores = quantize.run(
-            subject, quantize.Settings(methods=("rtn",), length=16, sequences=4, bits=(8, 2))
+        scores = measure(
+            quantize, subject, quantize.Settings(methods=("rtn",), length=16, sequences=4, bits=(8, 2))
         )["results"]["bits"]
         assert scores["2"]["weight_error"] > scores["8"]["weight_error"] > 0
-        measured = lengths.run(subject, lengths.Settings(tokens=256))["results"]
+        measured = measure(lengths, subject, lengths.Settings(tokens=256))["results"]
         assert list(measured["lengths"]) == {"llama": ["64", "128", "256"], "gpt2": ["64"]}[kind]
 
 
@@ -325,7 +328,7 @@ def test_an_id_without_a_piece_is_never_written(
 def test_sizes_are_those_of_the_files(folders: dict[str, Path], prose_file: str, tmp_path: Path) -> None:
     subject = open_subject(folders["llama"], dtype="bfloat16", text=prose_file, results=tmp_path)
     asked = quantize.Settings(methods=("rtn",), length=16, sequences=2, bits=(8,))
-    results = quantize.run(subject, asked)["results"]
+    results = measure(quantize, subject, asked)["results"]
     full, packed = results["full_precision"]["bytes"], results["bits"]["8"]["bytes"]
     assert full == sum(file.stat().st_size for file in folders["llama"].glob("*.safetensors"))
     count = results["rounded"]["parameters"]
@@ -401,7 +404,7 @@ def test_an_edited_config_makes_another_model_of_the_same_weights(
     item, settings = get("activations"), activations.Settings(sequences=2)
 
     def reused() -> bool:
-        return evaluate(item, open_subject(folder, text=prose_file), settings)[1]
+        return evaluate(item, open_subject(folder, text=prose_file), settings).reused
 
     assert (reused(), reused()) == (False, True)
     file = folder / ("generation_config.json" if change == "generation" else "config.json")

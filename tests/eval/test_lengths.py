@@ -14,11 +14,12 @@ from eval.subjects.run import RunSubject
 from eval.windows import cut
 from models import ModelError
 from tests.eval.conftest import RunMaker, Scripted
+from tests.eval.measuring import measure, typed
 
 
 def test_every_length_scores_the_same_tokens(run_path: Path) -> None:
     subject = open_subject(run_path)
-    result = lengths.run(subject, Settings(tokens=512))
+    result = measure(lengths, subject, Settings(tokens=512))
     measured = result["results"]["lengths"]
     assert list(measured) == ["32", "64", "128"]
     assert {entry["tokens"] for entry in measured.values()} == {512}
@@ -36,7 +37,9 @@ def test_every_length_scores_the_same_tokens(run_path: Path) -> None:
 
 
 def test_the_curve_adds_up_to_the_loss(run_path: Path) -> None:
-    for entry in lengths.run(open_subject(run_path), Settings(tokens=512))["results"]["lengths"].values():
+    for entry in measure(lengths, open_subject(run_path), Settings(tokens=512))["results"][
+        "lengths"
+    ].values():
         bins = entry["curve"]
         total = sum(loss * tokens for loss, tokens in zip(bins["loss"], bins["tokens"], strict=True))
         assert total / sum(bins["tokens"]) == pytest.approx(entry["loss"])
@@ -45,20 +48,20 @@ def test_the_curve_adds_up_to_the_loss(run_path: Path) -> None:
 
 def test_bins_of_the_curve() -> None:
     nats = torch.arange(1.0, 13.0).repeat(2, 1)
-    assert curve(nats) == {
+    assert vars(curve(nats)) == {
         "start": [1, 2, 3, 5, 9],
         "end": [1, 2, 4, 8, 12],
         "loss": [1.0, 2.0, 3.5, 6.5, 10.5],
         "tokens": [2, 2, 4, 8, 8],
     }
-    assert curve(torch.ones(1, 8))["end"] == [1, 2, 4, 8]
-    assert curve(torch.ones(1, 1))["end"] == [1]
+    assert curve(torch.ones(1, 8)).end == [1, 2, 4, 8]
+    assert curve(torch.ones(1, 1)).end == [1]
     unscored = torch.tensor([[math.nan, 2.0, math.nan, 4.0]])
-    assert curve(unscored) == {"start": [2, 3], "end": [2, 4], "loss": [2.0, 4.0], "tokens": [1, 1]}
+    assert vars(curve(unscored)) == {"start": [2, 3], "end": [2, 4], "loss": [2.0, 4.0], "tokens": [1, 1]}
 
 
 def test_longer_context_makes_no_difference_to_the_first_tokens(run_path: Path) -> None:
-    measured = lengths.run(open_subject(run_path), Settings(tokens=128, multiples=(1, 4)))["results"][
+    measured = measure(lengths, open_subject(run_path), Settings(tokens=128, multiples=(1, 4)))["results"][
         "lengths"
     ]
     subject = open_subject(run_path)
@@ -68,22 +71,22 @@ def test_longer_context_makes_no_difference_to_the_first_tokens(run_path: Path) 
 
 
 def test_what_cannot_be_measured_is_skipped_with_a_reason(run_path: Path) -> None:
-    skipped = lengths.run(open_subject(run_path), Settings())["results"]["skipped"]
+    skipped = measure(lengths, open_subject(run_path), Settings())["results"]["skipped"]
     assert [(entry["length"], entry["multiple"]) for entry in skipped] == [(256, 8), (512, 16)]
     assert {entry["reason"] for entry in skipped} == {"the model is limited to 128 positions"}
-    skipped = lengths.run(open_subject(run_path), Settings(tokens=64))["results"]["skipped"]
+    skipped = measure(lengths, open_subject(run_path), Settings(tokens=64))["results"]["skipped"]
     assert skipped[0] == {"length": 128, "multiple": 4, "reason": "longer than --tokens 64"}
     with pytest.raises(ModelError, match="no length can be measured for plain"):
-        lengths.run(open_subject(run_path), Settings(multiples=(16,)))
+        measure(lengths, open_subject(run_path), Settings(multiples=(16,)))
 
 
 def test_joined_documents_are_stated(run_path: Path, tmp_path: Path) -> None:
-    long = lengths.run(open_subject(run_path), Settings(tokens=512))["protocol"]["segments"]
+    long = measure(lengths, open_subject(run_path), Settings(tokens=512))["protocol"]["segments"]
     assert long["documents_joined"] is False
     scraps = tmp_path / "scraps.jsonl"
     scraps.write_text('{"text": "the queen speaks of night and morning."}\n' * 60)
     subject = open_subject(run_path, text=str(scraps))
-    joined = lengths.run(subject, Settings(tokens=512))
+    joined = measure(lengths, subject, Settings(tokens=512))
     assert joined["protocol"]["segments"]["documents_joined"] is True
     segments = cut(subject, 128, 4, bos=False, least=4)
     separators = int((segments.tokens == subject.bos).sum())
@@ -96,7 +99,7 @@ def test_joined_documents_are_stated(run_path: Path, tmp_path: Path) -> None:
 def test_without_a_token_that_begins_documents_every_length_still_scores_the_same(run_path: Path) -> None:
     subject = open_subject(run_path)
     subject.bos = None
-    measured = lengths.run(subject, Settings(tokens=512))["results"]["lengths"]
+    measured = measure(lengths, subject, Settings(tokens=512))["results"]["lengths"]
     assert {entry["tokens"] for entry in measured.values()} == {512 - 512 // 32}
     assert measured["128"]["curve"]["start"][0] == 2
 
@@ -105,8 +108,8 @@ def test_rescaled_positions(make_run: RunMaker) -> None:
     path = make_run("rescaled", init_std=0.3)
     subject = open_subject(path)
     assert isinstance(subject, RunSubject)
-    result = lengths.run(subject, Settings(tokens=512, rope=("none", "ntk", "yarn")))
-    plain = lengths.run(subject, Settings(tokens=512, rope=("none",)))
+    result = measure(lengths, subject, Settings(tokens=512, rope=("none", "ntk", "yarn")))
+    plain = measure(lengths, subject, Settings(tokens=512, rope=("none",)))
     assert result["results"]["lengths"] == plain["results"]["lengths"]
     assert plain["results"]["rescaled"] == {}
     assert result["protocol"]["no_temperature"] == []
@@ -125,7 +128,7 @@ def test_rescaled_positions(make_run: RunMaker) -> None:
             nats = subject.losses(torch.cat([torch.full_like(windows[:, :1], subject.bos), windows], 1))
             assert entry["loss"] == pytest.approx(nats.double().mean().item())
             assert entry["loss"] != plain["results"]["lengths"][length]["loss"]
-    assert set(lengths.row(result["results"])) == {
+    assert set(lengths.row(typed(lengths, result["results"]))) == {
         *("1x", "2x", "4x"),
         *("2x ntk", "4x ntk", "2x yarn", "4x yarn"),
     }
@@ -135,7 +138,7 @@ def test_the_factor_and_the_formula_know_the_same_training_length(make_run: RunM
     subject = open_subject(make_run("stretched", init_std=0.3, rope_theta=100.0))
     assert isinstance(subject, RunSubject)
     asked = Settings(tokens=512, train_length=64, multiples=(1, 2), rope=("none", "yarn"))
-    entry = lengths.run(subject, asked)["results"]["rescaled"]["yarn"]["128"]
+    entry = measure(lengths, subject, asked)["results"]["rescaled"]["yarn"]["128"]
     windows = cut(subject, 128, 4, bos=False, least=4).tokens
     subject.network.rope = subject.network.rope.rescaled("yarn", 2.0, 64)
     nats = subject.losses(torch.cat([torch.full_like(windows[:, :1], subject.bos), windows], 1))
@@ -145,9 +148,9 @@ def test_the_factor_and_the_formula_know_the_same_training_length(make_run: RunM
 def test_what_has_no_rotary_positions_is_not_rescaled(make_run: RunMaker) -> None:
     subject = open_subject(make_run("nope", position="none"))
     with pytest.raises(ModelError, match="nope has no rotary positions to rescale"):
-        lengths.run(subject, Settings(tokens=512, rope=("none", "ntk")))
+        measure(lengths, subject, Settings(tokens=512, rope=("none", "ntk")))
     with pytest.raises(ModelError, match="scripted follow its own config"):
-        lengths.run(Scripted(), Settings(rope=("none", "yarn")))
+        measure(lengths, Scripted(), Settings(rope=("none", "yarn")))
     with pytest.raises(ModelError, match="unknown --rope 'yarm'; did you mean 'yarn'"):
         Settings(rope=("none", "yarm"))
     with pytest.raises(ModelError, match="needs none"):
@@ -157,14 +160,14 @@ def test_what_has_no_rotary_positions_is_not_rescaled(make_run: RunMaker) -> Non
 
 
 def test_by_default_all_that_can_be_is_rescaled_and_the_rest_says_why(make_run: RunMaker) -> None:
-    result = lengths.run(open_subject(make_run("turning")), Settings(tokens=512))
+    result = measure(lengths, open_subject(make_run("turning")), Settings(tokens=512))
     assert list(result["results"]["rescaled"]) == ["ntk", "yarn"]
     assert "not_rescaled" not in result["protocol"]
-    nope = lengths.run(open_subject(make_run("nope", position="none")), Settings(tokens=512))
+    nope = measure(lengths, open_subject(make_run("nope", position="none")), Settings(tokens=512))
     assert nope["results"]["rescaled"] == {}
     assert nope["protocol"]["positions"] == {"none": "as trained"}
     assert nope["protocol"]["not_rescaled"] == "nope has no rotary positions to rescale"
-    other = lengths.run(Scripted(), Settings(tokens=512))
+    other = measure(lengths, Scripted(), Settings(tokens=512))
     assert (
         other["protocol"]["not_rescaled"]
         == "the positions of scripted follow its own config (rope_parameters)"
@@ -172,8 +175,8 @@ def test_by_default_all_that_can_be_is_rescaled_and_the_rest_says_why(make_run: 
 
 
 def test_the_report_gets_rescaled_curves_beside_those_as_trained(make_run: RunMaker) -> None:
-    results = lengths.run(open_subject(make_run("drawn", init_std=0.3)), Settings(tokens=512))["results"]
-    plots = {plot.title: plot for plot in lengths.plots(results)}
+    results = measure(lengths, open_subject(make_run("drawn", init_std=0.3)), Settings(tokens=512))["results"]
+    plots = {plot.title: plot for plot in lengths.plots(typed(lengths, results))}
     for what in ("Loss by length of the context", "Loss by position"):
         assert len(plots[what].lines) == 1
         for name in ("NTK", "YaRN"):
@@ -182,7 +185,7 @@ def test_the_report_gets_rescaled_curves_beside_those_as_trained(make_run: RunMa
             assert rescaled.x == dashed.x
             assert rescaled.y != dashed.y
             assert f"rescaled by {name}" in plots[f"{what}, {name}"].caption
-    numbers = {number.title: number.value for number in lengths.numbers(results)}
+    numbers = {number.title: number.value for number in lengths.numbers(typed(lengths, results))}
     assert set(numbers) == {
         *("at 4×, NTK", "at 4×, YaRN", "tail at 1×, as trained", "tail at 4×, as trained"),
         *("tail at 4×, NTK", "tail at 4×, YaRN"),
@@ -192,12 +195,14 @@ def test_the_report_gets_rescaled_curves_beside_those_as_trained(make_run: RunMa
 
 
 def test_without_rescaling_the_report_gets_what_was_measured(make_run: RunMaker) -> None:
-    results = lengths.run(open_subject(make_run("bare", position="none")), Settings(tokens=512))["results"]
-    assert [plot.title for plot in lengths.plots(results)] == [
+    results = measure(lengths, open_subject(make_run("bare", position="none")), Settings(tokens=512))[
+        "results"
+    ]
+    assert [plot.title for plot in lengths.plots(typed(lengths, results))] == [
         "Loss by length of the context",
         "Loss by position",
     ]
-    assert {number.title for number in lengths.numbers(results)} == {
+    assert {number.title for number in lengths.numbers(typed(lengths, results))} == {
         "tail at 1×, as trained",
         "tail at 4×, as trained",
     }
@@ -210,7 +215,7 @@ def test_yarns_temperature_reaches_mechanisms_with_a_scale() -> None:
 
 def test_bits_per_byte(run_path: Path) -> None:
     subject = open_subject(run_path)
-    entry = lengths.run(subject, Settings(tokens=128, multiples=(4,)))["results"]["lengths"]["128"]
+    entry = measure(lengths, subject, Settings(tokens=128, multiples=(4,)))["results"]["lengths"]["128"]
     text = subject.decode(cut(subject, 128, 1, bos=False, least=4).tokens[0].tolist())
     bits = entry["loss"] * 128 / torch.tensor(2.0).log().item()
     assert entry["bits_per_byte"] == pytest.approx(bits / len(text.encode()), rel=1e-6)

@@ -1,5 +1,6 @@
-"""Results of another model or code count as missing; those that would now be measured otherwise are marked."""
+"""Results of another model count as missing; those that would now be measured otherwise are marked."""
 
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,17 @@ from typing import Any
 import pytest
 
 from eval.analyses import activations
-from eval.analysis import evaluate, get, read, sealed, write
-from eval.report import command as report
-from eval.report.command import Report
-from eval.report.comparison import Measured, cells, columns
+from eval.analysis import evaluate
+from eval.catalogue import get
+from eval.report import collection
+from eval.report.collection import Measured
+from eval.report.comparison import cells, columns
+from eval.report.contents import Report
 from eval.report.findings import findings
+from eval.results import read, sealed, write
 from eval.subjects.opening import open_subject
 from tests.eval.conftest import RunMaker
-from tests.eval.test_report import page_of
+from tests.eval.examples import page_of
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def path(make_run: RunMaker, tmp_path: Path) -> Path:
 
 
 def measured(path: Path, **options: Any) -> Measured:
-    return report.measured(open_subject(path, **options), "fresh")
+    return collection.measured(open_subject(path, **options), "fresh")
 
 
 def shown(run: Measured) -> str:
@@ -41,16 +45,49 @@ def test_a_fresh_result_has_no_mark(path: Path) -> None:
     assert not any("†" in sentence for sentence in findings([run]))
 
 
-def test_a_result_of_other_code_is_missing(path: Path, copied: Path) -> None:
-    """Its layout may be another, so that reading it could fail."""
-    with (copied / "models" / "norms.py").open("a") as file:
-        file.write("\n")
-    file = path / "eval" / "activations.json"
-    write(file, sealed({**(read(file) or {}), "results": {}}))
+def test_a_result_of_other_code_is_shown_and_marked(path: Path, copied: Path) -> None:
+    edit(copied / "models" / "norms.py")
     run = measured(path)
-    assert (run.results, run.missing["activations"]) == ({}, "measured by other code")
-    assert "fresh: measured by other code: activations" in page_of([run])
-    assert "fresh: measured by other code: activations." in Report("A", [run], {}).text()
+    assert run.outdated == {"activations": "code"}
+    assert shown(run).endswith(" †")
+    assert "Numbers with a † would now be measured otherwise: fresh." in findings([run])
+    assert "fresh: † not as it would be measured now (code): activations." in Report("A", [run], {}).text()
+
+
+def test_a_result_from_before_parts_had_hashes_is_shown_and_marked(path: Path) -> None:
+    file = path / "eval" / "activations.json"
+    old = read(file) or {}
+    del old["protocol"]["parts"]
+    write(file, sealed({**old, "protocol": {**old["protocol"], "code": "29c1d8e97eb257f5"}}))
+    run = measured(path)
+    assert run.outdated == {"activations": "code, parts"}
+    assert shown(run).endswith(" †")
+
+
+@pytest.mark.parametrize("edited", ["softpick", "softmax", "ratio"])
+def test_of_mechanisms_only_those_that_a_run_uses_count(path: Path, copied: Path, edited: str) -> None:
+    """The run attends with softmax; the base of another mechanism is none of its sources."""
+    folder = copied / "attention" / "mechanisms"
+    (folder / "mine.py").write_text("class Mine:\n    pass\n")
+    file = folder / f"{edited}.py"
+    if file.exists():
+        edit(file)
+    assert measured(path).outdated == ({"activations": "parts"} if edited == "softmax" else {})
+
+
+def test_what_is_no_code_outdates_nothing(path: Path, copied: Path) -> None:
+    for file in ("models/norms.py", "attention/mechanisms/softmax.py", "eval/analyses/activations.py"):
+        source = copied / file
+        text = re.sub(r'\A"""', '"""Edited. ', source.read_text())
+        source.write_text(f"# A comment.\n\n{text}\n\n# Another.\n")
+    header = next((copied / "attention").rglob("rows.h"))
+    header.write_text(f"// A comment.\n\n{header.read_text()}\n/* Two\nlines. */\n")
+    assert measured(path).outdated == {}
+
+
+def edit(file: Path) -> None:
+    """Add a statement to a source."""
+    file.write_text(f"{file.read_text()}\nEDITED = 1\n")
 
 
 def test_a_result_with_other_libraries_is_marked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

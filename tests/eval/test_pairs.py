@@ -6,9 +6,11 @@ import pytest
 from scipy import stats
 
 from eval.report import pairs
-from eval.report.comparison import Column, Measured, cells, columns
+from eval.report.collection import Measured
+from eval.report.columns import Column
+from eval.report.comparison import cells, columns
 from eval.report.findings import findings
-from tests.eval.test_report import page_of, run
+from tests.eval.examples import page_of, run
 
 
 def seeded(name: str, label: str, bits: dict[int, float], **changes: object) -> list[Measured]:

@@ -11,6 +11,7 @@ from eval.analyses.passkey import Settings, prompt
 from eval.subjects.opening import open_subject
 from models import ModelError
 from tests.eval.conftest import Scripted
+from tests.eval.measuring import measure, typed
 
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
@@ -53,17 +54,22 @@ class Reader(Scripted):
 
 def test_a_model_that_reads_back_is_right_and_another_is_not() -> None:
     settings = Settings(garbage=(100, 300), tests=6)
-    results = passkey.run(Reader(), settings)["results"]
+    results = measure(passkey, Reader(), settings)["results"]
     assert [entry["accuracy"] for entry in results["lengths"].values()] == [1.0, 1.0]
     assert list(results["lengths"]) == ["100", "300"]
     # Six of six, and none of six below: 6 / (6 + 1.96^2) and what is left of one.
-    assert passkey.row(results) == {"348 tokens": "1.00 [0.61, 1.00]", "548 tokens": "1.00 [0.61, 1.00]"}
-    wrong = passkey.run(Reader(wrong=True), settings)["results"]["lengths"]
+    assert passkey.row(typed(passkey, results)) == {
+        "348 tokens": "1.00 [0.61, 1.00]",
+        "548 tokens": "1.00 [0.61, 1.00]",
+    }
+    wrong = measure(passkey, Reader(wrong=True), settings)["results"]["lengths"]
     assert [entry["accuracy"] for entry in wrong.values()] == [0.0, 0.0]
     assert wrong["100"]["interval"] == pytest.approx([0, 0.390], abs=1e-3)
     # The report writes ± one standard error; 1.96 of them reach the end of the interval.
-    assert [number.value for number in passkey.numbers({"lengths": wrong})] == [0, 0]
-    assert passkey.numbers({"lengths": wrong})[0].interval == pytest.approx([0, 0.390], abs=1e-3)
+    assert [number.value for number in passkey.numbers(typed(passkey, {"lengths": wrong}))] == [0, 0]
+    assert passkey.numbers(typed(passkey, {"lengths": wrong}))[0].interval == pytest.approx(
+        [0, 0.390], abs=1e-3
+    )
     assert wrong["100"]["loss"] > results["lengths"]["100"]["loss"]
 
 
@@ -77,7 +83,7 @@ def test_greedy_decoding_agrees(run_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_skipped_with_a_reason(run_path: Path) -> None:
-    results = passkey.run(open_subject(run_path), Settings())["results"]
+    results = measure(passkey, open_subject(run_path), Settings())["results"]
     assert results["lengths"] == {}
     assert [entry["garbage"] for entry in results["skipped"]] == [256, 1024, 3072, 7168]
     assert {entry["reason"] for entry in results["skipped"]} == {"the model is limited to 128 positions"}

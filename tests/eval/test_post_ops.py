@@ -18,6 +18,6 @@ def test_recomputed_weights_give_the_output_of_every_map(changes: dict[str, obje
     with torch.inference_mode(), trace(model, attention=calls.append):
         model(torch.randint(1024, (1, 12)))
     for call in calls:
-        heads = _layer(call, 1)["heads"]
-        assert [head["head"] for head in heads] == [0, 1, 2, 3]
-        assert all(head["residual"] < 1e-5 for head in heads)
+        heads = _layer(call, 1).heads
+        assert [head.head for head in heads] == [0, 1, 2, 3]
+        assert all(head.residual < 1e-5 for head in heads)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from eval.analyses import quantize
-from eval.analysis import Analysis, evaluate
+from eval.analysis import evaluate
 from eval.quantization.methods import WeightQuantizer
 from eval.quantization.weights import replaced, weight_matrices
 from eval.subjects.opening import open_subject
@@ -19,8 +19,9 @@ from eval.windows import cut
 from storage import checkpoint_path
 from storage.checkpoint import WEIGHTS
 from tests.eval.conftest import RunMaker
+from tests.eval.measuring import measure
 
-ANALYSIS = Analysis("quantize", quantize)
+ANALYSIS = quantize.ANALYSIS
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -58,9 +59,9 @@ def test_the_run_that_is_written_is_the_one_that_was_measured(
     with replaced(weight_matrices(subject.blocks), quantized):
         assert torch.equal(small.logits(tokens), subject.logits(tokens))
     stored = (checkpoint_path(tmp_path / "small", 10) / WEIGHTS).stat().st_size
-    results = quantize.run(subject, quantize.Settings(methods=(method,), bits=(3,), group=16, sequences=2))[
-        "results"
-    ]
+    results = measure(
+        quantize, subject, quantize.Settings(methods=(method,), bits=(3,), group=16, sequences=2)
+    )["results"]
     measured = results["bits" if method == "rtn" else method]["3"]["bytes"]
     assert measured == stored
     assert results["full_precision"]["bytes"] == (checkpoint_path(path, 10) / WEIGHTS).stat().st_size
@@ -84,14 +85,14 @@ def test_the_widths_of_a_search(make_run: RunMaker, tmp_path: Path, command: Com
     settings = quantize.Settings(
         methods=("search",), group=16, calibration=4, sequences=2, generations=3, offspring=8
     )
-    result, _ = evaluate(ANALYSIS, subject, settings)
+    result = evaluate(ANALYSIS, subject, settings).file
     widths = result["results"]["search"]["3"]["widths"]
     code, _, errors = command(
         "eval.quantization", path, tmp_path / "small", "--found", path / "eval/quantize.json"
     )
     assert (code, errors) == (0, "")
     small = open_subject(tmp_path / "small")
-    scored = quantize.run(small, quantize.Settings(methods=(), sequences=2))["results"]["full_precision"]
+    scored = measure(quantize, small, quantize.Settings(methods=(), sequences=2))["results"]["full_precision"]
     assert scored["loss"] == pytest.approx(result["results"]["search"]["3"]["loss"], abs=1e-6)
     assert json.loads((tmp_path / "small" / "run.json").read_text())["quantized"]["bits"] == widths
 
@@ -123,16 +124,16 @@ def test_the_table(make_run: RunMaker, tmp_path: Path, command: Command) -> None
     settings = quantize.Settings(
         methods=("rtn", "gptq", "cache"), bits=(4, 2), sequences=3, group=16, calibration=4
     )
-    results = [evaluate(ANALYSIS, open_subject(path), settings)[0]["results"] for path in paths]
+    results = [evaluate(ANALYSIS, open_subject(path), settings).results for path in paths]
     code, out, errors = command("eval.quantization.table", *paths)
     assert (code, errors) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "| method, bits | bits per weight | softmax | softpick |"
     assert len(lines) == 4 + 6
     assert lines[3] == "| calibration: tokens |  | 128 | 128 |"
-    score = results[1]["bits"]["2"]
-    assert lines[5].startswith(f"| rtn 2 | {score['bits_per_weight']:.2f} | ")
-    assert lines[5].endswith(f" {score['delta_loss']:+.4f} ± {score['interval']:.4f} |")
+    score = results[1].rounded_by("rtn")["2"]
+    assert lines[5].startswith(f"| rtn 2 | {score.bits_per_weight:.2f} | ")
+    assert lines[5].endswith(f" {score.delta_loss:+.4f} ± {score.interval:.4f} |")
     code, _, errors = command("eval.quantization.table", tmp_path / "nothing")
     assert (code, errors.count("\n")) == (2, 1)
     assert "python -m eval quantize" in errors

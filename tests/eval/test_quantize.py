@@ -17,6 +17,7 @@ from models import ModelError
 from storage import checkpoint_path
 from storage.checkpoint import WEIGHTS
 from tests.eval.conftest import RunMaker
+from tests.eval.measuring import measure, typed
 
 
 def test_a_group_by_hand() -> None:
@@ -58,7 +59,7 @@ def test_error_never_exceeds_half_a_step_of_each_group() -> None:
 def test_fewer_bits_are_worse_and_the_network_is_restored(run_path: Path) -> None:
     subject = open_subject(run_path)
     before = {name: tensor.clone() for name, tensor in subject.network.state_dict().items()}
-    results = quantize.run(subject, Settings(methods=("rtn",), sequences=8, group=16))["results"]
+    results = measure(quantize, subject, Settings(methods=("rtn",), sequences=8, group=16))["results"]
     for name, tensor in subject.network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     errors = [results["bits"][bits]["weight_error"] for bits in ("8", "4", "3", "2")]
@@ -98,7 +99,7 @@ def test_every_linear_layer_of_the_blocks_and_nothing_else(run_path: Path) -> No
     rounded_parameters = sum(matrix.numel() for matrix in weight_matrices(subject.blocks).values())
     linear = [module for module in subject.blocks.modules() if isinstance(module, nn.Linear)]
     assert rounded_parameters == sum(module.weight.numel() for module in linear)
-    results = quantize.run(subject, Settings(methods=("rtn",), sequences=2, bits=(8,)))["results"]
+    results = measure(quantize, subject, Settings(methods=("rtn",), sequences=2, bits=(8,)))["results"]
     assert results["rounded"]["matrices"] == len(linear) == 14
     total = sum(parameter.numel() for parameter in subject.network.parameters())
     assert results["rounded"]["share"] == pytest.approx(rounded_parameters / total)
@@ -120,7 +121,7 @@ def everything(make_run: RunMaker) -> dict[str, dict]:
         before = {key: tensor.clone() for key, tensor in subject.network.state_dict().items()}
         tokens = cut(subject, 32, 2).tokens
         logits = subject.logits(tokens)
-        found[name] = quantize.run(subject, EVERYTHING)
+        found[name] = measure(quantize, subject, EVERYTHING)
         assert torch.equal(subject.logits(tokens), logits)
         for key, tensor in subject.network.state_dict().items():
             assert torch.equal(tensor, before[key]), (name, key)
@@ -153,7 +154,9 @@ def test_every_method_has_its_score_and_leaves_the_network_alone(everything: dic
         assert result["protocol"]["calibration"]["windows"] == 4
         assert result["results"]["calibration"] == {"windows": 4, "tokens": 4 * 32}
         (size,) = (
-            number for number in quantize.numbers(result["results"]) if number.title == "calibrated on"
+            number
+            for number in quantize.numbers(typed(quantize, result["results"]))
+            if number.title == "calibrated on"
         )
         assert (size.value, size.unit) == (128, "tokens")
 
@@ -175,7 +178,9 @@ def test_sizes_are_those_of_packed_bits(everything: dict[str, dict]) -> None:
 
 def test_sizes_do_not_depend_on_the_dtype_in_memory(run_path: Path) -> None:
     one, other = (
-        quantize.run(open_subject(run_path, dtype=dtype), Settings(methods=("rtn",), bits=(4,), sequences=2))
+        measure(
+            quantize, open_subject(run_path, dtype=dtype), Settings(methods=("rtn",), bits=(4,), sequences=2)
+        )
         for dtype in ("float32", "bfloat16")
     )
     file = checkpoint_path(run_path, 10) / WEIGHTS
@@ -192,15 +197,15 @@ def test_only_normalised_rows_sum_to_one(everything: dict[str, dict]) -> None:
 
 
 def test_the_table_has_a_column_per_score(everything: dict[str, dict]) -> None:
-    columns = quantize.row(everything["softmax"]["results"])
+    columns = quantize.row(typed(quantize, everything["softmax"]["results"]))
     # All but the uniform widths, which gptq has, too.
     assert len(columns) == 2 + len(scores_of(everything["softmax"]["results"])) - 1
     assert columns["+gptq 2"] == everything["softmax"]["results"]["gptq"]["2"]["delta_loss"]
 
 
 def test_what_decides_the_numbers_is_in_the_protocol() -> None:
-    names = {path.name for path in provenance.read(quantize)}
-    assert {"gptq.py", "rounding.py", "search.py", "probabilities.py", "packing.py"} <= names
+    names = {path.name for path in provenance.files({quantize.__name__})}
+    assert {"gptq.py", "rounding.py", "search.py", "probabilities.py", "codes.py"} <= names
 
 
 @pytest.mark.parametrize(

@@ -35,11 +35,11 @@ def test_tokens_that_begin_a_document_are_not_scored(scraps: Subject) -> None:
     assert counted.sum(1).unique().numel() > 1
     scorer = Scorer(scraps, windows)
     before = scraps.losses(windows.tokens)[counted].double().mean().item()
-    assert scorer.full_precision["loss"] == pytest.approx(before)
-    assert scorer.full_precision["bits_per_byte"] == pytest.approx(windows.bits_per_byte(before))
+    assert scorer.full_precision.loss == pytest.approx(before)
+    assert scorer.full_precision.bits_per_byte == pytest.approx(windows.bits_per_byte(before))
     damage(scraps)
     after = scraps.losses(windows.tokens)[counted].double().mean().item()
-    assert scorer.score()["delta_loss"] == pytest.approx(after - before)
+    assert scorer.score().delta_loss == pytest.approx(after - before)
 
 
 def test_the_interval_is_that_of_a_paired_t_test_over_documents(run_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_the_interval_is_that_of_a_paired_t_test_over_documents(run_path: Path) 
     ]
     low, high = stats.ttest_rel(*means).confidence_interval(0.95)
     score = scorer.score()
-    assert score["interval"] == pytest.approx((high - low) / 2)
-    assert fmean(score["by_document"].values()) == pytest.approx(score["delta_loss"])
+    assert score.interval == pytest.approx((high - low) / 2)
+    assert fmean((score.by_document or {}).values()) == pytest.approx(score.delta_loss)
 
 
 def test_the_interval_of_unequal_windows_leaves_out_one_document_at_a_time(scraps: Subject) -> None:
@@ -76,12 +76,12 @@ def test_the_interval_of_unequal_windows_leaves_out_one_document_at_a_time(scrap
     without = torch.stack([change[of != number][counted[of != number]].mean() for number in found])
     variance = (len(found) - 1) / len(found) * (without - without.mean()).square().sum()
     half = stats.t.ppf(0.975, len(found) - 1) * math.sqrt(variance)
-    assert scorer.score()["interval"] == pytest.approx(half, rel=1e-6)
+    assert scorer.score().interval == pytest.approx(half, rel=1e-6)
 
 
 def test_one_window_or_no_difference_has_no_interval(run_path: Path) -> None:
     subject = open_subject(run_path)
-    assert Scorer(subject, cut(subject, 32, 4)).score()["interval"] is None
+    assert Scorer(subject, cut(subject, 32, 4)).score().interval is None
     scorer = Scorer(subject, cut(subject, 32, 1))
     damage(subject)
-    assert scorer.score()["interval"] is None
+    assert scorer.score().interval is None

@@ -4,7 +4,8 @@ Nothing is trained for it: what knows something here is counted, from which toke
 and which tokens the passage has had.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ pytest.importorskip("lm_eval")
 
 from data import DataConfig, TokenizerConfig
 from eval.analyses import harness
+from eval.analyses.harness import Metric, Task
 from eval.lm_tasks import separation
 from eval.subjects.run import RunSubject
 from eval.subjects.subject import Subject
@@ -51,22 +53,22 @@ def counted(subject: RunSubject) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def scores(run: str) -> dict[str, dict[str, Any]]:
+def scores(run: str) -> dict[str, Mapping[str, Task]]:
     models = {
         "unigram": separation.unigram(separation.open_run(run)),
         "untrained": separation.untrained(separation.open_run(run), SEED),
         "trained": counted(separation.open_run(run)),
     }
     settings = harness.Settings(samples=100)
-    return {name: harness.run(subject, settings)["results"]["tasks"] for name, subject in models.items()}
+    return {name: harness.run(subject, settings).results.tasks for name, subject in models.items()}
 
 
-def metrics(scores: dict[str, dict[str, Any]], task: str) -> dict[str, dict[str, Any]]:
-    return {name: tasks[task]["metrics"][harness.OFFLINE[task]] for name, tasks in scores.items()}
+def metrics(scores: dict[str, Mapping[str, Task]], task: str) -> dict[str, Metric]:
+    return {name: tasks[task].metrics[harness.OFFLINE[task]] for name, tasks in scores.items()}
 
 
 @pytest.mark.parametrize("task", ["cloze", "continuation", "order", "substitution"])
-def test_every_family_tells_knowledge_from_none(scores: dict[str, dict[str, Any]], task: str) -> None:
+def test_every_family_tells_knowledge_from_none(scores: dict[str, Mapping[str, Task]], task: str) -> None:
     found = metrics(scores, task)
     distance = separation.apart(found)
     assert distance is not None
@@ -77,9 +79,9 @@ def test_every_family_tells_knowledge_from_none(scores: dict[str, dict[str, Any]
     assert task == "cloze" or abs(blind) < 3
 
 
-def test_rolling_bits_tell_them_too(scores: dict[str, dict[str, Any]]) -> None:
+def test_rolling_bits_tell_them_too(scores: dict[str, Mapping[str, Task]]) -> None:
     found = metrics(scores, "rolling")
-    assert found["trained"]["value"] < 0.8 * min(found["unigram"]["value"], found["untrained"]["value"])
+    assert found["trained"].value < 0.8 * min(found["unigram"].value, found["untrained"].value)
     distance = separation.apart(found)
     assert distance is not None
     assert distance > 3
@@ -88,17 +90,17 @@ def test_rolling_bits_tell_them_too(scores: dict[str, dict[str, Any]]) -> None:
 def test_standard_errors_apart_by_hand() -> None:
     """Better by 0.1 and 0.3 in two documents: 0.2, with a standard error of 0.1."""
 
-    def metric(first: float, second: float, higher: bool) -> dict[str, Any]:
-        return {"parts": {"0": first, "4": second}, "higher_is_better": higher}
+    def metric(first: float, second: float, higher: bool) -> Metric:
+        return Metric((first + second) / 2, None, higher, {"0": first, "4": second})
 
     for sign in (1, -1):
         found = {"a": metric(sign * -9.0, sign * -9.5, sign > 0), "b": metric(0.2, 0.8, sign > 0)}
         found["trained"] = metric(0.2 + sign * 0.1, 0.8 + sign * 0.3, sign > 0)
         assert separation.apart(found) == pytest.approx(2)
-    del found["a"]["parts"]
+    found["a"] = replace(found["a"], parts=None)
     assert separation.apart(found) is None
 
 
-def test_a_place_in_the_list_says_nothing(scores: dict[str, dict[str, Any]]) -> None:
+def test_a_place_in_the_list_says_nothing(scores: dict[str, Mapping[str, Task]]) -> None:
     """A unigram model finds no ending more likely behind a passage, so it takes the first of four."""
-    assert metrics(scores, "continuation")["unigram"]["value"] == 0.25
+    assert metrics(scores, "continuation")["unigram"].value == 0.25

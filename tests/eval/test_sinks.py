@@ -19,11 +19,11 @@ from attention.core.mechanism import Mechanism
 from attention.forms.pointwise import Pointwise
 from eval.analyses import sinks
 from eval.analyses.sinks import Settings
-from eval.analysis import _plain
 from eval.subjects.opening import open_subject
 from eval.windows import cut
 from models import AttentionCall, ModelError
 from tests.eval.conftest import RunMaker, Scripted, prose
+from tests.eval.measuring import measure
 
 SMALL = Settings(lengths=(16,), sequences=6, thresholds=(0.1, 0.3), keys=4, dead=(1e-6, 1e-2))
 
@@ -60,7 +60,7 @@ def call(
 
 
 def measured(subject: Scripted, settings: Settings = SMALL, length: int = 16) -> dict[str, Any]:
-    return _plain(sinks.run(subject, settings)["results"])["lengths"][str(length)]
+    return measure(sinks, subject, settings)["results"]["lengths"][str(length)]
 
 
 def dense(calls: list[AttentionCall], window: int, settings: Settings) -> dict[str, Any]:
@@ -146,6 +146,13 @@ def dense(calls: list[AttentionCall], window: int, settings: Settings) -> dict[s
     }
 
 
+def numbers(value: Any) -> Any:
+    """A nested list of a result file, nan where there is no number."""
+    if isinstance(value, list):
+        return [numbers(entry) for entry in value]
+    return math.nan if value is None else value
+
+
 def assert_equal(got: Any, expected: Any, where: str = "") -> None:
     """All numbers but the scores, to what float32 rounds."""
     if isinstance(expected, dict):
@@ -154,7 +161,7 @@ def assert_equal(got: Any, expected: Any, where: str = "") -> None:
             assert_equal(got[name], value, f"{where}.{name}")
     else:
         torch.testing.assert_close(
-            torch.as_tensor(got, dtype=torch.float64),
+            torch.as_tensor(numbers(got), dtype=torch.float64),
             torch.as_tensor(expected, dtype=torch.float64),
             rtol=1e-4,
             atol=1e-6,
@@ -170,7 +177,7 @@ def test_everything_equals_the_dense_computation(make_run: RunMaker, mechanism: 
     settings = Settings(
         lengths=(24,), train_length=False, sequences=5, thresholds=(0.1, 0.3), keys=4, dead=(1e-6, 0.3)
     )
-    got = sinks.run(subject, settings)["results"]["lengths"]["24"]
+    got = measure(sinks, subject, settings)["results"]["lengths"]["24"]
     calls: list[AttentionCall] = []
     with subject.trace(attention=calls.append):
         subject.observe(cut(subject, 24, 5).tokens)
@@ -191,7 +198,7 @@ def test_rows_of_any_mass_equal_the_dense_computation(mechanism: str | Mechanism
         dataclasses.replace(call(*pair, mechanism, window), layer=layer)
         for layer, pair in enumerate([(query, key), (key, query)])
     ]
-    got = sinks.run(Scripted(layers), SMALL)["results"]["lengths"]["16"]
+    got = measure(sinks, Scripted(layers), SMALL)["results"]["lengths"]["16"]
     assert_equal(got, dense(layers, window or 16, SMALL))
     if mechanism != "softmax":
         assert 0 < got["entropy"]["skipped_rows"] < 1
@@ -220,7 +227,7 @@ def test_batches_of_any_size_agree(run_path: Path, tmp_path: Path, equal: bool) 
     sizes = [260] * 8 if equal else [5, 900, 20, 90, 400, 1, 60, 300]
     text.write_text("\n".join(json.dumps({"text": prose(size, size)}) for size in sizes))
     one, many = (
-        _plain(sinks.run(open_subject(run_path, batch_tokens=size, text=str(text)), Settings(sequences=7)))
+        measure(sinks, open_subject(run_path, batch_tokens=size, text=str(text)), Settings(sequences=7))
         for size in (1, 100_000)
     )
     assert one["results"]["lengths"].keys() == {"32", "64"}
@@ -265,7 +272,7 @@ def test_memory_grows_with_the_length_not_with_its_square(make_run: RunMaker, me
         subject = open_subject(path)
         assert subject.token_documents
         with Largest() as largest:
-            sinks.run(subject, settings)
+            measure(sinks, subject, settings)
         assert largest.entries < length**2 / 4
         sizes.append(largest.entries)
     assert sizes[1] <= 2 * sizes[0]
@@ -384,7 +391,7 @@ def test_percentiles_of_more_numbers_than_torch_takes_at_once() -> None:
 
 def test_every_number_says_what_it_is(run_path: Path) -> None:
     settings = Settings(lengths=(16,), sequences=2, train_length=False)
-    results = _plain(sinks.run(open_subject(run_path), settings)["results"])
+    results = measure(sinks, open_subject(run_path), settings)["results"]
     measured = results["lengths"]["16"]
     assert measured["protocol"]["bos"] is True
     named = set(measured) | set(measured["published"])
@@ -394,17 +401,19 @@ def test_every_number_says_what_it_is(run_path: Path) -> None:
 
 def test_lengths_that_cannot_be_had_are_skipped_with_a_reason(run_path: Path) -> None:
     settings = Settings(lengths=(16, 200, 90_000), longest=50_000, train_length=False, sequences=2)
-    results = sinks.run(open_subject(run_path), settings)["results"]
+    results = measure(sinks, open_subject(run_path), settings)["results"]
     assert list(results["lengths"]) == ["16"]
     reasons = {entry["length"]: entry["reason"] for entry in results["skipped"]}
     assert reasons[200] == "the model is limited to 128 positions"
     assert reasons[90_000] == "longer than --longest 50000"
     with pytest.raises(ModelError, match=r"sinks cannot be measured for plain: .*limited to 128"):
-        sinks.run(open_subject(run_path), Settings(lengths=(200,), train_length=False))
+        measure(sinks, open_subject(run_path), Settings(lengths=(200,), train_length=False))
 
 
 def test_short_text_gives_overlapping_windows_and_says_so(run_path: Path) -> None:
-    result = sinks.run(open_subject(run_path), Settings(lengths=(100,), train_length=False, sequences=128))
+    result = measured(
+        sinks, open_subject(run_path), Settings(lengths=(100,), train_length=False, sequences=128)
+    )
     assert result["results"]["lengths"]["100"]["sequences"] == 128
     assert result["protocol"]["windows"]["100"]["overlapping"] is True
     assert result["protocol"]["windows"]["100"]["bos"] is True

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from eval.analyses import activations, sinks
-from eval.analysis import _plain
 from eval.subjects.opening import open_subject
 from eval.subjects.subject import Subject
+from tests.eval.measuring import measure
 
 pytest.importorskip("transformers")
 
@@ -40,7 +40,7 @@ def test_it_is_what_it_says(subject: Subject) -> None:
 
 def test_its_sinks_show(subject: Subject) -> None:
     settings = sinks.Settings(lengths=(64,), train_length=False, sequences=4)
-    got: dict[str, Any] = _plain(sinks.run(subject, settings)["results"])["lengths"]["64"]
+    got: dict[str, Any] = measure(sinks, subject, settings)["results"]["lengths"]["64"]
     assert got["sink_rate"]["raw"]["0.3"] > 0.3
     assert got["published"]["gu"]["rate"]["0.3"] > 0.3
     assert got["published"]["softpick"]["rate"]["0.3"] > 0.3
@@ -48,7 +48,7 @@ def test_its_sinks_show(subject: Subject) -> None:
 
 
 def test_its_massive_activations_show(subject: Subject) -> None:
-    got = _plain(activations.run(subject, activations.Settings(length=64, sequences=4))["results"])
+    got = measure(activations, subject, activations.Settings(length=64, sequences=4))["results"]
     assert got["largest"]["value"] > 1e3
     assert got["largest"]["token"] == 0
     assert got["massive"]["count"] > 0

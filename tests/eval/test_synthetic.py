@@ -14,6 +14,7 @@ from eval.analyses.synthetic import Settings, chance
 from eval.subjects.opening import open_subject
 from models import ModelError
 from tests.eval.conftest import Scripted, untrained_run
+from tests.eval.measuring import measure, typed
 
 
 class Solver(Scripted):
@@ -37,23 +38,23 @@ class Solver(Scripted):
 
 
 def test_a_solver_is_right_at_every_length() -> None:
-    results = synthetic.run(Solver(), Settings(documents=6))["results"]
+    results = measure(synthetic, Solver(), Settings(documents=6))["results"]
     assert results["task"] == "induction"
     assert list(results["lengths"]) == ["64", "128", "256", "512", "1024"]
     for entry in results["lengths"].values():
         assert (entry["accuracy"], entry["exact"], entry["stderr"]) == (1.0, 1.0, 0.0)
         assert entry["answers"] == 6 * ((64 * entry["multiple"] - 1) // 4)
         assert entry["loss"] < 1e-3
-    assert synthetic.row(results) == {
+    assert synthetic.row(typed(synthetic, results)) == {
         "task": "induction",
         **dict.fromkeys(["1x", "2x", "4x", "8x", "16x"], 1.0),
     }
 
 
 def test_half_a_solver_is_half_right() -> None:
-    entry = synthetic.run(Solver(halves=True), Settings(documents=8, multiples=(2,)))["results"]["lengths"][
-        "128"
-    ]
+    entry = measure(synthetic, Solver(halves=True), Settings(documents=8, multiples=(2,)))["results"][
+        "lengths"
+    ]["128"]
     assert entry["accuracy"] == entry["exact"] == 0.5
     assert entry["stderr"] == pytest.approx(torch.tensor([0.0, 1.0] * 4).std().item() / 8**0.5)
 
@@ -77,7 +78,7 @@ def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_is_measured_where_it_can_be(copier: Path) -> None:
     subject = open_subject(copier)
-    results = synthetic.run(subject, Settings(documents=4))["results"]
+    results = measure(synthetic, subject, Settings(documents=4))["results"]
     assert list(results["lengths"]) == ["64", "128"]
     assert [entry["multiple"] for entry in results["skipped"]] == [4, 8, 16]
     assert results["skipped"][0]["reason"] == "the model is limited to 128 positions"
@@ -85,14 +86,16 @@ def test_a_run_is_measured_where_it_can_be(copier: Path) -> None:
     text = example("copy", 64, -1, 0).text
     tokens = torch.tensor([[subject.bos, *subject.encode(text)]])
     nats = subject.losses(tokens)[0, 32:]
-    one = synthetic.run(subject, Settings(documents=1, multiples=(1,)))["results"]["lengths"]["64"]
+    one = measure(synthetic, subject, Settings(documents=1, multiples=(1,)))["results"]["lengths"]["64"]
     assert one["loss"] == pytest.approx(nats.mean().item(), rel=1e-5)
     assert one["stderr"] is None
 
 
 def test_other_runs_have_no_results_but_a_reason(run_path: Path) -> None:
-    results = synthetic.run(open_subject(run_path), Settings())["results"]
+    results = measure(synthetic, open_subject(run_path), Settings())["results"]
     assert results["lengths"] == {}
-    assert synthetic.row(results) == {"skipped": "not trained on a task of symbols (data.corpus=synthetic)"}
+    assert synthetic.row(typed(synthetic, results)) == {
+        "skipped": "not trained on a task of symbols (data.corpus=synthetic)"
+    }
     with pytest.raises(ModelError, match="a seed of at least 0"):
         Settings(seed=-1)

@@ -1,13 +1,15 @@
 """The viewer in a headless browser: what it shows is what the result files say. Skipped where there is no browser."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from eval.drawing import figures, viewer
+from eval.drawing import style, viewer
+from eval.drawing.maps import Maps
 from eval.heatmap_cells import pack, pool, unpack
 from models import ModelError
 
@@ -27,8 +29,8 @@ def weights(kind: str, layer: int, head: int, side: int = len(PIECES)) -> np.nda
     return np.where(hidden, np.nan, matrix)
 
 
-def record(kind: str, pieces: list[str] = PIECES, factor: int = 1) -> dict[str, Any]:
-    """A result file of two layers of three heads."""
+def record(kind: str, pieces: list[str] = PIECES, factor: int = 1) -> Maps:
+    """A run of two layers of three heads."""
 
     def entry(layer: int, head: int) -> dict[str, Any]:
         matrix = weights(kind, layer, head, len(pieces))
@@ -50,18 +52,17 @@ def record(kind: str, pieces: list[str] = PIECES, factor: int = 1) -> dict[str, 
         }
         for layer in range(2)
     ]
-    results = {"prompt": "".join(pieces[1:]), "pieces": pieces, "pool": factor, "layers": layers}
-    return {
-        "subject": {"name": f"my-{kind}", "label": kind},
-        "protocol": {"residual_limit": 1e-3},
-        "results": results,
-    }
+    return Maps(f"my-{kind}", kind, KINDS.index(kind), pieces, factor, layers, limit=1e-3)
+
+
+def prompt(pieces: list[str] = PIECES) -> str:
+    return "".join(pieces[1:])
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("viewer") / "viewer.html"
-    viewer.write(path, [record(kind) for kind in KINDS])
+    viewer.write(path, [record(kind) for kind in KINDS], prompt())
     return path
 
 
@@ -140,7 +141,7 @@ def test_pointing_at_a_word_colours_the_others_by_their_weight(visit, page):
     assert most.startswith(f"most: {best} “{shown(PIECES[best])}” {said(row[best])}")
     background = words.nth(best).evaluate("word => getComputedStyle(word).backgroundColor")
     high = max(np.nanmax(np.abs(weights(kind, 0, 0))) for kind in KINDS)
-    expected = colour(figures.palettes()["light"], (2 + np.log10(row[best] / high) / figures.DECADES) / 2)
+    expected = colour(style.palettes()["light"], (2 + np.log10(row[best] / high) / style.DECADES) / 2)
     found = [int(part) for part in re.findall(r"\d+", background)[:3]]
     assert np.abs(found - expected).max() <= 4
     assert [words.nth(index).get_attribute("class") for index in (4, 5)] == ["query", "later"]
@@ -157,7 +158,7 @@ def test_colours_follow_one_scale(visit, page, kind):
         runs = KINDS if signed else ("softmax", "windowed")
         matrices = [weights(run, 1, 2) for run in runs]
         high = max(np.nanmax(np.abs(matrix)) for matrix in matrices)
-        stops = figures.palettes()["light" if signed else "sequential"]
+        stops = style.palettes()["light" if signed else "sequential"]
         for at, matrix in enumerate(matrices):
             for query, key in np.argwhere(np.tri(len(PIECES), k=-1)).tolist():
                 weight = matrix[query, key]
@@ -169,7 +170,7 @@ def test_colours_follow_one_scale(visit, page, kind):
                 elif query < len(PIECES) - 1:  # the last row is framed
                     size = abs(weight) / high
                     if kind == "log":
-                        size = max(0, 1 + np.log10(size) / figures.DECADES)
+                        size = max(0, 1 + np.log10(size) / style.DECADES)
                     share = (1 + np.sign(weight) * size) / 2 if signed else size
                     assert np.abs(np.array(found[:3]) - colour(stops, share)).max() <= 4
 
@@ -222,14 +223,14 @@ def test_the_difference_of_two_heads(visit, page, other):
         sign = "+" if between[query, key] > 0 else ""
         number = said(between[query, key]).replace("exactly 0", "0")
         assert line.endswith(f"{sign}{number}  (A {said(first[query, key])}, B {said(second[query, key])})")
-    stops = figures.palettes()["light"]
+    stops = style.palettes()["light"]
     for query, key in [(1, 0), (2, 0), (3, 1)]:
         share = (1 + between[query, key] / np.abs(between).max()) / 2
         assert np.abs(np.array(pixel(opened, 0, query, key)[:3]) - colour(stops, share)).max() <= 4
 
 
 def test_runs_with_other_tokens_have_no_difference(visit, tmp_path):
-    viewer.write(tmp_path / "v.html", [record("softmax"), record("signed", [*PIECES, "!"])])
+    viewer.write(tmp_path / "v.html", [record("softmax"), record("signed", [*PIECES, "!"])], prompt())
     opened = visit(tmp_path / "v.html")
     pick(opened, view="difference")
     assert "different tokens" in opened.locator(".stage").text_content()
@@ -263,7 +264,7 @@ def test_without_a_run_the_page_says_so(visit, page, view):
 
 def test_pooled_cells_name_all_their_tokens(visit, tmp_path):
     pieces = ["<s>"] + [f" w{index}" for index in range(11)]
-    viewer.write(tmp_path / "v.html", [record("softmax", pieces, factor=4)])
+    viewer.write(tmp_path / "v.html", [record("softmax", pieces, factor=4)], prompt(pieces))
     opened = visit(tmp_path / "v.html")
     assert "4 queries and 4 keys" in opened.locator("header").text_content()
     assert "each cell the largest of 4 × 4" in opened.locator(".caption").first.text_content()
@@ -296,7 +297,7 @@ def test_paper_gets_the_heatmaps_in_light_colours(visit, page):
 
 def test_texts_are_text(visit, tmp_path):
     pieces = ["</script><b>x", "<img src=x onerror=alert(1)>", "&amp;"]
-    viewer.write(tmp_path / "v.html", [record("softmax", pieces)])
+    viewer.write(tmp_path / "v.html", [record("softmax", pieces)], prompt(pieces))
     opened = visit(tmp_path / "v.html")
     assert opened.locator("img, b b").count() == 0
     assert opened.locator(".strip").first.text_content() == "".join(pieces)
@@ -306,19 +307,14 @@ def test_the_page_stays_of_a_sensible_size(tmp_path):
     """Six layers of four heads of five runs, 512 tokens pooled to 171 cells."""
     side = -(-512 // -(-512 // 192))
     head = pack(np.tril(np.full((side, side), 0.5)))
-    files = [record("softmax") for _ in range(5)]
-    for file in files:
-        heads = [{"head": head_, "residual": 0, "zeros": 0, "negative": 0, **head} for head_ in range(4)]
-        file["results"] |= {
-            "layers": [
-                {"layer": layer, "mechanism": "softmax", "window": None, "heads": heads} for layer in range(6)
-            ]
-        }
+    heads = [{"head": head_, "residual": 0, "zeros": 0, "negative": 0, **head} for head_ in range(4)]
+    layers = [{"layer": layer, "mechanism": "softmax", "window": None, "heads": heads} for layer in range(6)]
+    runs = [replace(record("softmax"), place=place, layers=layers) for place in range(5)]
     assert side == 171
-    assert viewer.write(tmp_path / "v.html", files) < 5e6
+    assert viewer.write(tmp_path / "v.html", runs, prompt()) < 5e6
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="cannot write"):
-        viewer.write(tmp_path / "file" / "v.html", [record("softmax")])
+        viewer.write(tmp_path / "file" / "v.html", [record("softmax")], prompt())

@@ -19,7 +19,7 @@ from typing import Any
 from common.command import guarded
 from data import DataConfig, TokenizerConfig
 from eval.__main__ import main
-from eval.analysis import read
+from eval.results import read
 from storage import log
 from tests.eval.conftest import prose, untrained_run
 from tests.reliability.trial import Trial

@@ -1,17 +1,17 @@
-"""`python -m benchmarks.record_activations runs/NAME`: make activations.pt, the real inputs of the conformance suite.
+"""`python -m attention.conformance.record runs/NAME`: make activations.pt, the real inputs of the suite.
 
-The file holds what the first, a middle and the last layer of a trained model give to their attention, on the opening of
-the first held-out document, in bfloat16.
+What the first, a middle and the last layer of a trained model give to their attention, on the opening of the first
+held-out document, in bfloat16. The one module of this package that needs the rest of the project; nothing imports it.
 """
 
+import argparse
 from pathlib import Path
 
 import torch
 
 from attention.conformance.precision import ACTIVATIONS
-from common.command import Parser, guarded
 from eval.subjects.opening import open_subject
-from models import AttentionCall
+from models import AttentionCall, ModelError
 
 TOKENS = 120
 
@@ -34,13 +34,16 @@ def record(run: str | Path) -> dict[str, tuple[torch.Tensor, ...]]:
 
 
 def main() -> None:
-    """Write the file into the suite."""
-    parser = Parser(prog="python -m benchmarks.record_activations", description=__doc__)
+    """Write the file beside this module."""
+    parser = argparse.ArgumentParser(prog="python -m attention.conformance.record", description=__doc__)
     parser.add_argument("run", help="a run directory of this project")
-    layers = record(parser.parse_args().run)
+    try:
+        layers = record(parser.parse_args().run)
+    except ModelError as error:
+        parser.error(str(error))
     torch.save(layers, ACTIVATIONS)
     print(f"{ACTIVATIONS}: {', '.join(layers)}, {ACTIVATIONS.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
-    guarded(main)
+    main()

@@ -1,0 +1,99 @@
+"""The columns and figures that come from the model itself and from its training log."""
+
+import statistics
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from eval.display import Curve, Figure, four, whole
+from eval.report.collection import Measured
+from eval.report.columns import Column
+
+POINTS = 400
+"""Points that a training curve keeps; longer logs are thinned evenly."""
+
+
+def columns() -> list[Column]:
+    """How large a model is, how long it was trained, how good and how fast it is."""
+
+    def speed(run: Measured) -> float | None:
+        rates = [rate for _, rate in run.logged("tokens_per_second")]
+        return statistics.median(rates) if rates else None
+
+    def readings(run: Measured) -> Sequence[float] | None:
+        rates = [rate for _, rate in run.logged("tokens_per_second")]
+        return np.quantile(rates, [0.05, 0.95]).tolist() if rates else None
+
+    column = partial(Column, group="Quality and cost")
+    return [
+        column(
+            key="parameters", title="parameters", unit="", better=None, source="model", show=count,
+            of=lambda run: run.parameters,
+        ),
+        column(
+            key="tokens", title="trained on", unit="tokens", better=None, source="training", show=count,
+            of=lambda run: run.last("tokens"),
+        ),
+        column(
+            key="bits_per_byte", title="validation", unit="bits/byte", better="lower", source="training", show=four,
+            of=lambda run: run.last("bits_per_byte"),
+        ),
+        column(
+            key="speed", title="speed", unit="tokens/s", better="higher", source="training", show=whole, of=speed,
+            interval=readings,
+        ),
+    ]  # fmt: skip
+
+
+def figures(runs: Sequence[Measured]) -> list[Figure]:
+    """Loss over steps."""
+    faint = [
+        curve for place, run in enumerate(runs) for curve in _log(None, place, run.logged("loss"), faint=True)
+    ]
+    held_out = [
+        curve
+        for place, run in enumerate(runs)
+        for curve in _log(run.name, place, run.logged("validation_loss"))
+    ]
+    bits = [
+        curve
+        for place, run in enumerate(runs)
+        for curve in _log(
+            run.name, place, [(step, value) for step, value in run.logged("bits_per_byte") if step > 0]
+        )
+    ]
+    return [
+        Figure(
+            "Loss",
+            "Nats per token. Pale: training, as logged, each on its own batch. With markers: held-out text.",
+            faint + held_out,
+            "step",
+            "nats per token",
+        ),
+        Figure(
+            "Bits per byte on held-out text",
+            "The loss in bits, divided by the bytes of the text: independent of the tokenizer. "
+            "The untrained model (step 0) is left out.",
+            bits,
+            "step",
+            "bits per byte",
+        ),
+    ]
+
+
+def _log(
+    label: str | None, place: int, points: Sequence[tuple[int, float]], faint: bool = False
+) -> list[Curve]:
+    """The curve of a training log, thinned; none if nothing was logged."""
+    every = max(1, -(-len(points) // POINTS))
+    kept = [*points[:-1:every], *points[-1:]]
+    return [Curve(label, place, [x for x, _ in kept], [y for _, y in kept], faint=faint)] if kept else []
+
+
+def count(value: float) -> str:
+    """A large number in short."""
+    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.0f}"
