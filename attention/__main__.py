@@ -5,6 +5,7 @@ from pathlib import Path
 
 from attention import notes
 from attention.command import Parser, guarded
+from attention.core.registry import names
 
 
 def main() -> None:
@@ -12,7 +13,7 @@ def main() -> None:
     parser = Parser(prog="python -m attention", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="every mechanism: formula, paper, form, kernels (the default)")
-    listing.add_argument("--markdown", action="store_true", help="as the tables of README.md")
+    listing.add_argument("--markdown", action="store_true", help="as a Markdown table")
     show = commands.add_parser(
         "show", help="one mechanism: paper, published code, this code, hazards, options"
     )
@@ -26,7 +27,7 @@ def main() -> None:
     )
     options = parser.parse_args(sys.argv[1:] or ["list"])
     if options.command == "list":
-        print(notes.table() if options.markdown else notes.listing(), end="")
+        print(notes.table(names()) if options.markdown else notes.listing(), end="")
     elif options.command == "show":
         print(notes.section(options.name) + notes.kernels_here(options.name), end="")
     elif options.write is None:

@@ -7,6 +7,7 @@ The docstring of such a file is a title, the source and the formula, then four p
 import inspect
 import re
 import textwrap
+from collections.abc import Iterable
 from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +22,12 @@ NOTES = ("Paper", "Published code", "Here", "Beware")
 
 COMMAND = "python -m attention docs --write ."
 PAGE, README = Path("docs/mechanisms.md"), Path("README.md")
-BEGIN, END = f"<!-- mechanisms, by `{COMMAND}` -->\n", "<!-- end of mechanisms -->\n"
+MARKED = re.compile(
+    rf"(?P<begin><!-- mechanisms: (?P<names>[\w, ]+); by `{re.escape(COMMAND)}` -->\n)"
+    r".*?(?P<end><!-- end of mechanisms -->\n)",
+    re.DOTALL,
+)
+"""The README's table between its marks, the first of which names its rows."""
 
 INTRODUCTION = f"""\
 # The mechanisms: what the paper says, what its code does, what this project does
@@ -55,7 +61,9 @@ def section(name: str) -> str:
 
 def page() -> str:
     """Every mechanism's section: docs/mechanisms.md."""
-    return "\n".join([INTRODUCTION, *(section(name) for name in names())])
+    return "\n".join(
+        [INTRODUCTION, table(names()).replace(f"({PAGE}#", "(#"), *(section(name) for name in names())]
+    )
 
 
 def kernels_here(name: str) -> str:
@@ -76,21 +84,21 @@ def listing() -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def table() -> str:
-    """Every mechanism in a row of a Markdown table, a table per form."""
-    parts = []
-    for form, group in _by_form(capabilities()):
-        rows = [["name", "weights", "paper"], ["---"] * 3]
-        for entry in group:
-            formula = entry.formula.replace("|", "\\|")
-            rows.append([f"[`{entry.name}`]({PAGE}#{entry.name})", formula, entry.paper])
-        lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        parts.append(f"**{form}**: {_meaning(form)}\n\n{lines}\n")
-    return "\n".join(parts)
+def table(chosen: Iterable[str]) -> str:
+    """These mechanisms as rows of a Markdown table.
+
+    Raises:
+        AttentionError: an unknown name.
+    """
+    rows = [["name", "weights", "paper"], ["---"] * 3]
+    for mechanism in map(get, chosen):
+        formula = mechanism.formula.replace("|", "\\|")
+        rows.append([f"[`{mechanism.name}`]({PAGE}#{mechanism.name})", formula, mechanism.paper])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def write(root: Path) -> None:
-    """Write the page, and the table into the README, of a checkout.
+    """Write the page of a checkout, and its README's table of the mechanisms that the README names.
 
     Raises:
         AttentionError: `root` is not one, or a file does not say all that it must.
@@ -98,12 +106,18 @@ def write(root: Path) -> None:
     for file in (PAGE, README):
         if not (root / file).is_file():
             raise AttentionError(f"{root} is not a checkout of this project: there is no {root / file}")
-    before, begin, rest = (root / README).read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise AttentionError(f"{root / README} has no lines {BEGIN.strip()!r} and {END.strip()!r}")
+    text = (root / README).read_text()
+    marked = MARKED.search(text)
+    if marked is None:
+        raise AttentionError(
+            f"{root / README} has no lines '<!-- mechanisms: NAME, ...; by `{COMMAND}` -->' and "
+            "'<!-- end of mechanisms -->'"
+        )
+    written = table(re.split(r",\s*", marked["names"]))
     (root / PAGE).write_text(page())
-    (root / README).write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    (root / README).write_text(
+        f"{text[: marked.start()]}{marked['begin']}\n{written}\n{marked['end']}{text[marked.end() :]}"
+    )
 
 
 def _docstring(mechanism: Mechanism) -> tuple[str, dict[str, str]]:

@@ -108,10 +108,13 @@ def test_one_is_shown_with_its_kernels(monkeypatch, capsys):
 def test_pages_are_written_into_a_checkout_and_the_rest_of_the_readme_stays(monkeypatch, tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / notes.PAGE).write_text("old")
-    (tmp_path / notes.README).write_text(f"before\n{notes.BEGIN}old\n{notes.END}after\n")
+    begin, end = f"<!-- mechanisms: swat, relu; by `{notes.COMMAND}` -->\n", "<!-- end of mechanisms -->\n"
+    (tmp_path / notes.README).write_text(f"before\n{begin}old\n{end}after\n")
     _command(monkeypatch, "docs", "--write", str(tmp_path))
     assert (tmp_path / notes.PAGE).read_text() == notes.page()
-    expected = f"before\n{notes.BEGIN}\n{notes.table()}\n{notes.END}after\n"
+    rows = notes.table(["swat", "relu"])
+    assert [line.split("`")[1] for line in rows.splitlines()[2:]] == ["swat", "relu"]
+    expected = f"before\n{begin}\n{rows}\n{end}after\n"
     assert (tmp_path / notes.README).read_text() == expected
     _command(monkeypatch, "docs", "--write", str(tmp_path))
     assert (tmp_path / notes.README).read_text() == expected
