@@ -18,6 +18,8 @@ from benchmarks import bench_attention, bench_long, bench_train, learn, measure
 from models import ModelConfig
 from training.config import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -39,10 +39,13 @@ def label(mechanism: attention.Mechanism) -> str:
     return repr(mechanism)
 
 
-def tiered(mechanism: attention.Mechanism, *others: object, exhaustive: bool = False) -> object:
+def tiered(
+    mechanism: attention.Mechanism, *others: object, exhaustive: bool = False, slow: bool = False
+) -> object:
     """A case of every run where the mechanism is at its defaults, of `make test-all` where it is a variant."""
     variant = mechanism != attention.get(mechanism.name)
     marks = [pytest.mark.exhaustive] if variant or exhaustive else []
+    marks += [pytest.mark.slow] if slow else []
     return pytest.param(mechanism, *others, marks=marks, id="-".join([label(mechanism), *map(str, others)]))
 
 

@@ -19,6 +19,8 @@ from attention.forms.composite import Mixture
 from attention.kernels import dense, dispatch
 from attention.kernels.kernel import Kernel
 
+pytestmark = pytest.mark.slow
+
 SOFTMAX = attention.get("softmax")
 
 

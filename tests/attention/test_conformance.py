@@ -37,6 +37,10 @@ REPRESENTATIVES = {
 """A mechanism of each form: for them alone `make test` runs the formula against itself, and PyTorch's compiler."""
 
 
+QUICK = ("float32", "documents", "one key", "causality", "empty rows")
+"""The checks of a representative that `make check` runs."""
+
+
 @cache
 def table() -> Outcomes:
     """The rows of the table; none where the project has no docs."""
@@ -67,6 +71,7 @@ checked = pytest.mark.parametrize(
             check,
             exhaustive=(kernel == "dense" or check == "torch.compile")
             and mechanism.name not in REPRESENTATIVES,
+            slow=mechanism.name not in REPRESENTATIVES or check not in QUICK,
         )
         for mechanism, kernel in pairs(served=True)
         for check in CHECKS
@@ -205,7 +210,12 @@ SMALL_SCORES = {
 
 
 @pytest.mark.parametrize(
-    ("mechanism", "kernel"), [tiered(*pair) for pair in pairs(served=True) if pair[1] != "dense"]
+    ("mechanism", "kernel"),
+    [
+        tiered(*pair, slow=pair[0].name not in REPRESENTATIVES)
+        for pair in pairs(served=True)
+        if pair[1] != "dense"
+    ],
 )
 @settings(max_examples=25)
 @found(call=(SMALL_SCORES, {"causal": False}, 32))
@@ -233,7 +243,11 @@ def test_any_shape_and_mask_equals_the_formula(mechanism, kernel, call):
 
 @pytest.mark.parametrize(
     ("mechanism", "kernel"),
-    [tiered(*pair) for pair in pairs(served=True) if pair[1] in (*KERNELS, "chunked")],
+    [
+        tiered(*pair, slow=pair[0].name not in REPRESENTATIVES)
+        for pair in pairs(served=True)
+        if pair[1] in (*KERNELS, "chunked")
+    ],
 )
 def test_gradcheck(mechanism, kernel, small_tiles):
     if reason := obstacle(dispatch.KERNELS[kernel], example(mechanism)):

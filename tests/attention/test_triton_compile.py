@@ -15,6 +15,8 @@ from attention.kernels.triton.launch import plan_backward, plan_forward
 from attention.kernels.triton.tiles import family, tiles_for
 from benchmarks import gpu_static
 
+pytestmark = pytest.mark.slow
+
 SWEEPS_WITHOUT_PRODUCTS = ("merge",)
 FORWARD_ONLY = {"sm_80": ("mix",), "gfx942": ("mix", "grad_queries")}
 

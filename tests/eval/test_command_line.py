@@ -16,6 +16,8 @@ from eval.__main__ import main, overview
 from eval.subjects.opening import expand
 from tests.eval.conftest import RunMaker
 
+pytestmark = pytest.mark.slow
+
 VOWELS = """
 \'\'\'How many vowels the name has.\'\'\'
 from dataclasses import dataclass

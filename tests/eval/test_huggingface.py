@@ -23,6 +23,8 @@ from models import AttentionCall, ModelError
 from tests.eval.measuring import measure
 from tests.eval.test_gptq import check_blocks
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers")
 
 SHAPE = {

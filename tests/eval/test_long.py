@@ -9,6 +9,8 @@ import pytest
 
 from tests.eval.conftest import RunMaker, prose
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 32_768
 SCRIPT = """
 import sys

@@ -21,6 +21,8 @@ from storage.checkpoint import WEIGHTS
 from tests.eval.conftest import RunMaker
 from tests.eval.measuring import measure
 
+pytestmark = pytest.mark.slow
+
 ANALYSIS = quantize.ANALYSIS
 Command = Callable[..., tuple[int, str, str]]
 

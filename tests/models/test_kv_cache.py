@@ -6,6 +6,8 @@ from attention.conformance.inputs import takes_windows
 from models import KVCache, ModelError
 from models.cache import Tail
 
+pytestmark = pytest.mark.slow
+
 WINDOWED = [name for name in attention.names() if takes_windows(attention.get(name))]
 PATTERNS = [*WINDOWED, "softmax*1,swat*1"]
 CHUNKS = {

@@ -6,6 +6,8 @@ import torch
 import attention
 from models import KVCache, ModelError, generate, left_pad
 
+pytestmark = pytest.mark.slow
+
 LAYERS = {
     "blocks": ("soft_lowrank", {"chunk": 4, "landmarks": 2}),
     "last blocks": ("soft_lowrank", {"chunk": 4, "landmarks": 2, "summaries": 2, "inverse": "newton"}),

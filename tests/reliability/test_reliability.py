@@ -4,6 +4,8 @@ import pytest
 
 from tests.reliability import Trial, page
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", page.tables())
 def test_what_is_tried_is_survived(name):

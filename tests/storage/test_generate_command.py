@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from models import generate
 from storage import checkpoint_path, create_run, load_run, partial_path, publish, write_checksums
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path, build, tokenizer):

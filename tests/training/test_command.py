@@ -17,6 +17,8 @@ from training import train
 from training.checkpoint import read_state
 from training.recovery import newest_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def test_help_says_how_to_go_on() -> None:
     shown = run(*train_command("--help"))

@@ -17,6 +17,8 @@ from tests.training.conftest import MakeConfig
 from training import train
 from training.lock import RunLock
 
+pytestmark = pytest.mark.slow
+
 
 def full_disk(*inputs: Any, **options: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

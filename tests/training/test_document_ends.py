@@ -15,6 +15,8 @@ from tests.training.conftest import MakeConfig
 from tests.training.test_trainer import logged
 from training import train
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["".join(letters) for letters in itertools.product("abcd", "abcd", "abcd", "xyz")]
 
 

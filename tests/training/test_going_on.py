@@ -16,6 +16,8 @@ from tests.training.conftest import MakeConfig
 from tests.training.test_trainer import logged
 from training import train
 
+pytestmark = pytest.mark.slow
+
 CONSTANT = ["train.schedule=constant", "train.batch_size=2"]
 
 

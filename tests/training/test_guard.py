@@ -18,6 +18,8 @@ from training import train
 from training.batches import Batch, TrainingBatches
 from training.trainer import StepResult, Trainer
 
+pytestmark = pytest.mark.slow
+
 
 def after_step(monkeypatch: pytest.MonkeyPatch, step: int, harm: Callable[[Trainer], None]) -> None:
     """Do harm at the end of a step."""

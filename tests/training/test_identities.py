@@ -18,6 +18,8 @@ from training import telemetry, train, trainer
 from training.batches import count_targets, validation_batches
 from training.telemetry import Throughput, matmul_rate
 
+pytestmark = pytest.mark.slow
+
 PEAK = 3e9
 
 

@@ -14,6 +14,8 @@ from storage import log
 from tests.training.conftest import MakeConfig
 from training import Config, train
 
+pytestmark = pytest.mark.slow
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 

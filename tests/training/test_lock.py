@@ -15,6 +15,8 @@ from training import train
 from training.lock import RunLock
 from training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -12,6 +12,8 @@ from training import train
 from training.losses import Objective
 from training.noise_scale import GradientSquares, NoiseScale
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_estimate_finds_the_noise_that_was_put_in() -> None:
     """Gradients of tokens N(G, Σ), in micro-batches of unequal sizes."""

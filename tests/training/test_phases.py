@@ -13,6 +13,8 @@ from tests.training.conftest import MakeConfig
 from training import train
 from training.batches import TrainingBatches
 
+pytestmark = pytest.mark.slow
+
 NOISY = {"gumbel_softmax": {}, "annealed_softmax": {"amplitude": 0.5}}
 
 

@@ -10,6 +10,8 @@ from storage import checkpoint_path, checkpoints, log
 from tests.training.conftest import MakeConfig
 from training import train
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_is_not_overwritten(make: MakeConfig) -> None:
     run = train(make("train.steps=2"))

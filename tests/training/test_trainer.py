@@ -20,6 +20,8 @@ from tests.training.conftest import MakeConfig
 from training import train
 from training.batches import TrainingBatches, count_targets
 
+pytestmark = pytest.mark.slow
+
 TIMINGS = ("seconds", "tokens_per_second", "mfu")
 
 
