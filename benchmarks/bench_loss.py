@@ -22,7 +22,7 @@ from benchmarks.measure import interleaved, median, peak_growth
 from common.command import Parser, guarded
 from models.loss import token_losses
 from storage.machine import default_device
-from training.losses import chunked_cross_entropy
+from training.losses.chunked import cross_entropy
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Shape = tuple[int, int, int]
@@ -35,7 +35,7 @@ CANDIDATES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "recomputed": lambda hidden, head, targets: token_losses(
         hidden[None], targets[None], lambda rows: rows @ head.T, len(head)
     ).sum(),
-    "chunked": lambda hidden, head, targets: chunked_cross_entropy(hidden, head, targets).total,
+    "chunked": lambda hidden, head, targets: cross_entropy(hidden, head, targets).total,
 }
 
 

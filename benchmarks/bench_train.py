@@ -30,8 +30,8 @@ from common.command import Parser, guarded
 from models import GPT, ModelConfig, presets, resolve
 from storage.machine import default_device
 from training.config import TrainConfig
-from training.losses import Objective
-from training.optimizer import build_optimizer
+from training.losses.objective import Objective
+from training.optimizers import build_optimizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

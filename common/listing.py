@@ -2,16 +2,17 @@
 
 import importlib
 import pkgutil
+from collections.abc import Collection, Iterable
 from types import ModuleType
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def modules(package: str) -> dict[str, ModuleType]:
-    """The modules of a package by name, in the order of their names; those that begin with `_` are left out."""
+def modules(package: str, without: Collection[str] = ()) -> dict[str, ModuleType]:
+    """The modules of a package by name, in the order of their names."""
     places = importlib.import_module(package).__path__
-    names = [found.name for found in pkgutil.iter_modules(places) if not found.name.startswith("_")]
+    names = [found.name for found in pkgutil.iter_modules(places) if found.name not in without]
     return {name: importlib.import_module(f"{package}.{name}") for name in sorted(names)}
 
 
@@ -24,3 +25,9 @@ def classes(package: str, base: type[T]) -> dict[str, type[T]]:
         if isinstance(found, type) and issubclass(found, base) and found is not base
         if found.__module__ == module.__name__
     }
+
+
+def options(parts: Iterable[object]) -> tuple[type, ...]:
+    """The dataclasses `Options` of parts that have some, as bases of a dataclass with the fields of all of them."""
+    found = dict.fromkeys(part.Options for part in parts if hasattr(part, "Options"))
+    return tuple(own for own in found if not any(own in other.__mro__[1:] for other in found))

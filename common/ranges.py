@@ -80,7 +80,7 @@ def violation(config: Any, prefix: str = "", kind: Any = None) -> str | None:
             return f"{name} must be {allowed}, got {_shown(value)}"
         elif (choices := field.metadata.get("choices")) and value not in choices:
             known = [str(choice) for choice in choices if choice is not None]
-            return f"unknown {field.name} {value!r}{nearest(str(value), known)}"
+            return f"{name}: unknown {field.name} {value!r}{nearest(str(value), known)}"
     return None
 
 

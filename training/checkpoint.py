@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -77,14 +78,19 @@ class Checkpointer:
         network: GPT,
         optimizer: Optimizer,
         keep: int,
+        memory: Sequence[set[str]],
     ) -> None:
-        """`model` and `optimizer` are what accelerate prepared, `network` the plain GPT inside the model."""
+        """`model` and `optimizer` are what accelerate prepared, `network` the plain GPT inside the model.
+
+        `memory` names what the optimizer remembers of a parameter, one set per kind.
+        """
         self._run = run
         self._accelerator = accelerator
         self._model = model
         self._network = network
         self._optimizer = optimizer
         self._keep = keep
+        self._memory = memory
         # A wrapped model would be saved, and expected back, under its wrapper's tensor names.
         accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
         accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
@@ -153,7 +159,7 @@ class Checkpointer:
                 f"checkpoint {folder} does not fit this run: {_one_line(error)}; {way}"
             ) from error
         found = [_settings(group) for group in self._optimizer.param_groups]
-        if not self._sharded and (found != expected or not _fits(self._optimizer)):
+        if not self._sharded and (found != expected or not _fits(self._optimizer, self._memory)):
             raise ModelError(
                 f"checkpoint {folder} does not fit this run: {OPTIMIZER} is of another optimizer; {way}"
             )
@@ -209,14 +215,16 @@ def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr")}
 
 
-def _fits(optimizer: Optimizer) -> bool:
-    """Whether AdamW can go on from its state."""
+def _fits(optimizer: Optimizer, memory: Iterable[set[str]]) -> bool:
+    """Whether the optimizer can go on from its state."""
     return all(
         isinstance(parameter, Tensor)
-        and state.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        and state.keys() in memory
         and all(isinstance(value, Tensor) for value in state.values())
-        and state["exp_avg"].shape == state["exp_avg_sq"].shape == parameter.shape
-        and state["step"].numel() == 1
+        and all(
+            value.numel() == 1 if name == "step" else value.shape == parameter.shape
+            for name, value in state.items()
+        )
         for parameter, state in optimizer.state.items()
     )
 

@@ -28,13 +28,14 @@ from data.choice import consequences, located, whole
 from data.options import read_option
 from models import ModelConfig, ModelError
 from models.plan import resolve
+from training import losses, optimizers, schedules
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass
-class TrainConfig:
-    """How a model is trained.
+class TrainConfig(losses.Options, schedules.Options, optimizers.Options):
+    """How a model is trained; more keys live with the losses, schedules and optimizers that they configure.
 
     Attributes:
         steps: optimiser steps of the whole run; the schedule spans them. A resumed run may be given others where that
@@ -45,18 +46,7 @@ class TrainConfig:
         length: tokens per sequence.
         document_end: after a document's last token, learn that it ends there, so that text from the model ends, too;
             null: true for a new run, and what an earlier one began with. Losses on held-out text count text only.
-        learning_rate: the peak.
-        min_learning_rate: where the cosine ends, as a fraction of the peak.
-        warmup_steps: steps of linear warm-up to the peak.
-        schedule: "cosine" or "constant", after the warm-up.
-        weight_decay: AdamW's, on the weights of linear layers and embeddings only.
-        beta1, beta2, adam_epsilon: AdamW's.
         clip: largest norm of the whole gradient; None: no clipping.
-        z_loss: weight of the squared log of the softmax's normaliser, per target token; PaLM's is 1e-4.
-        entropy_penalty: weight of the entropy regularisation of softmax layers, per target token; 0 for none.
-        entropy_share: of the largest entropy that a row can have, what every head aims at.
-        entropy_margin: deviations up to this share of the largest entropy cost nothing.
-        loss_kernel: "chunked", or "cce" (the package cut-cross-entropy); "auto": cce on a GPU where it is installed.
         orthograd: take from each linear layer's gradient the part along its weights, before clipping.
         precision: "fp32", "bf16" or "fp16"; "auto": bf16 where the device multiplies it natively, else fp32.
         float32_matmul: how float32 matrices are multiplied: "highest", "high" (TF32 on GPU) or "medium".
@@ -76,20 +66,7 @@ class TrainConfig:
     micro_batch_size: int | None = ranged(None, 1, 2**24)
     length: int = ranged(256, 1, 2**31)
     document_end: bool | None = None
-    learning_rate: float = ranged(1e-3, 0.0, FLOAT32, above=True)
-    min_learning_rate: float = ranged(0.1, 0.0, 1.0)
-    warmup_steps: int = ranged(100, 0, 10**9)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    weight_decay: float = ranged(0.1, 0.0, 1e6)
-    beta1: float = ranged(0.9, 0.0, 1 - 2**-24)
-    beta2: float = ranged(0.95, 0.0, 1 - 2**-24)
-    adam_epsilon: float = ranged(1e-8, 0.0, 1.0, above=True)
     clip: float | None = ranged(1.0, 0.0, FLOAT32, above=True)
-    z_loss: float = ranged(0.0, 0.0, 1e6)
-    entropy_penalty: float = ranged(0.0, 0.0, 1e6)
-    entropy_share: float = ranged(0.5, 0.0, 1.0)
-    entropy_margin: float = ranged(0.2, 0.0, 1.0)
-    loss_kernel: Literal["auto", "chunked", "cce"] = "auto"
     orthograd: bool = False
     precision: Precision = "auto"
     float32_matmul: Literal["highest", "high", "medium"] = "highest"
@@ -422,7 +399,8 @@ def _example(section: str) -> str:
 def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Dotted name, type and default of every leaf of a config dataclass."""
     instance = cls()
-    for item in fields(cls):
+    own = cls.__annotations__
+    for item in sorted(fields(cls), key=lambda item: item.name not in own):
         value = getattr(instance, item.name)
         if is_dataclass(value):
             yield from _fields(type(value), f"{prefix}{item.name}.")

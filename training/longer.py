@@ -8,12 +8,14 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from models import ModelError, resolve
 from storage.run import CONFIG, RECORD, as_yaml
 from training.config import Config
+from training.schedules import learning_rate
 
 
 def check_steps(saved: Mapping[str, Any], config: Config, done: int) -> None:
@@ -34,7 +36,8 @@ def check_steps(saved: Mapping[str, Any], config: Config, done: int) -> None:
         raise ModelError(f"run {config.path} has done {done} steps; train.steps={steps} would take some back")
     layers = resolve(config.model).layers
     follows = sorted({layer.mechanism.name for layer in layers if layer.mechanism.follows_progress})
-    if config.train.schedule != "constant":
+    earlier = replace(config.train, steps=before)
+    if any(learning_rate(step, earlier) != learning_rate(step, config.train) for step in range(done)):
         why = f"its {config.train.schedule} learning rate spans train.steps={before}"
     elif follows:
         why = f"the weights of {', '.join(follows)} follow the share of train.steps={before} that is done"

@@ -5,12 +5,10 @@ accelerate places the model, casts, shards and reduces. What it would get wrong 
 """
 
 import math
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,18 +17,17 @@ from accelerate.utils import DistributedType, set_seed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from tqdm import tqdm
 
 from attention import Phase
 from data import PackedDataset, Prepared, prepare
 from models import GPT, ModelError
-from storage import log
 from training import initial
 from training.batches import Batch, TrainingBatches, count_targets, count_unknown, validation_batches
 from training.boundary import one_line
 from training.checkpoint import SHARDED, Checkpointer, TrainerState
 from training.config import Config, fingerprint, resolve_precision, settled
 from training.diagnosis import find_cause, moments_of, not_finite, weights_of
+from training.journal import Journal
 from training.launch import (
     agreed,
     check_launch,
@@ -41,14 +38,14 @@ from training.launch import (
     make_accelerator,
 )
 from training.lock import RunLock
-from training.losses import EntropyPenalty, Objective
+from training.losses.objective import Objective
 from training.noise_scale import GradientSquares
-from training.optimizer import build_optimizer, learning_rate
+from training.optimizers import OPTIMIZERS, build_optimizer
 from training.orthograd import orthogonalise
 from training.rundir import check_free, learns_ends, open_run
+from training.schedules import learning_rate
 from training.stopping import StopRequest
 from training.telemetry import Mean, Throughput, attention_statistics, matmul_rate
-from training.tracking import tracker_options
 from training.validation import HeldOut
 
 PATIENCE = 10
@@ -160,10 +157,7 @@ class Trainer:
             raise ModelError(
                 "DeepSpeed takes its step in the backward pass; use train.orthograd=false with it"
             )
-        entropy = None
-        if train.entropy_penalty:
-            entropy = EntropyPenalty(train.entropy_penalty, train.entropy_share, train.entropy_margin)
-        objective = Objective(self.network, z_loss=train.z_loss, kernel=train.loss_kernel, entropy=entropy)
+        objective = Objective(self.network, train)
         model = torch.compile(objective) if train.compile else objective
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(self.network, train))
         self.squares: GradientSquares | None = None
@@ -173,7 +167,13 @@ class Trainer:
         ):
             self.squares = GradientSquares(self.network.parameters())
         self.checkpointer = Checkpointer(
-            config.path, accelerator, self.model, self.network, self.optimizer, train.keep_checkpoints
+            config.path,
+            accelerator,
+            self.model,
+            self.network,
+            self.optimizer,
+            train.keep_checkpoints,
+            OPTIMIZERS[train.optimizer].MEMORY,
         )
         self.losses = Mean()
         self.cause = ""
@@ -187,19 +187,10 @@ class Trainer:
 
     def run(self) -> None:
         """Train from the step that is reached to the last one or a stop signal."""
-        self._start_tracker()
-        self.bar = tqdm(
-            total=self.config.train.steps,
-            initial=self.state.step,
-            desc=self.config.name,
-            unit="step",
-            disable=not self.accelerator.is_main_process,
-            mininterval=0.5 if sys.stderr.isatty() else 15,
-            dynamic_ncols=True,
-        )
+        self.journal = Journal(self.config, self.accelerator, self.state.step, self.state.config)
         began = time.perf_counter() - self.state.seconds
-        with StopRequest() as stop, self.bar:
-            self._say(self._headline())
+        with StopRequest() as stop, self.journal.bar:
+            self.journal.say(self._headline())
             if self.state.step == 0:
                 self._validate()
             self.throughput = Throughput()
@@ -217,7 +208,7 @@ class Trainer:
                     if saving:
                         self._save(last=stopping or self.state.step == self.config.train.steps)
                 if stopping:
-                    self._say(
+                    self.journal.say(
                         f"stopped after step {self.state.step}; the same command with --resume continues"
                     )
                     break
@@ -238,7 +229,7 @@ class Trainer:
                 f"not saved: {self.cause}"
             )
         else:
-            self._say(f"step {self.state.step}: no checkpoint is made of skipped steps")
+            self.journal.say(f"step {self.state.step}: no checkpoint is made of skipped steps")
 
     @property
     def _skipping(self) -> bool:
@@ -399,24 +390,25 @@ class Trainer:
         loss = self._sum(sums.nats) / total
         end_loss = {"end_loss": self._sum(sums.end_nats) / ends} if ends else {}
         bits_per_byte = loss / math.log(2) / self.bytes_per_token
-        self._say(
+        self.journal.say(
             f"step {self.state.step}: validation loss {loss:.4f} nats/token, {bits_per_byte:.4f} bits/byte"
         )
-        self._record(
+        self.journal.record(
+            self.state.step,
             {"validation_loss": loss, "bits_per_byte": bits_per_byte, "validation_tokens": total}
             | end_loss
-            | statistics
+            | statistics,
         )
 
     def _report(self, result: StepResult) -> None:
-        self.bar.update()
+        self.journal.bar.update()
         if result.skipped is not None:
-            self._say(f"step {self.state.step} skipped: {result.skipped}")
-            self._record({"skipped": result.skipped})
+            self.journal.say(f"step {self.state.step} skipped: {result.skipped}")
+            self.journal.record(self.state.step, {"skipped": result.skipped})
         elif self._due(self.config.train.log_every):
             rate = self.throughput.rate()
             utilisation = rate * self.network.flops_per_token(self.config.train.length) / self.peak
-            self.bar.set_postfix_str(f"loss {result.loss:.4f}, {rate:,.0f} tokens/s", refresh=False)
+            self.journal.bar.set_postfix_str(f"loss {result.loss:.4f}, {rate:,.0f} tokens/s", refresh=False)
             values = {
                 "loss": result.loss,
                 "gradient_norm": result.gradient_norm,
@@ -430,7 +422,7 @@ class Trainer:
                 values["objective"] = result.objective
             if self.squares is not None and (tokens := self.state.noise_scale.tokens) is not None:
                 values["noise_scale"] = tokens
-            self._record(values)
+            self.journal.record(self.state.step, values)
 
     @property
     def _deepspeed(self) -> bool:
@@ -438,17 +430,6 @@ class Trainer:
 
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.config.train.steps
-
-    def _record(self, values: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            log.append(self.config.path, {"step": self.state.step} | values)
-        self.accelerator.log(
-            {k: v for k, v in values.items() if not isinstance(v, str)}, step=self.state.step
-        )
-
-    def _say(self, line: str) -> None:
-        if self.accelerator.is_main_process:
-            self.bar.write(line)
 
     def _headline(self) -> str:
         train, accelerator = self.config.train, self.accelerator
@@ -458,10 +439,6 @@ class Trainer:
             f"({accelerator.num_processes} process(es) x {self.batches.micro_batches} x "
             f"{self.batches.micro_batch_size}), {accelerator.device.type}, {train.precision}"
         )
-
-    def _start_tracker(self) -> None:
-        if self.config.train.tracker != "none":
-            self.accelerator.init_trackers(**tracker_options(self.config, self.state.step, self.state.config))
 
     def _to_device(self, batch: Batch) -> Batch:
         return {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from models import GPT
 from training.batches import Batch, count_targets, count_unknown
+from training.losses.objective import held_out_losses
 
 
 class HeldOut:
@@ -33,7 +34,7 @@ class HeldOut:
             if self.unknown:
                 continue
             self.first = self.first or batch
-            losses = network(batch["tokens"], targets=batch["targets"], documents=batch["documents"])
+            losses = held_out_losses(network, batch["tokens"], batch["targets"], batch["documents"])
             closes = batch["targets"] == bos
             self.nats += losses.masked_fill(closes, 0).sum()
             self.end_nats += losses.where(closes, 0).sum()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from common.listing import classes
+from common.listing import classes, options
 from models.postops.base import PostOp
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ POST_OPS: dict[str, type[PostOp]] = dict(
 )
 """All post-ops by name, in the order in which they are applied."""
 
-OPTIONS = tuple(post_op.Options for post_op in POST_OPS.values())
+OPTIONS = options(POST_OPS.values())
 """Their options: dataclasses that the model's config extends."""
 
 

@@ -48,7 +48,7 @@ def test_options_of_mechanisms_pass_through(tmp_path: Path) -> None:
         ("train.steps=null", "train.steps"),
         (
             "train.schedule=linear",
-            "train.schedule: Invalid value 'linear', expected one of ['cosine', 'constant']",
+            "train.schedule: unknown schedule 'linear'; did you mean 'cosine'? (known: constant, cosine, wsd)",
         ),
         ("train=3", "'train' is a section; set one of its keys, like train.steps=..."),
         ("data.tokenizer=bpe", "'data.tokenizer' is a section"),
@@ -103,7 +103,7 @@ def test_options_of_mechanisms_pass_through(tmp_path: Path) -> None:
         ("train.z_loss=-1", "train.z_loss must be a number from 0 to 1e+06, got -1.0"),
         (
             "train.loss_kernel=cut",
-            "train.loss_kernel: Invalid value 'cut', expected one of ['auto', 'chunked', 'cce']",
+            "train.loss_kernel: unknown loss_kernel 'cut'; did you mean 'auto'? (known: auto, cce, chunked)",
         ),
         ("model.gate=headwize", "unknown gate 'headwize'"),
         ("model.prediction=sigmoid", "unknown prediction 'sigmoid'"),

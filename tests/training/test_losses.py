@@ -15,8 +15,10 @@ import attention
 from attention import AttentionError
 from models import GPT, ModelConfig, ModelError, trace
 from models.loss import log_stablemax, token_losses
-from training import losses
-from training.losses import EntropyPenalty, Objective, chunked_cross_entropy, entropy_penalty
+from training.losses import Options, cce, chunked
+from training.losses.chunked import cross_entropy
+from training.losses.entropy import entropy_penalty
+from training.losses.objective import Objective, held_out_losses
 
 
 def problem(tokens: int = 37, vocabulary: int = 29, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -40,8 +42,8 @@ def plain(hidden: Any, head: Any, targets: Any, weights: Any, z_loss: float, sta
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "_FEWEST_ROWS", 7)
-    monkeypatch.setattr(losses, "_PART", {"cpu": 1})
+    monkeypatch.setattr(chunked, "_FEWEST_ROWS", 7)
+    monkeypatch.setattr(chunked, "_PART", {"cpu": 1})
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -53,7 +55,7 @@ def test_chunks_give_the_loss_and_gradient_of_the_formula(
 ) -> None:
     hidden, head, targets = problem()
     weights = torch.rand(37, dtype=torch.float64) if weighted else None
-    found = chunked_cross_entropy(hidden, head, targets, z_loss=z_loss, weights=weights, stablemax=stablemax)
+    found = cross_entropy(hidden, head, targets, z_loss=z_loss, weights=weights, stablemax=stablemax)
     expected = plain(hidden, head, targets, 1 if weights is None else weights, z_loss, stablemax)
     torch.testing.assert_close(tuple(found), expected)
     assert not found.nats.requires_grad
@@ -74,14 +76,14 @@ def test_gradients_are_finite_differences(
 ) -> None:
     hidden, head, targets = problem(tokens, vocabulary)
     assert torch.autograd.gradcheck(
-        lambda *x: chunked_cross_entropy(*x, targets, z_loss=z_loss, stablemax=stablemax).total,
+        lambda *x: cross_entropy(*x, targets, z_loss=z_loss, stablemax=stablemax).total,
         (hidden, head),
     )
 
 
 def test_float32_gives_the_numbers_of_the_loss_per_token() -> None:
     hidden, head, targets = problem(300, 64, torch.float32)
-    found = chunked_cross_entropy(hidden, head, targets)
+    found = cross_entropy(hidden, head, targets)
     per_token = token_losses(hidden[None], targets[None], lambda x: x @ head.T, 64)
     torch.testing.assert_close(found.total, per_token.sum(), rtol=1e-6, atol=0)
     assert torch.equal(found.total, found.nats)
@@ -89,6 +91,19 @@ def test_float32_gives_the_numbers_of_the_loss_per_token() -> None:
     torch.testing.assert_close(
         gradients, torch.autograd.grad(per_token.sum(), [hidden, head]), rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("prediction", ["softmax", "stablemax"])
+def test_validation_is_the_loss_of_training_token_by_token(prediction: str) -> None:
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(preset="nano", n_layer=1, vocab_size=64, prediction=prediction))
+    tokens, targets = torch.randint(64, (2, 2, 16))
+    targets[:, ::3] = -100
+    documents = torch.zeros_like(tokens)
+    found = held_out_losses(model, tokens, targets, documents)
+    assert torch.equal(found.sum(), Objective(model)(tokens, targets, documents).nats)
+    torch.testing.assert_close(found, model(tokens, targets=targets, documents=documents))
+    assert not found.requires_grad
 
 
 def test_stablemax_is_the_papers_ratio_and_stable() -> None:
@@ -109,7 +124,7 @@ def test_the_gradient_of_stablemax_is_the_closed_form() -> None:
     slope = torch.where(logits >= 0, 1.0, 1 / (1 - logits) ** 2)
     hidden = logits.clone().requires_grad_()
     target = torch.tensor([4])
-    loss = chunked_cross_entropy(hidden, torch.eye(9, dtype=torch.float64), target, stablemax=True).total
+    loss = cross_entropy(hidden, torch.eye(9, dtype=torch.float64), target, stablemax=True).total
     (found,) = torch.autograd.grad(loss, hidden)
     hit = torch.nn.functional.one_hot(target, 9)
     torch.testing.assert_close(found, slope * (1 / score.sum() - hit / score))
@@ -172,8 +187,8 @@ def test_the_logits_of_a_batch_are_never_held() -> None:
         return tensor
 
     with Watch(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        chunked_cross_entropy(hidden, head, targets).total.backward()
-    assert largest == losses._PART["cpu"] < tokens * vocabulary
+        cross_entropy(hidden, head, targets).total.backward()
+    assert largest == chunked._PART["cpu"] < tokens * vocabulary
     assert kept == hidden.numel() + head.numel()
 
 
@@ -181,7 +196,7 @@ def test_the_logits_of_a_batch_are_never_held() -> None:
 def test_the_objective_compiles_to_one_graph() -> None:
     torch.manual_seed(0)
     objective = Objective(
-        GPT(ModelConfig(preset="nano", n_layer=1, vocab_size=64, kernel="sdpa")), z_loss=0.1
+        GPT(ModelConfig(preset="nano", n_layer=1, vocab_size=64, kernel="sdpa")), Options(z_loss=0.1)
     )
     tokens = torch.randint(64, (2, 16))
     expected = objective(tokens, tokens).total
@@ -207,8 +222,8 @@ def test_cut_cross_entropy_is_called_as_its_package_says(monkeypatch: pytest.Mon
     module = SimpleNamespace(linear_cross_entropy=linear_cross_entropy)
     monkeypatch.setitem(sys.modules, "cut_cross_entropy", module)  # type: ignore[arg-type]
     hidden, head, targets = problem(dtype=torch.float32)
-    expected = chunked_cross_entropy(hidden, head, targets)
-    torch.testing.assert_close(tuple(losses.cut_cross_entropy(hidden, head, targets)), tuple(expected))
+    expected = cross_entropy(hidden, head, targets)
+    torch.testing.assert_close(tuple(cce.cut_cross_entropy(hidden, head, targets)), tuple(expected))
     assert calls == [(None, torch.float32, torch.float32)]
 
 
@@ -216,18 +231,18 @@ def test_a_loss_kernel_that_cannot_serve_is_refused(monkeypatch: pytest.MonkeyPa
     model = GPT(ModelConfig(preset="nano", n_layer=1, vocab_size=64))
     stablemax = GPT(ModelConfig(preset="nano", n_layer=1, vocab_size=64, prediction="stablemax"))
     tokens = torch.zeros(1, 4, dtype=torch.long)
-    monkeypatch.setattr(losses, "find_spec", lambda name: None)
+    monkeypatch.setattr(cce, "find_spec", lambda name: None)
     with pytest.raises(
         ModelError, match=r"cce cannot serve: it is not installed: pip install -e '\.\[cce\]'"
     ):
-        Objective(model, kernel="cce")
-    monkeypatch.setattr(losses, "find_spec", lambda name: object())
+        Objective(model, Options(loss_kernel="cce"))
+    monkeypatch.setattr(cce, "find_spec", lambda name: object())
     with pytest.raises(ModelError, match="it has no z-loss; use chunked"):
-        Objective(model, z_loss=1e-4, kernel="cce")
+        Objective(model, Options(z_loss=1e-4, loss_kernel="cce"))
     with pytest.raises(ModelError, match="it computes softmax only"):
-        Objective(stablemax, kernel="cce")
+        Objective(stablemax, Options(loss_kernel="cce"))
     with pytest.raises(ModelError, match=r"runs on CUDA in half precision, not on cpu in torch\.float32"):
-        Objective(model, kernel="cce")(tokens, tokens)
+        Objective(model, Options(loss_kernel="cce"))(tokens, tokens)
     Objective(model)(tokens, tokens)
 
 
@@ -276,7 +291,9 @@ def test_the_objective_adds_the_mean_penalty_of_the_layers():
     tokens, targets = torch.randint(0, 50, (2, 2, 12))
     documents = torch.tensor([[0] * 5 + [1] * 7, [0] * 12])
     plain = Objective(network)(tokens, targets, documents)
-    weighed = Objective(network, entropy=EntropyPenalty(0.5, 0.2, 0.1))(tokens, targets, documents)
+    weighed = Objective(network, Options(entropy_penalty=0.5, entropy_share=0.2, entropy_margin=0.1))(
+        tokens, targets, documents
+    )
     assert torch.equal(plain.nats, weighed.nats)
     calls = []
     with trace(network, attention=calls.append):
@@ -292,4 +309,4 @@ def test_the_objective_adds_the_mean_penalty_of_the_layers():
     assert float(gradients[0].abs().max()) > 0
     swat = GPT(ModelConfig(preset="nano", n_layer=1, n_head=2, d_model=32, attention="swat"))
     with pytest.raises(AttentionError, match="row_stats"):
-        Objective(swat, entropy=EntropyPenalty(1.0, 0.5, 0.2))
+        Objective(swat, Options(entropy_penalty=1.0))

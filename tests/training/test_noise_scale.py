@@ -9,7 +9,7 @@ from models import GPT, ModelConfig
 from storage import log
 from tests.training.conftest import MakeConfig
 from training import train
-from training.losses import Objective
+from training.losses.objective import Objective
 from training.noise_scale import GradientSquares, NoiseScale
 
 pytestmark = pytest.mark.slow
