@@ -8,9 +8,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", page.tables())
-def test_what_is_tried_is_survived(name):
+@pytest.mark.parametrize("times", [1, pytest.param(4, marks=pytest.mark.exhaustive)])
+def test_what_is_tried_is_survived(name, times):
     table = page.table(name)
-    trials = list(table.trials(table.FEW, seed=0))
+    trials = list(table.trials(times * table.FEW, seed=0))
     assert trials, "nothing was tried"
     assert [f"{trial.kind}; {trial.case}: {trial.failure}" for trial in trials if trial.failure] == []
 
