@@ -74,7 +74,7 @@ class RowSums:
             self._add(query, key, output, call)
 
     def _add(self, query: Tensor, key: Tensor, output: Tensor, call: AttentionCall) -> None:
-        stats = row_stats(query, key, call.mechanism, **call.arguments)
+        stats = row_stats(query, key, call.mechanism, **call.spec.options)
         length = query.shape[1]
         seen = stats.audience > self.audience * stats.audience.amax(-1, keepdim=True)
         rows_from = torch.arange(length, 0, -1, device=query.device)[: self.keys]

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention import INFERENCE, Mechanism, Phase, RecurrentState, attend
+from attention import INFERENCE, CallSpec, Mechanism, Phase, RecurrentState, attend
 from models.cache import LayerCache, StateCache
 from models.norms import RMSNorm
 from models.plan import LayerPlan, Plan
@@ -36,15 +35,10 @@ class Mixer(nn.Module):
             return INFERENCE
         return phase if phase.seed is None else replace(phase, seed=phase.seed << 20 | self.depth)
 
-    def arguments(self, documents: Tensor | None) -> dict[str, Any]:
-        """The keyword arguments that `attend`, `weights` and `row_stats` need to see what this layer sees."""
-        return {
-            "causal": True,
-            "window": self.window,
-            "documents": documents,
-            "scale": None,
-            "params": dict(self.learned.items()),
-        }
+    def spec(self, documents: Tensor | None, phase: Phase = INFERENCE) -> CallSpec:
+        """How this layer's queries meet its keys: `attend`, `weights` and `row_stats` take its options."""
+        params = dict(self.learned.items())
+        return CallSpec(window=self.window, documents=documents, params=params, phase=phase)
 
     def forward(
         self,
@@ -65,9 +59,8 @@ class Mixer(nn.Module):
             value,
             self.mechanism,
             kernel=self.kernel,
-            phase=self.own(phase),
             state=state,
-            **self.arguments(documents),
+            **self.spec(documents, self.own(phase)).options,
         )
 
 
@@ -75,7 +68,7 @@ class Mixer(nn.Module):
 class AttentionCall:
     """One layer's attention in one forward pass.
 
-    `attention.row_stats(call.query, call.key, call.mechanism, **call.arguments)` sees what the layer saw, and
+    `attention.row_stats(call.query, call.key, call.mechanism, **call.spec.options)` sees what the layer saw, and
     so does `attention.weights`. With a cache the tensors are valid until the next forward pass only.
 
     What is reported is the mechanism's own work, before any post-op of the block. Each map of differential attention is
@@ -89,7 +82,7 @@ class AttentionCall:
         value: [B, S, Hk, Dv]; Dv = D, or 2 D with differential attention.
         output: [B, T, H, Dv], before output norm, gate, difference of maps and output projection.
         mechanism: how the layer attends.
-        arguments: causal, window, documents, scale, params.
+        spec: how its queries met its keys, in inference.
     """
 
     layer: int
@@ -98,14 +91,14 @@ class AttentionCall:
     value: Tensor
     output: Tensor
     mechanism: Mechanism
-    arguments: dict[str, Any]
+    spec: CallSpec
 
     @classmethod
     def of(
         cls, mixer: Mixer, query: Tensor, key: Tensor, value: Tensor, output: Tensor, documents: Tensor | None
     ) -> "AttentionCall":
         """The call of a layer's mixer with what it was given and gave."""
-        return cls(mixer.depth, query, key, value, output, mixer.mechanism, mixer.arguments(documents))
+        return cls(mixer.depth, query, key, value, output, mixer.mechanism, mixer.spec(documents))
 
 
 Observer = Callable[[AttentionCall], object]

@@ -76,7 +76,9 @@ def _forward_cause(model: GPT, batch: Batch, phase: Phase) -> str | None:
 
     def attention(call: AttentionCall) -> None:
         if not causes and not _finite(call.output):
-            largest = row_stats(call.query, call.key, call.mechanism, **call.arguments).max_score.max().item()
+            largest = (
+                row_stats(call.query, call.key, call.mechanism, **call.spec.options).max_score.max().item()
+            )
             name = call.mechanism.name
             causes.append(
                 f"layer {call.layer}: {name}'s output has {_count(call.output)} (largest |score| {largest:.2g})"

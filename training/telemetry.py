@@ -26,7 +26,7 @@ def attention_statistics(model: GPT, batch: Batch) -> dict[str, float]:
     found: dict[str, float] = {}
 
     def record(call: AttentionCall) -> None:
-        stats = row_stats(call.query, call.key, call.mechanism, **call.arguments)
+        stats = row_stats(call.query, call.key, call.mechanism, **call.spec.options)
         rows = (stats.visible > 0)[:, None].expand_as(stats.mass)
         layer = f"layer-{call.layer:02d}"
         found[f"max_score/{layer}"] = stats.max_score[rows].max().item()

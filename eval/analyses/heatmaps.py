@@ -301,7 +301,7 @@ def _maps(result: Result, name: str, label: str, place: int, protocol: Mapping[s
 
 def _layer(call: AttentionCall, factor: int) -> Layer:
     _, length, heads, _ = call.query.shape
-    window = call.arguments.get("window") or call.mechanism.window
+    window = call.spec.window or call.mechanism.window
     value = call.value[0].float().repeat_interleave(heads // call.value.shape[2], 1)
     output = call.output[0].float().transpose(0, 1)
     side = -(-length // factor)
@@ -345,7 +345,7 @@ def _rows(call: AttentionCall, start: int, stop: int, window: int | None) -> tup
     Attention is causal: later keys are left out, since the queries of a call are the last of its positions.
     """
     query, key = call.query[:, start:stop], call.key[:, :stop]
-    weight = weights(query, key, call.mechanism, kernel="dense", **call.arguments)[0].float()
+    weight = weights(query, key, call.mechanism, kernel="dense", **call.spec.options)[0].float()
     return weight, visibility(stop - start, stop, window=window, device=query.device).mask()[0]
 
 

@@ -38,7 +38,7 @@ class QuantizedCache:
         overhead = 2 * (torch.finfo(torch.float32).bits + self.bits)
         bits = (key.shape[3] + value.shape[3]) * self.bits + overhead
         self._bytes[call.layer] = key.shape[2] * bits / 8
-        return attend(call.query, key, value, call.mechanism, **call.arguments)
+        return attend(call.query, key, value, call.mechanism, **call.spec.options)
 
     @property
     def bytes_per_token(self) -> float:

@@ -107,8 +107,8 @@ def attention(call: AttentionCall, bits: int, found: Ranges, correction: Mass | 
     sight = visibility(
         call.query.shape[1],
         call.key.shape[1],
-        causal=call.arguments["causal"],
-        window=call.arguments["window"] or call.mechanism.window,
+        causal=call.spec.causal,
+        window=call.spec.window or call.mechanism.window,
         device=call.query.device,
     )
     mixed = []
@@ -132,7 +132,7 @@ def _share(lost: Tensor, weight: Tensor, visible: Tensor) -> Tensor:
 def _weights(call: AttentionCall) -> Iterator[Tensor]:
     """The weights [H, T, S] of each sequence."""
     for query, key in zip(call.query.split(1), call.key.split(1), strict=True):
-        yield weights(query, key, call.mechanism, kernel="dense", **call.arguments)[0]
+        yield weights(query, key, call.mechanism, kernel="dense", **call.spec.options)[0]
 
 
 def _rounded(weight: Tensor, found: tuple[Tensor, Tensor], bits: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from attention import Mechanism, attend
+from attention import CallSpec, Mechanism, attend
 from attention import get as mechanism
 from attention.core.masks import visibility
 from common.errors import InputError
@@ -205,20 +205,14 @@ def attention_function(
         raise ModelError(f"{name} is not causal, which the attention trace cannot serve")
     _check_mask(name, attention_mask, query.shape[2], key.shape[2], sliding_window)
     softmax = mechanism("softmax")
-    arguments: dict[str, Any] = {
-        "causal": True,
-        "window": sliding_window,
-        "documents": None,
-        "scale": scaling,
-        "params": None,
-    }
+    spec = CallSpec(window=sliding_window, scale=scaling)
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    output = attend(query, key, value, softmax, **arguments)
+    output = attend(query, key, value, softmax, **spec.options)
     if _report is not None:
         layer = getattr(module, "layer_idx", None)
         if not isinstance(layer, int):
             raise ModelError(f"{name} does not know which layer it is (layer_idx), so it cannot be traced")
-        replacement = _report(AttentionCall(layer, query, key, value, output, softmax, arguments))
+        replacement = _report(AttentionCall(layer, query, key, value, output, softmax, spec))
         output = output if replacement is None else replacement
     return output, None
 

@@ -221,9 +221,7 @@ def test_the_window_of_the_mechanism_holds_where_the_call_names_none(subjects, m
 
     @contextmanager
     def unnamed(*, attention=None, hidden=None) -> Iterator[None]:
-        with real(
-            attention=lambda call: attention(replace(call, arguments={**call.arguments, "window": None}))
-        ):
+        with real(attention=lambda call: attention(replace(call, spec=replace(call.spec, window=None)))):
             yield
 
     monkeypatch.setattr(subjects[2], "trace", unnamed)

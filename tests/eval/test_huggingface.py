@@ -132,9 +132,9 @@ def test_traced_logits_are_those_of_eager(
     torch.testing.assert_close(subject.logits(tokens), answer.logits, atol=1e-4, rtol=1e-3)
     assert [call.layer for call in calls] == [0, 1]
     for call, attention in zip(calls, answer.attentions, strict=True):
-        weight = weights(call.query, call.key, call.mechanism, **call.arguments)
+        weight = weights(call.query, call.key, call.mechanism, **call.spec.options)
         torch.testing.assert_close(weight, attention, atol=1e-5, rtol=1e-3)
-    assert {call.arguments["window"] for call in calls} == WINDOWS.get(kind, {None})
+    assert {call.spec.window for call in calls} == WINDOWS.get(kind, {None})
 
 
 @pytest.mark.parametrize("kind", SERVED)

@@ -108,7 +108,7 @@ def test_attention_reads_the_rounded_cache(name: str, subject_of: Callable[[str]
     first = subject.blocks[0]
     mixer = first.attention.mixer
     key, value = (rounded_per_token(each, 4) for each in (calls[0].key, calls[0].value))
-    mixed = attend(calls[0].query, key, value, mixer.mechanism, **mixer.arguments(None))
+    mixed = attend(calls[0].query, key, value, mixer.mechanism, **mixer.spec(None).options)
     stream = subject.network.embedding(tokens)
     stream = stream + first.attention.output(mixed.flatten(-2))
     stream = stream + first.mlp(first.mlp_norm(stream))
@@ -140,7 +140,7 @@ def test_quantized_weights_are_those_of_the_formula(
     with subject.trace(attention=calls.append):
         subject.observe(windows.tokens)
     for call in calls:
-        weight = weights(call.query, call.key, call.mechanism, **call.arguments)
+        weight = weights(call.query, call.key, call.mechanism, **call.spec.options)
         low, high = min(0.0, float(weight.min())), float(weight.max())
         torch.testing.assert_close(torch.stack(found[call.layer]), torch.tensor([low, high]))
         step = (high - low) / 7

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from attention import attend, get, names, weights
+from attention import CallSpec, attend, get, names, weights
 from attention.core.mechanism import Mechanism
 from attention.forms.pointwise import Pointwise
 from eval.analyses import sinks
@@ -52,10 +52,10 @@ def call(
     scale: float | None = 1.0,
 ) -> AttentionCall:
     value = torch.ones_like(key)
-    arguments = {"causal": True, "window": window, "documents": None, "scale": scale, "params": None}
+    spec = CallSpec(window=window, scale=scale)
     chosen = get(mechanism)
     return AttentionCall(
-        0, query, key, value, attend(query, key, value, chosen, **arguments), chosen, arguments
+        0, query, key, value, attend(query, key, value, chosen, **spec.options), chosen, spec
     )
 
 
@@ -66,7 +66,10 @@ def measured(subject: Scripted, settings: Settings = SMALL, length: int = 16) ->
 def dense(calls: list[AttentionCall], window: int, settings: Settings) -> dict[str, Any]:
     """The results by the definitions, in float64 from whole matrices of weights, [L, N, H, T, T]."""
     weight = torch.stack(
-        [weights(c.query.double(), c.key.double(), c.mechanism, kernel="dense", **c.arguments) for c in calls]
+        [
+            weights(c.query.double(), c.key.double(), c.mechanism, kernel="dense", **c.spec.options)
+            for c in calls
+        ]
     )
     output = torch.stack([c.output.double().transpose(1, 2) for c in calls])
     length = weight.shape[-1]
@@ -368,8 +371,7 @@ def test_negative_weights() -> None:
     """Renormalised by magnitude: a row that cancels is neither empty nor without entropy."""
     query, key = torch.ones(6, 16, 1, 1), torch.ones(6, 16, 1, 1)
     key[:, 0] = -15.0
-    arguments = {"causal": True, "window": None, "documents": None, "scale": 1.0, "params": None}
-    got = measured(Scripted([AttentionCall(0, query, key, key, key, Linear(), arguments)]))
+    got = measured(Scripted([AttentionCall(0, query, key, key, key, Linear(), CallSpec(scale=1.0))]))
     # Row i holds -15 and i - 1 ones; the last row cancels.
     shares = [15 / (15 + later) for later in range(16)]
     assert got["heads"]["importance"]["raw"] == [[-15.0]]

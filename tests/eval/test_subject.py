@@ -54,7 +54,7 @@ def test_a_trace_recomputes_what_the_layer_did(run_path: Path) -> None:
         subject.observe(cut(subject, 20, 2).tokens)
     assert layers == [-1, 0, 1]
     for call in calls:
-        weight = weights(call.query, call.key, call.mechanism, **call.arguments)
+        weight = weights(call.query, call.key, call.mechanism, **call.spec.options)
         mixed = torch.einsum("bhts,bshd->bthd", weight, call.value)
         torch.testing.assert_close(mixed, call.output, atol=1e-5, rtol=1e-4)
 

@@ -77,7 +77,7 @@ def test_differential_attention_is_the_papers_formula(build, tokens, n_kv_head):
         query, key = op.query, op.key
         share = torch.exp(query[0] @ key[0]) - torch.exp(query[1] @ key[1]) + initial
         value = model.layers[depth].attention.value(x).view(2, 40, n_kv_head // 2, 8)
-        weights = attention.weights(call.query, call.key, call.mechanism, **call.arguments)
+        weights = attention.weights(call.query, call.key, call.mechanism, **call.spec.options)
         group, heads = 8 // n_kv_head, []
         for pair in range(n_kv_head // 2):
             for member in range(group):
@@ -106,7 +106,7 @@ def test_the_maps_of_a_pair_read_keys_of_their_own_and_one_value(build, tokens):
 @every_post_op
 def test_a_trace_reports_what_the_mechanism_did(build, tokens, chosen, pattern):
     for _, call, _ in watched(patterned(build, pattern, **chosen), tokens):
-        weights = attention.weights(call.query, call.key, call.mechanism, **call.arguments)
+        weights = attention.weights(call.query, call.key, call.mechanism, **call.spec.options)
         value = call.value.repeat_interleave(2, dim=2)
         mixed = torch.einsum("bhts,bshd->bthd", weights.to(value.dtype), value)
         torch.testing.assert_close(mixed, call.output, rtol=0, atol=1e-9)

@@ -20,7 +20,7 @@ def test_a_call_has_all_that_its_output_came_from(build, tokens, mechanism):
     for call in calls:
         assert call.query.shape == call.output.shape == (2, 40, 4, 8)
         assert call.key.shape == call.value.shape == (2, 40, 2, 8)
-        weights = attention.weights(call.query, call.key, call.mechanism, **call.arguments)
+        weights = attention.weights(call.query, call.key, call.mechanism, **call.spec.options)
         value = call.value.repeat_interleave(2, dim=2)
         mixed = torch.einsum("bhts,bshd->bthd", weights.to(value.dtype), value)
         torch.testing.assert_close(mixed, call.output, rtol=0, atol=1e-9)
@@ -28,7 +28,7 @@ def test_a_call_has_all_that_its_output_came_from(build, tokens, mechanism):
 
 def test_row_stats_take_a_call(build, tokens):
     def check(call):
-        stats = attention.row_stats(call.query, call.key, call.mechanism, **call.arguments)
+        stats = attention.row_stats(call.query, call.key, call.mechanism, **call.spec.options)
         torch.testing.assert_close(stats.mass, torch.ones(2, 4, 40))
 
     with torch.no_grad(), trace(build(), attention=check):

@@ -41,15 +41,15 @@ def penalty(network: GPT, options: Options) -> Penalty | None:
         row_entropy(example, example, layer.mechanism)  # refuses what has none
 
     def of_layer(call: AttentionCall, targets: Tensor) -> Tensor:
-        spec = call.arguments
+        spec = call.spec
         seen = visibility(
             call.query.shape[1],
             call.key.shape[1],
-            window=spec["window"],
-            documents=spec["documents"],
+            window=spec.window,
+            documents=spec.documents,
             device=call.query.device,
         )
-        rows = row_entropy(call.query, call.key, call.mechanism, **spec)
+        rows = row_entropy(call.query, call.key, call.mechanism, **spec.options)
         return entropy_penalty(
             rows,
             seen.count.expand(targets.shape),

@@ -1,6 +1,6 @@
 """C++ kernels: forward, backward and decode for every form, compiled at first use.
 
-`engine.cpp` holds matrix products, blocks and threads, `rows.h` the row functions of each form; a mechanism's own
+`engine.cpp` holds matrix products, blocks and threads, `forms/` the row functions of each form; a mechanism's own
 functions are printed from its PyTorch methods (`printer.py`) and compiled apart, in about a second.
 """
 
@@ -18,7 +18,7 @@ from attention.core.mechanism import Mechanism
 from attention.core.scores import Noise
 from attention.forms.composite import Mixture
 from attention.kernels.cpu import ops
-from attention.kernels.cpu.build import BuildError
+from attention.kernels.cpu.build import HERE, BuildError
 from attention.kernels.kernel import Kernel
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -39,7 +39,8 @@ class Cpu(Kernel):
             return f"the tensors are on {device}"
         if dtype not in DTYPES:
             return f"it computes in float32 and bfloat16, not in {dtype}".replace("torch.", "")
-        return untraceable(inputs.mechanism) or _unavailable(inputs.mechanism)
+        mechanism = inputs.mechanism
+        return untraceable(mechanism) or _without_form(mechanism) or _unavailable(mechanism)
 
     def build(self, inputs: AttentionInputs) -> str | None:
         """Compile the engine and the mechanism's functions, where no library of theirs is kept; load them."""
@@ -91,6 +92,13 @@ def _noise(noise: Noise | None) -> tuple[Tensor | None, float]:
 @torch.compiler.assume_constant_result
 def _key(mechanism: Mechanism) -> str:
     return formula_of(mechanism).key
+
+
+@torch.compiler.assume_constant_result
+@cache
+def _without_form(mechanism: Mechanism) -> str | None:
+    header = HERE / "forms" / f"{formula_of(mechanism).form}.h"
+    return None if header.exists() else f"it has no row functions for form {mechanism.form.__name__}"
 
 
 @torch.compiler.assume_constant_result

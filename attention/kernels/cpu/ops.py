@@ -18,7 +18,7 @@ STATISTICS = 5
 NOTICE = "attention: compiling the CPU kernels, once for this machine (about 20 seconds) ..."
 
 GROUP_ROWS, TILE_KEYS = 16, 128
-"""Queries and keys of a tile of which `support` says whether it has weights, as in engine.cpp."""
+"""Queries and keys of a tile of which `support` says whether it has weights, as in engine/memory.h."""
 
 
 def look_for(formula: Formula) -> None:

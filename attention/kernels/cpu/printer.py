@@ -1,4 +1,4 @@
-"""A mechanism's traced functions as C++, for `rows.h`."""
+"""A mechanism's traced functions as C++, for the class of its form in `forms/`."""
 
 from attention.core.formula import INFIX, PREFIX, Formula, Function, Operand, Step
 
@@ -6,7 +6,8 @@ from attention.core.formula import INFIX, PREFIX, Formula, Function, Operand, St
 def source(formula: Formula) -> str:
     """A translation unit that exports the table of row functions of one mechanism."""
     functions = "\n".join(_function(function) for function in formula.functions)
-    return f"""#include "rows.h"
+    return f"""#include "compiled.h"
+#include "forms/{formula.form}.h"
 
 // Unnamed, since libraries of other mechanisms hold functions of the same names.
 namespace {{

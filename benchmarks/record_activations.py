@@ -1,7 +1,7 @@
-"""`python -m attention.conformance.record runs/NAME`: make activations.pt, the real inputs of the suite.
+"""`python -m benchmarks.record_activations runs/NAME`: make activations.pt, the real inputs of the suite.
 
 What the first, a middle and the last layer of a trained model give to their attention, on the opening of the first
-held-out document, in bfloat16. The one module of this package that needs the rest of the project; nothing imports it.
+held-out document, in bfloat16.
 """
 
 import argparse
@@ -34,8 +34,8 @@ def record(run: str | Path) -> dict[str, tuple[torch.Tensor, ...]]:
 
 
 def main() -> None:
-    """Write the file beside this module."""
-    parser = argparse.ArgumentParser(prog="python -m attention.conformance.record", description=__doc__)
+    """Write the file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.record_activations", description=__doc__)
     parser.add_argument("run", help="a run directory of this project")
     try:
         layers = record(parser.parse_args().run)

@@ -1,0 +1,244 @@
+// The forward pass, and decoding.
+#pragma once
+#include "engine/blocks.h"
+#include "engine/mechanisms.h"
+#include "engine/threads.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <functional>
+#include <string>
+#include <tuple>
+
+namespace {
+
+template <class Element>
+void store_row(Element* to, const float* from, float factor, int64_t width) {
+  int64_t column = 0;
+  for (; column + LANES <= width; column += LANES) store(raw(to) + column, load(from + column) * factor);
+  for (; column < width; column++) to[column] = Element(from[column] * factor);
+}
+
+// An output row, and what rounding took from it where the backward pass will want it.
+template <class Element>
+void write_output(const View<Element>& output, const View<Element>& lost, int64_t b, int64_t t, int64_t h,
+                  const float* mixed, float factor, int64_t width) {
+  Element* to = output.at(b, t, h);
+  store_row(to, mixed, factor, width);
+  if (!lost.data) return;
+  Element* rest = lost.at(b, t, h);
+  for (int64_t column = 0; column < width; column++)
+    rest[column] = Element(mixed[column] * factor - float(to[column]));
+}
+
+template <class Element>
+void widen(const Element* from, float* to, int64_t width) {
+  int64_t column = 0;
+  for (; column + LANES <= width; column += LANES) store(to + column, load(raw(from) + column));
+  for (; column < width; column++) to[column] = float(from[column]);
+}
+
+// A vector as floats, padded with what `line` holds to a multiple of LANES: where it lies if it needs neither.
+template <class Element>
+const float* widened(const Element* from, const Buffer<float>& line, int64_t width) {
+  if constexpr (!paired<Element>)
+    if (width % LANES == 0) return from;
+  widen(from, line.data(), width);
+  return line.data();
+}
+
+int64_t block_rows(int64_t width) {
+  return std::clamp<int64_t>(BLOCK_SCORES / std::max<int64_t>(width, 1) / 16 * 16, 16, QUERIES);
+}
+
+// The widest key range of any block of rows.
+int64_t widest(const Scoring& scoring, const Shape& shape, int64_t rows) {
+  int64_t width = 0;
+  for (int64_t b = 0; b < (scoring.mask_stride ? shape.batch : 1); b++)
+    for (int64_t start = 0; start < shape.queries; start += rows) {
+      auto [low, high] =
+          seen(scoring.first_of(b) + start, scoring.last_of(b) + start, std::min(rows, shape.queries - start));
+      width = std::max(width, high - low / KEYS * KEYS);
+    }
+  return width;
+}
+
+template <class Element>
+struct PackedKeys {
+  Buffer<Element> key, value;  // per head: keys transposed for scores, values for outputs
+
+  PackedKeys(const Shape& shape, const Tensor& key_, const Tensor& value_) {
+    View<const Element> keys(key_), values(value_);
+    key.resize(shape.batch * shape.key_heads * shape.padded_keys * shape.padded_dim);
+    value.resize(shape.batch * shape.key_heads * shape.padded_keys * shape.padded_value);
+    int64_t blocks = shape.padded_keys / WIDE_KEYS;
+    auto make_scratch = [] { return Buffer<Element>(); };
+    dynamic(shape.batch * shape.key_heads * blocks, make_scratch, [&](int64_t index, Buffer<Element>& scratch) {
+      int64_t head = index / blocks, start = index % blocks * WIDE_KEYS;
+      int64_t b = head / shape.key_heads, h = head % shape.key_heads, count = shape.keys - start;
+      Element* key_block = key.data() + (head * shape.padded_keys + start) * shape.padded_dim;
+      Element* value_block = value.data() + (head * shape.padded_keys + start) * shape.padded_value;
+      pack_columns(keys.at(b, start, h), keys.length, count, shape.head_dim, key_block, WIDE_KEYS, shape.padded_dim,
+                   WIDE_KEYS, scratch);
+      pack_rows(values.at(b, start, h), values.length, count, shape.value_dim, value_block, WIDE_KEYS,
+                shape.padded_value);
+    });
+  }
+};
+
+template <class Element>
+void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, Tensor& out, Tensor& rest,
+                    Tensor& support, float* statistics) {
+  const Scoring& scoring = inputs.scoring;
+  int64_t rows = block_rows(widest(scoring, shape, QUERIES)), width = widest(scoring, shape, rows);
+  int64_t blocks = (shape.queries + rows - 1) / rows;
+  View<const Element> query(inputs.query);
+  View<Element> output(out), lost;
+  if (rest.numel()) lost = View<Element>(rest);
+  View<uint8_t> supported;
+  if (support.numel()) supported = View<uint8_t>(support);
+  int64_t widest_depth = mechanism.vanishes ? TILE_KEYS : WIDE_KEYS;
+  PackedKeys<Element> packed(shape, inputs.key, inputs.value);
+  auto make_space = [&] { return RowSpace<Element>(shape, rows, width); };
+  dynamic(shape.batch * shape.heads * blocks, make_space, [&](int64_t index, RowSpace<Element>& space) {
+    // Under a causal mask the last rows take longest: they come first.
+    int64_t start = (blocks - 1 - index / (shape.batch * shape.heads)) * rows;
+    int64_t head = index % (shape.batch * shape.heads), b = head / shape.heads, h = head % shape.heads;
+    int64_t count = std::min(rows, shape.queries - start);
+    auto [low, high] = seen(scoring.first_of(b) + start, scoring.last_of(b) + start, count);
+    low = low / KEYS * KEYS;
+    int64_t columns = round_up(high - low, KEYS);
+    int64_t key_head = b * shape.key_heads + h / shape.group;
+    const Element* keys = packed.key.data() + key_head * shape.padded_keys * shape.padded_dim;
+    const Element* values = packed.value.data() + key_head * shape.padded_keys * shape.padded_value;
+    copy_rows(query.at(b, start, h), query.length, count, shape.head_dim, space.query.data(), rows,
+              shape.padded_dim);
+    products(rows, space.query.data(), shape.padded_dim, keys, low, columns, space.score.data(), space.stride);
+    float* row_statistics = statistics + head * shape.queries;
+    RowBlock block = describe(scoring, space, b, h, start, count, low, columns, shape.keys, row_statistics,
+                              shape.batch * shape.heads * shape.queries);
+    if (scoring.noise.drawn) add_noise(scoring, block, b, h, start, low);
+    const Element* weight;
+    if (mechanism.vanishes) space.occupied.fill(0);
+    if constexpr (paired<Element>) {
+      mechanism.weights_bfloat16(block, raw(space.weight.data()), space.stride, space.row_scale.data());
+      weight = space.weight.data();
+    } else {
+      mechanism.weights(block, space.score.data(), space.row_scale.data());
+      weight = space.score.data();
+    }
+    bool mixed = false;
+    for (int64_t column = 0, depth; column < columns; column += depth) {
+      depth = columns - column >= widest_depth ? widest_depth : KEYS;
+      const uint8_t* here = space.occupied.data() + column / LANES;
+      if (mechanism.vanishes && std::none_of(here, here + depth / LANES, std::identity())) continue;
+      multiply(rows, shape.padded_value, depth, weight + column, space.stride,
+               values + (low + column) * shape.padded_value, shape.padded_value, space.out.data(),
+               shape.padded_value, mixed);
+      mixed = true;
+    }
+    if (!mixed) space.out.fill(0.f);
+    for (int64_t row = start; supported.data && row < start + count; row += GROUP_ROWS)
+      for (int64_t column = 0; column < columns; column += LANES)
+        supported.at(b, row / GROUP_ROWS, h)[(low + column) / TILE_KEYS] |= space.occupied[column / LANES];
+    for (int64_t row = 0; row < count; row++)
+      write_output(output, lost, b, start + row, h, space.out.data() + row * shape.padded_value,
+                   columns ? space.row_scale[row] : 0.f, shape.value_dim);
+  });
+}
+
+// A few queries against many keys: memory bound, so keys and values are read once, where they lie.
+template <class Element>
+void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, Tensor& out, Tensor& rest,
+                 float* statistics) {
+  const Scoring& scoring = inputs.scoring;
+  View<const Element> query(inputs.query), key(inputs.key), value(inputs.value);
+  View<Element> output(out), lost;
+  if (rest.numel()) lost = View<Element>(rest);
+  int64_t rows = shape.queries, width = widest(scoring, shape, rows);
+  dynamic(shape.batch * shape.key_heads, no_space, [&](int64_t index, Nothing) {
+    int64_t b = index / shape.key_heads, key_head = index % shape.key_heads;
+    RowSpace<float> space(shape, rows * shape.group, width);
+    auto [low, high] = seen(scoring.first_of(b), scoring.last_of(b), rows);
+    low = low / KEYS * KEYS;
+    int64_t columns = round_up(high - low, LANES), wide = shape.padded_dim;
+    space.query.fill(0.f);
+    for (int64_t row = 0; row < rows * shape.group; row++) {
+      const Element* source = query.at(b, row % rows, key_head * shape.group + row / rows);
+      widen(source, space.query.data() + row * wide, shape.head_dim);
+    }
+    Buffer<float> line(std::max(shape.padded_dim, shape.padded_value));
+    line.fill(0.f);
+    for (int64_t column = 0; column < high - low; column++) {
+      const float* keys = widened(key.at(b, low + column, key_head), line, shape.head_dim);
+      for (int64_t row = 0; row < rows * shape.group; row++) {
+        vec total = broadcast(0.f);
+        for (int64_t d = 0; d < shape.head_dim; d += LANES)
+          total = fused(load(keys + d), load(space.query.data() + row * wide + d), total);
+        space.score[row * space.stride + column] = sum(total);
+      }
+    }
+    Buffer<float> mixed(rows * shape.group * shape.padded_value);
+    mixed.fill(0.f);
+    for (int64_t g = 0; g < shape.group; g++) {
+      int64_t h = key_head * shape.group + g;
+      RowBlock block = describe(scoring, space, b, h, 0, rows, low, columns, shape.keys,
+                                statistics + (b * shape.heads + h) * shape.queries,
+                                shape.batch * shape.heads * shape.queries);
+      block.score += g * rows * space.stride;
+      if (scoring.noise.drawn) add_noise(scoring, block, b, h, 0, low);
+      mechanism.weights(block, block.score, space.row_scale.data() + g * rows);
+    }
+    line.fill(0.f);
+    for (int64_t column = 0; column < high - low; column++) {
+      const float* values = widened(value.at(b, low + column, key_head), line, shape.value_dim);
+      for (int64_t row = 0; row < rows * shape.group; row++) {
+        float weight = space.score[row * space.stride + column];
+        if (weight == 0.f) continue;
+        float* to = mixed.data() + row * shape.padded_value;
+        for (int64_t d = 0; d < shape.value_dim; d += LANES) store(to + d, fused(load(values + d), weight, load(to + d)));
+      }
+    }
+    for (int64_t row = 0; row < rows * shape.group; row++)
+      write_output(output, lost, b, row % rows, key_head * shape.group + row / rows,
+                   mixed.data() + row * shape.padded_value, space.row_scale[row], shape.value_dim);
+  }, shape.batch * shape.heads * rows * width * (shape.head_dim + shape.value_dim));
+}
+
+// Outputs, log masses of a Ratio (where asked for, else empty), what the outputs' rounding lost (where a backward pass
+// will want it, else empty), which tiles have weights (where those vanish, else empty) and row statistics.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const Tensor& value,
+                                           const optional<Tensor>& query_bias, const optional<Tensor>& key_bias,
+                                           const optional<Tensor>& slope, const Tensor& first, const Tensor& last,
+                                           const Tensor& position, double scale, const optional<Tensor>& source,
+                                           double amplitude, std::string mechanism, bool trains,
+                                           bool keeps_support, bool with_mass) {
+  const Mechanism& functions = find_mechanism(mechanism);
+  Shape shape(query, key, value);
+  Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale, source, amplitude);
+  // Where a backward pass reads statistics of rows it meets the same scores: one sum, in one order, serves both passes.
+  bool half = query.scalar_type() != at::kFloat, few = shape.queries <= FEW_QUERIES && !trains;
+  Tensor out = at::empty({shape.batch, shape.queries, shape.heads, shape.value_dim}, query.options());
+  Tensor rest = half && trains ? at::empty(out.sizes(), out.options()) : at::empty({0}, query.options());
+  Tensor support = at::zeros({0}, query.options().dtype(at::kByte));
+  if (keeps_support) {
+    int64_t groups = (shape.queries + GROUP_ROWS - 1) / GROUP_ROWS, tiles = (shape.keys + TILE_KEYS - 1) / TILE_KEYS;
+    support = at::zeros({shape.batch, groups, shape.heads, tiles}, support.options());
+  }
+  Tensor statistics = at::zeros({MAXIMUM_STATISTICS, shape.batch, shape.heads, shape.queries},
+                                query.options().dtype(at::kFloat));
+  float* rows = statistics.data_ptr<float>();
+  if (half)
+    few ? forward_few<BFloat16>(shape, inputs, functions, out, rest, rows)
+        : forward_blocks<BFloat16>(shape, inputs, functions, out, rest, support, rows);
+  else
+    few ? forward_few<float>(shape, inputs, functions, out, rest, rows)
+        : forward_blocks<float>(shape, inputs, functions, out, rest, support, rows);
+  // pivot + ln(mass), from the pivot and one over the mass.
+  Tensor log_mass = with_mass ? statistics.select(0, PIVOT).sub(statistics.select(0, SCALE).log()).transpose(1, 2).contiguous()
+                              : at::empty({0}, statistics.options());
+  return {out, log_mass, rest, support, statistics};
+}
+
+}  // namespace
