@@ -1,6 +1,6 @@
 """`python -m benchmarks.bench_startup`: the processor time that commands take before they do anything.
 
-Every command is run several times, one after the other in turns, so that what else the machine does falls on all of them
+Every command is run several times, in turns, so that what else the machine does falls on all of them
 alike. The figures are medians of user and system time, on one thread, and their ratios to `import torch`.
 """
 
