@@ -33,7 +33,12 @@ def main() -> None:
         "--resume", action="store_true", help="continue the run if it exists, start it if not"
     )
     parser.add_argument(
-        "--keys", action="store_true", help="list all config keys with their defaults, and leave"
+        "--keys",
+        action="store_true",
+        help="list all config keys with type, default, meaning, unit and choices, and leave",
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the config with all its keys as YAML, and leave"
     )
     arguments = parser.parse_intermixed_args()
     if arguments.keys:
@@ -42,6 +47,11 @@ def main() -> None:
         print(describe_keys())
     elif arguments.config is None:
         parser.error("a config is needed, like configs/micro-softpick.yaml (see --help)")
+    elif arguments.print_config:
+        from storage.run import as_yaml
+        from training.config import as_dict, load
+
+        print(as_yaml(as_dict(load(arguments.config, arguments.overrides))), end="")
     else:
         from training import load, train
 

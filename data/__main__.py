@@ -1,6 +1,7 @@
-"""python -m data prepare [option=value ...]: build a corpus and say what came out.
+"""python -m data prepare [CONFIG.yaml] [key=value ...]: build a corpus and say what came out.
 
-Options are those of DataConfig, e.g. `corpus=sotu tokenizer.vocab_size=4096`; a text is taken as typed, null is none.
+CONFIG.yaml is a config of training, of which the section `data` is read. Keys are those of that section, with its name
+or without: `corpus=sotu data.tokenizer.vocab_size=4096`; a text is taken as typed, null is none. --keys lists them.
 The cache is $ATTENTION_ZOO_CACHE, else attention-zoo in $XDG_CACHE_HOME or ~/.cache.
 """
 
@@ -17,8 +18,16 @@ def main() -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
+    if "--keys" in arguments:
+        from common.describe import described
+        from data.config import DataConfig
+
+        print(described(DataConfig))
+        return
     if arguments[0] != "prepare":
-        raise DataError(f"unknown command {arguments[0]!r}; usage: python -m data prepare [option=value ...]")
+        raise DataError(
+            f"unknown command {arguments[0]!r}; usage: python -m data prepare [CONFIG.yaml] [key=value ...]"
+        )
     from data import prepare
     from data.commandline import parse
 

@@ -1,10 +1,12 @@
 """The options of a command line as a config of the data."""
 
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from common.configs import chain
 from common.errors import nearest
 from data.choice import consequences
 from data.config import DataConfig
@@ -12,14 +14,26 @@ from data.errors import DataError
 from data.options import read_option
 
 
-def parse(overrides: list[str]) -> DataConfig:
-    """A config from dotted overrides such as "tokenizer.vocab_size=4096". DataError: what does not parse."""
-    values = [read_option(override, DataConfig)[1] for override in overrides]
-    typed = {key: value for section in values for key, value in section.items()}
+def parse(arguments: list[str]) -> DataConfig:
+    """The data of a YAML file, if one is named, with overrides: "tokenizer.vocab_size=4096", or as training has them,
+    "data.tokenizer.vocab_size=4096".
+
+    Raises:
+        DataError, InputError: what does not parse.
+    """
+    files = [argument for argument in arguments if "=" not in argument]
+    if len(files) > 1:
+        raise DataError(f"one config is read, got {' and '.join(files)}; options must read key=value")
+    layers = [values.get("data") or {} for _, values in chain(Path(files[0]))] if files else []
+    overrides = [argument.removeprefix("data.") for argument in arguments if "=" in argument]
+    typed = [read_option(override, DataConfig)[1] for override in overrides]
+    config = OmegaConf.structured(DataConfig)
     try:
-        default = OmegaConf.structured(DataConfig)
-        merged = OmegaConf.merge(default, consequences(default, typed), *values)
-        return cast(DataConfig, OmegaConf.to_object(merged))
+        for sections in [*([layer] for layer in layers), typed]:
+            section = {key: value for values in sections for key, value in values.items()}
+            inherited = cast(dict[str, Any], OmegaConf.to_container(config))
+            config = OmegaConf.merge(config, consequences(inherited, section), *sections)
+        return cast(DataConfig, OmegaConf.to_object(config))
     except ConfigKeyError as error:
         parent = error.parent_node if OmegaConf.is_dict(error.parent_node) else {}
         hint = nearest(str(error.key), map(str, parent))

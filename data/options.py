@@ -19,6 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from common.configs import base_sixty
 from data.errors import DataError
 
 ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
@@ -78,6 +79,8 @@ def _text(text: str, option: str, escapes: bool) -> str:
 
 
 def _yaml(text: str, option: str) -> Any:
+    if written := base_sixty(text):
+        raise DataError(f"option {option!r}: YAML reads {written} in base sixty; write a plain number")
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:

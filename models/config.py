@@ -21,7 +21,9 @@ class ModelConfig(*postops.OPTIONS):  # type: ignore[misc]
         preset: one of `presets()`, or None when the shape is given field by field.
         vocab_size: rows of the embedding; at least the tokenizer's. Ids above those are part of every softmax, and so
             of losses and likelihoods, and are never written.
-        n_layer, n_head, d_model: depth, query heads, width.
+        n_layer: depth.
+        n_head: query heads.
+        d_model: width of the residual stream.
         n_kv_head: key/value heads; None: as many as query heads.
         d_ff: width of the MLP; None: 8/3 d_model rounded up to 256 for swiglu, 4 d_model for gelu.
         max_length: hard limit on positions in training, evaluation and generation. It costs no memory.

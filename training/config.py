@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from common.configs import chain, did_you_mean, one_line
+from common.describe import described
 from common.hashing import json_hash
 from common.ranges import FLOAT32, SEED, ranged, violation
 from common.shapes import references, shown
@@ -122,6 +123,9 @@ FREE_ON_RESUME = {
 PLACES = {"data.path", "data.tokenizer.path"}
 """Keys that say where files lie; they may have moved, if what is in them is the same."""
 
+INITIAL = "train.init_from"
+"""Another run's folder, as a whole path since it is saved."""
+
 
 BEFORE = {"train.document_end": False}
 """What runs did that were saved before a key existed, where its default is something else."""
@@ -134,23 +138,23 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ModelError, DataError, AttentionError: anything wrong, as one line.
     """
     config = OmegaConf.structured(Config)
-    for layer in [*([file] for file in _chain(Path(path))), [*map(_override, overrides)]]:
+    for layer in [*([file] for file in chain(Path(path))), [*map(_override, overrides)]]:
         for source, values in layer:
             _check_keys(config, values, source)
         for source, values in [_consequences(config, layer), *layer]:
             try:
                 config = OmegaConf.merge(config, values)
             except OmegaConfBaseException as error:
-                raise ModelError(f"{source}: {_one_line(error)}") from error
+                raise ModelError(f"{source}: {one_line(error)}") from error
     try:
         loaded = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise ModelError(f"{path}: {_one_line(error)}") from error
+        raise ModelError(f"{path}: {one_line(error)}") from error
     assert isinstance(loaded, Config)
-    loaded.name = loaded.name or Path(path).stem
-    loaded.data = located(loaded.data)
-    check(loaded)
-    return loaded
+    train = replace(loaded.train, init_from=whole(loaded.train.init_from))
+    named = replace(loaded, name=loaded.name or Path(path).stem, data=located(loaded.data), train=train)
+    check(named)
+    return named
 
 
 def check(config: Config) -> None:
@@ -242,6 +246,7 @@ def differences(saved: Mapping[str, Any], config: Config, *, same_data: bool = F
     now, default = dict(_flat(as_dict(config))), dict(_flat(as_dict(Config())))
     before = {key: default[key] for key in now.keys() & default.keys()} | BEFORE | dict(_flat(saved))
     before |= {key: now[key] if same_data else whole(before[key]) for key in PLACES}
+    before[INITIAL] = whole(before[INITIAL])
     return [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -256,62 +261,8 @@ def fingerprint(config: Config) -> str:
 
 
 def describe_keys() -> str:
-    """Every key with its type and default, one per line: what `train.py --keys` prints."""
-    return "\n".join(
-        f"{name}: {kind.__name__ if isinstance(kind, type) else kind} = {default!r}".replace("typing.", "")
-        for name, kind, default in _fields(Config)
-    )
-
-
-def _chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The files from the outermost ancestor to `path`, each with its values."""
-    chain: list[tuple[str, dict[str, Any]]] = []
-    seen: list[Path] = []
-    while True:
-        if _resolved(path) in seen:
-            raise ModelError(
-                f"configs extend each other in a circle: {' -> '.join(p.name for p in [*seen, path])}"
-            )
-        seen.append(_resolved(path))
-        values = _read(path)
-        parent = values.pop("extends", None)
-        chain.insert(0, (str(path), values))
-        if parent is None:
-            return chain
-        if not isinstance(parent, str):
-            raise ModelError(f"{path}: extends must be the path of a config, got {shown(parent)}")
-        path = path.parent / parent
-
-
-def _resolved(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a zero byte, too long
-        raise ModelError(f"no config file {shown(str(path))}: {_one_line(error)}") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = path.is_file()
-    except (OSError, ValueError) as error:  # a name that is too long, a zero byte
-        raise ModelError(f"no config file {shown(str(path))}: {_one_line(error)}") from error
-    if not found:
-        known = {*Path("configs").rglob("*.yaml"), *path.parent.glob("*.yaml")}
-        near = difflib.get_close_matches(str(path), sorted(map(str, known)), n=3, cutoff=0.5)
-        raise ModelError(f"no config file {path}" + _did_you_mean(near))
-    try:
-        # OmegaConf's reader, unlike plain YAML 1.1, takes 1e-15 for a number.
-        loaded = OmegaConf.load(path)
-        values = OmegaConf.to_container(loaded)
-    except yaml.YAMLError as error:
-        raise ModelError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except (OmegaConfBaseException, ValueError, OSError) as error:
-        raise ModelError(f"{path}: {_one_line(error)}") from error
-    except RecursionError as error:
-        raise ModelError(f"{path} is nested too deeply") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} must hold keys and values, like 'train: {{steps: 100}}'")
-    return values  # type: ignore[return-value]
+    """Every key with its type, default, meaning and what it may be: what `train.py --keys` prints."""
+    return described(Config)
 
 
 def _consequences(
@@ -376,7 +327,7 @@ def _neighbours(name: str) -> str:
         (key for key in known if key.rpartition(".")[2] in alike),
         key=lambda key: _distance(key, section, last),
     )
-    return _did_you_mean(near[:3]) or "; train.py --keys lists all keys"
+    return did_you_mean(near[:3]) or "; train.py --keys lists all keys"
 
 
 def _initials(name: str) -> str:
@@ -386,10 +337,6 @@ def _initials(name: str) -> str:
 def _distance(key: str, section: str, last: str) -> tuple[bool, float]:
     home, _, leaf = key.rpartition(".")
     return home != section, -difflib.SequenceMatcher(None, leaf, last).ratio()
-
-
-def _did_you_mean(names: Sequence[str]) -> str:
-    return f"; did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
 def _example(section: str) -> str:
@@ -414,12 +361,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _one_line(error: Exception) -> str:
-    key = getattr(error, "full_key", None)
-    message = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{key}: {message}" if key else message
 
 
 def _require(holds: bool, key: str, what: str, value: Any) -> None:

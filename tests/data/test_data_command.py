@@ -43,13 +43,24 @@ def test_overrides_are_typed() -> None:
         (["tokenizer.vocab=3"], "unknown option 'tokenizer.vocab'; did you mean 'vocab_size'?"),
         (["tokenizer.vocab_size=many"], "tokenizer.vocab_size: Value 'many'"),
         (["tokenizer=4"], "is not a subclass of TokenizerConfig"),
-        (["sotu"], "option 'sotu' must read key=value"),
+        (["a.yaml", "sotu"], "one config is read, got a.yaml and sotu; options must read key=value"),
+        (["seed=1:30"], "option 'seed=1:30': YAML reads 1:30 in base sixty"),
     ],
 )
 def test_overrides_that_do_not_parse(overrides: list[str], message: str) -> None:
     with pytest.raises(DataError, match=re.escape(message)) as caught:
         parse(overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_a_config_of_training_says_what_is_prepared(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "data: {corpus: sotu, tokenizer: {vocab_size: 512}}\nmodel: {n_layer: 1}"
+    )
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\ndata: {held_out: 0.2}")
+    config = parse([str(tmp_path / "mine.yaml"), "data.tokenizer.kind=char", "seed=3"])
+    assert (config.corpus, config.tokenizer.vocab_size, config.tokenizer.kind) == ("sotu", 512, "char")
+    assert (config.held_out, config.seed) == (0.2, 3)
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import pytest
 import torch
 import yaml
 
+from common.describe import keys
+from common.errors import InputError
 from models import ModelError
 from tests.training.conftest import ROOT, MakeConfig
 from training import Config, load
@@ -66,7 +68,7 @@ def test_options_of_mechanisms_pass_through(tmp_path: Path) -> None:
         ("train.beta1=1", "train.beta1 must be a number from 0"),
         ("train.beta1=???", "train.beta1: '???' is no value"),
         ("train.orthograd=3", "train.orthograd must be true or false, got 3"),
-        ("model.output_norm=1:30", "model.output_norm must be true or false, got 90"),
+        ("model.output_norm=1:30", "YAML reads 1:30 in base sixty"),
         ("train.compile=99999999999999999999999", "train.compile must be true or false"),
         ("train.steps=true", "train.steps must be a number, got True"),
         ("seed=-1", "seed must be an integer of at least 0, at most 4294967295, got -1"),
@@ -132,17 +134,17 @@ def test_the_file_with_the_mistake_is_named(tmp_path: Path) -> None:
 def test_circles_missing_files_and_broken_yaml_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", extends="b.yaml")
     write(tmp_path / "b.yaml", extends="a.yaml")
-    with pytest.raises(ModelError, match=r"circle: a\.yaml -> b\.yaml -> a\.yaml"):
+    with pytest.raises(InputError, match=r"circle: a\.yaml -> b\.yaml -> a\.yaml"):
         load(tmp_path / "a.yaml")
-    with pytest.raises(ModelError, match=r"no config file .*aa\.yaml; did you mean .*a\.yaml"):
+    with pytest.raises(InputError, match=r"no config file .*aa\.yaml; did you mean .*a\.yaml"):
         load(tmp_path / "aa.yaml")
     (tmp_path / "broken.yaml").write_text("train: [1\n")
-    with pytest.raises(ModelError, match="is not YAML"):
+    with pytest.raises(InputError, match="is not YAML"):
         load(tmp_path / "broken.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
-    with pytest.raises(ModelError, match=r"must hold keys and values"):
+    with pytest.raises(InputError, match=r"must hold keys and values"):
         load(tmp_path / "list.yaml")
-    with pytest.raises(ModelError, match="no config file"):
+    with pytest.raises(InputError, match="no config file"):
         load(tmp_path)
 
 
@@ -202,3 +204,27 @@ def test_all_keys_can_be_listed() -> None:
     listed = describe_keys().splitlines()
     assert "train.steps: int = 1000" in listed
     assert any(line.startswith("data.tokenizer.vocab_size: int") for line in listed)
+
+
+def test_every_key_says_what_it_means() -> None:
+    undescribed = [name for name, _, _, text in keys(Config) if not text.partition("[")[0].strip()]
+    assert undescribed == []
+
+
+def test_a_number_in_base_sixty_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", model={"preset": "nano"})
+    with pytest.raises(ValueError, match="YAML reads 1:30 in base sixty"):
+        load(path, ["train.steps=1:30"])
+    path.write_text("train: {steps: 1:30}")
+    with pytest.raises(ValueError, match=r"a\.yaml: YAML reads 1:30 in base sixty"):
+        load(path)
+
+
+def test_the_run_to_begin_with_is_a_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.yaml", model={"preset": "nano"})
+    monkeypatch.chdir(tmp_path)
+    config = load(path, ["train.init_from=runs/other"])
+    assert config.train.init_from == str(tmp_path / "runs" / "other")
+    saved = as_dict(config)
+    saved["train"]["init_from"] = "runs/other"
+    assert differences(saved, config) == []
