@@ -1,5 +1,6 @@
 """Throughput and the signals that end a run, without a run."""
 
+import itertools
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from models import ModelError
-from training import stopping
+from training import stopping, telemetry
 from training.launch import check_launch
 from training.stopping import StopRequest
 from training.telemetry import Throughput, matmul_rate
@@ -58,3 +59,12 @@ def test_sharding_that_accelerate_would_ignore_is_refused(kind: str, monkeypatch
 def test_another_number_of_processes_is_refused() -> None:
     with pytest.raises(ModelError, match=r"train\.processes=2, but 1 are running"):
         check_launch(Accelerator(cpu=True), 2)
+
+
+def test_a_product_of_matrices_counts_a_multiplication_and_a_sum_each(monkeypatch):
+    """By a clock that gives each product half a second."""
+    ticks = itertools.count(0.0, 0.5)
+    monkeypatch.setattr(telemetry.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(telemetry.torch, "mm", lambda a, b: None)
+    rate = telemetry.matmul_rate(torch.device("cpu"), torch.float32, seconds=1.2)
+    assert rate == 2 * 1024**3 / 0.5
