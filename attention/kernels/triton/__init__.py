@@ -17,6 +17,8 @@ from attention.kernels.triton.tiles import family
 
 WIDEST_HEAD = 256
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+FORMS = ("adjusted", "pointwise", "ratio", "threshold", "two_stage")
+"""Those of which `forms.py` has the mathematics."""
 
 
 def attend_with_statistics(inputs: AttentionInputs, with_mass: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,8 +28,14 @@ def attend_with_statistics(inputs: AttentionInputs, with_mass: bool) -> tuple[Te
     """
     noise = inputs.scores.noise
     drawn = (None, 0.0) if noise is None else (noise.source, noise.amplitude)
-    program = _printed(inputs.mechanism)
-    return torch.ops.attention_zoo.triton_forward(*inputs.operands, *drawn, program, with_mass)
+    printed = _printed(inputs.mechanism)
+    return torch.ops.attention_zoo.triton_forward(*inputs.operands, *drawn, printed, with_mass)
+
+
+@torch.compiler.assume_constant_result
+def _refuses_form(mechanism: Mechanism) -> str | None:
+    served = formula_of(mechanism).form in FORMS
+    return None if served else f"it has no template for form {mechanism.form.__name__}"
 
 
 def _refuses_tensors(dtype: torch.dtype, width: int) -> str | None:
@@ -84,6 +92,7 @@ class Triton(Kernel):
             _refuses_machine(query.device)
             or _refuses_tensors(query.dtype, max(query.shape[3], inputs.value.shape[3]))
             or untraceable(inputs.mechanism)
+            or _refuses_form(inputs.mechanism)
         )
 
     def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:

@@ -35,7 +35,7 @@ def locate(operands, group: tl.constexpr, block_rows: tl.constexpr):
 
 
 @triton.jit
-def share(rows, splits: tl.constexpr, block_keys: tl.constexpr):
+def split_of(rows, splits: tl.constexpr, block_keys: tl.constexpr):
     """The keys of this program: a split of those that the rows see."""
     tiles = tl.cdiv(tl.maximum(rows.high - rows.low, 0), block_keys)
     length = tl.cdiv(tiles, splits) * block_keys
@@ -91,7 +91,7 @@ def first_stage(
     """TwoStage: sum and largest of first(s) in every row, to `sums` [2, splits, B, T, H]."""
     batch, key_head, block = locate(operands, group, block_rows)
     rows = packed_rows(operands, batch, key_head, block, block_rows, group)
-    low, high = share(rows, splits, block_keys)
+    low, high = split_of(rows, splits, block_keys)
     query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
     total = tl.zeros([block_rows, 1], tl.float32)
     largest = tl.zeros([block_rows, 1], tl.float32)
@@ -195,7 +195,7 @@ def mix(
     """Outputs and statistics [3, B, T, H], or partial outputs [splits, B, T, H, Dv] and sums [2, splits, B, T, H]."""
     batch, key_head, block = locate(operands, group, block_rows)
     rows = packed_rows(operands, batch, key_head, block, block_rows, group)
-    low, high = share(rows, splits, block_keys)
+    low, high = split_of(rows, splits, block_keys)
     query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
     total = tl.zeros([block_rows, 1], tl.float32)
     mixed = tl.zeros([block_rows, value_block], tl.float32)

@@ -32,7 +32,7 @@ class Call:
 
     Attributes:
         source, amplitude: of the noise; None, 0.
-        program: the name of the printed module.
+        printed: the name of the printed module.
         architecture: what is compiled for, "interpreter", "sm_90", "gfx942", ...
         processors: multiprocessors that few rows shall be spread over.
     """
@@ -49,7 +49,7 @@ class Call:
     scale: float
     source: Tensor | None
     amplitude: float
-    program: str
+    printed: str
     architecture: str
     processors: int
 
@@ -67,7 +67,7 @@ class Call:
     @property
     def form(self) -> str:
         """The form's class name."""
-        return load(self.program).FORM
+        return load(self.printed).FORM
 
     @property
     def width(self) -> int:
@@ -177,7 +177,7 @@ def splits_of(call: Call, tiles: Tiles) -> int:
 def plan_forward(call: Call) -> tuple[list[Launch], Tensor, Tensor]:
     """Launches that fill outputs [B, T, H, Dv] and statistics [0 or 3, B, T, H]."""
     batch, queries, heads, _ = call.query.shape
-    module = load(call.program)
+    module = load(call.printed)
     form = call.form
     out = call.query.new_empty(batch, queries, heads, call.value.shape[3])
     statistics = call.query.new_empty(STATISTICS[form], batch, queries, heads, dtype=torch.float32)
@@ -243,7 +243,7 @@ def plan_backward(
     )
     common = {
         "operands": call.operands(),
-        "functions": load(call.program).FUNCTIONS,
+        "functions": load(call.printed).FUNCTIONS,
         "statistics": statistics,
         "grad_out": grad_out,
         "places": call.places,

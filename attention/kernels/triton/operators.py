@@ -31,14 +31,14 @@ def triton_forward(
     scale: float,
     source: Tensor | None,
     amplitude: float,
-    program: str,
+    printed: str,
     with_mass: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Outputs [B, T, H, Dv], log masses of a Ratio [B, T, H] or empty, and statistics of the rows [0 or 3, B, T, H].
 
     Args:
         source, amplitude: of the noise; None, 0.
-        program: the printed module (`attention.kernels.triton.printer.module_name`).
+        printed: the printed module (`attention.kernels.triton.printer.module_name`).
         with_mass: whether log masses are wanted.
         Others: as in `attention.core.scores.Scores` and `attention.core.masks.Visibility`.
     """
@@ -55,7 +55,7 @@ def triton_forward(
         scale,
         source,
         amplitude,
-        program,
+        printed,
     )
     launches, out, statistics = plan_forward(call)
     _run(launches, query.device)
@@ -65,9 +65,9 @@ def triton_forward(
 
 @triton_forward.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *_, program, with_mass = others
+    *_, printed, with_mass = others
     batch, queries, heads, _ = query.shape
-    statistics = STATISTICS[load(program).FORM]
+    statistics = STATISTICS[load(printed).FORM]
     return (
         query.new_empty(batch, queries, heads, value.shape[3]),
         query.new_empty((batch, queries, heads) if with_mass else (0,), dtype=torch.float32),
@@ -89,7 +89,7 @@ def triton_backward(
     scale: float,
     source: Tensor | None,
     amplitude: float,
-    program: str,
+    printed: str,
     statistics: Tensor,
     grad_out: Tensor,
     grad_log_mass: Tensor | None,
@@ -108,7 +108,7 @@ def triton_backward(
         scale,
         source,
         amplitude,
-        program,
+        printed,
     )
     launches, gradients = plan_backward(call, statistics, grad_out.contiguous(), _contiguous(grad_log_mass))
     _run(launches, query.device)
@@ -133,7 +133,7 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.scale, source, ctx.amplitude, ctx.program, with_mass = inputs
+    *tensors, ctx.scale, source, ctx.amplitude, ctx.printed, with_mass = inputs
     _, log_mass, statistics = output
     ctx.save_for_backward(*tensors, source, statistics)
     ctx.mark_non_differentiable(statistics, *([] if with_mass else [log_mass]))
@@ -150,7 +150,7 @@ def _gradients(
     if grad_out is None:
         grad_out = tensors[0].new_zeros(*tensors[0].shape[:3], tensors[2].shape[3])
     gradients = triton_backward(
-        *tensors, ctx.scale, source, ctx.amplitude, ctx.program, statistics, grad_out, grad_log_mass
+        *tensors, ctx.scale, source, ctx.amplitude, ctx.printed, statistics, grad_out, grad_log_mass
     )
     given = (None if x is None else grad.to(x.dtype) for x, grad in zip(tensors, gradients, strict=False))
     return (*given, *[None] * 9)
