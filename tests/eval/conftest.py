@@ -20,6 +20,7 @@ from eval import analyses, provenance
 from eval.subjects.subject import AttentionReport, HiddenReport, Subject
 from models import GPT, AttentionCall, ModelConfig, resolve
 from storage import checkpoint_path, create_run, partial_path, publish, write_checksums
+from tests.kernels import borrowed_kernels
 
 VOCABULARY = """the queen king speaks of night and gentle morning where shadow takes every crown from
 Verona to Rome"""
@@ -48,8 +49,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTENTION_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+    folder = tmp_path_factory.mktemp("cache")
+    with borrowed_kernels(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTENTION_ZOO_CACHE", str(folder))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("HF_DATASETS_OFFLINE", "1")
         yield

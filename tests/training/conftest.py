@@ -12,6 +12,7 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 
+from tests.kernels import borrowed_kernels
 from training import Config, load
 
 ROOT = Path(__file__).parents[2]
@@ -91,13 +92,10 @@ def tiny_yaml(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tokenizers and shards of these tests stay out of the user's cache."""
-    before = os.environ.get("ATTENTION_ZOO_CACHE")
-    os.environ["ATTENTION_ZOO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["ATTENTION_ZOO_CACHE"]
-    else:
-        os.environ["ATTENTION_ZOO_CACHE"] = before
+    folder = tmp_path_factory.mktemp("cache")
+    with borrowed_kernels(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTENTION_ZOO_CACHE", str(folder))
+        yield
 
 
 @pytest.fixture(autouse=True)
