@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import attention
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
@@ -69,3 +71,7 @@ def test_all_that_a_file_of_the_library_reads_is_in_it(wheel):
     sources = {name for name in sources if "__pycache__" not in name}
     assert {Path(name).suffix or Path(name).name for name in sources} <= kept | {"py.typed"}
     assert sources <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_its_version_is_that_of_the_library(wheel):
+    assert wheel.name.split("-")[1] == attention.__version__
