@@ -107,6 +107,7 @@ def test_only_the_first_process_speaks_at_once(monkeypatch: Any, capsys: Any) ->
     assert len(waited) == 2
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_in_silence() -> None:
     code = "from common import command\ncommand.guarded(lambda: [print(i) for i in range(10**6)] and None)"
     with subprocess.Popen(
@@ -120,6 +121,7 @@ def test_a_closed_pipe_ends_in_silence() -> None:
         assert process.wait() == 141
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["train.py", "x"], ["-m", "attention"], ["-m", "data"], ["generate.py", "x"], ["-m", "eval"]],

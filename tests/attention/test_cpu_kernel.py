@@ -34,6 +34,7 @@ def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 ATTEND = "import torch, attention; q = torch.ones(1, 8, 2, 16); "
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_tiled_kernel_serves_with_one_warning(tmp_path):
     code = ATTEND + "[attention.attend(q, q, q, m) for m in ('softmax', 'softpick', 'softmax')]"
     done = _python(code, CXX="no-such-compiler", ATTENTION_ZOO_CACHE=str(tmp_path))
@@ -42,12 +43,14 @@ def test_without_a_compiler_the_tiled_kernel_serves_with_one_warning(tmp_path):
     assert "no C++ compiler was found (no-such-compiler): install g++ or set CXX" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_compiler_naming_the_kernel_is_refused(tmp_path):
     code = ATTEND + "attention.attend(q, q, q, 'softmax', kernel='cpu')"
     done = _python(code, CXX="no-such-compiler", ATTENTION_ZOO_CACHE=str(tmp_path))
     assert "AttentionError: kernel 'cpu' cannot run softmax here: no C++ compiler was found" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_was_built_once_is_not_built_again(tmp_path):
     code = ATTEND + "attention.attend(q, q, q, 'softmax', kernel='cpu')"
     first, second = (_python(code, ATTENTION_ZOO_CACHE=str(tmp_path)) for _ in range(2))
@@ -57,6 +60,7 @@ def test_what_was_built_once_is_not_built_again(tmp_path):
     assert len(list(tmp_path.glob("*.so"))) == 2
 
 
+@pytest.mark.slow
 def test_building_ahead_of_time_covers_every_pointwise_mechanism():
     done = subprocess.run([sys.executable, "-m", "attention.build"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -81,6 +85,7 @@ def test_one_head_on_many_threads_equals_one_thread(mechanism):
         assert torch.equal(shared[name], again[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_operator_keeps_the_rules_of_operators(dtype):
     mechanism = attention.get("gaussian", normalise=False)

@@ -48,6 +48,7 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(flex.Flex, "refuses", lambda kernel, inputs: None)
 
 
+@pytest.mark.slow
 @mechanisms
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
 def test_every_mask_equals_the_formula(mechanism, mask):
@@ -59,6 +60,7 @@ def test_every_mask_equals_the_formula(mechanism, mask):
         assert_exact(mechanism, inputs.to(dtype), **mask)
 
 
+@pytest.mark.slow
 @mechanisms
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_inputs(mechanism, name):

@@ -118,6 +118,7 @@ def test_every_mechanism_states_its_formula_paper_and_kernels():
         assert dataclasses.is_dataclass(get(entry.name))
 
 
+@pytest.mark.slow
 def test_attention_imports_nothing_from_the_rest_of_the_project():
     code = "import sys, attention; assert not {'models', 'data', 'training', 'eval'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -140,6 +141,7 @@ def test_autocast_does_not_reach_into_the_kernel(call):
         assert torch.equal(call(query), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["dense", "tiled"])
 def test_compiled_code_may_contain_it(kernel):
     def loss(query):

@@ -180,6 +180,7 @@ def test_what_cannot_be_loaded_is_forgotten(folder):
     assert compilations(folder) == 2
 
 
+@pytest.mark.slow
 def test_what_a_killed_compilation_left_is_removed(folder):
     code = textwrap.dedent(
         """

@@ -27,6 +27,7 @@ def compiler(tmp_path):
     return script
 
 
+@pytest.mark.slow
 def test_listing_compiles_nothing(compiler, tmp_path):
     cache = tmp_path / "cache"
     environment = {**os.environ, "CXX": str(compiler), "ATTENTION_ZOO_CACHE": str(cache)}

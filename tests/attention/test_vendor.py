@@ -36,6 +36,7 @@ def kernels(monkeypatch):
     monkeypatch.setitem(dispatch.KERNELS, "flash", vendor.FLASH)
 
 
+@pytest.mark.slow
 @masks
 @pytest.mark.parametrize("queries", [1, 9, 13])
 @pytest.mark.parametrize("key_heads", [1, 2, 4])

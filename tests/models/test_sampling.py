@@ -87,6 +87,7 @@ def test_a_stopped_row_repeats_the_stop_token_until_all_have_stopped(build, toke
     assert alone.shape[1] == 40 + free[0].tolist().index(stop) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice", [{}, {"temperature": 0}, {"temperature": 50.0}, {"top_k": 48}, {"top_p": 1.0}, {"top_k": 1}]
 )
