@@ -16,11 +16,11 @@ def modules(package: str, without: Collection[str] = ()) -> dict[str, ModuleType
     return {name: importlib.import_module(f"{package}.{name}") for name in sorted(names)}
 
 
-def classes(package: str, base: type[T]) -> dict[str, type[T]]:
+def classes(package: str, base: type[T], without: Collection[str] = ()) -> dict[str, type[T]]:
     """The classes under `base` that the modules of a package define, by the name of their module."""
     return {
         name: found
-        for name, module in modules(package).items()
+        for name, module in modules(package, without).items()
         for found in vars(module).values()
         if isinstance(found, type) and issubclass(found, base) and found is not base
         if found.__module__ == module.__name__

@@ -86,7 +86,8 @@ def _readers(kinds: set[str]) -> list[str]:
 def located(config: DataConfig) -> DataConfig:
     """The same with whole paths instead of relative ones, so that they lead to the same files from every folder."""
     tokenizer = replace(config.tokenizer, path=whole(config.tokenizer.path))
-    return replace(config, path=whole(config.path), tokenizer=tokenizer)
+    places: dict[str, Any] = {"path": whole(config.path), "tokenizer": tokenizer}
+    return replace(config, **places)
 
 
 def whole(path: str | None) -> str | None:

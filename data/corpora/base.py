@@ -2,10 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from data.config import DataConfig
+if TYPE_CHECKING:
+    from data.config import DataConfig
+
+
+@dataclass
+class NoOptions:
+    """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +28,17 @@ class Document:
 class Corpus(ABC):
     """A source of documents, opened from a config; opening it checks what the user wrote."""
 
+    Options: ClassVar[type] = NoOptions
+    """A dataclass, whose fields become keys of `data`."""
     options: ClassVar[frozenset[str]] = frozenset()
-    """The fields of DataConfig that this source uses."""
+    """Their names."""
     answers_after: ClassVar[str | None] = None
     """What ends, where it first stands, the part of a document that is given and not learned; None: all is learned."""
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init_subclass__(cls) -> None:
+        cls.options = frozenset(option.name for option in fields(cls.Options))
+
+    def __init__(self, config: "DataConfig") -> None:
         self.config = config
 
     @abstractmethod

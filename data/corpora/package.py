@@ -8,11 +8,13 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from data.config import DataConfig
 from data.corpora.base import Corpus, Document
 from data.errors import DataError
+
+if TYPE_CHECKING:
+    from data.config import DataConfig
 
 
 class PackageCorpus(Corpus):
@@ -32,7 +34,7 @@ class PackageCorpus(Corpus):
     pattern: str
     """What the path of a file inside the package must match."""
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: "DataConfig") -> None:
         super().__init__(config)
         try:
             self.installed = importlib.metadata.distribution(self.distribution)

@@ -24,13 +24,16 @@ import random
 import string
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import nearest
 from common.hashing import json_hash
-from data.config import DataConfig
+from common.ranges import ranged
 from data.corpora.base import Corpus, Document
 from data.errors import DataError
+
+if TYPE_CHECKING:
+    from data.config import DataConfig
 
 CONTENT, KEYS = string.ascii_lowercase, string.ascii_uppercase
 SYMBOLS = "".join(map(chr, range(0xC0, 0x2C0)))
@@ -88,9 +91,20 @@ class Synthetic(Corpus):
     """Training documents of one task, of up to `task_length` symbols."""
 
     answers_after = ASKED
-    options = frozenset({"task", "task_length"})
 
-    def __init__(self, config: DataConfig) -> None:
+    @dataclass
+    class Options:
+        """Keys of `data`.
+
+        Attributes:
+            task: synthetic: "copy", "induction", "maximum" or "passkey".
+            task_length: synthetic: symbols of the longest documents.
+        """
+
+        task: str | None = None
+        task_length: int = ranged(64, 1, 2**20)
+
+    def __init__(self, config: "DataConfig") -> None:
         super().__init__(config)
         if config.task not in TASKS:
             raise DataError(f"corpus 'synthetic' needs task, one of {', '.join(TASKS)}; got {config.task!r}")

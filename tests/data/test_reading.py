@@ -208,9 +208,9 @@ def test_the_corpus_that_reads_a_path(tmp_path: Path) -> None:
     assert corpus_of(folder("train/0.parquet", "README.md", ".git/x.txt")) == "parquet"
     mixed = folder("a.txt", "b.jsonl")
     assert corpus_of(mixed, preferred="jsonl") == "jsonl"
-    with pytest.raises(DataError, match=r"several kinds; say which to read: corpus=text or corpus=jsonl"):
+    with pytest.raises(DataError, match=r"several kinds; say which to read: corpus=jsonl or corpus=text"):
         corpus_of(mixed)
-    with pytest.raises(DataError, match=r"holds no text: no visible file is \.txt"):
+    with pytest.raises(DataError, match=r"holds no text: no visible file is \.jsonl"):
         corpus_of(folder("a.py"))
     files = Path(folder("input", "a.parquet", "b.JSONL", "c.rst", "d.csv"))
     assert [corpus_of(str(files / name)) for name in ("input", "a.parquet", "b.JSONL", "c.rst")] == [
