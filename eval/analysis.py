@@ -1,4 +1,4 @@
-"""What an analysis declares, and how it is run on a subject.
+"""The declaration of an analysis, and its run on a subject.
 
 Adding an analysis is adding one file to `eval/analyses`; its name is that of the file, and the first line of its
 docstring is its line in `python -m eval --help`. The file ends with a declaration that the type checker holds against
@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Measurement(Generic[R]):
-    """What `run` of an analysis gives: its results, and what the analysis adds to the protocol."""
+    """The output of an analysis's `run`: its results, and what it adds to the protocol."""
 
     results: R
     protocol: Mapping[str, Any] = field(default_factory=dict)

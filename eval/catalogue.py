@@ -1,4 +1,4 @@
-"""Which analyses there are: the files of `eval/analyses`. A module is imported when its analysis is asked for."""
+"""The list of analyses: the files of `eval/analyses`. A module is imported when its analysis is asked for."""
 
 import ast
 import importlib
@@ -21,7 +21,7 @@ def names() -> list[str]:
 
 
 def docstring(name: str) -> str:
-    """What the module of an analysis says of itself, read from its source."""
+    """The docstring of an analysis, read from its source."""
     return source_docstring(f"{analyses.__name__}.{name}")
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def encode(value: Any) -> Any:
-    """What JSON can hold, exactly as it will be read back."""
+    """A value as JSON can hold it, exactly as it will be read back."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
         return {

@@ -1,4 +1,4 @@
-"""What analyses show: columns of the comparison, figures and sentences, in terms that the report can draw.
+"""Terms in which analyses say what the report shows: columns of the comparison, figures and sentences.
 
 An analysis is given the runs that have its result (`Shown`) and returns
 
@@ -169,7 +169,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """What one run draws into a figure.
+    """The part of a figure that one run draws.
 
     Attributes:
         title: of the figure; plots of one title are drawn into one.
@@ -280,7 +280,7 @@ def _overlaid(plots: Sequence[tuple[Shown[R], Plot]]) -> Figure:
 
 
 def of_windows(lengths: Sequence[int]) -> str:
-    """What a heading says of the lengths of windows."""
+    """The end of a heading that names the lengths of windows."""
     if not lengths:
         return ""
     least, most = min(lengths), max(lengths)

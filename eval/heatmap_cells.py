@@ -49,7 +49,7 @@ def pack(matrix: np.ndarray) -> dict[str, Any]:
 
 
 def unpack(packed: Mapping[str, Any]) -> np.ndarray:
-    """What `pack` was given, to four digits: [T, T], nan where invisible and above the diagonal."""
+    """The matrix that `pack` was given, to four digits: [T, T], nan where invisible and above the diagonal."""
     code = np.frombuffer(base64.b64decode(packed["cells"]), "<u2")
     side = (int(np.sqrt(8 * len(code) + 1)) - 1) // 2
     size = code & HIDDEN

@@ -57,7 +57,7 @@ def student(values: Sequence[float]) -> Interval:
 def contributions(
     sums: Sequence[float], counts: Sequence[float], units: Sequence[Hashable]
 ) -> dict[str, float]:
-    """What independent units contribute to sum(sums) / sum(counts): their mean is it, their spread its noise.
+    """Contributions of independent units to sum(sums) / sum(counts): their mean is it, their spread its noise.
 
     Windows of one document resemble each other, so they count as one unit. With theta the ratio and s_g, n_g, N the
     sums of unit g of G and of all, these are the pseudo-values of the jackknife over units (Tukey 1958), moved so that
@@ -93,7 +93,7 @@ def contributions(
 
 
 def standard_error(values: Collection[float]) -> float | None:
-    """Of the mean of independent values, sd / sqrt(n); None for a single one."""
+    """The standard error of the mean of independent values, sd / sqrt(n); None for a single one."""
     return float(np.std(list(values), ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
 
 

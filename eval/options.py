@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 KINDS = {int: ("N", "an integer"), float: ("X", "a number"), str: ("TEXT", "a text")}
-"""How a type is written in a usage line, and called in a message."""
+"""Names of types in a usage line and in a message."""
 
 
 def option(

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 """The folder of the project's packages."""
 
 OPENING = "eval.subjects.opening"
-"""What every number depends on beside its analysis."""
+"""The module that every number depends on beside its analysis."""
 
 PARTS = ("attention.mechanisms", "models.postops")
 """Packages of which a model uses what its config names; the modules in them count where it does."""
@@ -32,11 +32,11 @@ BESIDE = {".cpp", ".h", ".yaml"}
 """Sources in other languages; they count with the Python modules of their folder."""
 
 LIBRARIES = {"hqq", "lm_eval", "numpy", "scipy", "sentencepiece", "torch", "transformers"}
-"""What else computes numbers. Libraries of kernels are left out: like devices, they differ in rounding only."""
+"""Libraries that compute numbers. Those of kernels are left out: like devices, they differ in rounding only."""
 
 
 def protocol(module: str, made_of: Iterable[str] = ()) -> dict[str, object]:
-    """What a result's protocol says of them.
+    """The entries of a result's protocol about sources and libraries.
 
     Args:
         module: name of the module of the analysis.
@@ -136,7 +136,7 @@ def _functions(path: Path) -> set[str]:
 
 @functools.cache
 def _imports(suffix: str, content: bytes) -> frozenset[str]:
-    """What a source imports: modules, and names that may be modules."""
+    """The imports of a source: modules, and names that may be modules."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(content)) if suffix == ".py" else ():
         if isinstance(node, ast.Import):

@@ -37,7 +37,7 @@ SEAL = "sha256"
 
 
 class ResultFile(TypedDict):
-    """What must be right of a result file."""
+    """The entries that every result file has."""
 
     subject: dict[str, Any]
     protocol: dict[str, Any]

@@ -169,7 +169,7 @@ def per_head(values: Tensor) -> PerHead:
 
 
 def quantile(values: Tensor, share: float) -> Tensor:
-    """Of each column of [N, M], one at a time, since torch takes the quantiles of 16 million numbers at most."""
+    """Quantile of each column of [N, M], one at a time, since torch takes those of 16 million numbers at most."""
     return torch.stack([column.quantile(share) for column in values.unbind(-1)])
 
 

@@ -1,4 +1,4 @@
-"""What a command prints while it works: progress bars and tables."""
+"""Progress bars and tables, which a command prints while it works."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence

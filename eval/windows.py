@@ -15,7 +15,7 @@ BORDERS = (
     "a token that begins a document, the end of the one before, is no target; attention sees the documents before it "
     "in the window"
 )
-"""What a protocol says of windows over joined documents."""
+"""The note that a protocol has on windows over joined documents."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def cut(
 
 
 def targets(subject: Subject, tokens: Tensor) -> Tensor:
-    """Which of the tokens behind the first a loss counts, bool [..., T - 1] for tokens [..., T].
+    """A mask of the tokens that a loss counts among those behind the first, bool [..., T - 1] for tokens [..., T].
 
     All but those that begin a document. They say that the one before has ended, which some models have learned and
     others have not; what is measured is the text, here as in the validation of training.
@@ -130,7 +130,7 @@ def targets(subject: Subject, tokens: Tensor) -> Tensor:
 
 
 def obstacle(subject: Subject, length: int) -> str | None:
-    """Why the network cannot be run on `length` positions; None if it can."""
+    """The reason why the network cannot be run on `length` positions; None if it can."""
     if subject.max_length is not None and length > subject.max_length:
         return f"the model is limited to {subject.max_length} positions"
     return None

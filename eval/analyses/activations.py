@@ -117,7 +117,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Result:
-    """What the entries are, how the windows were cut, and the numbers."""
+    """Definitions of the entries, how the windows were cut, and the numbers."""
 
     definitions: Mapping[str, str]
     protocol: Mapping[str, Any]
@@ -216,7 +216,7 @@ def figures(runs: Sequence[Shown[Result]]) -> list[Figure]:
 
 
 def sentences(compared: Mapping[str, Compared]) -> Iterator[str]:
-    """How far apart the runs are in kurtosis."""
+    """The range of the runs in kurtosis."""
     yield from compared["kurtosis"].ranging("The kurtosis of the residual stream (3 for a Gaussian)")
 
 
@@ -232,12 +232,12 @@ class Moments:
 
     @classmethod
     def of(cls, values: Tensor) -> "Moments":
-        """Of all entries of a tensor, in float64."""
+        """Moments of all entries of a tensor, in float64."""
         return cls.together(*central_sums(values.flatten()[None]), size=values.numel())
 
     @classmethod
     def together(cls, mean: Tensor, second: Tensor, third: Tensor, fourth: Tensor, size: int) -> "Moments":
-        """Of samples of one size together, from the mean and the sums of each."""
+        """Moments of samples of one size together, from the mean and the sums of each."""
         centre = mean.mean()
         delta = mean - centre
         sums = (
@@ -248,7 +248,7 @@ class Moments:
         return cls(size * mean.numel(), float(centre), *(float(part.sum()) for part in sums))
 
     def __add__(self, other: "Moments") -> "Moments":
-        """Of both samples together."""
+        """Moments of both samples together."""
         n_a, n_b = self.count, other.count
         n = n_a + n_b
         if not n:
@@ -291,7 +291,7 @@ def _largest(layers: list["_Layer"]) -> Largest:
 
 
 class _Layer:
-    """What is kept of one layer's residual stream while the windows pass.
+    """Numbers of one layer's residual stream, kept while the windows pass.
 
     One sequence at a time and some of its tokens at a time: memory is bounded, and the size of a batch changes nothing.
     """

@@ -119,7 +119,7 @@ class Truncation:
 
 @dataclass(frozen=True)
 class Result:
-    """What the entries are, how the windows were cut, and the numbers; loss in nats per token."""
+    """Definitions of the entries, how the windows were cut, and the numbers; loss in nats per token."""
 
     definitions: Mapping[str, str]
     protocol: Mapping[str, Any]
@@ -241,7 +241,7 @@ class MeanCosine:
 
     @property
     def value(self) -> float | None:
-        """Of all vectors so far; None for fewer than two."""
+        """The mean cosine of all vectors so far; None for fewer than two."""
         pairs = self.count * (self.count - 1)
         return (float(torch.as_tensor(self.sum).square().sum()) - self.count) / pairs if pairs else None
 

@@ -287,7 +287,7 @@ def _task(name: str, report: Mapping[str, Any]) -> Task:
 
 
 def _parts(report: Mapping[str, Any], name: str, metric: str, kind: str) -> dict[str, float] | None:
-    """What independent units contribute to a metric, from lm-eval's answers to each question."""
+    """Contributions of independent units to a metric, from lm-eval's answers to each question."""
     answers = {
         sample["doc_id"]: sample
         for sample in report.get("samples", {}).get(name, [])

@@ -57,7 +57,7 @@ ENTRIES = 2**23
 
 @dataclass(frozen=True)
 class Settings:
-    """What to draw."""
+    """Options of the analysis."""
 
     prompt: str | None = option(None, "text to attend on", unset="how the first held-out document begins")
     length: int = option(48, "of the default prompt", unit="tokens", decides=False)
@@ -115,7 +115,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run attends to: the prompt and its tokens, BOS first; `pool` tokens to the side of a cell."""
+    """The attention of one run: the prompt, its tokens (BOS first), `pool` tokens to the side of a cell, the layers."""
 
     prompt: str
     pieces: list[str]

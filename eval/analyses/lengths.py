@@ -276,7 +276,7 @@ def plots(result: Result) -> list[Plot]:
 
 
 def sentences(compared: Mapping[str, Compared]) -> Iterator[str]:
-    """How far apart the runs are beyond their training length."""
+    """The range of the runs beyond their training length."""
     yield from compared["bits_4x"].ranging("At 4 times the training length, the loss in bits per byte")
 
 
@@ -348,7 +348,7 @@ def _by_position(entries: Mapping[str, AtLength]) -> Line:
 
 
 def _by_multiple(entries: Mapping[str, AtLength]) -> dict[int, AtLength]:
-    """What the report has numbers of, by length in training lengths."""
+    """The entries that the report has numbers of, by length in training lengths."""
     return {entry.multiple: entry for entry in entries.values() if entry.multiple in REPORTED}
 
 
@@ -384,7 +384,7 @@ def _summary(nats: Tensor, length: int, multiple: int, train_length: int, segmen
 
 
 def _by_document(nats: Tensor, segments: Windows) -> dict[str, float]:
-    """What each document contributes to the mean of losses [segments, S]."""
+    """Contributions of documents to the mean of losses [segments, S]."""
     return contributions(nats.nansum(1).tolist(), (~nats.isnan()).sum(1).tolist(), segments.documents)
 
 

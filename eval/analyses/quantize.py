@@ -107,7 +107,7 @@ class FullPrecision(Level):
 
 @dataclass(frozen=True)
 class Rounded:
-    """What is rounded: matrices, their parameters, and their share of all parameters."""
+    """The rounded matrices, their parameters, and their share of all parameters."""
 
     matrices: int
     parameters: int
@@ -116,7 +116,7 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How much training text was calibrated on."""
+    """The training text that was calibrated on."""
 
     windows: int
     tokens: int
@@ -221,7 +221,7 @@ def numbers(result: Result) -> list[Number]:
 
 
 def sentences(compared: Mapping[str, Compared]) -> Iterator[str]:
-    """How far apart the runs are with three bits."""
+    """The range of the runs with three bits."""
     yield from compared["ratio_3"].ranging("With weights rounded to 3 bits, the factor on perplexity")
 
 
@@ -285,7 +285,7 @@ def _weight_errors(runs: Sequence[Shown[Result]]) -> Figure:
 
 
 def _calibrated(runs: Sequence[Shown[Result]]) -> str:
-    """How much text was calibrated on, in a sentence."""
+    """A sentence on how much text was calibrated on."""
     tokens = {run.results.calibration.tokens for run in runs if run.results.calibration}
     sizes = " or ".join(f"{count:,}" for count in sorted(tokens))
     return f" Calibrated on {sizes} tokens of training text." if sizes else ""

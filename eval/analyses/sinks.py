@@ -167,7 +167,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class AtLength:
-    """What was measured in windows of one length."""
+    """The numbers of windows of one length."""
 
     protocol: Mapping[str, Any]
     sequences: int
@@ -257,7 +257,7 @@ def shared_length(runs: Sequence[Shown[Result]]) -> str | None:
 
 
 def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
-    """What attention does at the length that all runs were measured at."""
+    """Row statistics at the length that all runs were measured at."""
     length = shared_length(runs)
 
     def at(number: Callable[[AtLength], float | None]) -> Callable[[Result], float | None]:
@@ -333,7 +333,7 @@ def figures(runs: Sequence[Shown[Result]]) -> list[Figure | Grid]:
 
 
 def sentences(compared: Mapping[str, Compared]) -> Iterator[str]:
-    """How many heads have a sink, where renormalising makes another number of it, and dead heads."""
+    """Sentences on heads with a sink, on rates that renormalising changes, and on dead heads."""
     raw, scaled = dict(compared["sink_raw"].means), dict(compared["sink_renormalised"].means)
     if raw:
         first = max(raw, key=lambda name: raw[name])

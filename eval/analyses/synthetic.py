@@ -165,7 +165,7 @@ def chance(examples: list[Example]) -> float:
 
 
 def _answered(subject: Subject, examples: list[Example], multiple: int, what: str) -> AtLength:
-    """How many answers of documents that have them in the same places are right."""
+    """Score the answers of documents that have them in the same places."""
     begin = [] if subject.bos is None else [subject.bos]
     rows = [begin + subject.encode(one.text) for one in examples]
     if any(len(row) != len(begin) + len(one.text) for row, one in zip(rows, examples, strict=True)):

@@ -49,7 +49,7 @@ class Scale:
 
     @property
     def colormap(self) -> Colormap:
-        """Of `norm`, for a white page."""
+        """The colours of `norm`, for a white page."""
         return matplotlib.colormaps["RdBu_r"] if self.signed else colours()
 
     @property

@@ -28,5 +28,5 @@ class Maps:
 
     @property
     def residuals(self) -> list[float]:
-        """Of every head."""
+        """The residual of every head."""
         return [head["residual"] for layer in self.layers for head in layer["heads"]]

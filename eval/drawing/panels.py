@@ -31,12 +31,12 @@ class Panel:
 
     @property
     def place(self) -> str:
-        """Where the head is."""
+        """The place of the head in the model."""
         return f"layer {self.layer}, head {self.head}"
 
     @property
     def caption(self) -> str:
-        """What is printed on the panel: how well its weights explain the output, zeros, and pooling."""
+        """The words on the panel: how well its weights explain the output, zeros, and pooling."""
         pooled = f" · largest of {self.pool} × {self.pool}" if self.pool > 1 else ""
         return f"residual {short(self.residual)} · exact zeros {self.zeros:.0%}{pooled}"
 

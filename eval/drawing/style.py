@@ -1,4 +1,4 @@
-"""How all figures look, and how they are written: colours, ink, and files or inline SVG.
+"""The look of all figures, and their writing: colours, ink, and files or inline SVG.
 
 A run keeps its colour and marker in every figure; the colours are Okabe and Ito's, told apart by colour-blind eyes too.
 Text and axes are drawn in an ink that `svg` turns into the colour of the page, so that figures follow its dark mode.

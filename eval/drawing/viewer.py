@@ -53,7 +53,7 @@ def report_section(runs: Sequence[Maps], prompts: Sequence[str]) -> str:
 def section(
     runs: Sequence[Maps], *, layer: int = 0, head: int = 0, scale: str = "log", tracked: bool = False
 ) -> dict[str, Any]:
-    """What templates/viewer_section.html needs.
+    """The values that templates/viewer_section.html needs.
 
     Args:
         runs: their heatmaps.

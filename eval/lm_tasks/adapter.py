@@ -31,7 +31,7 @@ Encoded = tuple[tuple[str, str], list[int], list[int]]
 
 
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-"""What tasks call the number of tokens to generate; where they give several, lm-eval takes the first of these."""
+"""Names of the number of tokens to generate; of several that a task gives, lm-eval takes the first of these."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ class HarnessModel(TemplateLM):
 
 
 def _sampling(asked: dict[str, Any]) -> dict[str, Any]:
-    """How to draw; nothing for greedy decoding, which is the default, `do_sample=False` and a temperature of 0."""
+    """Options of drawing; none for greedy decoding, which is the default, `do_sample=False` and a temperature of 0."""
     temperature = float(asked.pop("temperature", 0.0))
     drawn = asked.pop("do_sample", temperature > 0)
     if not drawn:
@@ -274,7 +274,7 @@ def _sampling(asked: dict[str, Any]) -> dict[str, Any]:
 def continuations(
     subject: Subject, prompts: Sequence[list[int]], room: int, sampling: Mapping[str, Any]
 ) -> list[list[int]]:
-    """What a subject writes behind each prompt: up to `room` tokens, before the end of the document.
+    """The text that a subject writes behind each prompt: up to `room` tokens, before the end of the document.
 
     Runs of this project continue all prompts at once, padded on the left.
 

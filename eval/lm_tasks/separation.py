@@ -1,4 +1,4 @@
-"""What the offline tasks tell apart: a run, the same model before training, and a unigram model.
+"""Compare on the offline tasks what they should tell apart: a run, the same model before training, and a unigram model.
 
     python -m eval.lm_tasks.separation runs/NAME [--samples 200]
 

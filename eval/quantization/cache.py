@@ -42,5 +42,5 @@ class QuantizedCache:
 
     @property
     def bytes_per_token(self) -> float:
-        """What all layers that have attended keep of one token, in bytes."""
+        """Bytes that all layers that have attended keep of one token."""
         return sum(self._bytes.values())

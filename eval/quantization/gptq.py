@@ -121,7 +121,7 @@ def _split(matrix: QuantizedMatrix, rows: list[int]) -> list[QuantizedMatrix]:
 
 
 class _Shared:
-    """What the layers of one input have seen of it."""
+    """The second moments of an input that several layers share."""
 
     def __init__(self, inputs: int, device: torch.device) -> None:
         self.names: list[str] = []

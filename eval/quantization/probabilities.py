@@ -34,7 +34,7 @@ Ranges = dict[int, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Mass:
-    """What each row of a window sums to, means over the windows of some text, by layer, [H, T] each.
+    """Sums of the rows of a window, means over the windows of some text, by layer, [H, T] each.
 
     Attributes:
         whole: sum_j W_ij.
@@ -46,12 +46,12 @@ class Mass:
 
     @property
     def mean(self) -> float:
-        """Of the whole mass over layers, heads and rows."""
+        """The mean of the whole mass over layers, heads and rows."""
         return float(torch.cat(list(self.whole.values())).mean())
 
     @property
     def mean_lost(self) -> float:
-        """Of the lost mass over layers, heads and rows."""
+        """The mean of the lost mass over layers, heads and rows."""
         return float(torch.cat(list(self.lost.values())).mean())
 
     @property
@@ -74,7 +74,7 @@ def ranges(subject: Subject, windows: Windows) -> Ranges:
 
 
 def mass(subject: Subject, windows: Windows, found: Ranges, widths: Sequence[int]) -> dict[int, Mass]:
-    """What each row of each head sums to on some text, and what of it each number of bits loses."""
+    """Sums of the rows of each head on some text, and what each number of bits loses of them."""
     seen: dict[int, int] = defaultdict(int)
     whole: dict[int, Tensor] = {}
     lost: dict[int, dict[int, Tensor]] = {bits: {} for bits in widths}

@@ -15,7 +15,7 @@ from eval.windows import Windows, targets
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """How well a network predicts; loss in nats per token."""
+    """The quality of a network's predictions; loss in nats per token."""
 
     loss: float
     bits_per_byte: float
@@ -137,7 +137,7 @@ class Scorer:
         return WeightScore(**vars(score), weight_error=error, bits_per_weight=8 * packed / count, bytes=size)
 
     def _losses(self) -> Tensor:
-        """Of every token in nats, float64 [windows, length - 1]; 0 where it is not scored."""
+        """Losses of every token in nats, float64 [windows, length - 1]; 0 where it is not scored."""
         tokens = self._windows.tokens
         batches = tokens.split(self._subject.batch(tokens.shape[1]))
         nats = torch.cat([self._subject.losses(batch).cpu().double() for batch in batches])
@@ -149,7 +149,7 @@ class Scorer:
 
 
 def ratio_by_document(score: Score) -> dict[str, float] | None:
-    """What each document contributes to a score's perplexity ratio: e^delta is straight over its noise."""
+    """Contributions of documents to a score's perplexity ratio: e^delta is straight over its noise."""
     ratio, parts = score.perplexity_ratio, score.by_document
     if ratio is None or not parts:
         return None

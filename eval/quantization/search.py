@@ -35,7 +35,7 @@ MOST_PREDICTIONS = 2**28
 
 @dataclass(frozen=True)
 class Found:
-    """What a search ends with.
+    """The end of a search.
 
     Attributes:
         widths: bits of each matrix.
@@ -120,7 +120,7 @@ def mutate(
 
 
 class _Judge:
-    """How far the predictions of a network with given widths are from its own in full precision."""
+    """A judge of how far predictions with given widths are from those in full precision."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class _Judge:
 
     @property
     def windows(self) -> int:
-        """How many windows there are to judge by."""
+        """The number of windows to judge by."""
         return len(self._tokens)
 
     def divergence(self, widths: Widths, text: Sequence[int]) -> float:

@@ -40,7 +40,7 @@ class BlockStream:
 
     @torch.inference_mode()
     def run(self, block: nn.Module) -> list[Tensor]:
-        """What a block makes of the streams in front of it."""
+        """The output of a block for the streams in front of it."""
         outputs = []
         for hidden, (inputs, options) in zip(self._hidden, self._others[block], strict=True):
             output = block(hidden, *inputs, **options)

@@ -13,7 +13,7 @@ Quantized = Mapping[str, QuantizedMatrix]
 
 
 BLOCKS = "layers"
-"""Where the blocks are among the parameters of a run's model."""
+"""The prefix of the blocks among the parameters of a run's model."""
 
 
 def packed_parameters(quantized: Quantized) -> dict[str, QuantizedMatrix]:

@@ -1,4 +1,4 @@
-"""What the runs of a report have left on disk: results, training log, config and record."""
+"""The runs of a report as they lie on disk: results, training log, config and record."""
 
 import importlib.metadata
 import platform
@@ -19,12 +19,12 @@ from storage import log
 from storage.machine import machine
 
 PACKAGES = ("torch", "lm_eval", "transformers", "matplotlib", "jinja2")
-"""What the page names the versions of."""
+"""Packages whose versions the page names."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known about a run.
+    """A run and all that is known about it.
 
     Attributes:
         name: unique among the runs compared.
@@ -95,7 +95,7 @@ def collect(subjects: Sequence[Subject]) -> list[Measured]:
 
 
 def measured(subject: Subject, name: str) -> Measured:
-    """What one run has left on disk.
+    """Read one run from disk.
 
     Args:
         subject: the run.
@@ -152,7 +152,7 @@ def environment() -> dict[str, str]:
 
 
 def _foreign(file: Mapping[str, Any], subject: Subject) -> str | None:
-    """Why a result is none of this model; None where it is."""
+    """The reason why a result is none of this model; None where it is."""
     measured = file["subject"]
     if measured.get("checkpoint") != subject.checkpoint:
         return f"measured on another checkpoint (step {measured.get('step')})"
@@ -162,7 +162,7 @@ def _foreign(file: Mapping[str, Any], subject: Subject) -> str | None:
 
 
 def _unreadable(file: Mapping[str, Any], analysis: Analysis[Any, Any]) -> str | None:
-    """Why an analysis cannot read a result file; None where it can."""
+    """The reason why an analysis cannot read a result file; None where it can."""
     try:
         analysis.read(file)
     except InputError as error:
@@ -171,7 +171,7 @@ def _unreadable(file: Mapping[str, Any], analysis: Analysis[Any, Any]) -> str | 
 
 
 def _protocol(subject: Subject) -> dict[str, Any]:
-    """What the subject would now decide of a protocol, the device apart; nothing where its text cannot be had here."""
+    """The entries of a protocol that the subject decides, the device apart; none where its text cannot be had."""
     try:
         return {name: entry for name, entry in subject.protocol().items() if name != "device"}
     except InputError:

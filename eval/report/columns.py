@@ -51,7 +51,7 @@ class Column:
         return f"{self.title} {self.unit}".strip()
 
     def protocol(self, run: Measured) -> Mapping[str, Any]:
-        """What decided the number of a run beside the run itself."""
+        """The entries of a protocol that decided the number of a run."""
         if self.source == "model":
             return {}
         if self.source == "training":

@@ -38,7 +38,7 @@ from models import ModelError
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the report goes, and what it is called."""
+    """Options of the report."""
 
     out: str | None = option(None, "HTML file to write", unset="report.html next to the first run")
     title: str = option("Attention mechanisms side by side", "of the page")

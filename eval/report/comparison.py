@@ -67,7 +67,7 @@ def known(column: Column, runs: Sequence[Measured]) -> list[tuple[Measured, floa
 
 
 def disagreements(column: Column, runs: Sequence[Measured]) -> list[str]:
-    """What differs between the ways in which the runs got their numbers, so that these do not compare.
+    """Entries of the protocols in which the runs differ, so that their numbers do not compare.
 
     Args:
         column: the numbers.
@@ -85,7 +85,7 @@ def difference(column: Column, first: Measured, second: Measured) -> Interval | 
 
 
 def kind(run: Measured) -> str:
-    """What a run is but for its seed; that of a model that others trained is its name."""
+    """A key that runs share which differ in their seed only; that of a model that others trained is its name."""
     kept = {key: value for key, value in (run.config or {}).items() if key not in PRIVATE}
     return repr((run.label, _sorted(kept))) if run.config else run.name
 

@@ -61,7 +61,7 @@ class Report:
 
 
 def _gaps(run: Measured) -> list[str]:
-    """What is missing or marked, a line for each reason."""
+    """The results that are missing or marked, a line for each reason."""
     named: dict[str, list[str]] = {}
     for name, reason in run.missing.items():
         named.setdefault(reason, []).append(name)

@@ -65,7 +65,7 @@ def _drawn(declared: Figure | Grid, runs: Sequence[Measured], source: str) -> Dr
 
 
 def _missing(runs: Sequence[Measured], source: str) -> Iterator[str]:
-    """Which runs a figure lacks, and why."""
+    """A sentence on the runs that a figure lacks, and why."""
     absent: dict[str, list[str]] = {}
     for run in runs:
         if source in run.missing:

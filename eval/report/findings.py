@@ -1,4 +1,4 @@
-"""What the numbers of a comparison say, in sentences, and how far a reader may trust them."""
+"""Sentences on the numbers of a comparison, and checks of how far a reader may trust them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Check:
 
 
 def findings(runs: Sequence[Measured]) -> list[str]:
-    """What the numbers say, a sentence each, the most important first."""
+    """The findings, a sentence each, the most important first."""
     every = columns(runs)
     (quality,) = (column for column in every if column.key == "bits_per_byte")
     sentences = [*_quality(quality, runs)]

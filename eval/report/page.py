@@ -47,7 +47,7 @@ def _tables(runs: Sequence[Measured]) -> dict[str, list[tuple[Column, list[Cell]
 
 
 def _protocols(runs: Sequence[Measured]) -> list[dict[str, Any]]:
-    """What each analysis measures, in its own words, and the protocol under which each run was measured."""
+    """The words of each analysis on what it measures, and the protocol under which each run was measured."""
     return [
         {
             "name": name,
@@ -66,7 +66,7 @@ def _explanation(docstring: str) -> list[str]:
 
 
 def _provenance(runs: Sequence[Measured]) -> dict[str, list[Any]]:
-    """Where each run comes from, a row for each fact; None where it was not recorded."""
+    """The origin of each run, a row for each fact; None where it was not recorded."""
     records = [run.record or {} for run in runs]
     versions = dict.fromkeys(name for record in records for name in record.get("versions", {}))
     return {

@@ -15,7 +15,7 @@ POINTS = 400
 
 
 def columns() -> list[Column]:
-    """How large a model is, how long it was trained, how good and how fast it is."""
+    """Size of the model, length of training, quality and speed."""
 
     def speed(run: Measured) -> float | None:
         rates = [rate for _, rate in run.logged("tokens_per_second")]

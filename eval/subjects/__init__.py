@@ -1,1 +1,1 @@
-"""What is evaluated: runs of this project and models of others, behind one interface."""
+"""Subjects of evaluation: runs of this project and models of others, behind one interface."""

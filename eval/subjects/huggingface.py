@@ -40,7 +40,7 @@ REFUSED = {
     "indices": "selects keys",
     "block_indices": "selects blocks of keys",
 }
-"""What some models ask of an attention function and softmax attention with a mask cannot give."""
+"""Requests of some models to an attention function that softmax attention with a mask cannot serve."""
 
 SIZES = {
     "vocab_size": 2**24,
@@ -49,7 +49,7 @@ SIZES = {
     "num_attention_heads": 2**16,
     "max_position_embeddings": 2**31,
 }
-"""What the config of every model must state, and up to which size it is believed."""
+"""Entries that the config of every model must state, and up to which size they are believed."""
 
 MASK_ENTRIES = 2**22
 """Entries of a mask that are looked at at once."""

@@ -17,7 +17,7 @@ from eval.subjects.subject import DTYPES, Subject
 from models import ModelError
 
 PACKAGE = "package:"
-"""What the name of an installed package begins with where the path of a model is expected."""
+"""The beginning of the name of an installed package where the path of a model is expected."""
 
 
 def expand(paths: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What an analysis may ask of a model, whoever trained it."""
+"""The interface of a model that is evaluated, whoever trained it."""
 
 import hashlib
 import json
@@ -79,7 +79,7 @@ class Subject(ABC):
 
     @property
     def begin(self) -> list[int]:
-        """What the tokenizer itself puts before a text, in runs of this project the token that begins a document."""
+        """The tokens that the tokenizer puts before a text, in runs of this project the one that begins a document."""
         return [] if self.bos is None else [self.bos]
 
     @abstractmethod
@@ -137,7 +137,7 @@ class Subject(ABC):
 
     @property
     def mechanisms(self) -> set[Mechanism]:
-        """What its layers attend with."""
+        """The mechanisms that its layers attend with."""
         return set()
 
     @property
@@ -150,7 +150,7 @@ class Subject(ABC):
         raise ModelError(f"{self.name} has no text of its own")
 
     def _own_text(self) -> tuple[str, list[str]]:
-        """Where the held-out text comes from, in words, and its documents."""
+        """The origin of the held-out text, in words, and its documents."""
         return texts.held_out(*self.own_corpus())
 
     def observe(self, tokens: Tensor) -> None:
@@ -159,7 +159,7 @@ class Subject(ABC):
 
     @property
     def fixed_positions(self) -> str | None:
-        """Why rotary positions cannot be rescaled; None where they can."""
+        """The reason why rotary positions cannot be rescaled; None where they can."""
         return f"the positions of {self.name} follow its own config (rope_parameters)"
 
     def rescaled(self, scaling: str, factor: float, train_length: int) -> AbstractContextManager[None]:
@@ -195,7 +195,7 @@ class Subject(ABC):
         return self._held_out[1]
 
     def training_documents(self, count: int) -> tuple[str, list[str]]:
-        """Where training text comes from, in words, and up to `count` documents of it, evenly spread.
+        """The origin of the training text, in words, and up to `count` documents of it, evenly spread.
 
         To calibrate on: nothing of it is held out, whatever `--text` says. For a model of unknown training text it is
         that of the default corpus.
@@ -219,7 +219,7 @@ class Subject(ABC):
 
     @property
     def identity(self) -> dict[str, str]:
-        """What makes it this model and no other; a result that was measured on another is none of this one."""
+        """Hashes of weights and config; a result that was measured on others is none of this model."""
         return {"checkpoint": self.checkpoint, "architecture": self.architecture}
 
     def describe(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where the text of an evaluation comes from: the corpus that a config names, or a file, folder or corpus by name."""
+"""The text of an evaluation: that of the corpus that a config names, or of a file, folder or corpus by name."""
 
 import os
 from pathlib import Path
