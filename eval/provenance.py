@@ -1,7 +1,7 @@
 """The sources and libraries behind a number: with others, it may be another.
 
 The sources are the module of the analysis, what opens and runs a subject, and what these import from this project, at
-any depth and wherever in the code the import stands; and the sources of the mechanisms and post-ops that the model is
+any depth and wherever in the code the import stands; all kernels; and the mechanisms and post-ops that the model is
 made of, their base forms included. Those that it does not use, and how numbers are shown, decide nothing. Only code
 counts: docstrings, comments and blank lines may be edited.
 """
@@ -21,6 +21,9 @@ ROOT = Path(__file__).parents[1]
 
 OPENING = "eval.subjects.opening"
 """The module that every number depends on beside its analysis."""
+
+KERNELS = "attention.kernels"
+"""The package whose every module counts: its modules are found, not imported by name, and any of them may compute."""
 
 PARTS = ("attention.mechanisms", "models.postops")
 """Packages of which a model uses what its config names; the modules in them count where it does."""
@@ -51,7 +54,7 @@ def protocol(module: str, made_of: Iterable[str] = ()) -> dict[str, object]:
 
 def code(module: str) -> str:
     """Short hash of the sources behind the numbers of an analysis, those of a model's parts apart."""
-    return _hashed({module, OPENING})
+    return _hashed(_roots(module))
 
 
 def versions(module: str) -> dict[str, str]:
@@ -59,7 +62,7 @@ def versions(module: str) -> dict[str, str]:
 
     Without the label of a build (+cpu), which follows from the device.
     """
-    read = (_imports(path.suffix, path.read_bytes()) for path in files({module, OPENING}))
+    read = (_imports(path.suffix, path.read_bytes()) for path in files(_roots(module)))
     imported = {name.partition(".")[0] for names in read for name in names}
     found = {"python": platform.python_version()}
     for library in sorted(imported & LIBRARIES):
@@ -86,6 +89,12 @@ def files(modules: Set[str], *, parts: bool = False) -> set[Path]:
                 names |= new
                 waiting += new
     return found
+
+
+def _roots(module: str) -> set[str]:
+    """The modules behind the numbers of an analysis that no import leads to, itself among them."""
+    kernels = ROOT.joinpath(*KERNELS.split(".")).rglob("*.py")
+    return {module, OPENING, *(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in kernels)}
 
 
 def _counts(name: str, parts: bool) -> bool:

@@ -120,12 +120,15 @@ def test_a_folder_of_runs_stands_for_the_runs_in_it(make_run: RunMaker, tmp_path
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_no_option_takes_a_run(place: int, run_path: Path, tmp_path: Path) -> None:
+def test_no_option_takes_a_run(place: int, make_run: RunMaker, tmp_path: Path) -> None:
+    first, second = (str(make_run(name, folder=tmp_path)) for name in ("first", "second"))
     parts = [["--lengths", "16"], ["--sequences", "2", "--no-train-length"]]
-    parts.insert(place, [str(run_path)])
-    main(["sinks", *(word for part in parts for word in part), "--results", str(tmp_path)])
-    found = json.loads((tmp_path / "plain" / "sinks.json").read_text())
-    assert list(found["results"]["lengths"]) == ["16"]
+    parts.insert(place, [first])
+    results = tmp_path / "results"
+    main(["sinks", *(word for part in parts for word in part), "--results", str(results), second])
+    for name in ("first", "second"):
+        found = json.loads((results / name / "sinks.json").read_text())
+        assert list(found["results"]["lengths"]) == ["16"]
 
 
 def test_the_command_line_compares_runs(make_run: RunMaker, tmp_path: Path, capsys: Any) -> None:
