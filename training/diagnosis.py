@@ -44,6 +44,11 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def number(value: Tensor) -> float:
+    """A scalar tensor as a number, gathered where it is sharded."""
+    return float(value.full_tensor() if isinstance(value, DTensor) else value)
+
+
 @torch.no_grad()
 def find_cause(
     model: GPT, batches: Iterable[tuple[Batch, Phase]], autocast: AbstractContextManager[None]

@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from attention import Phase
@@ -26,7 +25,7 @@ from training.batches import Batch, TrainingBatches, count_targets, count_unknow
 from training.boundary import one_line
 from training.checkpoint import SHARDED, Checkpointer, TrainerState
 from training.config import Config, fingerprint, resolve_precision, settled
-from training.diagnosis import find_cause, moments_of, not_finite, weights_of
+from training.diagnosis import find_cause, moments_of, not_finite, number, weights_of
 from training.journal import Journal
 from training.launch import (
     agreed,
@@ -257,7 +256,7 @@ class Trainer:
             group["lr"] = rate
         nats, total, small = self._accumulate(batches, targets)
         norm = self._gradient_norm()
-        result = StepResult(nats / targets, total / targets, _number(norm), rate)
+        result = StepResult(nats / targets, total / targets, number(norm), rate)
         if math.isfinite(total) and math.isfinite(result.gradient_norm):
             if small is not None:
                 self.state.noise_scale.update(*small, result.gradient_norm**2, targets)
@@ -313,8 +312,8 @@ class Trainer:
         device = self.accelerator.device
         seed = torch.tensor(int(source.generate_state(1, np.uint64)[0]) >> 24, device=device)
         progress = self.state.step / self.config.train.steps
-        for number, batch in enumerate(batches):
-            first = torch.tensor(self.batches.first(number), device=device)
+        for micro, batch in enumerate(batches):
+            first = torch.tensor(self.batches.first(micro), device=device)
             yield batch, Phase(True, progress, seed, first)
 
     def _targets(self, mine: int, unknown: int, where: str) -> int:
@@ -447,8 +446,3 @@ class Trainer:
         """Sum over the processes."""
         total = torch.as_tensor(value, dtype=torch.float64, device=self.accelerator.device)
         return float(self.accelerator.reduce(total, "sum"))
-
-
-def _number(value: Tensor) -> float:
-    """A scalar tensor as a number, gathered where it is sharded."""
-    return float(value.full_tensor() if isinstance(value, DTensor) else value)
