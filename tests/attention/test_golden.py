@@ -1,5 +1,7 @@
 """Weights and score gradients of rows worked out by hand, in float64, through the formula and the row functions."""
 
+import math
+
 import pytest
 import torch
 
@@ -288,3 +290,14 @@ def test_row_normalised_gaussian_is_softmax_with_a_key_bias():
 
 def _distance(actual: torch.Tensor, expected: tuple[float, ...]) -> float:
     return float((actual.detach().flatten() - torch.tensor(expected, dtype=torch.float64)).abs().max())
+
+
+def test_the_scores_of_lssa_are_cosines_times_ln_d_and_ln_n():
+    """Computed here from the paper's words; every kernel takes its scores from the mechanism, and could not tell."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, 7, 1, 12, dtype=torch.float64, generator=generator) for _ in range(2))
+    cosine = torch.nn.functional.cosine_similarity(query[0, :, None, 0], key[0, None, :, 0], dim=-1)
+    count = torch.arange(1, 8, dtype=torch.float64)[:, None]
+    positive = torch.nn.functional.softplus(math.log(12) * count.log() * cosine).tril()
+    weight = attention.weights(query, key, "lssa", kernel="dense")
+    assert torch.allclose(weight[0, 0], positive / positive.sum(-1, keepdim=True), rtol=1e-6, atol=1e-9)

@@ -61,3 +61,12 @@ def test_the_operator_keeps_the_rules_of_operators(dtype):
     x = _random(1, 5, 2, 16).to(dtype).requires_grad_()
     factor = _random(1, 5, 2).float().requires_grad_()
     torch.library.opcheck(torch.ops.attention_zoo_cpu.unit.default, (x, factor))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_by_elementary_operations_it_is_the_same(dtype):
+    vectors = torch.randn(2, 3, 5, 8, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    factor = torch.linspace(0.5, 2, 5, dtype=dtype).expand(2, 3, 5)
+    plain = l2norm(vectors, factor, plain=True)
+    assert torch.allclose(plain, vectors * (factor / vectors.norm(dim=-1))[..., None], rtol=1e-5)
+    assert torch.allclose(plain, l2norm(vectors, factor), rtol=1e-5)

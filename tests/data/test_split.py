@@ -96,3 +96,10 @@ def test_fractions_that_leave_a_side_empty(fraction: float) -> None:
 def test_a_single_group_cannot_be_split() -> None:
     with pytest.raises(DataError, match="all 2 documents of the corpus go together"):
         hold_out(["1945", "1945"], ["", ""], 0.5, seed=0)
+
+
+def test_what_is_held_out_is_frozen() -> None:
+    """A run that is evaluated later must not meet documents that it was trained on."""
+    units, strata = [f"u{i}" for i in range(12)], ["ab"[i % 2] for i in range(12)]
+    chosen = [hold_out(units, strata, 0.25, seed).nonzero()[0].tolist() for seed in (0, 1)]
+    assert chosen == [[3, 6, 11], [5, 6, 7]]
