@@ -19,6 +19,7 @@ from attention.core.mechanism import Mechanism
 from attention.forms.pointwise import Pointwise
 from eval.analyses import sinks
 from eval.analyses.sinks import Settings
+from eval.row_sums import quantile
 from eval.subjects.opening import open_subject
 from eval.windows import cut
 from models import AttentionCall, ModelError
@@ -388,7 +389,7 @@ def test_negative_weights() -> None:
 
 def test_percentiles_of_more_numbers_than_torch_takes_at_once() -> None:
     mass = torch.linspace(0, 1, 2**21 + 1)[:, None].expand(-1, 9)
-    assert sinks._quantile(mass, 0.95).tolist() == pytest.approx([0.95] * 9)
+    assert quantile(mass, 0.95).tolist() == pytest.approx([0.95] * 9)
 
 
 def test_every_number_says_what_it_is(run_path: Path) -> None:
@@ -413,7 +414,7 @@ def test_lengths_that_cannot_be_had_are_skipped_with_a_reason(run_path: Path) ->
 
 
 def test_short_text_gives_overlapping_windows_and_says_so(run_path: Path) -> None:
-    result = measured(
+    result = measure(
         sinks, open_subject(run_path), Settings(lengths=(100,), train_length=False, sequences=128)
     )
     assert result["results"]["lengths"]["100"]["sequences"] == 128
