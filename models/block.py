@@ -17,7 +17,7 @@ from models.rope import rotate
 class Mixer(nn.Module):
     """One layer's mixing of values: the mechanism, its learned parameters and its window.
 
-    A module of its own so that `models.trace` and quantisation studies can hook what goes in and comes out.
+    A module of its own so that `models.tracing` and quantisation studies can hook what goes in and comes out.
     """
 
     def __init__(self, plan: Plan, layer: LayerPlan) -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 COMMANDS = (
     ["train.py"],
-    ["generate.py"],
+    ["-m", "models.generate"],
     ["-m", "attention"],
     ["-m", "attention.build"],
     ["-m", "attention.conformance"],

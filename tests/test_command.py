@@ -124,7 +124,7 @@ def test_a_closed_pipe_ends_in_silence() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
-    [["train.py", "x"], ["-m", "attention"], ["-m", "data"], ["generate.py", "x"], ["-m", "eval"]],
+    [["train.py", "x"], ["-m", "attention"], ["-m", "data"], ["-m", "models.generate", "x"], ["-m", "eval"]],
 )
 def test_a_python_without_the_project_installed_says_so_in_one_line(arguments: list[str]) -> None:
     """-S leaves out site-packages: no torch, as in a shell where nothing was activated."""

@@ -91,7 +91,7 @@ def test_the_comparison_is_printed_too(runs):
 
 
 def test_the_trained_model_speaks(runs):
-    command = ["generate.py", str(runs / "softmax"), "--prompt", "HAMLET", "--max-new-tokens", "8"]
+    command = ["-m", "models.generate", str(runs / "softmax"), "--prompt", "HAMLET", "--max-new-tokens", "8"]
     first, second = (run([*command, "--seed", "3"]) for _ in range(2))
     assert first == second
     assert first.startswith("HAMLET")

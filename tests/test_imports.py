@@ -28,10 +28,13 @@ FLOORS = (
 )
 """Of each floor of `attention`, the floors that its files may import."""
 
+COMMANDS = {ROOT / "models" / "generate.py"}
+"""Commands, which stand above all, wherever they lie."""
+
 LISTING = ("attention.core.registry", "attention.mechanisms")
 """The registry imports the folder whose files it lists, and no name of it."""
 
-FILES = sorted(path for package in BELOW for path in (ROOT / package).rglob("*.py"))
+FILES = sorted(path for package in BELOW for path in (ROOT / package).rglob("*.py") if path not in COMMANDS)
 
 
 def imported(path: Path) -> Iterator[str]:

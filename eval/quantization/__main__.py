@@ -49,7 +49,7 @@ def _write(subject: Subject, quantized: Quantized, destination: Path, how: dict)
     file = save_quantized(run, destination, packed_parameters(quantized), how)
     before, after = (path.stat().st_size for path in (checkpoint_path(run.path, run.step) / WEIGHTS, file))
     print(f"{file}: {after:,} bytes, {after / before:.1%} of {before:,}")
-    print(f"python generate.py {destination} writes text with it")
+    print(f"python -m models.generate {destination} writes text with it")
 
 
 def _quantizer(subject: Subject, settings: Settings) -> WeightQuantizer:

@@ -54,7 +54,7 @@ def test_the_run_that_is_written_is_the_one_that_was_measured(
         "eval.quantization", path, tmp_path / "small", "--method", method, "--bits", 3, "--group", 16
     )
     assert (code, errors) == (0, "")
-    assert f"python generate.py {tmp_path / 'small'}" in out
+    assert f"python -m models.generate {tmp_path / 'small'}" in out
     subject, small = open_subject(path), open_subject(tmp_path / "small")
     quantized = WeightQuantizer(subject, 16, 32, quantize.Settings().calibration, 0.01).quantize(method, 3)
     tokens = cut(subject, 32, 2).tokens

@@ -1,4 +1,4 @@
-"""Write text with a trained model: `python generate.py runs/NAME --prompt "To be"`.
+"""Write text with a trained model: `python -m models.generate runs/NAME --prompt "To be"`.
 
 Only a command: the function is `models.generate(...)`.
 """
@@ -58,7 +58,7 @@ def _typed(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser("python generate.py", description="Write text with a trained model.")
+    parser = Parser("python -m models.generate", description="Write text with a trained model.")
     parser.add_argument("run", help="run directory")
     parser.add_argument("--prompt", default="", help="the text to continue (default: start a document)")
     parser.add_argument(
