@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from attention.conformance.precision import ACTIVATIONS
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from models import AttentionCall, ModelError
 
 TOKENS = 120

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 from eval import options, provenance, results
 from eval.codec import decode, encode
 from eval.display import Column, Compared, Figure, Grid, Shown
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 
 S = TypeVar("S")
 R = TypeVar("R")

@@ -12,8 +12,8 @@ from eval import catalogue
 from eval.analysis import Analysis, evaluate
 from eval.options import add_options, read_options
 from eval.report import command as report_command
-from eval.subjects.opening import expand, open_subject
-from eval.subjects.subject import DTYPES, Subject
+from eval.subject import expand, open_subject
+from eval.subjects.base import DTYPES, Subject
 from eval.terminal import table
 from storage.machine import default_device
 

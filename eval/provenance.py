@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 """The folder of the project's packages."""
 
-OPENING = "eval.subjects.opening"
+OPENING = "eval.subject"
 """The module that every number depends on beside its analysis."""
 
 KERNELS = "attention.kernels"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from models import ModelError
 
 BORDERS = (

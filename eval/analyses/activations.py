@@ -22,7 +22,7 @@ from torch import Tensor
 from eval.analysis import Analysis, Measurement
 from eval.display import Column, Compared, Figure, Shown, by_layer, layer_ticks, of_windows, three
 from eval.options import option
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.terminal import progress
 from eval.windows import cut
 from models import ModelError

@@ -30,7 +30,7 @@ from torch.nn import functional
 from eval.analysis import Analysis, Measurement
 from eval.display import Line, Plot, overlaid
 from eval.options import option
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.terminal import progress
 from eval.windows import cut, targets
 from models import ModelError

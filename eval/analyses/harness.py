@@ -33,7 +33,7 @@ from eval.display import Column, Shown, thousandths
 from eval.intervals import contributions
 from eval.lm_tasks.chosen import is_path, load
 from eval.options import option
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from models import ModelError
 
 OFFLINE = {
@@ -168,7 +168,7 @@ def run(subject: Subject, settings: Settings) -> Measurement[Result]:
     # Imported late: they take seconds, are optional, and read the variables that `before` sets.
     from lm_eval import simple_evaluate
 
-    from eval.lm_tasks.adapter import HarnessModel
+    from eval.language_model import HarnessModel
 
     model = HarnessModel(subject, settings.max_length, settings.bos)
     for library in ("lm_eval", "huggingface_hub", "datasets"):

@@ -38,7 +38,7 @@ from eval.drawing.maps import Maps
 from eval.drawing.panels import Panel
 from eval.heatmap_cells import pack, pool
 from eval.options import option
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from models import AttentionCall, ModelError
 
 RESIDUAL_LIMIT = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}

@@ -31,7 +31,7 @@ from eval.analysis import Analysis, Measurement
 from eval.display import Column, Compared, Line, Number, Plot, Shown, columns_of, four, overlaid
 from eval.intervals import contributions
 from eval.options import option
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.terminal import progress
 from eval.windows import Windows, cut, obstacle, targets
 from models import ModelError

@@ -29,7 +29,7 @@ from eval.analysis import Analysis, Measurement
 from eval.display import Number, columns_of
 from eval.intervals import wilson
 from eval.options import option
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.terminal import progress
 from eval.windows import obstacle
 from models import ModelError

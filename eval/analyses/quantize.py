@@ -44,7 +44,7 @@ from eval.quantization.scores import (
 )
 from eval.quantization.search import search
 from eval.quantization.weights import Quantized, weight_matrices
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.terminal import progress
 from eval.windows import Windows, cut
 from models import ModelError

@@ -61,7 +61,7 @@ from eval.row_sums import (
     per_head,
     positions_up_to,
 )
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.terminal import progress
 from eval.windows import Windows, cut, obstacle
 from models import ModelError

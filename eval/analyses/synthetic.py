@@ -23,7 +23,7 @@ from eval.analysis import Analysis, Measurement
 from eval.display import Line, Number, Plot, columns_of, overlaid
 from eval.intervals import standard_error
 from eval.options import option
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.terminal import progress
 from eval.windows import obstacle
 from models import ModelError

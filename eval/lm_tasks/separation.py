@@ -20,9 +20,9 @@ from common.command import Parser, guarded
 from eval.analyses import harness
 from eval.analyses.harness import Metric
 from eval.intervals import standard_error
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
+from eval.subjects.base import Subject
 from eval.subjects.run import RunSubject
-from eval.subjects.subject import Subject
 from models import GPT, ModelError
 
 

@@ -8,9 +8,9 @@ from eval import results
 from eval.analyses.quantize import ANALYSIS, Settings
 from eval.quantization.methods import WEIGHT_METHODS, WeightQuantizer
 from eval.quantization.weights import Quantized, packed_parameters
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
+from eval.subjects.base import Subject
 from eval.subjects.run import RunSubject
-from eval.subjects.subject import Subject
 from models import ModelError
 from storage import checkpoint_path, load_run, save_quantized
 from storage.checkpoint import WEIGHTS

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from eval.quantization.weights import linear_layers
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.windows import Windows
 
 

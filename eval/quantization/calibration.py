@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.windows import Windows, cut
 
 DOCUMENTS_PER_WINDOW = 4

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from eval.quantization.rounding import encode, grid
 from eval.quantization.stream import BlockStream
 from eval.quantization.weights import linear_layers, preserved, weight_matrices
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.windows import Windows
 from models import ModelError
 from storage import QuantizedMatrix

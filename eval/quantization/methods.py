@@ -11,7 +11,7 @@ from eval.quantization.calibration import training_windows
 from eval.quantization.hqq import half_quadratic
 from eval.quantization.rounding import round_to_nearest
 from eval.quantization.weights import Quantized, weight_matrices
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.windows import Windows
 from storage import QuantizedMatrix
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from attention import weights
 from attention.core.masks import visibility
 from eval.quantization.rounding import grid, rounded
-from eval.subjects.subject import AttentionReport, Subject
+from eval.subjects.base import AttentionReport, Subject
 from eval.windows import Windows
 from models import AttentionCall, ModelError
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eval.intervals import contributions, student
 from eval.quantization.weights import Quantized, replaced, weight_matrices
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.windows import Windows, targets
 
 

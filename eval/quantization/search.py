@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eval.quantization.weights import Quantized, preserved, weight_matrices
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.terminal import progress
 from eval.windows import Windows
 from models import ModelError

@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 from torch import Tensor
 
 from eval.quantization.weights import Quantized, packed_parameters, weight_matrices
+from eval.subjects.base import Subject
 from eval.subjects.run import RunSubject
-from eval.subjects.subject import Subject
 from storage import checkpoint_path
 from storage.checkpoint import WEIGHTS
 from storage.codes import write_state

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from eval.windows import Windows
 
 HIDDEN = "hidden_states"

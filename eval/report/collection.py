@@ -14,7 +14,7 @@ from eval import catalogue, provenance
 from eval.analysis import Analysis
 from eval.display import Shown
 from eval.results import read as read_result
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from storage import log
 from storage.machine import machine
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from eval.options import option
 from eval.report.collection import collect, environment
 from eval.report.contents import Report
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 from models import ModelError
 
 

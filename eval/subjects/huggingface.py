@@ -26,7 +26,7 @@ from attention.core.masks import visibility
 from common.errors import InputError
 from common.shapes import read_json, shown
 from data import Prepared
-from eval.subjects.subject import AttentionReport, HiddenReport, Subject, fingerprint
+from eval.subjects.base import AttentionReport, HiddenReport, Subject, fingerprint
 from eval.subjects.texts import corpus
 from models import AttentionCall, ModelError
 

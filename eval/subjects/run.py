@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attention import Mechanism
 from data import Prepared
 from data.corpora.huggingface import is_saved
-from eval.subjects.subject import AttentionReport, HiddenReport, Subject, fingerprint
+from eval.subjects.base import AttentionReport, HiddenReport, Subject, fingerprint
 from eval.subjects.texts import corpus
 from models import GPT, ModelError
 from models import trace as trace_model

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 
 
 def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from data import DataConfig, TokenizerConfig, prepare
 from eval import analyses, provenance
-from eval.subjects.subject import AttentionReport, HiddenReport, Subject
+from eval.subjects.base import AttentionReport, HiddenReport, Subject
 from models import GPT, AttentionCall, ModelConfig, resolve
 from storage import checkpoint_path, create_run, partial_path, publish, write_checksums
 from tests.kernels import borrowed_kernels
@@ -192,7 +192,7 @@ class Scripted(Subject):
         self.checkpoint, self.train_length, self.max_length = "0" * 64, 8, None
         self.vocab_size, self.bos, self.eos, self.tokenizer_fingerprint = 40, 0, 0, "letters"
         self.device, self.dtype = torch.device("cpu"), torch.float32
-        self.architecture, self.batch_tokens, self.results, self.text = "letters", 8192, Path("results"), None
+        self.architecture, self.batch_tokens, self.results = "letters", 8192, Path("results")
         self.calls, self.residuals = calls, residuals
         self._attention: AttentionReport | None = None
         self._hidden: HiddenReport | None = None

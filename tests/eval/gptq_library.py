@@ -28,8 +28,8 @@ from torch import Tensor
 from eval.quantization.gptq import quantize_blocks
 from eval.quantization.rounding import round_to_nearest
 from eval.quantization.weights import replaced, weight_matrices
-from eval.subjects.opening import open_subject
-from eval.subjects.subject import Subject
+from eval.subject import open_subject
+from eval.subjects.base import Subject
 from eval.windows import Windows
 
 GROUP, DAMPING, LENGTH, WINDOWS, VOCABULARY = 64, 0.01, 128, 16, 512

@@ -4,7 +4,7 @@ from types import ModuleType
 from typing import Any
 
 from eval.codec import encode
-from eval.subjects.subject import Subject
+from eval.subjects.base import Subject
 
 
 def measure(analysis: ModuleType, subject: Subject, settings: Any) -> dict[str, Any]:

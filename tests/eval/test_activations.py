@@ -7,7 +7,7 @@ import torch
 
 from eval.analyses import activations
 from eval.analyses.activations import Moments, Settings
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from eval.windows import cut
 from tests.eval.conftest import Scripted
 from tests.eval.measuring import measure, typed

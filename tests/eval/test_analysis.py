@@ -10,7 +10,7 @@ import torch
 from eval.analyses import activations
 from eval.analysis import evaluate
 from eval.catalogue import get
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from eval.terminal import table
 from models import GPT
 from tests.eval.conftest import RunMaker, add_checkpoint

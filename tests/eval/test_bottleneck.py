@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from eval.analyses import bottleneck
 from eval.analyses.bottleneck import MeanCosine, Settings, Spectrum, spectrum
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from eval.windows import cut
 from models import ModelError
 from tests.eval.conftest import RunMaker

@@ -18,7 +18,7 @@ pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance
 
 from eval.analyses import harness
-from eval.lm_tasks.adapter import HarnessModel
+from eval.language_model import HarnessModel
 from tests.eval.conftest import Scripted, prose
 from tests.eval.measuring import measure
 

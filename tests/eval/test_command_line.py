@@ -13,7 +13,7 @@ from common.command import guarded
 from common.errors import InputError
 from eval import catalogue, provenance, results
 from eval.__main__ import main, overview
-from eval.subjects.opening import expand
+from eval.subject import expand
 from tests.eval.conftest import RunMaker
 
 pytestmark = pytest.mark.slow

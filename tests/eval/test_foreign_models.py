@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from common.errors import InputError
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from tests.eval.test_huggingface import config_of
 
 transformers = pytest.importorskip("transformers")

@@ -12,8 +12,8 @@ from eval.quantization.calibration import training_windows
 from eval.quantization.gptq import quantize_blocks, quantize_matrix
 from eval.quantization.rounding import encode, grid, round_to_nearest
 from eval.quantization.weights import linear_layers, preserved, weight_matrices
-from eval.subjects.opening import open_subject
-from eval.subjects.subject import Subject
+from eval.subject import open_subject
+from eval.subjects.base import Subject
 from models import ModelError
 from storage import QuantizedMatrix
 from tests.eval.conftest import RunMaker

@@ -18,12 +18,12 @@ from data import DataConfig, TokenizerConfig  # noqa: E402
 from eval.analyses import harness  # noqa: E402
 from eval.analyses.harness import Settings  # noqa: E402
 from eval.codec import encode  # noqa: E402
+from eval.language_model import HarnessModel  # noqa: E402
 from eval.lm_tasks import (  # noqa: E402
     build,
 )
-from eval.lm_tasks.adapter import HarnessModel  # noqa: E402
-from eval.subjects.opening import open_subject  # noqa: E402
-from eval.subjects.subject import Subject  # noqa: E402
+from eval.subject import open_subject  # noqa: E402
+from eval.subjects.base import Subject  # noqa: E402
 from models import ModelError  # noqa: E402
 from tests.eval.asking import likelihood, requests  # noqa: E402
 from tests.eval.conftest import untrained_run  # noqa: E402

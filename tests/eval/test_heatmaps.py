@@ -17,8 +17,8 @@ from eval.drawing import heatmaps as drawn
 from eval.drawing import style
 from eval.drawing.panels import Panel, short
 from eval.heatmap_cells import pack, pool, unpack
-from eval.subjects.opening import open_subject
-from eval.subjects.subject import Subject
+from eval.subject import open_subject
+from eval.subjects.base import Subject
 from models import ModelError
 from tests.eval.measuring import measure
 

@@ -13,7 +13,7 @@ import yaml
 from common.command import guarded
 from common.errors import InputError
 from eval.__main__ import main
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from tests.eval.conftest import RunMaker
 
 

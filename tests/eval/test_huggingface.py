@@ -16,8 +16,8 @@ from eval.quantization import probabilities
 from eval.quantization.activations import largest_inputs, quantized_activations
 from eval.quantization.cache import QuantizedCache
 from eval.quantization.weights import weight_matrices
-from eval.subjects.opening import open_subject
-from eval.subjects.subject import Subject
+from eval.subject import open_subject
+from eval.subjects.base import Subject
 from eval.windows import cut
 from models import AttentionCall, ModelError
 from tests.eval.measuring import measure

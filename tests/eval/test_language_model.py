@@ -16,9 +16,9 @@ from lm_eval.models.huggingface import HFLM  # noqa: E402
 from tokenizers import ByteLevelBPETokenizer  # noqa: E402
 from tokenizers.processors import TemplateProcessing  # noqa: E402
 
-from eval.lm_tasks.adapter import HarnessModel  # noqa: E402
-from eval.subjects.opening import open_subject  # noqa: E402
-from eval.subjects.subject import Subject  # noqa: E402
+from eval.language_model import HarnessModel  # noqa: E402
+from eval.subject import open_subject  # noqa: E402
+from eval.subjects.base import Subject  # noqa: E402
 from models import ModelError  # noqa: E402
 
 VOCABULARY, POSITIONS = 384, 48

@@ -9,7 +9,7 @@ import torch
 from attention import get
 from eval.analyses import lengths
 from eval.analyses.lengths import Settings, curve, has_scale
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from eval.subjects.run import RunSubject
 from eval.windows import cut
 from models import ModelError

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from eval.analyses import activations, sinks
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 
 
 def peak():

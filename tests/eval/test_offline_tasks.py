@@ -15,8 +15,8 @@ from eval.lm_tasks import (  # noqa: E402
     build,
     separation,
 )
-from eval.subjects.opening import open_subject  # noqa: E402
-from eval.subjects.subject import Subject  # noqa: E402
+from eval.subject import open_subject  # noqa: E402
+from eval.subjects.base import Subject  # noqa: E402
 from tests.eval.measuring import measure  # noqa: E402
 
 

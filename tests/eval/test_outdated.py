@@ -16,7 +16,7 @@ from eval.report.comparison import cells, columns
 from eval.report.contents import Report
 from eval.report.findings import findings
 from eval.results import read, sealed, write
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from tests.eval.conftest import RunMaker
 from tests.eval.examples import page_of
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from eval.analyses import passkey
 from eval.analyses.passkey import Settings, prompt
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from models import ModelError
 from tests.eval.conftest import Scripted
 from tests.eval.measuring import measure, typed

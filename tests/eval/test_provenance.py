@@ -8,7 +8,7 @@ from eval import catalogue, provenance
 from eval.analyses import activations
 from eval.analysis import evaluate
 from eval.catalogue import get
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from tests.eval.conftest import RunMaker
 
 SETTINGS = activations.Settings(sequences=3)
@@ -54,8 +54,8 @@ def test_the_code_of_an_analysis_is_what_it_builds_on_and_no_more(copied: Path) 
         edit(copied / file)
         return {name for name, code in hashes().items() if code != before[name]}
 
-    for file in ("adapter.py", "build.py", "cloze.yaml"):
-        assert changed_by(f"eval/lm_tasks/{file}") == {"harness"}
+    for file in ("language_model.py", "lm_tasks/build.py", "lm_tasks/cloze.yaml"):
+        assert changed_by(f"eval/{file}") == {"harness"}
     assert changed_by("eval/quantization/gptq.py") == {"quantize"}
     assert changed_by("eval/analyses/sinks.py") == {"sinks"}
     assert changed_by("eval/display.py") == changed_by("eval/drawing/style.py") == set()

@@ -14,7 +14,7 @@ from eval.analyses import quantize
 from eval.analysis import evaluate
 from eval.quantization.methods import WeightQuantizer
 from eval.quantization.weights import replaced, weight_matrices
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from eval.windows import cut
 from storage import checkpoint_path
 from storage.checkpoint import WEIGHTS

@@ -11,7 +11,7 @@ from eval.analyses import quantize
 from eval.analyses.quantize import METHODS, Settings
 from eval.quantization.rounding import round_to_nearest
 from eval.quantization.weights import replaced, weight_matrices
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from eval.windows import cut
 from models import ModelError
 from storage import checkpoint_path

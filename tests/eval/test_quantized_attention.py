@@ -13,8 +13,8 @@ from eval.quantization.activations import largest_inputs, quantized_activations,
 from eval.quantization.cache import QuantizedCache, rounded_per_token
 from eval.quantization.calibration import training_windows
 from eval.quantization.weights import linear_layers
-from eval.subjects.opening import open_subject
-from eval.subjects.subject import Subject
+from eval.subject import open_subject
+from eval.subjects.base import Subject
 from eval.windows import cut
 from models import AttentionCall, KVCache, ModelError
 from tests.eval.conftest import RunMaker

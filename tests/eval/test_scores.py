@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 
 from eval.quantization.scores import Scorer
-from eval.subjects.opening import open_subject
-from eval.subjects.subject import Subject
+from eval.subject import open_subject
+from eval.subjects.base import Subject
 from eval.windows import cut
 
 

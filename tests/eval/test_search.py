@@ -14,8 +14,8 @@ from eval.quantization.calibration import training_windows
 from eval.quantization.rounding import round_to_nearest
 from eval.quantization.search import Widths, _Judge, mutate, search
 from eval.quantization.weights import Quantized, weight_matrices
-from eval.subjects.opening import open_subject
-from eval.subjects.subject import Subject
+from eval.subject import open_subject
+from eval.subjects.base import Subject
 from eval.windows import Windows
 from models import ModelError
 from tests.eval.conftest import RunMaker

@@ -19,8 +19,8 @@ from data import DataConfig, TokenizerConfig
 from eval.analyses import harness
 from eval.analyses.harness import Metric, Task
 from eval.lm_tasks import separation
+from eval.subjects.base import Subject
 from eval.subjects.run import RunSubject
-from eval.subjects.subject import Subject
 from tests.eval.conftest import untrained_run
 
 SEED = 0

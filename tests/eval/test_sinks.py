@@ -20,7 +20,7 @@ from attention.forms.pointwise import Pointwise
 from eval.analyses import sinks
 from eval.analyses.sinks import Settings
 from eval.row_sums import quantile
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from eval.windows import cut
 from models import AttentionCall, ModelError
 from tests.eval.conftest import RunMaker, Scripted, prose

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from eval.analyses import activations, sinks
-from eval.subjects.opening import open_subject
-from eval.subjects.subject import Subject
+from eval.subject import open_subject
+from eval.subjects.base import Subject
 from tests.eval.measuring import measure
 
 pytest.importorskip("transformers")

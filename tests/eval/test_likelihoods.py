@@ -10,10 +10,10 @@ import torch
 lm_eval = pytest.importorskip("lm_eval")
 
 
-from eval.lm_tasks import adapter  # noqa: E402
-from eval.lm_tasks.adapter import HarnessModel  # noqa: E402
-from eval.subjects.opening import open_subject  # noqa: E402
-from eval.subjects.subject import Subject  # noqa: E402
+from eval import language_model  # noqa: E402
+from eval.language_model import HarnessModel  # noqa: E402
+from eval.subject import open_subject  # noqa: E402
+from eval.subjects.base import Subject  # noqa: E402
 from models import ModelError  # noqa: E402
 from tests.eval.asking import likelihood, requests  # noqa: E402
 from tests.eval.conftest import RunMaker  # noqa: E402
@@ -155,9 +155,9 @@ def test_texts_generated_in_one_batch_are_those_generated_alone(
     prompts = [text[:length] for length in (70, 3, 40, 1, 55)]
     asked = requests("generate_until", [(prompt, {"until": []}) for prompt in prompts])
     sizes = []
-    inner = adapter.generate
+    inner = language_model.generate
     monkeypatch.setattr(
-        adapter, "generate", lambda *a, **options: (sizes.append(len(a[1])), inner(*a, **options))[1]
+        language_model, "generate", lambda *a, **options: (sizes.append(len(a[1])), inner(*a, **options))[1]
     )
     texts = HarnessModel(subject, 64).generate_until(asked)
     assert sizes == [5]

@@ -16,8 +16,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from torch.nn import functional
 
+from eval.subjects.base import Subject
 from eval.subjects.run import RunSubject
-from eval.subjects.subject import Subject
 from eval.terminal import progress
 from models import ModelError, generate, left_pad
 

