@@ -304,7 +304,6 @@ def _floor(formula: Formula) -> float | None:
 
 
 @torch.compiler.assume_constant_result
-@cache
 def _refuses(mechanism: Mechanism) -> str | None:
     if mechanism.form not in (Pointwise, Ratio):
         return f"it runs the forms Pointwise and Ratio, not {mechanism.form.__name__}"
@@ -314,8 +313,12 @@ def _refuses(mechanism: Mechanism) -> str | None:
 
 
 @torch.compiler.assume_constant_result
-@cache
 def _has_no_logarithm(mechanism: Mechanism) -> str | None:
+    return _negative_somewhere(mechanism)
+
+
+@cache
+def _negative_somewhere(mechanism: Mechanism) -> str | None:
     """Whether something is negative at some score."""
     formula = formula_of(mechanism)
     magnitude = torch.logspace(-8, 3, 2000, dtype=torch.float64)

@@ -39,8 +39,7 @@ class Cpu(Kernel):
             return f"the tensors are on {device}"
         if dtype not in DTYPES:
             return f"it computes in float32 and bfloat16, not in {dtype}".replace("torch.", "")
-        mechanism = inputs.mechanism
-        return untraceable(mechanism) or _without_form(mechanism) or _unavailable(mechanism)
+        return _refuses(inputs.mechanism)
 
     def build(self, inputs: AttentionInputs) -> str | None:
         """Compile the engine and the mechanism's functions, where no library of theirs is kept; load them."""
@@ -95,13 +94,16 @@ def _key(mechanism: Mechanism) -> str:
 
 
 @torch.compiler.assume_constant_result
+def _refuses(mechanism: Mechanism) -> str | None:
+    return untraceable(mechanism) or _without_form(mechanism) or _unavailable(mechanism)
+
+
 @cache
 def _without_form(mechanism: Mechanism) -> str | None:
     header = HERE / "forms" / f"{formula_of(mechanism).form}.h"
     return None if header.exists() else f"it has no row functions for form {mechanism.form.__name__}"
 
 
-@torch.compiler.assume_constant_result
 @cache
 def _unavailable(mechanism: Mechanism) -> str | None:
     """Why neither a library nor a compiler is there, None if one is."""
