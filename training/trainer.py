@@ -367,7 +367,6 @@ class Trainer:
     @torch.no_grad()
     def _validate(self) -> None:
         """Loss on held-out text, and what each layer's attention does on one of its sequences."""
-        self.network.eval()
         sums, shard = HeldOut(self.accelerator.device), self.held_out.shard
         batches = validation_batches(
             self.held_out,
@@ -385,7 +384,6 @@ class Trainer:
             statistics = attention_statistics(
                 self.network, {name: value[:1] for name, value in sums.first.items()}
             )
-        self.network.train()
         loss = self._sum(sums.nats) / total
         end_loss = {"end_loss": self._sum(sums.end_nats) / ends} if ends else {}
         bits_per_byte = loss / math.log(2) / self.bytes_per_token

@@ -125,7 +125,7 @@ class RunSubject(Subject):
         tokenizer = {"path": str(self.path / "tokenizer.model")}
         section = {**self.config["data"], "tokenizer": tokenizer}
         _check_place(self.path, section, self.allow_network)
-        source, prepared = corpus(section)
+        source, prepared = corpus(section, str(self.path / "config.yaml"))
         if prepared.fingerprint != self._run.data:
             raise ModelError(
                 f"the corpus of run {self.path} is not what it was at training time, so what is held out now may have "

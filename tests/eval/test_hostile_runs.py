@@ -102,8 +102,8 @@ def test_a_local_file_that_a_config_names_is_named_to_the_reader(run: Path, caps
         ("model", {"attention_options": 5}, "model.attention_options must be a section of keys and values"),
         ("model", {"rope_theta": float("inf")}, "model.rope_theta must be a number"),
         ("model", {"odd": 1}, "no field 'odd'"),
-        ("data", {"held_out": "much"}, "data section of the config cannot be used"),
-        ("data", {"odd": 1}, "data section of the config cannot be used"),
+        ("data", {"held_out": "much"}, "config.yaml cannot be used"),
+        ("data", {"odd": 1}, "config.yaml cannot be used"),
     ],
 )
 def test_a_damaged_config_is_one_line(

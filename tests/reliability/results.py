@@ -71,7 +71,9 @@ def trials(count: int, seed: int) -> Iterator[Trial]:
 
 def _verdict(what: str, run: Path, code: int, said: str, truth: Any) -> tuple[str, str]:
     lines = said.strip().splitlines()
-    if code == 2 and len(lines) == 1 and lines[0].startswith("error: "):
+    # A notice of what a run's config names may come first.
+    errors = [line for line in lines if line.startswith("error: ")]
+    if code == 2 and errors == lines[-1:] and "Traceback" not in said:
         return "exit 2 and one line", ""
     if code != 0:
         return "", f"exit {code}: {lines[-1:]}"
