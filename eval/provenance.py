@@ -81,13 +81,14 @@ def files(modules: Set[str], *, parts: bool = False) -> set[Path]:
     found: set[Path] = set()
     names, waiting = set(modules), list(modules)
     while waiting:
-        for path in _sources(waiting.pop()):
-            if path not in found:
-                found.add(path)
-                imported = _imports(path.suffix, path.read_bytes()) | _functions(path)
-                new = {name for name in imported - names if _counts(name, parts)}
-                names |= new
-                waiting += new
+        name = waiting.pop()
+        imported = _packages(name)
+        for path in _sources(name):
+            found.add(path)
+            imported |= _imports(path.suffix, path.read_bytes()) | _functions(path)
+        new = {name for name in imported - names if _counts(name, parts)}
+        names |= new
+        waiting += new
     return found
 
 
@@ -107,22 +108,24 @@ def _hashed(modules: Set[str], *, parts: bool = False) -> str:
     return hashlib.sha256("".join(contents).encode()).hexdigest()[:16]
 
 
+def _packages(name: str) -> set[str]:
+    """The packages that a module lies in, whose import precedes its own."""
+    return {name[: dot.start()] for dot in re.finditer(r"\.", name)}
+
+
 def _sources(name: str) -> Iterator[Path]:
-    """The files of a module of this project, of the packages that it lies in, and what stands beside them."""
-    parts = name.split(".")
-    for depth in range(1, len(parts) + 1):
-        place = ROOT.joinpath(*parts[:depth])
-        for path in (place.with_suffix(".py"), place / "__init__.py"):
-            if path.is_file():
-                yield path
-                yield from _beside(path.parent)
+    """The file of a module of this project, or that of a package and what stands beside it."""
+    place = ROOT.joinpath(*name.split("."))
+    if place.with_suffix(".py").is_file():
+        yield place.with_suffix(".py")
+    if (place / "__init__.py").is_file():
+        yield place / "__init__.py"
+        yield from _beside(place)
 
 
 def _beside(folder: Path) -> Iterator[Path]:
     """Sources in other languages in a folder and in those within it that are no packages."""
-    if folder == ROOT:
-        return
-    for path in sorted(folder.iterdir()):
+    for path in folder.iterdir():
         if path.suffix in BESIDE:
             yield path
         elif path.is_dir() and path.name != "__pycache__" and not (path / "__init__.py").exists():

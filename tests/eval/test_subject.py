@@ -11,13 +11,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from eval.subjects.opening import open_subject
 
 from attention import weights
 from data import DataConfig, DataError
 from data.choice import corpus_of
 from data.corpora import open_corpus
-from eval.subject import _inside
+from eval.subject import _inside, open_subject
 from eval.windows import cut
 from models import AttentionCall, ModelError
 from tests.eval.conftest import TRAIN_LENGTH, RunMaker, Scripted
