@@ -13,7 +13,17 @@ from attention.forms.composite import Composite
 from attention.kernels import dispatch, tiled
 from attention.kernels.kernel import obstacle
 
-__all__ = ["KERNELS", "Inputs", "every_mechanism", "label", "make", "pointwise_mechanisms", "run", "tiered"]
+__all__ = [
+    "KERNELS",
+    "REPRESENTATIVES",
+    "Inputs",
+    "every_mechanism",
+    "label",
+    "make",
+    "pointwise_mechanisms",
+    "run",
+    "tiered",
+]
 
 every_mechanism = cases
 
@@ -32,6 +42,18 @@ KERNELS = [
     )
 ]
 """Those that run every mechanism of pointwise functions in float64, here."""
+
+
+REPRESENTATIVES = {
+    "gaussian",
+    "softpick",
+    "lssar",
+    "entmax15",
+    "clipped_softmax",
+    "weighted_softpick",
+    "simrf",
+}
+"""A mechanism of each form: the others run what differs by form, not by mechanism, in `make test-all` alone."""
 
 
 def label(mechanism: attention.Mechanism) -> str:

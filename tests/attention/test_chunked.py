@@ -65,6 +65,7 @@ def texts(draw):
     return length, documents, cuts
 
 
+@pytest.mark.slow
 @mechanisms
 @settings(max_examples=10)
 @given(text=texts())

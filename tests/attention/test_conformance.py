@@ -20,24 +20,12 @@ from attention.core.arguments import DTYPES
 from attention.core.inputs import example
 from attention.kernels import dispatch, tiled
 from attention.kernels.kernel import obstacle, refusal
-from tests.attention.conftest import KERNELS, label, make, run, tiered
+from tests.attention.conftest import KERNELS, REPRESENTATIVES, label, make, run, tiered
 
 TABLE = Path(__file__).parents[2] / "docs" / "capabilities.md"
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-4}
 
-REPRESENTATIVES = {
-    "gaussian",
-    "softpick",
-    "lssar",
-    "entmax15",
-    "clipped_softmax",
-    "weighted_softpick",
-    "simrf",
-}
-"""A mechanism of each form: for them alone `make test` runs the formula against itself, and PyTorch's compiler."""
-
-
-QUICK = ("float32", "documents", "one key", "causality", "empty rows")
+QUICK = ("documents", "one key", "causality", "empty rows")
 """The checks of a representative that `make check` runs."""
 
 
@@ -211,11 +199,7 @@ SMALL_SCORES = {
 
 @pytest.mark.parametrize(
     ("mechanism", "kernel"),
-    [
-        tiered(*pair, slow=pair[0].name not in REPRESENTATIVES)
-        for pair in pairs(served=True)
-        if pair[1] != "dense"
-    ],
+    [tiered(*pair, slow=True) for pair in pairs(served=True) if pair[1] != "dense"],
 )
 @settings(max_examples=25)
 @found(call=(SMALL_SCORES, {"causal": False}, 32))
@@ -243,11 +227,7 @@ def test_any_shape_and_mask_equals_the_formula(mechanism, kernel, call):
 
 @pytest.mark.parametrize(
     ("mechanism", "kernel"),
-    [
-        tiered(*pair, slow=pair[0].name not in REPRESENTATIVES)
-        for pair in pairs(served=True)
-        if pair[1] in (*KERNELS, "chunked")
-    ],
+    [tiered(*pair, slow=True) for pair in pairs(served=True) if pair[1] in (*KERNELS, "chunked")],
 )
 def test_gradcheck(mechanism, kernel, small_tiles):
     if reason := obstacle(dispatch.KERNELS[kernel], example(mechanism)):

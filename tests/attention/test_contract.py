@@ -12,6 +12,7 @@ from attention import AttentionError, Phase, RecurrentState, attend, get
 from attention.core.inputs import example
 from attention.kernels import dispatch
 from attention.kernels.kernel import obstacle
+from tests.attention.conftest import REPRESENTATIVES
 
 Q = torch.randn(1, 5, 2, 4, generator=torch.Generator().manual_seed(0))
 SEED = torch.tensor(3)
@@ -201,7 +202,13 @@ def test_tensors_without_data_give_shapes_and_gradients(name):
 @pytest.mark.parametrize(
     "sizes", [(0, 5, 5, 4), (2, 0, 5, 4), (2, 0, 0, 4), (0, 0, 0, 0), (2, 5, 5, 0)], ids=str
 )
-@pytest.mark.parametrize("name", attention.names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in REPRESENTATIVES else pytest.mark.slow)
+        for name in attention.names()
+    ],
+)
 def test_nothing_to_compute_is_a_right_answer(name, sizes, dtype):
     """No batch, no queries, no width of values: an empty output whose gradients are zero, on every kernel."""
     batch, queries, keys, width = sizes
@@ -356,6 +363,7 @@ def test_odd_layouts_are_read_as_they_are(kernel):
         )
 
 
+@pytest.mark.slow
 def test_the_checks_are_traced_away():
     """One graph, and no new one for another scale of the phase's progress than tracing without checks makes."""
     documents = torch.tensor([[0, 0, 0, 1, 1]])

@@ -98,6 +98,7 @@ def test_noise_is_that_of_the_formula(mechanism, call):
         assert not torch.allclose(different.double(), expected, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_new_seed_does_not_compile_anew():
     mechanism = NOISY[0]
     inputs = make(batch=1, queries=40, heads=2, key_heads=1, head_dim=16).to(torch.float32)

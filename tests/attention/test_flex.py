@@ -98,6 +98,7 @@ def has_own_denominator(mechanism: Mechanism) -> bool:
     return numerator != denominator
 
 
+@pytest.mark.slow
 def test_gradients_of_zero_weights_are_zero():
     """Softpick of scores that are all negative: no weight, no gradient, and no NaN from the logarithm of nothing."""
     inputs = make(batch=1, queries=20, heads=2, key_heads=2, head_dim=16)
@@ -107,6 +108,7 @@ def test_gradients_of_zero_weights_are_zero():
         assert torch.equal(tensor, torch.zeros_like(tensor))
 
 
+@pytest.mark.slow
 def test_epsilon_counts_in_the_frame_of_the_row_maximum():
     """At an epsilon that matters, on scores whose maximum differs from row to row."""
     inputs = make(queries=20, keys=20, head_dim=16)
@@ -133,6 +135,7 @@ class Powers(Pointwise):
         return 2.5 * (0.25 + score.clamp(min=-0.5, max=2.0)).relu() ** 1.5 * (score > -0.25) * (score < 2)
 
 
+@pytest.mark.slow
 def test_a_new_mechanism_works_by_existing():
     inputs = make(queries=20, keys=23, head_dim=16)
     truth = run(inputs, Powers(), "dense")
@@ -155,6 +158,7 @@ class Growing(Powers):
         return score.exp()
 
 
+@pytest.mark.slow
 def test_hidden_scores_that_overflow_leave_no_trace():
     inputs = make(batch=1, queries=20, heads=2, key_heads=2, head_dim=16)
     inputs.key.data[:, 10:] *= 100  # e^s of hidden pairs fits float64 only
@@ -189,6 +193,7 @@ def test_weights_without_a_logarithm_are_found():
     assert flex.KERNEL.build(example(attention.get("softpick"))) is None
 
 
+@pytest.mark.slow
 def test_several_functions_compile_side_by_side(monkeypatch):
     """Through the tracing of the real thing, but for the code generator, with torch's own limit out of the way."""
     compiled = torch.compile(torch_flex.flex_attention, fullgraph=True, backend="aot_eager")
@@ -202,6 +207,7 @@ def test_several_functions_compile_side_by_side(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_a_kernel_that_computes_something_else_is_refused_at_first_use(monkeypatch):
     def wrong(*arguments, **options):
         mean, extra = torch_flex.flex_attention(*arguments, **options)

@@ -119,6 +119,7 @@ def test_softpick_row_of_only_negative_scores_is_dead_not_nan(kernel):
     assert not any(tensor.any() for tensor in result.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [name for name in dispatch.KERNELS if name != "dense"])
 def test_softpick_keeps_its_digits_near_zero(kernel):
     inputs = make(batch=1, queries=32, heads=1, key_heads=1, spread=1e-6).to(torch.float32)

@@ -55,6 +55,7 @@ def test_zero_vectors_are_those_of_normalize(path):
     torch.testing.assert_close(torch.autograd.grad(out, x, grad)[0], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not cpu.available(), reason="no compiled kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_operator_keeps_the_rules_of_operators(dtype):

@@ -38,6 +38,7 @@ def test_the_kernel_is_gaussian():
     torch.testing.assert_close(gaussian(x, y), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inverse", ["cholesky", "newton"])
 def test_solving_and_its_gradient(inverse):
     points, right = _draw(3, 6, 4).requires_grad_(), _draw(3, 6, 2, seed=1).requires_grad_()

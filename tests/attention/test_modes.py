@@ -9,7 +9,7 @@ from attention.conformance import outcome
 from attention.core.modes import first_order, once
 from attention.kernels import dispatch
 from attention.kernels.kernel import obstacle
-from tests.attention.conftest import every_mechanism, label, make
+from tests.attention.conftest import every_mechanism, label, make, tiered
 
 MODES = ("forward mode", "second derivatives", "torch.func", "vmap", "recomputation", "no gradient")
 TANGENTS = (
@@ -37,7 +37,8 @@ class _Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("mechanism", every_mechanism(), ids=label)
+@pytest.mark.slow
+@pytest.mark.parametrize("mechanism", [tiered(mechanism) for mechanism in every_mechanism()])
 def test_the_formula_serves_every_mode(mechanism):
     found = {mode: outcome(mechanism, "dense", mode) for mode in MODES}
     assert found == dict.fromkeys(MODES, "yes")
@@ -93,6 +94,7 @@ def test_a_kernel_without_the_mode_says_so_and_names_one_that_has_it(kernel):
         first.sum().backward()
 
 
+@pytest.mark.slow
 def test_a_compiled_jvp_is_right_or_refused():
     query, key, value = (x.detach() for x in make(queries=5).to(torch.float32).all[:3])
 

@@ -53,6 +53,7 @@ def test_norms_are_those_of_gaussian_vectors(coupling):
     assert float(squares.var()) == pytest.approx(32, rel=0.15)
 
 
+@pytest.mark.slow
 @couplings
 def test_the_mean_over_seeds_is_the_kernel(coupling):
     x, y = 0.3 * _draw(5, 8), 0.3 * _draw(5, 8, seed=1)
@@ -61,6 +62,7 @@ def test_the_mean_over_seeds_is_the_kernel(coupling):
     assert (error < 4 * found.std(0) / math.sqrt(3000)).all()
 
 
+@pytest.mark.slow
 def test_a_simplex_errs_less_than_orthogonal_rows_and_those_less_than_none():
     x, y = 0.5 * _draw(40, 8), 0.5 * _draw(40, 8, seed=1)
     kernel = (x * y).sum(-1).exp()
@@ -68,6 +70,7 @@ def test_a_simplex_errs_less_than_orthogonal_rows_and_those_less_than_none():
     assert errors[0] < errors[1] < errors[2]
 
 
+@pytest.mark.slow
 @couplings
 @pytest.mark.parametrize("causal", [True, False])
 def test_many_features_are_softmax(coupling, causal):

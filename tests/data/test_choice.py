@@ -31,6 +31,7 @@ def corpus(config: Config) -> str:
     return open_corpus(config.data).config.corpus
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shipped", SHIPPED, ids=lambda path: path.stem)
 def test_a_path_alone_is_enough_for_every_shipped_config(shipped: Path, mytext: Path, tmp_path: Path) -> None:
     assert corpus(load(shipped, [f"data.path={mytext}"])) == "text"

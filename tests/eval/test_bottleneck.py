@@ -46,6 +46,7 @@ def test_a_spectrum_in_parts_is_that_of_the_whole(
     torch.testing.assert_close(matrix.double() @ directions.mT @ directions, matrix.double())
 
 
+@pytest.mark.slow
 @given(
     vectors=st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), min_size=2, max_size=12),
     first=st.integers(1, 11),

@@ -67,6 +67,7 @@ def scores(**options: Any) -> dict[str, Any]:
     return {"positions": result["protocol"]["positions"], "bos": result["protocol"]["bos"], "tasks": tasks}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["with BOS", "without BOS"])
 def test_scores_are_pinned(name: str) -> None:
     found = scores(bos=name == "with BOS")

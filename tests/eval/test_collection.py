@@ -68,6 +68,7 @@ def test_results_of_another_checkpoint_are_not_shown(subject):
     assert found.missing["sinks"] == "measured on another checkpoint (step 20)"
 
 
+@pytest.mark.slow
 def test_the_report_and_its_data_are_written(subject, tmp_path):
     subject_too = SimpleNamespace(**{**vars(subject), "path": tmp_path / "elsewhere" / "nano"})
     cells = command.write(
@@ -87,6 +88,7 @@ def test_the_report_and_its_data_are_written(subject, tmp_path):
     assert (tmp_path / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_mistakes_are_named(subject, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"must end in \.html, got page\.txt"):
         command.before(Settings(out="page.txt"))

@@ -220,6 +220,7 @@ def test_the_raw_sink_rate_ranks_nobody() -> None:
     assert column("sink_renormalised", two_runs()).better == "lower"
 
 
+@pytest.mark.slow
 def test_the_rule_of_the_marks_is_written_beneath_the_tables() -> None:
     runs = two_runs()
     assert "beyond the noise" in " ".join(Report("A", runs, {}).text().split())

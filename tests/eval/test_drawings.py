@@ -4,6 +4,8 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from eval.analyses import quantize
 from eval.display import Figure
 from eval.report.collection import Measured, shown
@@ -71,6 +73,7 @@ def test_what_was_calibrated_on_stands_beside_the_curves() -> None:
     assert told == [False, True, True, False]
 
 
+@pytest.mark.slow
 def test_activations_cache_and_attention_share_a_figure() -> None:
     plain = {key: value for key, value in CACHE.items() if key != "bytes_per_token"}
     pair = {

@@ -15,6 +15,8 @@ from common.errors import InputError
 from eval.subject import open_subject
 from tests.eval.test_huggingface import config_of
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers")
 WEIGHTS = "model.safetensors"
 CODE = """

@@ -146,6 +146,7 @@ def check_blocks(subject: Subject) -> None:
         torch.testing.assert_close(got[name].step, matrix.step, rtol=0.05, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["softmax", "lssar*1,swat*1"])
 def test_blocks_see_what_quantized_blocks_give(make_run: RunMaker, attention: str) -> None:
     subject = open_subject(make_run("gptq", attention=attention), batch_tokens=96)

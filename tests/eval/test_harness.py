@@ -29,6 +29,8 @@ from tests.eval.asking import likelihood, requests  # noqa: E402
 from tests.eval.conftest import untrained_run  # noqa: E402
 from tests.eval.measuring import measure, typed  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def subject(run_path: Path) -> Subject:

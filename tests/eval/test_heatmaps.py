@@ -22,6 +22,8 @@ from eval.subjects.base import Subject
 from models import ModelError
 from tests.eval.measuring import measure
 
+pytestmark = pytest.mark.slow
+
 TEXT = (
     "To be, or not to be: that is the question.\nWhether 'tis nobler in the mind to suffer\nThe slings\n" * 3
 )

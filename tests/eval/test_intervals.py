@@ -35,6 +35,7 @@ def covered(interval: Interval, truth: float) -> bool:
     return interval.low <= truth <= interval.high
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """Student's over 4 values around 0.3; Wilson's over 10 trials, on average of shares."""
     noise = np.random.default_rng(1)
@@ -45,6 +46,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert 0.93 <= np.mean(trials) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sizes", "least"),
     [

@@ -166,6 +166,7 @@ GENERATION: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", GENERATION, ids=str)
 def test_texts_are_those_of_lm_eval(ours: HarnessModel, theirs: Any, options: dict[str, Any]) -> None:
     if not any(limit in options for limit in ("max_gen_toks", "max_new_tokens", "max_tokens")):

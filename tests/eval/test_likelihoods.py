@@ -18,6 +18,8 @@ from models import ModelError  # noqa: E402
 from tests.eval.asking import likelihood, requests  # noqa: E402
 from tests.eval.conftest import RunMaker  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def subject(run_path: Path) -> Subject:

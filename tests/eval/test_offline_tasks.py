@@ -86,6 +86,7 @@ def test_substitutions_exchange_two_words(texts: str, subject: Subject) -> None:
         assert sorted(tokens[0]) == sorted(tokens[1])
 
 
+@pytest.mark.slow
 def test_a_unigram_model_has_nothing_to_go_by(run_path: Path) -> None:
     blind = separation.unigram(separation.open_run(str(run_path)))
     tasks = measure(harness, blind, Settings(samples=60, words=16))["results"]["tasks"]

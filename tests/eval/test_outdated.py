@@ -20,6 +20,8 @@ from eval.subject import open_subject
 from tests.eval.conftest import RunMaker
 from tests.eval.examples import page_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def path(make_run: RunMaker, tmp_path: Path) -> Path:

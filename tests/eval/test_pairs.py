@@ -113,6 +113,7 @@ def test_runs_measured_differently_or_on_other_data_are_no_pair():
     assert "no two runs have a seed" in pairs.text(lone)
 
 
+@pytest.mark.slow
 def test_a_single_seed_says_so():
     runs = [*seeded("base", "softmax", {1: 1.5}), *seeded("pick", "softpick", {1: 1.4})]
     (found,) = pairs.compare(column("bits_per_byte", runs), runs)
@@ -188,6 +189,7 @@ def test_one_of_two_mechanisms_with_several_seeds_is_no_comparison():
     assert findings(apart)[0].startswith("No two mechanisms have a seed in common")
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_differences_with_their_intervals():
     runs = seeded("base", "softmax", BASE) + seeded("pick", "softpick", MINE)
     (found,) = pairs.compare(column("bits_per_byte", runs), runs)

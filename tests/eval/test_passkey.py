@@ -52,6 +52,7 @@ class Reader(Scripted):
         return found
 
 
+@pytest.mark.slow
 def test_a_model_that_reads_back_is_right_and_another_is_not() -> None:
     settings = Settings(garbage=(100, 300), tests=6)
     results = measure(passkey, Reader(), settings)["results"]

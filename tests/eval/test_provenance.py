@@ -11,6 +11,7 @@ from eval.catalogue import get
 from eval.subject import open_subject
 from tests.eval.conftest import RunMaker
 
+pytestmark = pytest.mark.slow
 SETTINGS = activations.Settings(sequences=3)
 
 
@@ -49,10 +50,13 @@ def test_the_code_of_an_analysis_is_what_it_builds_on_and_no_more(copied: Path) 
     def hashes() -> dict[str, str]:
         return {name: provenance.code(analysis.module) for name, analysis in known.items()}
 
+    before = hashes()
+
     def changed_by(file: str) -> set[str]:
-        before = hashes()
+        nonlocal before
         edit(copied / file)
-        return {name for name, code in hashes().items() if code != before[name]}
+        earlier, before = before, hashes()
+        return {name for name, code in before.items() if code != earlier[name]}
 
     for file in ("language_model.py", "lm_tasks/build.py", "lm_tasks/cloze.yaml"):
         assert changed_by(f"eval/{file}") == {"harness"}

@@ -14,6 +14,8 @@ from eval.report.contents import Report
 from eval.report.findings import Check, checks, findings
 from tests.eval.examples import PROTOCOL, Reader, page_of, run, score, three_runs, without
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def runs() -> list[Measured]:

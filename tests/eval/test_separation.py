@@ -23,6 +23,8 @@ from eval.subjects.base import Subject
 from eval.subjects.run import RunSubject
 from tests.eval.conftest import untrained_run
 
+pytestmark = pytest.mark.slow
+
 SEED = 0
 
 

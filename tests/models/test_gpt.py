@@ -43,6 +43,7 @@ def test_every_parameter_learns_with_every_mechanism(build, tokens, mechanism):
     assert not still
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_later_token_never_changes_an_earlier_output(build, tokens, pattern, dtype):
@@ -228,6 +229,7 @@ def test_a_wrong_call_is_refused(build, call, message):
         call(build())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_without_data_it_gives_shapes_and_gradients(build, tokens, pattern):
     model = patterned(build, pattern).to("meta")

@@ -39,6 +39,7 @@ def test_ties_go_to_the_lower_id():
     assert distribution(torch.zeros(1, 4), temperature=0, top_k=None, top_p=None)[0].tolist() == [1, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_draws_follow_the_models_distribution(build):
     model = build(init_std=0.1)
     prompt = torch.tensor([[3, 4, 5]])

@@ -79,6 +79,7 @@ def test_a_layer_that_keeps_a_state_is_not_traced_with_a_cache(build, tokens):
         model(tokens, cache=KVCache(model.plan))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports
 def test_a_wrapped_model_is_refused(build):
     model = build()

@@ -10,7 +10,7 @@ from models import left_pad
 MECHANISMS = [(name, options) for name in names() for options in ({}, *get(name).variants)]
 NAMES = [f"{name} {options}" if options else name for name, options in MECHANISMS]
 
-pytestmark = pytest.mark.parametrize(("name", "options"), MECHANISMS, ids=NAMES)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize(("name", "options"), MECHANISMS, ids=NAMES)]
 
 
 def attending(build, name, options):

@@ -23,6 +23,7 @@ def batches(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "micro"), [(1, 2), (2, None), (4, 1), (2, 2)])
 def test_a_step_sees_the_same_sequences_however_it_is_cut(
     dataset: PackedDataset, processes: int, micro: int

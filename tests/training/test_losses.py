@@ -63,6 +63,7 @@ def test_chunks_give_the_loss_and_gradient_of_the_formula(
     torch.testing.assert_close(gradients, torch.autograd.grad(3 * expected[0], [hidden, head]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_parts")
 @settings(max_examples=25)
 @given(
@@ -192,6 +193,7 @@ def test_the_logits_of_a_batch_are_never_held() -> None:
     assert kept == hidden.numel() + head.numel()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports
 def test_the_objective_compiles_to_one_graph() -> None:
     torch.manual_seed(0)
