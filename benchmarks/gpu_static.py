@@ -26,10 +26,8 @@ from attention.conformance import cases
 from attention.core.formula import formula_of, untraceable
 from attention.core.inputs import prepare
 from attention.forms import rowwise_forms
-from attention.forms.chunked import Chunked
-from attention.forms.composite import Composite
 from attention.forms.pointwise import Pointwise
-from attention.kernels.triton import launch, printer
+from attention.kernels.triton import forms, launch, printer
 from attention.kernels.triton.tiles import Tiles
 from benchmarks.machine import table
 from common.command import Parser, guarded
@@ -62,14 +60,20 @@ MACHINES = {
 """sm_80 stands for all of Ampere and Ada, whose consumer cards allow a program 99 KiB."""
 
 SWEEPS = {
-    "first_stage": "mix",
-    "survey": "mix",
+    **{
+        sweep.kernel.__name__: "mix"
+        for name in rowwise_forms()
+        if forms.has(name)
+        for sweep in forms.load(name).before
+    },
     "mix": "mix",
     "decode": "decode",
     "sum_rows": "sum_rows",
     "grad_queries": "grad_queries",
     "grad_keys": "grad_keys",
 }
+"""The tile of each sweep; those of the forms' own take that of `mix`."""
+
 WIDTHS = (32, 64, 128, 256)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 FLOAT32_LIMIT = 64 * 64 * 64
@@ -81,7 +85,7 @@ def _representatives() -> tuple[str, ...]:
     programs = [formula_of(mechanism) for mechanism in mechanisms if untraceable(mechanism) is None]
     programs.sort(key=lambda program: sum(len(function.steps) for function in program.functions))
     longest = {program.form: program.mechanism for program in programs}
-    return tuple(longest[form] for form in rowwise_forms())
+    return tuple(longest[form] for form in rowwise_forms() if forms.has(form))
 
 
 REPRESENTATIVES = _representatives()
@@ -342,7 +346,7 @@ mechanism of each form whose program is longest: {chosen}.
 
 A cell holds registers per thread / spills / shared memory in KiB / programs that fit a multiprocessor / matrix
 instructions in the code. Spills are instructions that move registers to or from memory, on gfx942 registers moved.
-`first_stage`, `survey` and `mix` are the forward pass, `decode` is `mix` for few queries; `sum_rows`, `grad_queries`
+`survey`, `first_stage` and `mix` are the forward pass, `decode` is `mix` for few queries; `sum_rows`, `grad_queries`
 and `grad_keys` are the backward pass. The tiles of sm_80 serve consumer cards too, which allow a program {limit} KiB.
 """
 
@@ -381,7 +385,7 @@ def _cell(result: Compiled) -> str:
 def _sizes() -> str:
     rows = []
     for mechanism in cases():
-        if mechanism.form in (Chunked, Composite):
+        if untraceable(mechanism) or not forms.has(formula_of(mechanism).form):
             continue
         planned = launches(mechanism, "sm_90", torch.bfloat16, 64)
         results = [compiled(planned[sweep], MACHINES["sm_90"]) for sweep in ("mix", "grad_keys")]

@@ -30,16 +30,17 @@ from attention.conformance.inputs import HOSTILE, hostile
 from attention.conformance.verdict import MIXED, SLACK, compare, judge, mixings
 from attention.core import formula
 from attention.core.formula import Function, Step, evaluate, formula_of
-from attention.core.inputs import prepare
-from attention.forms.chunked import Chunked
+from attention.core.inputs import example, prepare
 from attention.forms.two_stage import TwoStage
 from attention.kernels import dispatch
+from attention.kernels.kernel import refusal
 from attention.kernels.triton import KERNEL, attend_with_statistics, launch, operators, printer, tiles
+from benchmarks.gpu_static import REPRESENTATIVES
 from tests.attention.conftest import tiered
 
-SERVED = [mechanism for mechanism in cases() if mechanism.form is not Chunked]
-FORMS = ("gaussian", "softpick", "lssar", "entmax15", "sa_softmax")
-"""A mechanism of each form; the others differ from them in their functions and scores alone."""
+SERVED = [mechanism for mechanism in cases() if refusal(KERNEL, example(mechanism)) is None]
+FORMS = (*REPRESENTATIVES, "gaussian")
+"""A mechanism of each form and one with biases; the others differ from them in their functions and scores alone."""
 
 every_mechanism = pytest.mark.parametrize("mechanism", [tiered(mechanism) for mechanism in SERVED])
 mechanisms = pytest.mark.parametrize(
@@ -47,7 +48,7 @@ mechanisms = pytest.mark.parametrize(
 )
 one_per_form = pytest.mark.parametrize(
     "name",
-    [*FORMS, "swat", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("softmax", "lssa"))],
+    [*FORMS, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("softmax", "lssa"))],
 )
 attend = functools.partial(attention.attend, kernel="triton")
 PADDED = torch.tensor([[-1] * 3 + [0] * 9 + [1] * 25, [0] * 20 + [1] + [2] * 12 + [-1] * 4])
@@ -217,7 +218,7 @@ def test_every_output_is_written_and_the_same_call_twice_is_bitwise_equal(name, 
     def poisoned(plan):
         def planned(*arguments):
             launches, *outputs = plan(*arguments)
-            names = ("sums", "partial", "partial_sums")
+            names = ("parts", "sums", "partial", "partial_sums")
             written = [x.arguments.get(name) for x in launches for name in names]
             for tensor in (*outputs, *written):
                 for each in tensor if isinstance(tensor, tuple) else (tensor,):
@@ -280,7 +281,7 @@ def _prepared(inputs: Inputs, name: str):
 def test_statistics_of_rows_are_returned():
     inputs = make(batch=1, queries=20, heads=2, key_heads=2).to(torch.float32)
     prepared = _prepared(inputs, "softmax")
-    _, log_mass, (pivot, inverse, _) = attend_with_statistics(prepared, with_mass=True)
+    _, log_mass, (pivot, inverse) = attend_with_statistics(prepared, with_mass=True)
     score = torch.einsum("bthd,bshd->bhts", inputs.query, inputs.key) * prepared.scores.scale
     score = score.masked_fill(~prepared.visible.mask()[:, None], -torch.inf).transpose(1, 2)
     assert torch.equal(pivot, score.amax(-1)) or torch.allclose(pivot, score.amax(-1), atol=1e-6)

@@ -1,6 +1,6 @@
-"""The GPU kernels: one Triton template per pass and form, for every mechanism whose functions can be traced.
+"""The GPU kernels: one Triton template per pass, for every mechanism whose functions can be traced.
 
-Only this file and the table of tiles are imported where Triton is missing.
+A form's own part is one file in `forms/`. Neither these nor the templates are imported where Triton is missing.
 """
 
 import importlib.util
@@ -13,18 +13,17 @@ from attention.core.inputs import AttentionInputs
 from attention.core.mechanism import Mechanism
 from attention.forms.composite import Mixture
 from attention.kernels.kernel import Kernel
+from attention.kernels.triton import forms
 from attention.kernels.triton.tiles import family
 
 WIDEST_HEAD = 256
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-FORMS = ("adjusted", "pointwise", "ratio", "threshold", "two_stage")
-"""Those of which `forms.py` has the mathematics."""
 
 
 def attend_with_statistics(inputs: AttentionInputs, with_mass: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs, log masses, and what the backward pass knows of the rows, float32 [0 or 3, B, T, H].
+    """Outputs, log masses, and what the backward pass knows of the rows, float32 [any, B, T, H].
 
-    Pointwise: nothing. Other forms: frame, inverse and other of `attention.kernels.triton.forms.Statistics`.
+    Which numbers these are stands at the top of the form's file.
     """
     noise = inputs.scores.noise
     drawn = (None, 0.0) if noise is None else (noise.source, noise.amplitude)
@@ -34,8 +33,8 @@ def attend_with_statistics(inputs: AttentionInputs, with_mass: bool) -> tuple[Te
 
 @torch.compiler.assume_constant_result
 def _refuses_form(mechanism: Mechanism) -> str | None:
-    served = formula_of(mechanism).form in FORMS
-    return None if served else f"it has no template for form {mechanism.form.__name__}"
+    served = forms.has(formula_of(mechanism).form)
+    return None if served else f"it has no row functions for form {mechanism.form.__name__}"
 
 
 def _refuses_tensors(dtype: torch.dtype, width: int) -> str | None:

@@ -1,4 +1,4 @@
-"""Which kernels a call takes: grids, arguments and outputs, ready to run or to compile for another machine."""
+"""The plan of a call: its kernels with grids, arguments and outputs, ready to run or to compile for another machine."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -8,20 +8,18 @@ import torch
 import triton
 from torch import Tensor
 
-from attention.kernels.triton import backward, forward
+from attention.kernels.triton import backward, forms, forward
+from attention.kernels.triton.form import Form
 from attention.kernels.triton.operands import INTERPRETED, Operands
 from attention.kernels.triton.printer import load
 from attention.kernels.triton.tiles import INTERPRETER, Tiles, tiles_for
-
-STATISTICS = {"pointwise": 0, "ratio": 3, "two_stage": 3, "threshold": 3, "adjusted": 3}
-"""Statistics per row that the forward pass leaves."""
 
 WIDEST_SPLIT = 128
 MERGE_ROWS = 16
 FEW_ROWS = 16
 BACKWARD = ("sum_rows", "grad_queries", "grad_keys")
 FEWEST_ROWS = 16
-"""Of a tile, for matrix instructions."""
+"""Matrix instructions take no tile of fewer rows."""
 MOST_SPLITS = 64
 TILES_PER_SPLIT = 4
 
@@ -31,7 +29,7 @@ class Call:
     """The tensors of a call as kernels take them; the biases and the slope are contiguous.
 
     Attributes:
-        source, amplitude: of the noise; None, 0.
+        source, amplitude: the noise's seed and place, and its factor; None and 0 where there is none.
         printed: the name of the printed module.
         architecture: what is compiled for, "interpreter", "sm_90", "gfx942", ...
         processors: multiprocessors that few rows shall be spread over.
@@ -65,9 +63,9 @@ class Call:
         return self.query.shape[2] // self.key.shape[2]
 
     @property
-    def form(self) -> str:
-        """The form's class name."""
-        return load(self.printed).FORM
+    def form(self) -> Form:
+        """The form of the mechanism."""
+        return forms.load(load(self.printed).FORM)
 
     @property
     def width(self) -> int:
@@ -75,10 +73,10 @@ class Call:
         return max(padded(self.query.shape[3]), padded(self.value.shape[3]))
 
     def tiles(self, sweep: str) -> Tiles:
-        """The tiles of a sweep; fewer rows in the backward pass of Adjusted, which keeps five numbers of each."""
+        """The tiles of a sweep; in the backward pass with as many fewer rows as the form says."""
         tiles = tiles_for(self.architecture, sweep, self.width, self.query.element_size())
-        if sweep in BACKWARD and self.form == "adjusted":
-            return replace(tiles, rows=max(FEWEST_ROWS, tiles.rows // 2))
+        if sweep in BACKWARD and self.form.fewer_rows > 1:
+            return replace(tiles, rows=max(FEWEST_ROWS, tiles.rows // self.form.fewer_rows))
         return tiles
 
     def row_programs(self, tiles: Tiles) -> int:
@@ -87,7 +85,7 @@ class Call:
         return batch * self.key.shape[2] * triton.cdiv(queries * self.group, tiles.rows)
 
     def operands(self) -> Operands:
-        """What every kernel reads."""
+        """The operands that every kernel reads."""
         return Operands(
             self.query,
             self.key,
@@ -147,7 +145,7 @@ def padded(width: int) -> int:
 
 
 def precision(architecture: str, width: int) -> str:
-    """How float32 operands of padded `width` are multiplied.
+    """The precision in which float32 operands of padded `width` are multiplied.
 
     NVIDIA's tensor cores take three TF32 products per float32 product, with the error of float32; operands wider than
     128, split in two, would not fit the registers, and are multiplied without tensor cores. AMD's matrix cores
@@ -175,56 +173,45 @@ def splits_of(call: Call, tiles: Tiles) -> int:
 
 
 def plan_forward(call: Call) -> tuple[list[Launch], Tensor, Tensor]:
-    """Launches that fill outputs [B, T, H, Dv] and statistics [0 or 3, B, T, H]."""
+    """Launches that fill outputs [B, T, H, Dv] and the statistics of the form [Form.statistics, B, T, H]."""
     batch, queries, heads, _ = call.query.shape
-    module = load(call.printed)
-    form = call.form
+    module, form = load(call.printed), call.form
     out = call.query.new_empty(batch, queries, heads, call.value.shape[3])
-    statistics = call.query.new_empty(STATISTICS[form], batch, queries, heads, dtype=torch.float32)
+    statistics = call.query.new_empty(form.statistics, batch, queries, heads, dtype=torch.float32)
     tiles = call.tiles("decode" if queries * call.group <= FEW_ROWS else "mix")
     splits = splits_of(call, tiles)
     common = {
         "operands": call.operands(),
         "functions": module.FUNCTIONS,
         "places": call.places,
-        "splits": splits,
         **call.sizes(tiles),
     }
-    launches = []
-    sums = None
     grid = (call.row_programs(tiles), splits)
-    if form == "two_stage":
-        sums = statistics.new_empty(2, splits, batch, queries, heads)
-        launches.append(Launch(forward.first_stage, grid, {**common, "sums": sums}, tiles))
-    if form in ("threshold", "adjusted"):
-        survey = {**common, "statistics": statistics, "form": form}
-        del survey["splits"]
-        launches.append(Launch(forward.survey, grid[:1], survey, tiles))
-    forms = {"form": form, "pivot_floor": module.PIVOT_FLOOR}
+    parts = statistics.new_empty(form.parts, splits, batch, queries, heads) if form.parts else None
+    launches = []
+    for sweep in form.before:
+        written = {"parts": parts, "splits": splits} if sweep.split else {"statistics": statistics}
+        launches.append(Launch(sweep.kernel, grid if sweep.split else grid[:1], common | written, tiles))
     partial, partial_sums = None, None
     if splits > 1:
         partial = statistics.new_empty(splits, *out.shape)
-        partial_sums = statistics.new_empty(2, splits, batch, queries, heads)
+        partial_sums = statistics.new_empty(2, splits, batch, queries, heads) if form.statistics else None
     outputs = {
+        "form": form.rows,
+        "pivot_floor": form.pivot_floor(module.CONSTANTS),
         "out": out,
         "statistics": statistics,
         "partial": partial,
         "partial_sums": partial_sums,
+        "splits": splits,
+        **call.value_sizes(),
     }
-    arguments = {**common, **outputs, **forms, "sums": sums, "epsilon": module.EPSILON, **call.value_sizes()}
+    arguments = {**common, **outputs, "parts": parts, "constants": module.CONSTANTS}
     launches.append(Launch(forward.mix, grid, arguments, tiles))
     if splits > 1:
-        merging = Tiles(MERGE_ROWS, 0)
-        arguments = {
-            **outputs,
-            **forms,
-            "functions": module.FUNCTIONS,
-            "places": call.places,
-            **call.value_sizes(),
-            "block_rows": MERGE_ROWS,
-            "splits": splits,
-        }
-        launches.append(Launch(forward.merge, (triton.cdiv(call.places, MERGE_ROWS),), arguments, merging))
+        merging = {"functions": module.FUNCTIONS, "places": call.places, "block_rows": MERGE_ROWS, **outputs}
+        programs = triton.cdiv(call.places, MERGE_ROWS)
+        launches.append(Launch(forward.merge, (programs,), merging, Tiles(MERGE_ROWS, 0)))
     return launches, out, statistics
 
 
@@ -244,24 +231,32 @@ def plan_backward(
     common = {
         "operands": call.operands(),
         "functions": load(call.printed).FUNCTIONS,
+        "form": form.rows,
         "statistics": statistics,
+        "kept": form.statistics,
         "grad_out": grad_out,
         "places": call.places,
-        "form": form,
         **call.value_sizes(),
     }
     launches = []
     sums = None
-    if form != "pointwise":
-        sums = statistics.new_empty(3, batch, queries, heads)
+    if form.sums:
+        sums = statistics.new_empty(form.sums, batch, queries, heads)
         tiles = call.tiles("sum_rows")
-        arguments = {**common, **call.sizes(tiles), "sums": sums, "grad_log_mass": grad_log_mass}
+        arguments = {
+            **common,
+            **call.sizes(tiles),
+            "summands": form.summands,
+            "sums": sums,
+            "grad_log_mass": grad_log_mass,
+        }
         launches.append(Launch(backward.sum_rows, (call.row_programs(tiles),), arguments, tiles))
     tiles = call.tiles("grad_queries")
     arguments = {
         **common,
         **call.sizes(tiles),
         "sums": sums,
+        "summed": form.sums,
         "grad_query": grad_query,
         "grad_query_bias": grad_query_bias,
     }
@@ -272,6 +267,7 @@ def plan_backward(
         **common,
         **call.sizes(tiles),
         "sums": sums,
+        "summed": form.sums,
         "ranges": ranges,
         "ranges_stride": ranges.stride(0) if ranges.shape[0] > 1 else 0,
         "grad_key": grad_key,

@@ -145,6 +145,30 @@ def row_values(pointer, rows):
 
 
 @triton.jit
+def row_numbers(pointer, places, rows, size: tl.constexpr):
+    """A tuple of `size` quantities of rows, from [size, B, T, H]."""
+    numbers = ()
+    for index in tl.static_range(size):
+        numbers += (row_values(pointer + index * tl.cast(places, tl.int64), rows),)  # type: ignore[assignment]
+    return numbers
+
+
+@triton.jit
+def store_rows(pointer, rows, values):
+    """Write [rows, 1] to [B, T, H]."""
+    tl.store(pointer + rows.place, tl.reshape(values, rows.place.shape), mask=rows.valid)
+
+
+@triton.jit
+def store_numbers(pointer, places, place, valid, numbers):
+    """Write a tuple of [rows, 1] to [size, B, T, H], but for those that are None."""
+    for index in tl.static_range(len(numbers)):
+        if numbers[index] is not None:
+            target = pointer + index * tl.cast(places, tl.int64)
+            tl.store(target + place, tl.reshape(numbers[index], place.shape), mask=valid)
+
+
+@triton.jit
 def row_vectors(pointer, strides, batch, rows, width: tl.constexpr, padded: tl.constexpr):
     """[rows, padded] from [B, T, H, width]."""
     offset = batch.to(tl.int64) * strides[0] + rows.time.to(tl.int64) * strides[1]

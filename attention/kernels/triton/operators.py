@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from attention.core.modes import once
+from attention.kernels.triton import forms
 from attention.kernels.triton.launch import (
-    STATISTICS,
     Call,
     Launch,
     architecture_of,
@@ -34,7 +34,7 @@ def triton_forward(
     printed: str,
     with_mass: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs [B, T, H, Dv], log masses of a Ratio [B, T, H] or empty, and statistics of the rows [0 or 3, B, T, H].
+    """Outputs [B, T, H, Dv], log masses [B, T, H] or empty, and the form's statistics of the rows [any, B, T, H].
 
     Args:
         source, amplitude: of the noise; None, 0.
@@ -59,7 +59,10 @@ def triton_forward(
     )
     launches, out, statistics = plan_forward(call)
     _run(launches, query.device)
-    log_mass = statistics[0] - statistics[1].log() if with_mass else statistics.new_empty(0)
+    log_mass = statistics.new_empty(0)
+    if with_mass:
+        assert call.form.log_mass is not None
+        log_mass = call.form.log_mass(statistics)
     return out, log_mass, statistics
 
 
@@ -67,7 +70,7 @@ def triton_forward(
 def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     *_, printed, with_mass = others
     batch, queries, heads, _ = query.shape
-    statistics = STATISTICS[load(printed).FORM]
+    statistics = forms.load(load(printed).FORM).statistics
     return (
         query.new_empty(batch, queries, heads, value.shape[3]),
         query.new_empty((batch, queries, heads) if with_mass else (0,), dtype=torch.float32),

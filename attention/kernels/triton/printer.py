@@ -21,6 +21,8 @@ BUILTIN = {"abs": "tl.abs", "exp": "tl.exp", "sqrt": "tl.sqrt", "where": "tl.whe
 
 HEADER = '''"""Pointwise functions of {mechanism} ({form}), printed from its traced formula."""
 
+from collections import namedtuple
+
 import triton
 import triton.language as tl
 {imports}'''
@@ -51,8 +53,7 @@ def module_name(formula: Formula) -> str:
 def load(name: str) -> ModuleType:
     """Import a printed module.
 
-    It holds FORM, PIVOT_FLOOR and EPSILON as Formula has them, and FUNCTIONS: the jitted functions in the order of
-    `attention.kernels.formula.FORMS`.
+    It holds FORM, the form's name, and two named tuples: CONSTANTS, and FUNCTIONS, which are jitted.
     """
     spec = importlib.util.spec_from_file_location(f"attention_zoo_{name.replace('-', '_')}", _path(name))
     assert spec is not None
@@ -68,21 +69,20 @@ def _path(name: str) -> Path:
 
 def source_of(formula: Formula) -> str:
     """The module's text."""
-    known = dict(formula.constants)
-    floor = _number(known["pivot_floor"]) if known.get("pivoted") else None
-    constants = [
-        f"FORM = {formula.form!r}",
-        f"PIVOT_FLOOR = {floor}",
-        f"EPSILON = {_number(known.get('epsilon', 0.0))}",
-    ]
+    constants = ", ".join(f"{name}={_constant(value)}" for name, value in formula.constants)
     functions = [_function(function) for function in formula.functions]
-    names = "".join(f"{function.name}, " for function in formula.functions).strip()
+    given = ", ".join(f"{function.name}={function.name}" for function in formula.functions)
+    known = [
+        f"FORM = {formula.form!r}",
+        f"CONSTANTS = namedtuple('Constants', {[name for name, _ in formula.constants]})({constants})",
+    ]
+    named = f"namedtuple('Functions', {[function.name for function in formula.functions]})"
     steps = [step for function in formula.functions for step in function.steps]
     used = {step.operation for step in steps if not _is_whole_power(step)}
     helpers = ", ".join(sorted(used - {*INFIX, *PREFIX, *BUILTIN}))
     imports = f"\nfrom attention.kernels.triton.maths import {helpers}\n" if helpers else ""
     header = HEADER.format(mechanism=formula.mechanism, form=formula.form, imports=imports)
-    return "\n\n".join([header, "\n".join(constants), *functions, f"FUNCTIONS = ({names})\n"])
+    return "\n\n".join([header, "\n".join(known), *functions, f"FUNCTIONS = {named}({given})\n"])
 
 
 def _function(function: Function) -> str:
@@ -121,6 +121,10 @@ def _whole_power(name: str, base: str, exponent: int) -> list[str]:
         if digit == "1":
             lines.append(f"    {name} = {name} * {base}")
     return lines if exponent > 0 else [*lines, f"    {name} = 1.0 / {name}"]
+
+
+def _constant(value: bool | float) -> str:
+    return repr(value) if isinstance(value, bool) else _number(value)
 
 
 def _number(value: float) -> str:

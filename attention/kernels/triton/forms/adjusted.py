@@ -1,0 +1,128 @@
+"""Adjusted: w = weight(s, p; a, b), p = softmax(s), a and b the row's least and largest score.
+
+`survey` finds the statistics of a row: b, one over the sum of e^{s - b}, and a. Sums: delta = sum_k p_k w_p dP_k, and
+what goes through a and through b, per key that ties with it.
+"""
+# mypy: disallow-untyped-defs=False
+
+import triton
+import triton.language as tl
+
+from attention.forms import adjusted
+from attention.kernels.triton.form import Form, RowFunctions, Sweep
+from attention.kernels.triton.forward import locate, pivot_of, tile_scores
+from attention.kernels.triton.operands import packed_rows, rounding, row_values, row_vectors, store_rows
+
+TIED = tl.constexpr(adjusted.TIED)
+
+
+@triton.jit
+def survey(
+    operands,
+    functions,
+    statistics,
+    places,
+    group: tl.constexpr,
+    head_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    block_rows: tl.constexpr,
+    block_keys: tl.constexpr,
+    precision: tl.constexpr,
+):
+    """The largest score, one over the sum of exponentials, and the least score."""
+    batch, key_head, block = locate(operands, group, block_rows)
+    rows = packed_rows(operands, batch, key_head, block, block_rows, group)
+    query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
+    highest = tl.full([block_rows, 1], float("-inf"), tl.float32)
+    lowest = tl.full([block_rows, 1], float("inf"), tl.float32)
+    total = tl.zeros([block_rows, 1], tl.float32)
+    for start in range(rows.low, rows.high, block_keys):
+        score, visible = tile_scores(
+            operands, query, batch, key_head, rows, start, head_dim, head_block, block_keys, precision
+        )
+        raised = tl.maximum(highest, tl.max(tl.where(visible, score, float("-inf")), 1, keep_dims=True))
+        frame = pivot_of(raised)
+        total *= tl.where(highest == float("-inf"), 0.0, tl.exp(highest - frame))
+        total += tl.sum(tl.where(visible, tl.exp(score - frame), 0.0), 1, keep_dims=True)
+        lowest = tl.minimum(lowest, tl.min(tl.where(visible, score, float("inf")), 1, keep_dims=True))
+        highest = raised
+    store_rows(statistics, rows, pivot_of(highest))
+    store_rows(statistics + tl.cast(places, tl.int64), rows, 1.0 / tl.where(total == 0.0, 1.0, total))
+    lowest = tl.where(lowest == float("inf"), 0.0, lowest)
+    store_rows(statistics + 2 * tl.cast(places, tl.int64), rows, lowest)
+
+
+@triton.jit
+def known(statistics, parts, places, rows, constants: tl.constexpr, splits: tl.constexpr):
+    """All that `survey` found."""
+    highest = row_values(statistics, rows)
+    lowest = row_values(statistics + 2 * tl.cast(places, tl.int64), rows)
+    return highest, row_values(statistics + tl.cast(places, tl.int64), rows), lowest
+
+
+@triton.jit
+def share(score, highest, inverse):
+    """The softmax of a score."""
+    return tl.exp(score - highest) * inverse
+
+
+@triton.jit
+def ties(score, extreme, rounding):
+    """Whether scores tie with an extreme of their row, as far as their rounding lets one tell."""
+    return tl.abs(score - extreme) <= tl.abs(extreme) * TIED + rounding
+
+
+@triton.jit
+def terms(score, pivot, row, count, functions):
+    """The weight, which nothing divides."""
+    highest, inverse, lowest = row
+    weight = functions.weight(score, share(score, highest, inverse), lowest, highest)
+    return weight, weight
+
+
+@triton.jit
+def summands(score, visible, grad_weight, row, count, rounding, functions):
+    """p w_p dP, w_a dP, w_b dP, and which keys tie with a and with b."""
+    highest, inverse, lowest = row
+    part = share(score, highest, inverse)
+    _, by_share, by_lowest, by_highest = functions.weight_derivatives(score, part, lowest, highest)
+    return (
+        tl.where(visible, part * (by_share * grad_weight), 0.0),
+        tl.where(visible, by_lowest * grad_weight, 0.0),
+        tl.where(visible, by_highest * grad_weight, 0.0),
+        (visible & ties(score, lowest, rounding)).to(tl.float32),
+        (visible & ties(score, highest, rounding)).to(tl.float32),
+    )
+
+
+@triton.jit
+def sums(totals, row, count, grad_log_mass):
+    """delta, and what goes through a and b, shared among the keys that tie."""
+    delta, through_lowest, through_highest, lowest_ties, highest_ties = totals
+    through_lowest /= tl.maximum(lowest_ties, 1.0)
+    through_highest /= tl.maximum(highest_ties, 1.0)
+    return delta, through_lowest, through_highest
+
+
+@triton.jit
+def gradients(score, grad_weight, row, count, sums, rounding, functions):
+    """dS = p (w_p dP - delta) + w_s dP, and shares of what goes through the extremes."""
+    highest, inverse, lowest = row
+    delta, through_lowest, through_highest = sums
+    part = share(score, highest, inverse)
+    weight = functions.weight(score, part, lowest, highest)
+    by_score, by_share, _, _ = functions.weight_derivatives(score, part, lowest, highest)
+    explicit = by_score * grad_weight
+    explicit += tl.where(ties(score, lowest, rounding), through_lowest, 0.0)
+    explicit += tl.where(ties(score, highest, rounding), through_highest, 0.0)
+    return weight, part * (by_share * grad_weight - delta) + explicit
+
+
+FORM = Form(
+    RowFunctions(terms, gradients, known=known, summands=summands, sums=sums, rounding=rounding),
+    before=(Sweep(survey, split=False),),
+    statistics=3,
+    summands=5,
+    sums=3,
+    fewer_rows=2,
+)
