@@ -68,6 +68,7 @@ def test_building_ahead_of_time_covers_every_pointwise_mechanism():
     assert done.stdout.count("ready") == len(pointwise_mechanisms()) + len(composites)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", pointwise_mechanisms(), ids=label)
 def test_one_head_on_many_threads_equals_one_thread(mechanism):
     inputs = make(batch=1, queries=400, heads=2, key_heads=1, head_dim=16).to(torch.float32)

@@ -1,5 +1,6 @@
 """FlexAttention's formulas on a CPU, where its dense form stands in for the GPU kernel that PyTorch would generate."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,10 +22,10 @@ from attention.core.scores import Scores
 from attention.forms.pointwise import Pointwise
 from attention.forms.ratio import Ratio
 from attention.kernels import flex
+from tests.attention.conftest import REPRESENTATIVES, tiered
 
 SERVED = [mechanism for mechanism in conformance.cases() if mechanism.form in (Pointwise, Ratio)]
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-mechanisms = pytest.mark.parametrize("mechanism", SERVED, ids=repr)
 
 MASKS = {
     "causal": {},
@@ -48,10 +49,23 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(flex.Flex, "refuses", lambda kernel, inputs: None)
 
 
-@pytest.mark.slow
-@mechanisms
-@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+def cases(names: Iterable[str], of_all: str) -> list:
+    """Each mechanism with each name; those that represent no form meet one name alone in `make test`."""
+    return [
+        tiered(
+            mechanism,
+            name,
+            slow=True,
+            exhaustive=mechanism.name not in REPRESENTATIVES and name != of_all,
+        )
+        for mechanism in SERVED
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize(("mechanism", "mask"), cases(MASKS, of_all="documents"))
 def test_every_mask_equals_the_formula(mechanism, mask):
+    mask = MASKS[mask]
     inputs = make(queries=20, keys=23, heads=4, key_heads=2, head_dim=16, value_dim=24)
     truth = run(inputs, mechanism, "dense", **mask)
     for name, tensor in run(inputs, mechanism, "flex", **mask).items():
@@ -60,9 +74,7 @@ def test_every_mask_equals_the_formula(mechanism, mask):
         assert_exact(mechanism, inputs.to(dtype), **mask)
 
 
-@pytest.mark.slow
-@mechanisms
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(("mechanism", "name"), cases(HOSTILE, of_all="mixed magnitudes"))
 def test_hostile_inputs(mechanism, name):
     inputs = hostile(name, batch=1, queries=40, heads=2, key_heads=1, head_dim=16)
     truth = run(inputs, mechanism, "dense")

@@ -15,6 +15,7 @@ from tests.eval.measuring import measure, typed
 SETTINGS = Settings(length=8, sequences=4)
 
 
+@pytest.mark.slow
 def test_a_gaussian_has_kurtosis_three() -> None:
     noise = torch.randn(400_000, generator=torch.Generator().manual_seed(0))
     assert Moments.of(noise).kurtosis == pytest.approx(3, abs=0.05)

@@ -139,6 +139,7 @@ def scores_of(results: dict) -> dict[str, dict]:
     return found | {"search": results["search"]["3"], "uniform": results["search"]["3"]["uniform"]}
 
 
+@pytest.mark.slow
 def test_every_method_has_its_score_and_leaves_the_network_alone(everything: dict[str, dict]) -> None:
     for result in everything.values():
         full = result["results"]["full_precision"]
@@ -161,6 +162,7 @@ def test_every_method_has_its_score_and_leaves_the_network_alone(everything: dic
         assert (size.value, size.unit) == (128, "tokens")
 
 
+@pytest.mark.slow
 def test_sizes_are_those_of_packed_bits(everything: dict[str, dict]) -> None:
     results = everything["softmax"]["results"]
     count = results["rounded"]["parameters"]
@@ -189,6 +191,7 @@ def test_sizes_do_not_depend_on_the_dtype_in_memory(run_path: Path) -> None:
         assert result["bits"]["4"]["bytes"] == one["results"]["bits"]["4"]["bytes"]
 
 
+@pytest.mark.slow
 def test_only_normalised_rows_sum_to_one(everything: dict[str, dict]) -> None:
     masses = {name: result["results"]["probabilities"]["4"]["mass"] for name, result in everything.items()}
     assert masses["softmax"] == pytest.approx(1, abs=1e-5)
@@ -196,6 +199,7 @@ def test_only_normalised_rows_sum_to_one(everything: dict[str, dict]) -> None:
     assert masses["swat"] > 1.5
 
 
+@pytest.mark.slow
 def test_the_table_has_a_column_per_score(everything: dict[str, dict]) -> None:
     columns = quantize.row(typed(quantize, everything["softmax"]["results"]))
     # All but the uniform widths, which gptq has, too.

@@ -55,6 +55,7 @@ def test_mutations_keep_the_budget_of_every_size(seed: int, times: int) -> None:
     assert widths["f"] == 3
 
 
+@pytest.mark.slow
 def test_what_is_found_is_never_worse_than_the_uniform(
     subject: Subject, windows: Windows, database: Mapping[int, Quantized]
 ) -> None:

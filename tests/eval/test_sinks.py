@@ -174,6 +174,7 @@ def assert_equal(got: Any, expected: Any, where: str = "") -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", names())
 def test_everything_equals_the_dense_computation(make_run: RunMaker, mechanism: str) -> None:
     options = {"swat": {"window": 10}} if mechanism == "swat" else {}
@@ -267,6 +268,7 @@ class Largest(TorchDispatchMode):
         return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", ["softmax", "softpick"])
 def test_memory_grows_with_the_length_not_with_its_square(make_run: RunMaker, mechanism: str) -> None:
     path = make_run(f"long-{mechanism}", attention=mechanism, max_length=2048)
@@ -413,6 +415,7 @@ def test_lengths_that_cannot_be_had_are_skipped_with_a_reason(run_path: Path) ->
         measure(sinks, open_subject(run_path), Settings(lengths=(200,), train_length=False))
 
 
+@pytest.mark.slow
 def test_short_text_gives_overlapping_windows_and_says_so(run_path: Path) -> None:
     result = measure(
         sinks, open_subject(run_path), Settings(lengths=(100,), train_length=False, sequences=128)

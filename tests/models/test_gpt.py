@@ -58,6 +58,7 @@ def test_a_later_token_never_changes_an_earlier_output(build, tokens, pattern, d
             assert not torch.equal(after[:, place], before[:, place])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_documents_packed_together_are_as_if_alone(build, tokens, pattern):
     model = patterned(build, pattern)
@@ -69,6 +70,7 @@ def test_documents_packed_together_are_as_if_alone(build, tokens, pattern):
     torch.testing.assert_close(packed, alone, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_does_not_matter(build, tokens, pattern, side):
