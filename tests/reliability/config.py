@@ -25,8 +25,8 @@ import attention
 import train as command_of_training
 from attention import AttentionError
 from common.command import guarded
-from data import DataError
-from models import GPT, ModelError
+from common.errors import InputError
+from models import GPT
 from tests.reliability.trial import Trial
 from training import load
 from training.config import Config, _fields
@@ -206,7 +206,7 @@ def _written(folder: Path, content: bytes, name: str = "config.yaml") -> Path:
 def _loaded(path: Path, overrides: list[str], home: Path) -> tuple[str, str]:
     try:
         config = load(path, overrides)
-    except (AttentionError, DataError, ModelError) as refusal:
+    except (AttentionError, InputError) as refusal:
         said = str(refusal)
         return "refused in one line", "the secret is shown" if SECRET in said else ""
     if SECRET in repr(config):

@@ -26,7 +26,8 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from data import DataConfig, DataError, Prepared, TokenizerConfig, prepare
+from common.errors import InputError
+from data import DataConfig, Prepared, TokenizerConfig, prepare
 from data.choice import corpus_of
 from data.corpora import documents, open_corpus
 from tests.reliability.trial import Trial
@@ -207,7 +208,7 @@ def _tried(action: Callable[[], object], right: object) -> tuple[str, str]:
         warnings.simplefilter("always")
         try:
             got = action()
-        except DataError as error:
+        except InputError as error:
             return (
                 ("refused in one line", "") if "\n" not in str(error) else ("", f"many lines: {str(error)!r}")
             )
