@@ -68,7 +68,7 @@ def test_the_run_that_is_written_is_the_one_that_was_measured(
     assert measured == stored
     assert results["full_precision"]["bytes"] == (checkpoint_path(path, 10) / WEIGHTS).stat().st_size
     code, text, errors = command(
-        "generate",
+        "models.generate",
         tmp_path / "small",
         "--prompt",
         "the queen",
