@@ -33,7 +33,7 @@ def command(monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["generate", *map(str, arguments), "--device", "cpu"])
         try:
-            runpy.run_module("generate", run_name="__main__")
+            runpy.run_module("models.generate", run_name="__main__")
             code = 0
         except SystemExit as end:
             code = end.code or 0
