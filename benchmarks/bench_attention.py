@@ -25,7 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from tqdm import tqdm
 
 import attention
-from attention import Mechanism
+from attention import CallSpec, Mechanism
 from attention.core.errors import AttentionError
 from attention.core.inputs import prepare
 from attention.core.masks import visibility
@@ -112,10 +112,8 @@ class Tensors:
         """
         if candidate.mechanism is None:
             return candidate.kernel
-        mechanism, window = candidate.resolve(), candidate.window
-        query, key, value = self.inputs
-        options: dict[str, Any] = {"causal": True, "documents": None, "scale": None, "params": None}
-        return choose(candidate.kernel, prepare(query, key, value, mechanism, window=window, **options)).name
+        spec = CallSpec(window=candidate.window)
+        return choose(candidate.kernel, prepare(*self.inputs, candidate.resolve(), spec)).name
 
     def passes(self, candidate: Candidate) -> dict[str, Callable[[], object]]:
         """The candidate's forward pass without gradients, and forward and backward together."""
