@@ -22,7 +22,6 @@ Strict JSON; a number that is not finite is `null`:
     }
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from common.errors import InputError
+from common.hashing import json_hash
 from common.shapes import read_json
 
 SEAL = "sha256"
@@ -48,7 +48,7 @@ class ResultFile(TypedDict):
 def sealed(result: Mapping[str, Any]) -> dict[str, Any]:
     """A result with the checksum that `read` wants: damage and later edits show, forgery does not."""
     content = {key: value for key, value in result.items() if key != SEAL}
-    return content | {SEAL: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+    return content | {SEAL: json_hash(content)}
 
 
 def read(path: Path) -> dict[str, Any] | None:

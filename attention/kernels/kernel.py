@@ -46,12 +46,14 @@ class Kernel(Protocol):
 
 def refusal(kernel: Kernel, inputs: AttentionInputs) -> str | None:
     """Why a kernel would not serve a call, as far as a look tells; of a composite, any of its parts."""
-    missing = modes.asked(inputs.differentiable) - kernel.modes
     composite = isinstance(inputs.mechanism, Composite) and not kernel.runs_composites
     if composite and not kernel.gives_mass:
         return "it does not give the masses of rows that the parts need"
     reasons = (kernel.refuses(part) for part in _parts(kernel, inputs))
-    return next((x for x in reasons if x), None) or (f"it takes no {min(missing)}" if missing else None)
+    if reason := next((x for x in reasons if x), None):
+        return reason
+    missing = modes.asked(inputs.differentiable) - kernel.modes
+    return f"it takes no {min(missing)}" if missing else None
 
 
 def obstacle(kernel: Kernel, inputs: AttentionInputs) -> str | None:
