@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def json_hash(value: Any) -> str:
-    """Hex sha256 of a JSON value, the same whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def text_hash(text: str) -> str:
+    """Hex sha256 of a text as UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def json_hash(value: Any, *, otherwise: Callable[[Any], Any] | None = None) -> str:
+    """Hex sha256 of a JSON value, the same whatever the order of its keys; `otherwise` makes JSON of what is none.
+
+    Raises:
+        TypeError: a part that is no JSON, and nothing to make it so.
+    """
+    return text_hash(json.dumps(value, sort_keys=True, default=otherwise))

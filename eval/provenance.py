@@ -8,13 +8,14 @@ counts: docstrings, comments and blank lines may be edited.
 
 import ast
 import functools
-import hashlib
 import platform
 import re
 from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+
+from common.hashing import text_hash
 
 ROOT = Path(__file__).parents[1]
 """The folder of the project's packages."""
@@ -105,7 +106,7 @@ def _counts(name: str, parts: bool) -> bool:
 
 def _hashed(modules: Set[str], *, parts: bool = False) -> str:
     contents = sorted(_code(path.suffix, path.read_bytes()) for path in files(modules, parts=parts))
-    return hashlib.sha256("".join(contents).encode()).hexdigest()[:16]
+    return text_hash("".join(contents))[:16]
 
 
 def _packages(name: str) -> set[str]:
@@ -169,7 +170,7 @@ def _code(suffix: str, content: bytes) -> str:
             text = re.sub(r"(\"(?:\\.|[^\"\\])*\")|//[^\n]*|/\*.*?\*/", r"\1", text, flags=re.DOTALL)
         lines = (line.rstrip() for line in text.splitlines())
         text = "\n".join(line for line in lines if line and not (suffix == ".yaml" and line.startswith("#")))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text_hash(text)
 
 
 class _Undocumented(ast.NodeTransformer):

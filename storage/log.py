@@ -1,6 +1,5 @@
 """metrics.jsonl: one JSON object per line, each with the step it belongs to."""
 
-import hashlib
 import json
 import math
 import os
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.hashing import text_hash
 from common.shapes import mismatch, parse_json
 from models.errors import ModelError
 
@@ -38,7 +38,7 @@ def sync(run: Path) -> None:
 
 def fingerprint(run: Path) -> str:
     """sha256 of the log as it is."""
-    return hashlib.sha256(_text(run).encode()).hexdigest()
+    return text_hash(_text(run))
 
 
 def read(run: Path) -> list[dict[str, Any]]:

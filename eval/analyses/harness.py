@@ -11,7 +11,6 @@ that leaves `rolling`, which scores whole texts. A metric that a filter reads fr
 ("exact_match strict-match").
 """
 
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -28,6 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from common.hashing import json_hash
 from eval.analysis import Analysis, Measurement
 from eval.display import Column, Shown, thousandths
 from eval.intervals import contributions
@@ -267,12 +267,11 @@ def _task(name: str, report: Mapping[str, Any]) -> Task:
     documents = {sample["doc_id"]: sample["doc"] for sample in report.get("samples", {}).get(name, [])}
     # Where a passage comes from is no part of the question.
     questions = [{key: doc[key] for key in doc if key != "document"} for doc in documents.values()]
-    listed = json.dumps(questions, sort_keys=True, default=str)
     return Task(
         version=report["versions"].get(name),
         samples=len(documents),
         chance=CHANCE.get(name),
-        sha256=hashlib.sha256(listed.encode()).hexdigest() if name in OFFLINE else None,
+        sha256=json_hash(questions, otherwise=str) if name in OFFLINE else None,
         metrics={
             metric if kind == "none" else f"{metric} {kind}": Metric(
                 value=found[f"{metric},{kind}"],

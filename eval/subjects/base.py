@@ -1,7 +1,5 @@
 """The interface of a model that is evaluated, whoever trained it."""
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention import Mechanism
+from common.hashing import json_hash, text_hash
 from data import Prepared
 from eval.subjects import texts
 from models import AttentionCall, ModelError
@@ -240,7 +239,7 @@ class Subject(ABC):
                 "source": source,
                 "documents": len(documents),
                 "bytes": sum(len(document.encode()) for document in documents),
-                "sha256": hashlib.sha256("\0".join(documents).encode()).hexdigest(),
+                "sha256": text_hash("\0".join(documents)),
             },
             "tokenizer": self.tokenizer_fingerprint,
             "train_length": self.train_length,
@@ -252,4 +251,4 @@ class Subject(ABC):
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Short hash of a config, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return json_hash(config, otherwise=str)[:16]

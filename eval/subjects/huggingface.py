@@ -24,6 +24,7 @@ from attention import CallSpec, Mechanism, attend
 from attention import get as mechanism
 from attention.core.masks import visibility
 from common.errors import InputError
+from common.hashing import file_hash, text_hash
 from common.shapes import read_json, shown
 from data import Prepared
 from eval.subjects.base import AttentionReport, HiddenReport, Subject, fingerprint
@@ -363,8 +364,7 @@ def weight_files(path: Path) -> list[Path]:
 def _sha256(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(file_hash(file)))
     return digest.hexdigest()
 
 
@@ -382,4 +382,4 @@ def _architecture(network: Any) -> str:
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    return hashlib.sha256(repr(vocabulary).encode()).hexdigest()
+    return text_hash(repr(vocabulary))
