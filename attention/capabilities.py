@@ -1,4 +1,4 @@
-"""What each mechanism is and which kernels run it, read from the registry."""
+"""The capabilities of each mechanism, and the kernels that run it, read from the registry."""
 
 from dataclasses import dataclass, fields
 

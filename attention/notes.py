@@ -1,4 +1,4 @@
-"""What a mechanism's file says of it, as pages: nothing about a mechanism is written anywhere else.
+"""Pages from a mechanism's file: nothing about a mechanism is written anywhere else.
 
 The docstring of such a file is a title, the source and the formula, then four paragraphs that begin with the words of
 `NOTES`. Options are described under "Args:" of the class, what is learned in the docstring of `parameters`.
@@ -18,7 +18,7 @@ from attention.core.mechanism import Mechanism
 from attention.core.registry import get, names
 
 NOTES = ("Paper", "Published code", "Here", "Beware")
-"""What the paper says, what its published code does, what this file does, and what to look out for."""
+"""Notes on the paper, its published code, this file, and what to look out for."""
 
 COMMAND = "python -m attention docs --write ."
 PAGE, README = Path("docs/mechanisms.md"), Path("README.md")
@@ -121,7 +121,7 @@ def write(root: Path) -> None:
 
 
 def _docstring(mechanism: Mechanism) -> tuple[str, dict[str, str]]:
-    """What stands before the notes, and the notes by their titles."""
+    """Split a docstring into its head and the notes by their titles."""
     module = inspect.getmodule(type(mechanism))
     parts = re.split(rf"^({'|'.join(NOTES)}): ", inspect.getdoc(module) or "", flags=re.MULTILINE)
     notes = {title: text.strip() for title, text in zip(parts[1::2], parts[2::2], strict=True)}

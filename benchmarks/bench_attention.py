@@ -62,7 +62,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is measured: torch's SDPA where there is no mechanism, else a mechanism through a kernel."""
+    """A case to measure: torch's SDPA where there is no mechanism, else a mechanism through a kernel."""
 
     mechanism: str | None
     kernel: str = "auto"
@@ -219,7 +219,7 @@ def pairs(length: int, window: int | None) -> int:
 
 
 def dense_bytes(shape: Shape) -> int:
-    """What the formula's row matrices take."""
+    """Return the bytes of the formula's row matrices."""
     return 4 * DENSE_MATRICES * shape.batch * shape.heads * shape.length**2
 
 

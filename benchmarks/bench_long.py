@@ -41,7 +41,7 @@ class Timing:
 
 
 def candidates(length: int, exact: int) -> dict[str, Mechanism | None]:
-    """What is timed at a length; None is torch's SDPA."""
+    """A case timed at a length; None is torch's SDPA."""
     found: dict[str, Mechanism | None] = {}
     if length <= exact:
         found[SDPA] = None

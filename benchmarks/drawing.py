@@ -11,7 +11,7 @@ STYLES = {
     "SDPA": {"color": "#000000", "marker": "s", "linestyle": "--", "linewidth": 1.4},
     "dense": {"color": "#D55E00", "marker": "x", "linestyle": ":", "linewidth": 1.6},
 }
-"""Of Okabe and Ito's palette; each line also has its own marker and dashes."""
+"""Colours of Okabe and Ito's palette; each line also has its own marker and dashes."""
 
 
 BAND = 7
@@ -89,7 +89,7 @@ def draw_speed(raw: dict[str, Any], path: Path) -> None:
 
 
 def _line(entry: dict[str, Any], name: str) -> str | None:
-    """Which line of a mechanism's column an entry belongs to."""
+    """Return the line of a mechanism's column that an entry belongs to."""
     candidate, _, window = entry["candidate"].partition(", window ")
     if entry["kernel"] == "torch":
         return "SDPA"

@@ -1,4 +1,4 @@
-"""What the GPU kernels compile to, without a GPU: registers, spills, shared memory, tensor instructions.
+"""The compiled form of GPU kernels, without a GPU: registers, spills, shared memory, tensor instructions.
 
     python -m benchmarks.gpu_static             # every shipped tile, to benchmarks/gpu-static.md
     python -m benchmarks.gpu_static --choose    # the first candidate tile of each sweep that compiles without spills
@@ -89,7 +89,7 @@ def _representatives() -> tuple[str, ...]:
 
 
 REPRESENTATIVES = _representatives()
-"""Of each form that the kernels run, the mechanism with the longest program, the last by name among equals."""
+"""For each form that the kernels run, the mechanism with the longest program, the last by name among equals."""
 
 SMALL = (Tiles(16, 64, 4, 2), Tiles(32, 16, 4, 1), Tiles(16, 16, 4, 1), Tiles(16, 16, 8, 1))
 
@@ -155,7 +155,7 @@ CANDIDATES = {
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the binary of a launch says.
+    """The facts in the binary of a launch.
 
     Attributes:
         spills: instructions that move registers to and from memory; on AMD the number of such registers.

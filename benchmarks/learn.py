@@ -26,7 +26,7 @@ CONFIG = "configs/demo/base.yaml"
 
 @dataclass
 class Learned:
-    """What a run came to: bits per byte of held-out text, before and after training."""
+    """The outcome of a run: bits per byte of held-out text, before and after training."""
 
     mechanism: str
     before: float

@@ -1,4 +1,4 @@
-"""What a figure was measured on, printed with every table."""
+"""Describe the machine that a figure was measured on, printed with every table."""
 
 import platform
 

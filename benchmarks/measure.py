@@ -1,4 +1,4 @@
-"""How things are measured: in turns, in medians, in processes of their own, and only where they compute the formula."""
+"""Measuring: in turns, in medians, in processes of their own, and only where the formula is computed."""
 
 import math
 import resource
@@ -39,7 +39,7 @@ def median(samples: list[float]) -> float:
 
 
 def _seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Of one call, from several in a row; a GPU is timed by its own clock."""
+    """Time one call, from several in a row; a GPU is timed by its own clock."""
     if device.type == "cuda":
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""What `bench_attention` measured, as Markdown: a row per mechanism, a column per shape."""
+"""Write the measurements of `bench_attention` as Markdown: a row per mechanism, a column per shape."""
 
 from collections.abc import Callable
 from typing import Any

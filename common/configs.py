@@ -97,7 +97,7 @@ def did_you_mean(names: Sequence[str]) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """What an error of OmegaConf or the system says, with the key that it is about."""
+    """Reword an error of OmegaConf or the system, with the key that it is about."""
     key = getattr(error, "full_key", None)
     message = (str(error).splitlines() or [type(error).__name__])[0]
     return f"{key}: {message}" if key else message

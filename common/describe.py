@@ -33,7 +33,7 @@ def keys(config: type, prefix: str = "") -> Iterator[tuple[str, Any, Any, str]]:
 
 
 def meanings(config: type) -> dict[str, str]:
-    """What the docstrings of a dataclass and its bases say of its fields, under "Attributes:"."""
+    """Read what the docstrings of a dataclass and its bases say of its fields, under "Attributes:"."""
     found: dict[str, str] = {}
     for cls in reversed(config.__mro__):
         listed = cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2]

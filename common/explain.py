@@ -1,4 +1,4 @@
-"""What an error means to a user: what to do about it, or that it is a fault of this program."""
+"""Errors in a user's words: what to do about it, or that it is a fault of this program."""
 
 import errno
 import re
@@ -16,7 +16,7 @@ REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
-"""What to do about an error of the operating system."""
+"""Advice about an error of the operating system."""
 
 READERS = {
     "safetensors": "a safetensors file",
@@ -40,7 +40,7 @@ COLLECTIVE = re.compile(r"gloo|nccl|ProcessGroup|Connection (closed|reset) by pe
 
 
 def explain(error: BaseException) -> str | None:
-    """What a user can do about an error; None where it is a fault of this program."""
+    """Say what a user can do about an error; None where it is a fault of this program."""
     if getattr(error, "mendable", False):
         return str(error)
     if of_another_process(error):

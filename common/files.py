@@ -1,4 +1,4 @@
-"""Where files that are made once are kept, and how files reach the disk."""
+"""The cache folder, and the way of files to the disk."""
 
 import os
 from pathlib import Path

@@ -16,7 +16,7 @@ from typing import Any
 from common.errors import nearest
 
 FLOAT32 = 3e38
-"""Where float32, in which models are trained, ends."""
+"""The largest number of float32, in which models are trained."""
 
 TINY = 1e-37
 """Below this, float32 loses digits and then everything."""

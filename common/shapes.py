@@ -35,7 +35,7 @@ LONGEST = 60
 """Characters of a value in a message."""
 
 REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
-"""Where OmegaConf sees a reference: `${`, unless an odd number of backslashes stands before it."""
+"""A reference as OmegaConf sees it: `${`, unless an odd number of backslashes stands before it."""
 
 NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null"}
 
@@ -98,7 +98,7 @@ def _unescaped(value: Any) -> Any:
 
 
 def references(value: Any, key: str = "") -> Iterator[str]:
-    """Where a nested value holds texts like `${oc.env:HOME}`, as "key: text"."""
+    """Find the texts like `${oc.env:HOME}` in a nested value, as "key: text"."""
     if isinstance(value, dict):
         for name, entry in value.items():
             yield from references(entry, f"{key}.{name}" if key else str(name))
@@ -122,7 +122,7 @@ def checked(value: Any, shape: type[T], where: str) -> T:
 
 
 def mismatch(value: Any, shape: Any, key: str = "") -> str | None:
-    """What keeps a value from having a shape, as "key must be an integer, got 'x'"; None if it has it."""
+    """Say what keeps a value from having a shape, as "key must be an integer, got 'x'"; None if it has it."""
     if shape is Any:
         return None
     kind, parts = typing.get_origin(shape), typing.get_args(shape)

@@ -1,4 +1,4 @@
-"""What is stored: run directories with their checkpoints and logs, weights on integer grids, the machine.
+"""Storage: run directories with their checkpoints and logs, weights on integer grids, the machine.
 
 `load_run("runs/NAME")` opens a run; its `model` and `tokenizer` are the trained ones.
 """

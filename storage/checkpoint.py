@@ -21,12 +21,12 @@ _SUM = re.compile(r"[0-9a-f]{64}")
 
 
 def checkpoint_path(run: str | Path, step: int) -> Path:
-    """Where a run keeps the checkpoint of a step."""
+    """Return the path of a step's checkpoint."""
     return Path(run) / "checkpoints" / f"step-{step:08d}"
 
 
 def partial_path(run: str | Path, step: int) -> Path:
-    """Where a checkpoint is written before `publish`; what an interrupted save left there is removed."""
+    """Return the path of a checkpoint before `publish`; what an interrupted save left there is removed."""
     final = checkpoint_path(run, step)
     partial = final.with_name(f".{final.name}.partial")
     remove(partial)

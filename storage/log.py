@@ -66,7 +66,7 @@ def truncate(run: Path, step: int) -> None:
 
 
 def partial_log(run: Path) -> Path:
-    """Where a log is written before it takes the place of the old one."""
+    """The log's path while it is written, before it takes the place of the old one."""
     return (run / METRICS).with_suffix(".partial")
 
 

@@ -1,4 +1,4 @@
-"""What a number was measured on: the processor, its cores, the GPU, the operating system, the commit."""
+"""Describe the machine of a number: the processor, its cores, the GPU, the operating system, the commit."""
 
 import os
 import platform

@@ -35,7 +35,7 @@ CONFIG, RECORD, TOKENIZER = "config.yaml", "run.json", "tokenizer.model"
 
 
 class SavedConfig(TypedDict):
-    """What must be right of a config.yaml; its `model` is a `ModelConfig`, its `data` a `DataConfig`."""
+    """Shape of a config.yaml; its `model` is a `ModelConfig`, its `data` a `DataConfig`."""
 
     name: NotRequired[str]
     seed: NotRequired[int]
@@ -45,7 +45,7 @@ class SavedConfig(TypedDict):
 
 
 class Record(TypedDict):
-    """What a run.json holds."""
+    """Shape of a run.json."""
 
     train_length: int
     tokenizer: str

@@ -1,4 +1,4 @@
-"""What a formula promises of weights, whatever the inputs: bounds that no rounding of inputs can break.
+"""Checks of promises about weights, whatever the inputs: bounds that no rounding of inputs can break.
 
 An eager formula that has the same flaw as a kernel makes twice its error a loose limit. These limits know no eager.
 Weights are probed through values: unit vectors give the weights themselves, a one gives their sum.
@@ -16,10 +16,10 @@ from attention.core.mechanism import Bounds, Mechanism
 KEYS, HEAD_DIM, VALUE_DIM = 24, 64, 8
 SPREADS = (1.0, 3.0, 10.0, 30.0)
 MOVES = (0.0, 3.0)
-"""What is added to learned parameters: to their start, and far from it."""
+"""Offsets of learned parameters: their start, and far from it."""
 
 ROUNDING = {torch.float64: 1e-12, torch.float32: 2.0**-16, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
-"""Of a weight near one and of a sum of weights that are rounded one by one."""
+"""Tolerances of a weight near one and of a sum of weights that are rounded one by one."""
 
 
 def bounds(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:

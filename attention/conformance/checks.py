@@ -13,8 +13,8 @@ from attention.core.registry import get, names
 from attention.kernels.dispatch import KERNELS
 
 Check = Callable[[Mechanism, str, torch.device | str], None]
-"""Of (mechanism, kernel, device): raises ConformanceError where the contract is broken, RefusedError where the kernel
-says that it does not serve such a call."""
+"""A check of (mechanism, kernel, device): raises ConformanceError where the contract is broken, RefusedError where the
+kernel says that it does not serve such a call."""
 
 CHECKS: dict[str, Check] = {
     "float64": precision.float64,
@@ -56,7 +56,7 @@ def cases() -> list[Mechanism]:
 
 
 def outcome(mechanism: Mechanism, kernel: str, check: str, device: torch.device | str = "cpu") -> str:
-    """What a check finds.
+    """The finding of a check.
 
     Returns:
         "yes", "exempt: " and what could not be judged and why, all else being right, "no: " and the kernel's own

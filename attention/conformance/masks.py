@@ -1,4 +1,4 @@
-"""Who sees what: windows, documents, padding, decoding, and nobody sees the future."""
+"""Checks of masks: windows, documents, padding, decoding, and nobody sees the future."""
 
 from itertools import pairwise
 from typing import Any
@@ -160,7 +160,7 @@ def decode(mechanism: Mechanism, kernel: str, device: torch.device | str) -> Non
 
 
 def causality(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:
-    """What comes later changes neither outputs nor gradients of what came before, bit for bit."""
+    """Check that what comes later changes neither outputs nor gradients of what came before, bit for bit."""
     dtype = dtypes(mechanism, kernel, device)[0]
     inputs = make(2, 90, **SMALL).to(dtype, device)
     cut = 53

@@ -1,4 +1,4 @@
-"""What autograd has beside a backward pass: each is right, or refused in one line.
+"""Checks of autograd's modes beside a backward pass: each is right, or refused in one line.
 
 The truth is the formula in float64: its outputs, its gradients, and central differences of both.
 """
@@ -92,7 +92,7 @@ class _Trial:
         return replace(self, leaves=leaves, tangents=tangents, grad_out=self.grad_out[sequences])
 
     def gradients(self, leaves: Tensors) -> Tensors:
-        """Of the loss, by one backward pass."""
+        """Differentiate the loss by one backward pass."""
         leaves = tuple(x.detach().requires_grad_() for x in leaves)
         return torch.autograd.grad(self.loss(*leaves), leaves)
 
@@ -249,7 +249,7 @@ def surroundings(mechanism: Mechanism, kernel: str, device: torch.device | str) 
 
 @contextmanager
 def _asking() -> Iterator[None]:
-    """What a kernel says of a mode that it does not serve, as its refusal."""
+    """Return a kernel's refusal of a mode that it does not serve."""
     try:
         yield
     except RefusedError:

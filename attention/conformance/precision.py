@@ -1,4 +1,4 @@
-"""How exact: at most twice the error of the formula in the same precision, on inputs that invite more."""
+"""Checks of precision: at most twice the error of the formula in the same precision, on inputs that invite more."""
 
 from functools import cache, lru_cache
 from pathlib import Path
@@ -115,5 +115,5 @@ def _trained(
 
 @cache
 def _layers() -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """What the layers of a trained model gave to their attention."""
+    """Read the inputs that the layers of a trained model gave to their attention."""
     return torch.load(ACTIVATIONS, weights_only=True)

@@ -31,7 +31,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 """Checks that share a column; each other check has its own."""
 
 Outcomes = dict[tuple[str, str], dict[str, str]]
-"""What each check found, by the mechanism's title and the kernel's name."""
+"""The finding of each check, by the mechanism's title and the kernel's name."""
 
 INTRODUCTION = """\
 # What runs what
@@ -147,7 +147,7 @@ def _refusals(kernel: str, rows: dict[str, dict[str, str]], notes: dict[str, int
 
 
 def read(path: str | Path) -> tuple[Outcomes, str]:
-    """What a page says, and the device that it was made on.
+    """Read a page's findings, and the device that it was made on.
 
     Raises:
         AttentionError: no such file, or not such a page.

@@ -1,4 +1,4 @@
-"""What passes: an error of at most twice that of the formula, run as it is in the same precision."""
+"""The verdict: an error of at most twice that of the formula, run as it is in the same precision."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -187,12 +187,12 @@ def judge(
 
 
 def mixings(mechanism: Mechanism) -> int:
-    """How many mixings make its outputs."""
+    """Count the mixings that make its outputs."""
     return mechanism.mixings if isinstance(mechanism, Composite) else 1
 
 
 def judged(truth: Tensor, eager: Tensor, dtype: torch.dtype, place: str) -> Tensor:
-    """Where numbers fit the dtype of `eager`; nowhere if a call in float16 overflows by the formula on the way to one.
+    """Mark the numbers that fit the dtype of `eager`; none if the formula in float16 overflows on the way to one.
 
     The gradient of a learned parameter is float32, and made of those of queries and keys in the call's dtype. What is
     left out is told to `exemptions`.

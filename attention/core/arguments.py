@@ -1,4 +1,4 @@
-"""What callers may give: the types, shapes, devices and values of arguments, checked before anything is computed.
+"""The checks of arguments: types, shapes, devices and values, before anything is computed.
 
 Checks look at types and shapes only, never at the numbers in a tensor, so that they cost microseconds, wait for no
 device and are traced away by torch.compile.
@@ -17,7 +17,7 @@ from attention.core.errors import AttentionError, nearest, quoted
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INDEX_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 LARGEST = torch.finfo(torch.float32).max
-"""What float32 can hold, in which the kernels compute."""
+"""The largest number of float32, in which the kernels compute."""
 
 
 def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Where kernels keep what they compile, and what is checked before any of it is loaded, which is to run it.
+"""The cache of what kernels compile, with the checks before any of it is loaded, which is to run it.
 
 Beside each library stands NAME.json with its size and sha256. A library is served where both are regular files that
 only the user and root can write, in a folder of that kind, and the bytes are those recorded; else it is made anew.
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 UNFINISHED = ".compiling-"
-"""What the names of folders begin with in which a library is being made."""
+"""Prefix of the folders in which a library is being made."""
 
 
 def cache_directory() -> Path:
@@ -108,7 +108,7 @@ def _described(content: bytes) -> dict[str, object]:
 
 
 def _read(path: Path) -> bytes:
-    """Of a regular file, no link to one, that nobody else can write. OSError: it is not."""
+    """Read a regular file, no link to one, that nobody else can write. OSError: it is not."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         found = os.fstat(descriptor)
@@ -118,7 +118,7 @@ def _read(path: Path) -> bytes:
 
 
 def _untrusted(found: os.stat_result) -> str | None:
-    """Why others could have written what this says of a file or folder, None if only the user and root could."""
+    """Say why others could have written a file or folder of this status, None if only the user and root could."""
     if found.st_uid not in (0, os.geteuid()):
         return f"it belongs to user {found.st_uid}"
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

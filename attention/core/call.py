@@ -1,4 +1,4 @@
-"""What is said of one call beside its queries, keys and values."""
+"""The arguments of one call beside its queries, keys and values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from attention.core.errors import AttentionError
 
 @dataclass(frozen=True)
 class Phase:
-    """When in training a call happens: what noise and schedules depend on.
+    """The moment in training of a call, on which noise and schedules depend.
 
     Attributes:
         training: whether the weights are being trained.
@@ -46,7 +46,7 @@ class CallOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class CallSpec:
-    """How queries meet keys: what `attend`, `weights`, `row_stats` and `entropy` take alike.
+    """The way queries meet keys: `attend`, `weights`, `row_stats` and `entropy` take it alike.
 
     Attributes:
         causal: hide keys after the query.
@@ -83,7 +83,7 @@ DEFAULT = CallSpec()
 
 @dataclass(frozen=True)
 class Call:
-    """What a mechanism is told of a call beyond its queries and keys.
+    """The facts of a call that a mechanism is told beyond its queries and keys.
 
     Attributes:
         count: n_i, the number of keys each query sees, [B or 1, T].

@@ -38,7 +38,7 @@ class Rowwise(Mechanism):
     vanishes: ClassVar[bool] = False
 
     def constants(self) -> dict[str, bool | float]:
-        """What compiled kernels must know beside the pointwise functions."""
+        """The facts that compiled kernels must know beside the pointwise functions."""
         return {}
 
     def log_mass(self, score: Tensor, visible: Tensor) -> Tensor | None:

@@ -23,15 +23,15 @@ BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "copysign")
 COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
 LOGICAL = ("logical_and", "logical_or", "logical_not")
 PRIMITIVES = (*UNARY, *BINARY, *COMPARISONS, *LOGICAL, "where", "power")
-"""What a printer must know. `power` has a constant exponent; comparisons and logical operations give masks, `where`
-takes a mask first; all else takes and gives numbers."""
+"""Operations a printer must know. `power` has a constant exponent; comparisons and logical operations give masks,
+`where` takes a mask first; all else takes and gives numbers."""
 
 MASKS = (*COMPARISONS, *LOGICAL)
 
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 INFIX |= {"eq": "==", "ne": "!=", "logical_and": "&", "logical_or": "|"}
 PREFIX = {"neg": "-", "logical_not": "~"}
-"""How languages of C's family write some of them."""
+"""Some of them in languages of C's family."""
 
 Operand = int | float
 """An int is the place of an earlier value (arguments first, then steps), a float is a constant."""
@@ -119,7 +119,7 @@ def formula_of(mechanism: Mechanism) -> Formula:
 
 @torch.compiler.assume_constant_result
 def untraceable(mechanism: Mechanism) -> str | None:
-    """Why a mechanism has no formula, None if it has one; a constant to torch.compile."""
+    """Say why a mechanism has no formula, None if it has one; a constant to torch.compile."""
     try:
         formula_of(mechanism)
     except UntraceableError as error:

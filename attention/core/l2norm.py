@@ -13,7 +13,7 @@ from torch import Tensor
 from attention.core.modes import once
 
 SHORTEST = 1e-12
-"""What a shorter vector is divided by, as by `torch.nn.functional.normalize`."""
+"""A shorter vector is divided by this number, as by `torch.nn.functional.normalize`."""
 
 Compiled = Callable[[Tensor, Tensor], Tensor | None]
 """`l2norm` of vectors and factors [B, T, H], with a gradient; None where it does not serve."""

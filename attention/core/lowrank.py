@@ -11,7 +11,7 @@ from attention.core.errors import AttentionError
 
 INVERSES = ("cholesky", "newton")
 ITERATIONS = 30
-"""Of Newton-Raphson. It inverts an eigenvalue to the error (1 - 1.8 (eigenvalue / row sum)^2)^(2^iterations): the
+"""Steps of Newton-Raphson. It inverts an eigenvalue to the error (1 - 1.8 (eigenvalue / row sum)^2)^(2^iterations): the
 published 20 resolve eigenvalues above 1.6e-3 of the largest row sum only, less than a ridge of 0.01 asks for."""
 
 RESIDUAL = 0.05

@@ -1,4 +1,4 @@
-"""What an attention mechanism is.
+"""The interface of an attention mechanism.
 
 Every mechanism of this package mixes values as
 
@@ -25,7 +25,7 @@ from attention.core.scores import Scores
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a formula promises of the weights of a query that sees something, whatever the inputs.
+    """Promises of a formula about the weights of a query that sees something, whatever the inputs.
 
     Attributes:
         weight: the least and the largest weight.
@@ -84,7 +84,7 @@ class Mechanism(ABC):
         return self.parameters(n_head)
 
     def refuses(self, visible: Visibility) -> str | None:
-        """Why the mechanism does not work under a mask, None if it does; to follow its name in an error message."""
+        """Say why the mechanism does not work under a mask, None if it does; follows its name in an error message."""
         return None
 
     def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:

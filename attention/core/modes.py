@@ -1,4 +1,4 @@
-"""What autograd may ask of a kernel beyond one pass in reverse.
+"""Modes that autograd may ask of a kernel beyond one pass in reverse.
 
 A compiled operator has one derivative, the first in reverse. Of any other torch finds none and goes on with zero, in
 silence. A kernel therefore names the modes it serves (`Kernel.modes`) and is not chosen for others; a second

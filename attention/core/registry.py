@@ -78,7 +78,7 @@ KINDS = {
     str: "a word",
     NoneType: "none",
 }
-"""What a message calls the types that options have."""
+"""Names that a message gives the types of options."""
 
 
 @cache

@@ -24,14 +24,14 @@ from attention.core.modes import asked
 from attention.core.scores import Scores
 
 LARGEST_STATE = 1 << 16
-"""Of whatever a state has for every head: more than that is a slip, and would only be seen as memory that runs out."""
+"""Largest state per head, in numbers: more than that is a slip, and would only be seen as memory that runs out."""
 
 State = tuple[Tensor, ...]
 """Tensors that begin with [chunks or documents, H]."""
 
 
 class Recurrence(ABC):
-    """How chunks are read and folded, in one call.
+    """The reading and folding of chunks in one call.
 
     Queries and keys are those of `Scores`, heads first and as many keys as queries: [chunks, H, C, D], in float32 or
     float64. Values are [chunks, H, C, Dv + 1], and their last channel is one, so that the sum of a row's weights, its
@@ -56,7 +56,7 @@ class Recurrence(ABC):
         """Outputs or weights [..., N] of rows, given what their weights sum to, [..., 1]."""
 
     def prepare(self, key: Tensor) -> State:
-        """What is needed of the keys of chunks, computed once."""
+        """Return the features of the keys of chunks, computed once."""
         return (key,)
 
     @abstractmethod
@@ -70,7 +70,7 @@ class Recurrence(ABC):
 
     @abstractmethod
     def summarise(self, key: State, value: Tensor) -> State:
-        """What finished chunks add to the state: of many chunks at once."""
+        """Return the addition of finished chunks to the state, of many chunks at once."""
 
     @abstractmethod
     def update(self, state: State, summary: State, index: int) -> State:

@@ -1,1 +1,1 @@
-"""How mechanisms are run: one kernel serves every mechanism of a form."""
+"""Kernels run mechanisms: each serves every mechanism of a form."""

@@ -45,7 +45,7 @@ def mechanism_of(inputs: AttentionInputs) -> Chunked:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each position stands among the chunks, and back.
+    """The place of each position among the chunks, and the way back.
 
     Attributes:
         place: int64 [chunks, C], position in the flattened [B * S]; -1 behind the end of a document.
@@ -64,7 +64,7 @@ class Layout:
     def of(
         cls, documents: Tensor | None, batch: int, keys: int, chunk: int, *, continued: bool = False
     ) -> "Layout":
-        """Of documents int [B, S], or of one per sequence; `continued`: each ends with a chunk that is not full.
+        """Lay out documents int [B, S], or one per sequence; `continued`: each ends with a chunk that is not full.
 
         A chunk longer than the text is cut to it, or its padding would be what memory goes to.
         """
@@ -144,7 +144,7 @@ def _chunks(x: Tensor, place: Tensor, slot: Tensor, n_head: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Past:
-    """What documents have behind them: so many chunks, and the state they left, in the order of `Layout.order`."""
+    """The past of documents: their number of chunks, and the state those left, in the order of `Layout.order`."""
 
     chunks: int = 0
     state: State = ()

@@ -52,7 +52,7 @@ def weights(inputs: AttentionInputs) -> Tensor:
 
 @torch.compiler.disable(reason="documents are taken one by one; the model around it compiles")
 def matrix(inputs: AttentionInputs, mechanism: Chunked, rows: slice = slice(None)) -> Tensor:
-    """What a mechanism states of its weights before it normalises them, [B, H, rows, S], document by document."""
+    """Return the weights before a mechanism normalises them, [B, H, rows, S], document by document."""
     scores, visible = inputs.scores, inputs.visible
     recurrence = mechanism.recurrence(scores)
     query = rearrange(scores.query, "b t h d -> b h t d")

@@ -1,4 +1,4 @@
-"""Which kernel runs what. Kernels differ in rounding, speed and memory, never in mathematics."""
+"""The choice of a kernel for a call. Kernels differ in rounding, speed and memory, never in mathematics."""
 
 import pkgutil
 from importlib import import_module

@@ -46,13 +46,13 @@ BLOCK = 128
 SMALLEST_HEAD_DIM = 16
 COMPILATIONS = 256
 SMALLEST = torch.finfo(torch.float32).tiny
-"""What is less counts as zero: the reciprocal, hence the gradient of the logarithm, would overflow."""
+"""Smaller weights count as zero: the reciprocal, hence the gradient of the logarithm, would overflow."""
 
 DTYPES = (torch.float32, torch.bfloat16)
 """float16 is left out: gradients of logarithms, which cancel later, overflow it."""
 
 TOLERANCE = 0.02
-"""Of the self-check, relative to the largest value: a wrong formula is off by more, TF32 and rounding by less."""
+"""Tolerance of the self-check, relative to the largest value: a wrong formula is off by more, rounding by less."""
 
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(scaled dot product, batch, head, row, column) -> what takes its place; all scalars."""

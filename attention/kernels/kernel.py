@@ -34,7 +34,7 @@ class Kernel(Protocol):
     runs_composites: bool = False
 
     def refuses(self, inputs: AttentionInputs) -> str | None:
-        """Why it does not serve a call, None if it does. Looks only: computes, compiles and loads nothing."""
+        """Say why it does not serve a call, None if it does. Looks only: computes, compiles and loads nothing."""
 
     def build(self, inputs: AttentionInputs) -> str | None:
         """Make what it needs for calls like this one, once; why that cannot be had here, None where it is ready."""
@@ -45,7 +45,7 @@ class Kernel(Protocol):
 
 
 def refusal(kernel: Kernel, inputs: AttentionInputs) -> str | None:
-    """Why a kernel would not serve a call, as far as a look tells; of a composite, any of its parts."""
+    """Say why a kernel would not serve a call, as far as a look tells; of a composite, any of its parts."""
     composite = isinstance(inputs.mechanism, Composite) and not kernel.runs_composites
     if composite and not kernel.gives_mass:
         return "it does not give the masses of rows that the parts need"
@@ -57,7 +57,7 @@ def refusal(kernel: Kernel, inputs: AttentionInputs) -> str | None:
 
 
 def obstacle(kernel: Kernel, inputs: AttentionInputs) -> str | None:
-    """Why a kernel cannot serve a call, None once all is built that it needs."""
+    """Say why a kernel cannot serve a call, None once all is built that it needs."""
     reason = refusal(kernel, inputs)
     if reason is not None:
         return reason

@@ -82,7 +82,7 @@ def flash_attend(inputs: AttentionInputs) -> Tensor:
 
 
 def document_edges(documents: Tensor) -> tuple[Tensor, int]:
-    """Where runs of equal ids begin in the flattened [B, S], then its length, int32; and the longest run."""
+    """Return the begin of each run of equal ids in the flattened [B, S], its length, int32, and the longest length."""
     starts = torch.ones_like(documents, dtype=torch.bool)
     starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
     edges = pad(starts.flatten().nonzero()[:, 0], (0, 1), value=documents.numel())

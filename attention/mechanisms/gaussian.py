@@ -148,5 +148,5 @@ def _square(vectors: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _per_query_head(shared: Tensor, query: Tensor) -> Tensor:
-    """What keys have [B, S, Hk, ...], for every query head."""
+    """Repeat the features of keys [B, S, Hk, ...] for every query head."""
     return shared.repeat_interleave(query.shape[2] // shared.shape[2], 2)

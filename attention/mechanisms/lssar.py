@@ -37,7 +37,7 @@ from attention.mechanisms.lssa import LengthScaledCosine
 
 UNTHRESHOLDED_ROWS = 3
 LEAST_EXCESS = 2.0**-12
-"""Of a row's largest n A above its threshold: what is less cannot be told from rounding."""
+"""Smallest n A above its threshold, as a share of the row's largest: less cannot be told from rounding."""
 
 
 @register

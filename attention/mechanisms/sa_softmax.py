@@ -84,7 +84,7 @@ class SaSoftmax(Adjusted):
     def weight_derivatives(
         self, score: Tensor, share: Tensor, lowest: Tensor, highest: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | float, Tensor | float]:
-        """By s, p, a where that is below 0, and b where that is above 0."""
+        """Differentiate by s, p, by a where that is below 0, and by b where that is above 0."""
         if self.version == 1:
             return share, score, 0.0, 0.0
         low, span = self._range(lowest, highest)

@@ -42,7 +42,7 @@ from attention.forms.chunked import Chunked, Recurrence, State, causal_bias
 
 COUPLINGS = ("simplex", "orthogonal", "iid")
 SMALLEST_MASS = 1e-19
-"""Of a row, relative to the largest feature of its query and of the keys it sees: what is less is a row of zeros."""
+"""Smallest row sum, as a share of the largest features of its query and keys: less is a row of zeros."""
 
 
 @register

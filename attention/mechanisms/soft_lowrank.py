@@ -56,7 +56,7 @@ FORMS = ("blocks", "global", "streaming")
 NORMS = ("row", "none", "symmetric")
 SMALLEST_MASS = 1e-3
 SMALLEST_NORM = 1e-6
-"""What is shorter is not brought to length one, so that a zero vector's gradient stays finite in half precision."""
+"""Shorter vectors are not brought to length one, so that a zero vector's gradient stays finite in half precision."""
 
 
 @register
@@ -173,7 +173,7 @@ class _Scores(Scores):
 
 @dataclass(frozen=True)
 class _LowRank(Recurrence):
-    """What the three forms share: pairs (M, Y) that a query reads beside its own chunk."""
+    """The part that the three forms share: pairs (M, Y) that a query reads beside its own chunk."""
 
     of: SoftLowRank
 
@@ -207,7 +207,7 @@ class _LowRank(Recurrence):
         return gaussian(query, landmarks) @ bridged
 
     def landmarks_of(self, key: Tensor) -> Tensor:
-        """Of a whole document."""
+        """Return the landmarks of a whole document."""
         return pool(key, self.of.landmarks)
 
     def matrix(self, query: Tensor, key: Tensor, position: Tensor, causal: bool) -> Tensor:
@@ -399,7 +399,7 @@ class _Streaming(_LowRank):
         return self.read(query, key[0], value, *state)
 
     def expansions(self, key: Tensor, last: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """What the chunks before left, one after the other."""
+        """Return the states after each chunk, one after the other."""
         landmarks, given = key[:, :0], key.new_zeros(len(key), 0, 0)
         for index in range(last + 1):
             yield landmarks, given

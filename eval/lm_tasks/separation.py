@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def apart(metrics: Mapping[str, Metric]) -> float | None:
-    """By how many standard errors of the difference "trained" is better than whichever of the others is closer.
+    """Standard errors of the difference by which "trained" is better than whichever of the others is closer.
 
     All answered the same questions, so the difference is taken document by document. None for a metric that has no
     parts.

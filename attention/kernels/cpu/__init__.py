@@ -106,7 +106,7 @@ def _without_form(mechanism: Mechanism) -> str | None:
 
 @cache
 def _unavailable(mechanism: Mechanism) -> str | None:
-    """Why neither a library nor a compiler is there, None if one is."""
+    """Say why neither a library nor a compiler is there, None if one is."""
     try:
         ops.look_for(formula_of(mechanism))
     except BuildError as error:
@@ -122,7 +122,7 @@ def _unready(mechanism: Mechanism, dtype: torch.dtype) -> str | None:
 
 @cache
 def _unready_engine() -> str | None:
-    """Why the engine cannot be had."""
+    """Say why the engine cannot be had, None if it can."""
     try:
         ops.unsupported(torch.float32)
     except BuildError as error:
@@ -133,7 +133,7 @@ def _unready_engine() -> str | None:
 
 @cache
 def _unready_functions(mechanism: Mechanism) -> str | None:
-    """Why a mechanism's functions cannot be had, where the engine can."""
+    """Say why a mechanism's functions cannot be had although the engine can, None if they can."""
     try:
         ops.load_mechanism(formula_of(mechanism))
     except BuildError as error:

@@ -46,7 +46,7 @@ def compiler() -> str:
 
 @cache
 def _processor() -> str:
-    """What -march=native depends on, as far as it can be told without a compiler: the instruction sets."""
+    """Name the instruction sets, on which -march=native depends as far as it can be told without a compiler."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         found = [line for line in lines if line.lower().startswith(("flags", "features", "isa"))]
@@ -89,7 +89,7 @@ def build(name: str, source: str, *, flags: Sequence[str] = (), notice: str | No
 
 
 def place_of(name: str, source: str, flags: Sequence[str] = ()) -> Path:
-    """Where the library of a source is kept, whether or not it is there; arguments and errors as of `build`."""
+    """Return the path of a source's library, whether or not it is there; arguments and errors as of `build`."""
     given = [x for x in flags if not x.startswith(PLACES)]
     content = "\0".join([source, *_headers_of(source), *FLAGS, *given, _processor()])
     try:
@@ -153,7 +153,7 @@ def load(library: Path, loader: Callable[[str], object]) -> None:
 
 
 def torch_flags() -> list[str]:
-    """What a source that uses PyTorch needs."""
+    """Return the compiler's arguments for a source that uses PyTorch."""
     return [
         *(f"-I{path}" for path in cpp_extension.include_paths()),
         *(f"-L{path}" for path in cpp_extension.library_paths()),

@@ -13,7 +13,7 @@ from attention.kernels.cpu.build import HERE, BuildError, build, load, torch_fla
 from attention.kernels.cpu.printer import source
 
 STATISTICS = 5
-"""Of a row, as many as MAXIMUM_STATISTICS of the engine."""
+"""Numbers kept of a row: as many as MAXIMUM_STATISTICS of the engine."""
 
 NOTICE = "attention: compiling the CPU kernels, once for this machine (about 20 seconds) ..."
 
@@ -66,7 +66,7 @@ def load_mechanism(formula: Formula) -> None:
 
 @cache
 def unsupported(dtype: torch.dtype) -> str | None:
-    """Why this processor has no matrix product for a dtype, None if it has."""
+    """Say why this processor has no matrix product for a dtype, None if it has."""
     try:
         load_engine()
         torch.ops.attention_zoo_cpu.probe(dtype)

@@ -47,7 +47,7 @@ def added(totals, summands):
 
 @triton.jit
 def rounding_of(query, key, operands, form):
-    """By how much a score may differ between sweeps, for a form that asks."""
+    """Return the largest difference of a score between sweeps, for a form that asks."""
     if form.rounding is None:
         return None
     else:
@@ -75,7 +75,7 @@ def sum_rows(
     block_keys: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """What the gradients of a row need of all its keys, to `sums` (`Form`).
+    """Add to `sums` (`Form`) the sums over all keys that the gradients of a row need.
 
     Args:
         form: its `RowFunctions`.

@@ -1,4 +1,4 @@
-"""What kernels read, and how a tile of it is addressed.
+"""The operands of kernels, and how a tile of them is addressed.
 
 Scores are [rows, keys] in every sweep: a thread then holds few rows, and the many quantities of a row take few
 registers.
@@ -16,7 +16,7 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 """The interpreter multiplies bfloat16 bit patterns; it is given float32 instead."""
 
 SUMMED = tl.constexpr(2.0**-21)
-"""Of |query| |key|: what float32 sums of the same products may differ by, taken in other orders."""
+"""The largest difference of float32 sums of the same products in other orders, as a share of |query| |key|."""
 
 
 class Operands(NamedTuple):
@@ -265,7 +265,7 @@ def gumbel(seed, column, position, head, sequence):
 
 @triton.jit
 def rounding(query, key, operands):
-    """By how much a score may differ between sweeps, whose tiles sum products in orders of their own, [rows, keys]."""
+    """Return the largest difference of scores between sweeps, whose tiles sum in orders of their own, [rows, keys]."""
     length = tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1))
     width = tl.sqrt(tl.sum(key.to(tl.float32) * key.to(tl.float32), 1))
     return (SUMMED * tl.abs(operands.scale)) * length[:, None] * width[None, :]
