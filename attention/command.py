@@ -1,8 +1,12 @@
-"""The boundary of this package's commands: the right answer or one line that begins with `error:`, and exit code 2."""
+"""The boundary of this package's commands: the right answer or one line that begins with `error:`, and exit code 2.
+
+With ATTENTION_ZOO_TRACEBACK=1 in the environment every error shows its traceback as well.
+"""
 
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -32,12 +36,14 @@ def guarded(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except AttentionError as error:
-        code = _refused(str(error))
+        code = _refused(error, str(error))
     except OSError as error:
-        code = _refused(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        code = _refused(error, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     sys.exit(code)
 
 
-def _refused(message: str) -> int:
+def _refused(error: Exception, message: str) -> int:
+    if os.environ.get("ATTENTION_ZOO_TRACEBACK"):
+        traceback.print_exception(error)
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 2

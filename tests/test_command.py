@@ -15,6 +15,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from attention import AttentionError
+from attention import command as attention_command
 from common import command, explain
 from data import DataError
 from models import ModelError
@@ -72,6 +73,17 @@ def test_a_fault_of_ours_is_one_line_that_says_where_and_exit_1(capsys: Any, mon
     with pytest.raises(SystemExit):
         command.guarded(lambda: _raise(KeyError("weights")))
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("guarded", [command.guarded, attention_command.guarded])
+def test_a_traceback_is_shown_where_it_is_asked_for(guarded: Any, capsys: Any, monkeypatch: Any) -> None:
+    for asked in (False, True):
+        monkeypatch.setenv("ATTENTION_ZOO_TRACEBACK", "1" if asked else "")
+        with pytest.raises(SystemExit):
+            guarded(lambda: _raise(AttentionError("unknown mechanism")))
+        shown = capsys.readouterr().err
+        assert shown.endswith("error: unknown mechanism\n")
+        assert ("Traceback" in shown) == asked
 
 
 def test_control_characters_and_long_messages_do_not_reach_the_terminal(capsys: Any) -> None:
