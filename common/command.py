@@ -24,14 +24,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 TRACEBACK = "ATTENTION_ZOO_TRACEBACK"
 REQUIRED = ("torch", "einops", "numpy", "omegaconf", "safetensors", "sentencepiece", "accelerate", "filelock")
-
-if missing := [package for package in REQUIRED if find_spec(package) is None]:
-    print(
-        f"error: {', '.join(missing)} not installed for {sys.executable}; in {ROOT} run `make install`, then "
-        "`. .venv/bin/activate` (or, in an environment of your own, `pip install -e '.[eval,data]'`)",
-        file=sys.stderr,
-    )
-    sys.exit(2)
+"""Packages that every command of the study needs, to do more than to help."""
 
 LONGEST = 600
 """Characters of an error message; the middle of a longer one is left out."""
@@ -58,6 +51,8 @@ def guarded(main: Callable[[], int | None]) -> None:
     Of several processes that meet an error only the first speaks, as long as the launcher ends the others.
     """
     try:
+        if not {"-h", "--help"} & set(sys.argv[1:]):
+            _require_packages()
         code = main() or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -77,6 +72,14 @@ def guarded(main: Callable[[], int | None]) -> None:
         where = f" (process {rank})" if rank else ""
         print(f"error{where}: {one_line(explained or _unexpected(error))}", file=sys.stderr)
     sys.exit(code)
+
+
+def _require_packages() -> None:
+    if missing := [package for package in REQUIRED if find_spec(package) is None]:
+        raise UsageError(
+            f"{', '.join(missing)} not installed for {sys.executable}; in {ROOT} run `make install`, then "
+            "`. .venv/bin/activate` (or, in an environment of your own, `pip install -e '.[eval,data]'`)"
+        )
 
 
 def one_line(message: str) -> str:
