@@ -28,6 +28,17 @@ def classes(package: str, base: type[T], without: Collection[str] = ()) -> dict[
 
 
 def options(parts: Iterable[object]) -> tuple[type, ...]:
-    """The dataclasses `Options` of parts that have some, as bases of a dataclass with the fields of all of them."""
+    """The dataclasses `Options` of parts that have some, as bases of a dataclass with the fields of all of them.
+
+    Raises:
+        TypeError: two parts that do not build on one another declare an option of the same name.
+    """
     found = dict.fromkeys(part.Options for part in parts if hasattr(part, "Options"))
+    owners: dict[str, type] = {}
+    for own in {own: None for each in found for own in each.__mro__}:
+        for name in vars(own).get("__annotations__", {}):
+            if (other := owners.setdefault(name, own)) is not own:
+                raise TypeError(
+                    f"the option {name} is declared in {other.__module__} and in {own.__module__}"
+                )
     return tuple(own for own in found if not any(own in other.__mro__[1:] for other in found))
