@@ -15,7 +15,7 @@ from models.plan import LayerPlan, Plan
 _FIRST_ALLOCATION = 256
 
 
-class Tail:
+class RollingBuffer:
     """The end of a growing sequence [B, S, ...]: its last `limit` positions, or all of them (None)."""
 
     def __init__(self, limit: int | None) -> None:
@@ -72,8 +72,8 @@ class LayerCache:
 
     def __init__(self, window: int | None) -> None:
         limit = None if window is None else window - 1
-        self.keys = Tail(limit)
-        self.values = Tail(limit)
+        self.keys = RollingBuffer(limit)
+        self.values = RollingBuffer(limit)
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys (after RoPE) and values of new positions; returns all that the new queries may see."""
@@ -117,7 +117,7 @@ class KVCache:
         self.layers = [_cache_of(layer) for layer in plan.layers]
         windows = [1 if isinstance(layer.mechanism, Chunked) else layer.window for layer in plan.layers]
         longest = None if None in windows else max(window for window in windows if window is not None) - 1
-        self._documents = Tail(longest)
+        self._documents = RollingBuffer(longest)
         self._has_documents = False
 
     @property

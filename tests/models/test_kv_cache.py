@@ -6,7 +6,7 @@ import torch
 import attention
 from attention.conformance.inputs import takes_windows
 from models import KVCache, ModelError
-from models.cache import Tail
+from models.cache import RollingBuffer
 from tests.attention.conftest import REPRESENTATIVES
 
 pytestmark = pytest.mark.slow
@@ -78,13 +78,13 @@ def test_a_windowed_model_generates_in_constant_memory(build):
 
 
 @pytest.mark.parametrize("limit", [None, 0, 1, 5])
-def test_a_tail_is_the_end_of_what_it_was_given(limit):
+def test_a_rolling_buffer_is_the_end_of_what_it_was_given(limit):
     generator = torch.Generator().manual_seed(0)
-    tail, seen = Tail(limit), torch.zeros(2, 0, 3)
+    buffer, seen = RollingBuffer(limit), torch.zeros(2, 0, 3)
     for length in torch.randint(0, 14, (200,), generator=generator).tolist():
         new = torch.randn(2, length, 3, generator=generator)
         kept = seen if limit is None else seen[:, max(0, seen.shape[1] - limit) :]
-        assert torch.equal(tail.extend(new), torch.cat([kept, new], 1))
+        assert torch.equal(buffer.extend(new), torch.cat([kept, new], 1))
         seen = torch.cat([seen, new], 1)
 
 
