@@ -80,6 +80,27 @@ _PRESETS: dict[str, ModelConfig] = {
         tie_embeddings=False,
         init_std=0.006,
     ),
+    # GPT-3 Large's depth, width and heads (arXiv 2005.14165, table 2.1), with the block and the vocabulary of the 340m:
+    # the middle size of most linear-attention papers, SWAT's among them (arXiv 2502.18845).
+    "760m": ModelConfig(
+        vocab_size=32_000,
+        n_layer=24,
+        n_head=16,
+        d_model=1536,
+        max_length=65_536,
+        tie_embeddings=False,
+        init_std=0.006,
+    ),
+    # The softpick paper's 1.8B recipe (arXiv 2504.20966, table 6).
+    "1.8b": ModelConfig(
+        vocab_size=32_000,
+        n_layer=32,
+        n_head=32,
+        d_model=2048,
+        max_length=65_536,
+        tie_embeddings=False,
+        init_std=0.006,
+    ),
 }
 
 

@@ -19,6 +19,8 @@ SHAPE = {"vocab_size": 64, "n_layer": 4, "n_head": 4, "d_model": 32, "max_length
         ("60m", 55e6, 65e6),
         ("125m", 120e6, 130e6),
         ("340m", 335e6, 380e6),
+        ("760m", 740e6, 790e6),
+        ("1.8b", 1.75e9, 1.85e9),
     ],
 )
 def test_a_preset_has_the_size_of_its_name(name, low, high):
@@ -27,13 +29,21 @@ def test_a_preset_has_the_size_of_its_name(name, low, high):
 
 
 def test_the_ranges_cover_every_preset():
-    assert presets() == ["nano", "micro", "60m", "125m", "340m"]
+    assert presets() == ["nano", "micro", "60m", "125m", "340m", "760m", "1.8b"]
 
 
-def test_340m_is_the_softpick_papers_recipe():
-    config = preset("340m")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("340m", (24, 1024, 16, 16, 2816, 32_000)),
+        ("760m", (24, 1536, 16, 16, 4096, 32_000)),
+        ("1.8b", (32, 2048, 32, 32, 5632, 32_000)),
+    ],
+)
+def test_the_large_presets_have_the_papers_shapes(name, expected):
+    config = preset(name)
     shape = (config.n_layer, config.d_model, config.n_head, config.n_kv_head, config.d_ff, config.vocab_size)
-    assert shape == (24, 1024, 16, 16, 2816, 32_000)
+    assert shape == expected
     assert (config.mlp, config.tie_embeddings, config.init_std, config.norm_eps) == (
         "swiglu",
         False,
