@@ -263,7 +263,10 @@ def test_tasks_that_are_not_there_are_named(
 @pytest.mark.parametrize(
     "content", ["task: [", "just words", "output_type: multiple_choice", "task: x\ndataset_path: json\n"]
 )
-def test_a_task_file_that_is_none_is_one_line(subject: Subject, tmp_path: Path, content: str) -> None:
+def test_a_task_file_that_is_none_is_one_line(
+    subject: Subject, tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a dataset without files is looked for in the folder that one is in
     (tmp_path / "bad.yaml").write_text(content)
     with pytest.raises(ModelError, match=r"lm-eval cannot load task .*bad\.yaml"):
         measure(harness, subject, Settings(tasks=(str(tmp_path / "bad.yaml"),)))

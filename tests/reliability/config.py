@@ -31,7 +31,7 @@ from tests.reliability.trial import Trial
 from training import load
 from training.config import Config, _fields
 
-COUNT, FEW = 5000, 120
+COUNT, FEW = 5000, 60
 WHOLE = 250
 """Of so many trials one goes through the whole command."""
 

@@ -23,7 +23,7 @@ from storage import checkpoint_path, write_checksums
 from tests.reliability import Trial
 from tests.reliability._world import SAID, World, last_line, one_line, world
 
-COUNT, FEW = 100, 12
+COUNT, FEW = 100, 8
 
 Damage = Callable[[Path, random.Random], None]
 FILES = ("model.safetensors", "optimizer.bin", "random_states_0.pkl", "trainer.json", "checksums.json")
