@@ -56,7 +56,7 @@ bench: .venv/installed ## Time and memory of every mechanism, and of training st
 
 lock: ## Pin what pyproject.toml resolves to
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet 'torch==2.13.0' '.[eval,data,dev]'
+	.venv-lock/bin/python -m pip install --quiet 'torch==2.13.0' '.[eval,data,study,dev]'
 	.venv-lock/bin/python -m pip freeze --exclude attention-zoo | sed 's/+cpu$$//' > requirements.lock
 	rm -rf .venv-lock build attention_zoo.egg-info
 

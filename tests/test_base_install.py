@@ -23,6 +23,7 @@ COMMANDS = (
     ["-m", "attention.conformance"],
     ["-m", "data"],
     ["-m", "eval"],
+    ["-m", "study"],
 )
 
 REFUSE = """

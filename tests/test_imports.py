@@ -16,6 +16,7 @@ BELOW = {
     "storage": {"attention", "common", "data", "models"},
     "training": {"attention", "common", "data", "models", "storage"},
     "eval": {"attention", "common", "data", "models", "storage", "training"},
+    "study": {"attention", "common", "data", "models", "storage", "training", "eval"},
     "benchmarks": {"attention", "common", "data", "models", "storage", "training", "eval"},
 }
 """Of each package, the packages that its files may import beside their own."""

@@ -34,6 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "storage",
         "training",
         "eval",
+        "study",
         "benchmarks",
         "configs",
     ):

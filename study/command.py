@@ -1,0 +1,161 @@
+"""The work of `python -m study`."""
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from common.errors import InputError
+from study import engine
+from study.definition import Study, load
+from study.seal import seal
+from study.tasks import State, Task, config, ended, output_path, states
+from study.work import PATIENCE, cores_of
+from study.work import work as work_on
+
+ORDER: tuple[State, ...] = ("done", "running", "ready", "waiting", "failed")
+
+EVERY = 2.0 if sys.stderr.isatty() else 60.0
+"""Seconds between two updates of the bar."""
+
+
+def run(path: str, workers: int | None, cluster: str, options: list[str]) -> int:
+    """Seal the claims, start workers, and on this machine wait for them; returns 1 where a task failed."""
+    study = load(path)
+    check(study)
+    seal(study)
+    left = [task for task, state in states(study).items() if state in ("ready", "waiting", "running")]
+    if not left:
+        return _finished(study)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    count = workers if workers is not None else cores if cluster == "local" else 1
+    if count < 1:
+        raise InputError(f"--workers must be at least 1, got {count}")
+    if cluster == "local" and count > 1:
+        cores_of(0, count)
+    jobs = engine.start(study, min(count, len(left)), cluster, dict(map(_option, options)))
+    if cluster != "local":
+        print(f"{len(jobs)} jobs on {cluster}: {', '.join(job.job_id for job in jobs)}")
+        print(f"python -m study status {path} shows how far they are")
+        return 0
+    try:
+        _watch(study, jobs)
+    except KeyboardInterrupt:
+        # The terminal has told the workers, too; a run that is being trained saves a checkpoint first.
+        print("\nstopping after a checkpoint; the same command goes on", file=sys.stderr)
+        for job in jobs:
+            job.wait()
+        raise
+    return _finished(study)
+
+
+def check(study: Study) -> None:
+    """Refuse a study one of whose variants could not be trained, before any of them is.
+
+    Raises:
+        InputError: its config is wrong; names the variant.
+    """
+    tuning = study.file.tuning
+    for variant in study.variants:
+        for value in tuning.values if tuning else [None]:
+            task = Task(f"{variant}-seed-{study.file.seeds[0]}", variant, study.file.seeds[0], value)
+            try:
+                config(study, task)
+            except ValueError as error:
+                raise InputError(f"variant {variant} cannot be trained: {error}") from error
+
+
+def status(path: str) -> None:
+    """Print how many tasks are in which state, how long the rest may take, and why some failed."""
+    study = load(path)
+    found = states(study)
+    print(progress(study, found, workers=max(1, list(found.values()).count("running"))))
+    for line in failures(study, found):
+        print(line)
+
+
+def report(path: str) -> None:
+    """Write the report of a study from what has been measured."""
+    from study.report import write
+
+    study = load(path)
+    for line in write(study, seal(study)):
+        print(line)
+
+
+def work(path: str, pin: str | None) -> None:
+    """Be one worker."""
+    cores = None
+    if pin is not None:
+        try:
+            worker, workers = map(int, pin.split("/"))
+        except ValueError as error:
+            raise InputError(f"--pin must read I/N, like 0/2, got {pin!r}") from error
+        if not 0 <= worker < workers:
+            raise InputError(f"--pin {pin}: workers are counted from 0")
+        cores = cores_of(worker, workers)
+    seal(load(path))
+    print(f"{work_on(Path(path), cores)} tasks ended")
+
+
+def progress(study: Study, found: Mapping[Task, State], workers: int) -> str:
+    """One line: how many tasks are in which state, and how long the rest takes at the pace so far."""
+    counts = Counter(found.values())
+    said = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+    records = [
+        record for task in found if (record := ended(study, task)) is not None and record.error is None
+    ]
+    left = counts["running"] + counts["ready"] + counts["waiting"]
+    if not left:
+        return f"{study.name}: {said}"
+    if not records:
+        return f"{study.name}: {said}; the time left is known once a run has ended"
+    seconds = sum(record.seconds for record in records) / len(records) * left / workers
+    return f"{study.name}: {said}; about {_duration(seconds)} left with {workers} worker{'s' if workers > 1 else ''}"
+
+
+def failures(study: Study, found: Mapping[Task, State]) -> list[str]:
+    """A line for each task that failed: why, and where its output is."""
+    return [
+        f"{task.name} failed: {record.error if record else 'no value of the tuned key trains it'}; "
+        f"see {output_path(study, task)}"
+        for task, state in found.items()
+        if state == "failed"
+        for record in [ended(study, task)]
+    ]
+
+
+def _finished(study: Study) -> int:
+    found = states(study)
+    print(progress(study, found, workers=1))
+    failed = failures(study, found)
+    for line in failed:
+        print(line)
+    return 1 if failed else 0
+
+
+def _watch(study: Study, jobs: list[Any]) -> None:
+    """Show how many tasks have ended until the jobs have."""
+    with tqdm(total=len(states(study)), desc=study.name, unit="run", mininterval=EVERY) as bar:
+        while not all(job.done() for job in jobs):
+            counts = Counter(states(study).values())
+            bar.set_postfix_str(f"{counts['running']} running, {counts['failed']} failed", refresh=False)
+            bar.update(counts["done"] + counts["failed"] - bar.n)
+            time.sleep(PATIENCE)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(f"--job must read key=value, got {text!r}")
+    return key, int(value) if value.lstrip("-").isdigit() else value
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(1, minutes)} min"

@@ -1,0 +1,47 @@
+"""Starting the workers of a study: on this machine, or as jobs of a SLURM cluster, both through submitit."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from common.errors import InputError
+from study.definition import Study
+
+LONG = 60 * 24 * 30
+"""Minutes after which a worker of this machine is ended: a month."""
+
+
+def start(study: Study, workers: int, cluster: str, options: Mapping[str, Any]) -> list[Any]:
+    """Start workers; returns submitit's jobs.
+
+    Args:
+        study: to work on.
+        workers: how many.
+        cluster: "local" or "slurm".
+        options: of the jobs, as submitit takes them: slurm_partition, timeout_min, gpus_per_node and so on.
+
+    Raises:
+        InputError: submitit is not installed, there is no such cluster here, or it knows no such option.
+    """
+    try:
+        import submitit
+        from submitit.helpers import CommandFunction
+    except ImportError as error:
+        raise InputError("studies need the package submitit: pip install -e '.[study]'") from error
+    try:
+        executor = submitit.AutoExecutor(folder=study.folder / "workers", cluster=cluster)
+        executor.update_parameters(name=study.name, **({"timeout_min": LONG} | dict(options)))
+    except (RuntimeError, ValueError, TypeError, NameError) as error:
+        raise InputError(f"workers on {cluster} cannot be started: {error}") from error
+    pinned = cluster == "local" and workers > 1
+    return [
+        executor.submit(
+            CommandFunction(
+                [
+                    *(sys.executable, "-m", "study", "work", str(study.path)),
+                    *(["--pin", f"{worker}/{workers}"] if pinned else []),
+                ]
+            )
+        )
+        for worker in range(workers)
+    ]

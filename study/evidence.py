@@ -1,0 +1,175 @@
+"""The evidence of a study: means with intervals, differences from the baseline, noise, verdicts.
+
+The unit is the seed. Differences are taken seed by seed, since runs of one seed share initial weights, data and order.
+Intervals are Student's, 95 %, each by itself; verdicts on claims are corrected for the number of claims.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from common.errors import InputError, nearest
+from eval.display import finite
+from eval.intervals import Interval, student
+from eval.report.collection import Measured, measured
+from eval.report.columns import Column
+from eval.report.comparison import columns, disagreements
+from eval.subject import open_subject
+from study import claims
+from study.claims import Verdict
+from study.definition import Study
+from study.statistics import Noise, noise
+from study.tasks import chosen, losses, states
+
+Runs = dict[str, dict[int, Measured]]
+"""The runs that have been trained and measured, by variant and seed."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of the study, for all variants.
+
+    Attributes:
+        key, heading: of its column.
+        better: "lower", "higher", or None for a number that does not rank.
+        values: by variant and seed.
+        means: by variant, over its seeds.
+        differences: by variant but the baseline, over the seeds that both have.
+        noise: of the baseline over its seeds.
+        odd: entries of the protocols in which runs differ, so that the numbers do not compare.
+        show, signed: how a value and a difference are written.
+    """
+
+    key: str
+    heading: str
+    better: str | None
+    values: dict[str, dict[int, float]]
+    means: dict[str, Interval]
+    differences: dict[str, Interval]
+    noise: Noise
+    odd: list[str]
+    show: Callable[[float], str]
+    signed: Callable[[float], str]
+
+    def verdict(self, variant: str) -> str | None:
+        """Whether a variant is "better" or "worse" than the baseline beyond the noise of seeds; None where open."""
+        if variant not in self.differences or self.better is None or self.odd:
+            return None
+        sign = self.differences[variant].sign * (1 if self.better == "higher" else -1)
+        return {1: "better", -1: "worse", 0: None}[sign]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The value of the tuned key that a variant was given, and the loss in bits per byte with each.
+
+    Attributes:
+        value: None where none is chosen yet.
+        losses: mean over the seeds that choose, by value.
+    """
+
+    value: float | None
+    losses: dict[float, float]
+
+    @property
+    def at_the_edge(self) -> bool:
+        """Whether a value beyond those that were tried may be better."""
+        return self.value in (min(self.losses, default=None), max(self.losses, default=None))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a study has found so far.
+
+    Attributes:
+        study: that was run.
+        numbers: those of the first page, then those that only claims are about.
+        verdicts: in the order of the claims.
+        choices: by variant, where a key was tuned.
+        missing: tasks that have not ended well, with their state.
+    """
+
+    study: Study
+    numbers: list[Number]
+    verdicts: list[Verdict]
+    choices: dict[str, Choice] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def collect(study: Study) -> Runs:
+    """Read the runs of a study that have been trained and measured.
+
+    Raises:
+        InputError: there are none.
+    """
+    found: Runs = {variant: {} for variant in study.variants}
+    for task, state in states(study).items():
+        if task.value is None and state == "done":
+            found[task.variant][task.seed] = measured(open_subject(study.folder / task.name), task.name)
+    if not any(found.values()):
+        raise InputError(f"no run of {study.name} has been measured yet: python -m study run {study.path}")
+    return found
+
+
+def gather(study: Study) -> Evidence:
+    """The evidence of a study from what has been measured so far.
+
+    Raises:
+        InputError: nothing has been measured, or the runs have no number of a name that the file asks for.
+    """
+    runs = collect(study)
+    every = [run for some in runs.values() for run in some.values()]
+    known = {column.key: column for column in columns(every)}
+    wanted = dict.fromkeys([*study.file.metrics, *(claim.metric for claim in study.file.claims)])
+    for key in wanted:
+        if key not in known:
+            raise InputError(
+                f"{study.path}: no number {key!r} was measured{nearest(key, known)}; the analyses of the study decide "
+                "which there are"
+            )
+    numbers = [_number(known[key], study, runs, every) for key in wanted]
+    tuned = study.file.tuning is not None
+    odd = {number.key: number.odd for number in numbers if number.odd}
+    verdicts = claims.verdicts(
+        study.file.claims, {number.key: number.values for number in numbers if not number.odd}
+    )
+    return Evidence(
+        study,
+        numbers,
+        [
+            replace(found, why=f"the runs were measured differently ({', '.join(odd[found.claim.metric])})")
+            if found.claim.metric in odd
+            else found
+            for found in verdicts
+        ],
+        {name: Choice(chosen(study, name), losses(study, name) or {}) for name in study.variants}
+        if tuned
+        else {},
+        {task.name: state for task, state in states(study).items() if state != "done"},
+    )
+
+
+def _number(column: Column, study: Study, runs: Runs, every: Sequence[Measured]) -> Number:
+    values = {
+        variant: {
+            seed: value for seed, run in sorted(some.items()) if (value := finite(column.of(run))) is not None
+        }
+        for variant, some in runs.items()
+    }
+    base = values[study.file.baseline]
+    differences = {
+        variant: [some[seed] - base[seed] for seed in some if seed in base]
+        for variant, some in values.items()
+        if variant != study.file.baseline
+    }
+    return Number(
+        key=column.key,
+        heading=column.heading,
+        better=column.better,
+        values=values,
+        means={variant: student(list(some.values())) for variant, some in values.items() if some},
+        differences={variant: student(some) for variant, some in differences.items() if some},
+        noise=noise(list(base.values())),
+        odd=disagreements(column, every),
+        show=column.show,
+        signed=column.signed,
+    )

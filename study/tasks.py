@@ -1,0 +1,185 @@
+"""The runs of a study: which there are, in what state they are, and what each is told."""
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from common.hashing import json_hash
+from common.shapes import read_json
+from eval.codec import decode, encode
+from storage import log
+from study.definition import Study
+from training import Config
+from training import load as load_config
+
+State = Literal["done", "failed", "running", "ready", "waiting"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run to train, and to measure unless it only helps to choose a value.
+
+    Attributes:
+        name: of the run, a folder in the study's.
+        variant, seed: of the grid.
+        value: of the tuned key, for a run that helps to choose it; None for a run of the study.
+    """
+
+    name: str
+    variant: str
+    seed: int
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a task ended: NAME.json beside the run.
+
+    Attributes:
+        asked: fingerprint of what it was told.
+        seconds: it took, in the sitting that ended it.
+        error: why it failed; None where it did not.
+        ended: when, as local time.
+    """
+
+    asked: str
+    seconds: float
+    error: str | None = None
+    ended: str = ""
+
+
+def tasks(study: Study) -> list[Task]:
+    """Every task: those that choose values first, then seed by seed, so that an early look compares all variants."""
+    tuning = study.file.tuning
+    choosing = [
+        Task(f"{variant}-tuning-{value:g}-seed-{seed}", variant, seed, value)
+        for seed in (tuning.seeds if tuning else [])
+        for value in (tuning.values if tuning else [])
+        for variant in study.variants
+    ]
+    return choosing + [
+        Task(f"{variant}-seed-{seed}", variant, seed)
+        for seed in study.file.seeds
+        for variant in study.variants
+    ]
+
+
+def overrides(study: Study, task: Task) -> list[str] | None:
+    """The overrides of a task's run; None where a value is not chosen yet."""
+    told = [*study.file.overrides, *study.variants[task.variant]]
+    if study.file.tuning is not None:
+        value = chosen(study, task.variant) if task.value is None else task.value
+        if value is None:
+            return None
+        told.append(f"{study.file.tuning.key}={value!r}")
+    return [*told, f"seed={task.seed}", f"name={task.name}", f"out={study.folder}", "train.tracker=none"]
+
+
+def config(study: Study, task: Task) -> Config:
+    """The training config of a task whose values are chosen.
+
+    Raises:
+        InputError: the config cannot be trained.
+    """
+    told = overrides(study, task)
+    assert told is not None
+    return load_config(study.base, told)
+
+
+def chosen(study: Study, variant: str) -> float | None:
+    """The value with the lowest loss on held-out text at the end, the mean over the seeds that choose; None where some
+    of these runs have not ended, or none succeeded.
+    """
+    found = losses(study, variant) or {}
+    value = min(found, key=found.__getitem__, default=None)
+    return None if value is None or found[value] == float("inf") else value
+
+
+def losses(study: Study, variant: str) -> dict[float, float] | None:
+    """The mean loss in bits per byte by value of the tuned key; infinite where a run failed; None before all ended."""
+    assert study.file.tuning is not None
+    found: dict[float, list[float]] = {}
+    for task in tasks(study):
+        if task.variant != variant or task.value is None:
+            continue
+        record = ended(study, task)
+        if record is None:
+            return None
+        logged = log.read(study.folder / task.name) if record.error is None else []
+        known = [line["bits_per_byte"] for line in logged if "bits_per_byte" in line]
+        found.setdefault(task.value, []).append(known[-1] if known else float("inf"))
+    return {value: sum(some) / len(some) for value, some in found.items()}
+
+
+def ended(study: Study, task: Task) -> Record | None:
+    """How a task ended; None where it has not, or was told something else than it would be told now."""
+    path = record_path(study, task)
+    if not path.is_file():
+        return None
+    record = decode(Record, read_json(path, dict), str(path))
+    return record if record.asked == asked(study, task) else None
+
+
+def end(study: Study, task: Task, seconds: float, error: str | None) -> None:
+    """Write down how a task ended."""
+    record = Record(asked(study, task), round(seconds, 1), error, time.strftime("%Y-%m-%d %H:%M:%S"))
+    path = record_path(study, task)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(encode(record), indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def asked(study: Study, task: Task) -> str:
+    """Fingerprint of what a task is told: base config, overrides, and what is measured of it."""
+    measured = study.file.analyses if task.value is None else []
+    return json_hash([study.base_config, overrides(study, task), measured])
+
+
+def state(study: Study, task: Task, *, mine: bool = False) -> State:
+    """Whether a task is done, failed, being worked on, ready to be, or waiting for a value to be chosen.
+
+    Args:
+        study, task: of it.
+        mine: whether the caller has the task's lock.
+    """
+    if task.value is None and study.file.tuning is not None:
+        found = losses(study, task.variant)
+        if found is None:
+            return "waiting"
+        if min(found.values()) == float("inf"):
+            return "failed"
+    record = ended(study, task)
+    if record is not None:
+        return "done" if record.error is None else "failed"
+    try:
+        with nullcontext() if mine else lock_of(study, task).acquire(timeout=0):
+            return "ready"
+    except Timeout:
+        return "running"
+
+
+def states(study: Study) -> Mapping[Task, State]:
+    """The state of every task."""
+    return {task: state(study, task) for task in tasks(study)}
+
+
+def lock_of(study: Study, task: Task) -> FileLock:
+    """The lock of whoever works on a task."""
+    study.folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(study.folder / f".{task.name}.task")
+
+
+def record_path(study: Study, task: Task) -> Path:
+    """The path of a task's record."""
+    return study.folder / f"{task.name}.json"
+
+
+def output_path(study: Study, task: Task) -> Path:
+    """The path of what training and measuring a task printed."""
+    return study.folder / f"{task.name}.log"

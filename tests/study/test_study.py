@@ -1,0 +1,118 @@
+"""A study from the command line: run, killed, run again, with a run that fails, and reported."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from study import __main__ as command
+from study.definition import load
+from study.tasks import record_path, states, tasks
+from tests.study.conftest import FILE
+
+ROOT = Path(__file__).parents[2]
+
+GRID = {
+    "attention": {
+        "softmax": [],
+        "softpick": ["model.attention=softpick"],
+        "lonely": ["train.processes=2"],  # passes for a config, and fails in the process that is alone
+    }
+}
+
+
+def run(path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "study", "run", str(path), "--workers", "2"],
+        cwd=path.parent,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_study_survives_a_kill_and_a_run_that_fails(write, capsys):
+    path = write(grid=GRID)
+    study = load(path)
+    first = run(path)
+    records = [record_path(study, task) for task in tasks(study)]
+    while first.poll() is None and not any(record.is_file() for record in records):
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    done = {record: record.read_bytes() for record in records if record.is_file()}
+    assert 0 < len(done) < len(records)
+
+    second = run(path)
+    printed, _ = second.communicate(timeout=500)
+    assert second.returncode == 1, printed
+    assert "tiny: 4 done, 2 failed" in printed
+    assert "lonely-seed-1 failed: train.processes=2, but 1 are running" in printed
+    assert all(record.read_bytes() == before for record, before in done.items()), (
+        "what was done is not done again"
+    )
+    assert sorted(states(study).values()) == ["done"] * 4 + ["failed"] * 2
+
+    command.main(["report", str(path)])
+    shown = capsys.readouterr().out
+    assert "undecided: Softpick has fewer sinks than softmax (no-sinks)." in shown
+    report = json.loads((study.folder / "report.json").read_text())
+    values = report["numbers"]["bits_per_byte"]["values"]
+    assert {variant: sorted(found) for variant, found in values.items()} == {
+        "softmax": ["1", "2"],
+        "softpick": ["1", "2"],
+        "lonely": [],
+    }
+    page = (study.folder / "report.md").read_text()
+    assert "| softpick | 2 |" in page
+    assert "Missing: lonely-seed-1 (failed), lonely-seed-2 (failed)." in page
+    assert (study.folder / "numbers.csv").read_text().count("\n") == 1 + 2 * 4
+
+    command.main(["status", str(path)])
+    assert "4 done, 2 failed" in capsys.readouterr().out
+
+
+def test_a_variant_that_cannot_be_trained_is_refused_before_anything_is_run(write):
+    path = write(grid={"attention": {"softmax": [], "softpick": ["model.attention=softpikc"]}})
+    with pytest.raises(ValueError, match=r"variant softpick cannot be trained: .*'softpikc'.*softpick"):
+        command.main(["run", str(path)])
+    assert not (path.parent / "runs").exists()
+
+
+def test_a_report_of_nothing_says_what_to_do(write):
+    path = write()
+    with pytest.raises(ValueError, match="no run of tiny has been measured yet: python -m study run"):
+        command.main(["report", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rnu", "x.yaml"], "unknown command 'rnu'; there are run, status, report, work"),
+        (["run"], "the following arguments are required: FILE"),
+        (["run", "FILE", "--workers", "0"], "--workers must be at least 1"),
+        (["run", "FILE", "--workers", "999"], "999 workers on .* cores"),
+        (["run", "FILE", "--job", "x"], "--job must read key=value"),
+        (["run", "FILE", "--cluster", "slurm"], "workers on slurm cannot be started"),
+        (["work", "FILE", "--pin", "2/2"], "workers are counted from 0"),
+        (["work", "FILE", "--pin", "x"], "--pin must read I/N"),
+    ],
+)
+def test_mistakes_are_one_line(write, arguments, message):
+    path = write(claims=FILE["claims"])
+    with pytest.raises(ValueError, match=message):
+        command.main([str(path) if part == "FILE" else part for part in arguments])
+
+
+def test_help_names_every_command(capsys):
+    command.main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"    {name} " in shown for name in command.COMMANDS)

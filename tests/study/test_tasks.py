@@ -1,0 +1,128 @@
+"""The runs of a study: their order, what they are told, their states, and the choice of values."""
+
+import json
+
+import pytest
+
+from common.errors import InputError
+from study.command import progress
+from study.definition import load
+from study.seal import seal
+from study.tasks import chosen, end, lock_of, overrides, record_path, state, states, tasks
+from tests.study.conftest import FILE
+
+TUNING = {"key": "train.learning_rate", "values": [0.001, 0.01], "seeds": [9]}
+
+
+def finish(study, task, loss):
+    """Let a task end as if it had been run to this loss."""
+    run = study.folder / task.name
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 6, "bits_per_byte": loss}) + "\n")
+    end(study, task, 60.0, None)
+
+
+def test_all_variants_of_a_seed_come_before_the_next_seed(study):
+    names = [task.name for task in tasks(study)]
+    assert names == ["softmax-seed-1", "softpick-seed-1", "softmax-seed-2", "softpick-seed-2"]
+
+
+def test_a_task_is_told_its_variant_seed_and_place(study):
+    assert overrides(study, tasks(study)[3]) == [
+        *(
+            "model.attention=softpick",
+            "seed=2",
+            "name=softpick-seed-2",
+            "out=runs/studies/tiny",
+            "train.tracker=none",
+        )
+    ]
+
+
+def test_runs_wait_for_the_values_that_are_chosen_for_them(write):
+    study = load(write(tuning=TUNING))
+    choosing = [task for task in tasks(study) if task.value is not None]
+    assert len(choosing) == 4
+    (first, *_) = (task for task in tasks(study) if task.value is None)
+    assert (state(study, first), overrides(study, first)) == ("waiting", None)
+    for task in choosing:
+        finish(
+            study, task, {0.001: 2.0, 0.01: 1.0}[task.value] * (1 if task.variant == "softmax" else -1) + 5
+        )
+    assert (chosen(study, "softmax"), chosen(study, "softpick")) == (0.01, 0.001)
+    assert state(study, first) == "ready"
+    assert "train.learning_rate=0.01" in overrides(study, first)
+
+
+def test_a_failed_run_chooses_against_its_value(write):
+    study = load(write(tuning=TUNING))
+    for task in tasks(study):
+        if task.value == 0.01 or (task.value and task.variant == "softpick"):
+            end(study, task, 1.0, "out of memory")
+        elif task.value:
+            finish(study, task, 3.0)
+    assert chosen(study, "softmax") == 0.001
+    assert chosen(study, "softpick") is None
+    assert {state(study, task) for task in tasks(study) if task.variant == "softpick"} == {"failed"}
+
+
+def test_a_run_that_would_be_told_something_else_is_done_again(write):
+    study = load(write())
+    task = tasks(study)[0]
+    finish(study, task, 1.0)
+    assert state(study, task) == "done"
+    assert state(load(write(overrides=["train.steps=12"])), task) == "ready"
+    assert state(load(write(analyses=["sinks --lengths 8"])), task) == "ready"
+    assert state(load(write(seeds=[1, 2, 3])), task) == "done"
+
+
+def test_a_locked_task_is_running(study):
+    task = tasks(study)[0]
+    with lock_of(study, task):
+        assert state(study, task) == "running"
+        assert state(study, task, mine=True) == "ready"
+    assert state(study, task) == "ready"
+
+
+def test_progress_tells_states_and_time_left(study):
+    finish(study, tasks(study)[0], 1.0)
+    end(study, tasks(study)[1], 1.0, "no")
+    assert (
+        progress(study, states(study), 1) == "tiny: 1 done, 2 ready, 1 failed; about 2 min left with 1 worker"
+    )
+
+
+def test_claims_can_be_changed_until_there_is_a_result(write):
+    study = load(write())
+    first = seal(study)
+    study = load(write(claims=[FILE["claims"][0] | {"smallest": 0.5}]))
+    assert seal(study).fingerprint != first.fingerprint
+    finish(study, tasks(study)[0], 1.0)
+    assert seal(study).claims[0].smallest == 0.5
+    with pytest.raises(InputError, match="claims of tiny have changed since its first result: no-sinks"):
+        seal(load(write()))
+    with pytest.raises(InputError, match="no-sinks"):
+        seal(load(write(claims=[])))
+
+
+def test_seeds_can_be_added_and_are_told_apart(write):
+    study = load(write())
+    seal(study)
+    finish(study, tasks(study)[0], 1.0)
+    assert seal(load(write(seeds=[1, 2, 3]))).seeds == [1, 2]
+
+
+def test_an_edited_seal_is_refused(study):
+    seal(study)
+    path = study.folder / "study.json"
+    path.write_text(path.read_text().replace("0.01", "0.02"))
+    with pytest.raises(InputError, match="was edited"):
+        seal(study)
+
+
+def test_a_damaged_record_is_one_line(study):
+    task = tasks(study)[0]
+    finish(study, task, 1.0)
+    record_path(study, task).write_text('{"asked": 3}')
+    with pytest.raises(InputError, match="softmax-seed-1"):
+        state(study, task)
