@@ -11,6 +11,7 @@ from models.cache import LayerCache, StateCache
 from models.norms import RMSNorm
 from models.plan import LayerPlan, Plan
 from models.postops import post_ops
+from models.recompute import recomputed
 from models.rope import rotate
 
 
@@ -201,7 +202,16 @@ class Block(nn.Module):
         cache: LayerCache | StateCache | None = None,
         phase: Phase = INFERENCE,
         observe: Observer | None = None,
+        checkpointing: str = "none",
     ) -> Tensor:
-        """The residual stream [B, T, d_model] after this block; arguments as in `Attention`."""
+        """The residual stream [B, T, d_model] after this block.
+
+        `checkpointing` is one of those of `models.recompute`; other arguments as in `Attention`.
+        """
+        if checkpointing == "full":
+            return recomputed(self.forward, x, rotation, documents, cache, phase, observe)
         x = x + self.attention(self.attention_norm(x), rotation, documents, cache, phase, observe)
-        return x + self.mlp(self.mlp_norm(x))
+        return x + (recomputed(self._feed, x) if checkpointing == "selective" else self._feed(x))
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return self.mlp(self.mlp_norm(x))

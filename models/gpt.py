@@ -23,6 +23,7 @@ class GPT(nn.Module):
         plan: the config with every choice made.
         layers: the blocks; `layers[i].attention.mixer` is where layer i mixes values.
         head: the output projection, or None where the embedding serves (tied). One tensor, saved once.
+        checkpointing: what the backward pass computes again, one of the choices of `models.recompute`; "none" at first.
         rope: the rotary frequencies, None for a model without; an evaluation may put rescaled ones here.
         pieces: how many ids stand for text, the tokenizer's vocabulary; those above, which pad the head to a rounder
             size, are part of every softmax and never drawn. All of them until `load_run` knows the tokenizer.
@@ -37,6 +38,7 @@ class GPT(nn.Module):
         super().__init__()
         self.plan: Plan = resolve(config)
         self.pieces = self.plan.vocab_size
+        self.checkpointing = "none"
         self.embedding = nn.Embedding(self.plan.vocab_size, self.plan.d_model)
         self.layers = nn.ModuleList(Block(self.plan, layer) for layer in self.plan.layers)
         self.rope: Rope | None = None
@@ -102,7 +104,7 @@ class GPT(nn.Module):
             documents = cache.extend_documents(documents)
         for index, layer in enumerate(self.layers):
             kept = None if cache is None else cache.layers[index]
-            x = layer(x, rotation, documents, kept, phase, observe)
+            x = layer(x, rotation, documents, kept, phase, observe, self.checkpointing)
         if cache is not None:
             cache.length += tokens.shape[1]
         return self.norm(x)

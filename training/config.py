@@ -27,7 +27,7 @@ from common.shapes import references, shown
 from data import DataConfig
 from data.choice import consequences, located, whole
 from data.options import read_option
-from models import ModelConfig, ModelError
+from models import ModelConfig, ModelError, recompute
 from models.plan import resolve
 from training import losses, optimizers, schedules
 
@@ -35,8 +35,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass
-class TrainConfig(losses.Options, schedules.Options, optimizers.Options):
-    """How a model is trained; more keys live with the losses, schedules and optimizers that they configure.
+class TrainConfig(losses.Options, schedules.Options, optimizers.Options, recompute.Options):
+    """How a model is trained; more keys live with what they configure.
 
     Attributes:
         steps: optimiser steps of the whole run; the schedule spans them. A resumed run may be given others where that
@@ -110,6 +110,7 @@ LONGEST_NAME, LONGEST_PATH = 200, 3800
 FREE_ON_RESUME = {
     "name",
     "out",
+    "train.activation_checkpointing",
     "train.micro_batch_size",
     "train.validate_every",
     "train.checkpoint_every",
@@ -118,7 +119,7 @@ FREE_ON_RESUME = {
     "train.tracker",
     "train.processes",
 }
-"""Keys a resumed run may change: they say where and how often to write, or how to cut a step into parts."""
+"""Keys a resumed run may change: they say where and how often to write, or how to fit a step into memory."""
 
 PLACES = {"data.path", "data.tokenizer.path"}
 """Keys that say where files lie; they may have moved, if what is in them is the same."""

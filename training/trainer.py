@@ -127,6 +127,7 @@ class Trainer:
         torch.set_float32_matmul_precision(train.float32_matmul)
         set_seed(config.seed)
         self.network = GPT(config.model)
+        self.network.checkpointing = train.activation_checkpointing
         if fresh and train.init_from is not None:
             for line in initial.begin(self.network, config, prepared.tokenizer):
                 accelerator.print(f"{config.path}: {line}")
