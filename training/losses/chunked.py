@@ -58,7 +58,7 @@ def cross_entropy(
     if weights is None:
         weights = torch.ones_like(targets, dtype=torch.float32)
     weights = weights.where(targets != IGNORED, 0)
-    part = _part(hidden, head)
+    part = rows_at_once(hidden.device.type, len(head))
     return Loss(*_Chunked.apply(hidden, head, targets.clamp(min=0), weights, z_loss, stablemax, dtype, part))
 
 
@@ -72,7 +72,7 @@ def token_losses(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The same of each token, [N] in float32 at least, without gradient; 0 where ignored. Validation takes it."""
-    narrow, part = head.to(dtype or hidden.dtype), _part(hidden, head)
+    narrow, part = head.to(dtype or hidden.dtype), rows_at_once(hidden.device.type, len(head))
     found = []
     with torch.autocast(hidden.device.type, enabled=False):
         for rows, wanted in zip(hidden.split(part), targets.clamp(min=0).split(part), strict=True):
@@ -80,9 +80,9 @@ def token_losses(
     return torch.cat(found).masked_fill(targets == IGNORED, 0)
 
 
-def _part(hidden: Tensor, head: Tensor) -> int:
-    """Tokens whose logits are held at once."""
-    return max(_FEWEST_ROWS, _PART.get(hidden.device.type, 2**26) // len(head))
+def rows_at_once(device: str, vocabulary: int) -> int:
+    """Tokens whose logits are held at once on a kind of device."""
+    return max(_FEWEST_ROWS, _PART.get(device, 2**26) // vocabulary)
 
 
 class _Prediction(NamedTuple):
