@@ -1,12 +1,14 @@
-"""Speed of whole training steps, model by model, against the same model with torch's SDPA softmax.
+"""Speed of whole training steps, model by model, beside models of the same shape that one would train instead.
 
     python -m benchmarks.bench_train
     python -m benchmarks.bench_train --models micro --mechanisms softpick --length 1024 --batch 4 --write .
 
 A step is that of `train.py` (forward, loss, backward, clipping, fused AdamW, bf16 under autocast) on random tokens, one
-document per sequence. Candidates take turns in one process; medians are compared. Beside the mechanisms, each through
-the kernel that "auto" picks, stand softmax by its plain formula, and softmax by SDPA in a model under torch.compile.
-A kernel that fails the contract (`attention.conformance`) is named, not timed.
+document per sequence. Candidates take turns in one process; medians are compared. The peers (`benchmarks.peers`), a
+plain GPT-2 block and transformers' Llama, and this project's model with torch's SDPA are timed as they are and under
+torch.compile; mechanisms, each through the kernel that "auto" picks, as `train.compile` asks for: "false", "true".
+A kernel that fails the contract (`attention.conformance`) is named, not timed; nor is bf16 where a processor has no
+products of it and emulates them.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
@@ -26,10 +28,12 @@ from attention.core.inputs import example
 from attention.kernels.dispatch import choose
 from benchmarks.machine import describe, facts, table
 from benchmarks.measure import broken, interleaved, median
+from benchmarks.peers import PEERS, missing
 from common.command import Parser, guarded
 from models import GPT, ModelConfig, presets, resolve
 from storage.machine import default_device
-from training.config import TrainConfig
+from training.config import TrainConfig, resolve_precision
+from training.losses import Loss
 from training.losses.objective import Objective
 from training.optimizers import build_optimizer
 
@@ -38,18 +42,22 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model's attention, the kernel asked for, and whether the model is compiled."""
+    """A peer, or this project's model: its attention, the kernel asked for, and whether it is compiled.
 
-    mechanism: str
-    kernel: str = "auto"
+    A peer has no kernel to choose.
+    """
+
+    name: str
+    kernel: str | None = "auto"
     compiled: bool = False
 
     def __str__(self) -> str:
-        return f"{self.mechanism}, {self.kernel}" + (", torch.compile" if self.compiled else "")
+        parts = [self.name, self.kernel, "torch.compile" if self.compiled else None]
+        return ", ".join(part for part in parts if part)
 
 
 BASELINE = Candidate("softmax", "sdpa")
-BASELINES = [BASELINE, replace(BASELINE, compiled=True), Candidate("softmax", "dense")]
+BASELINES = [BASELINE, Candidate("softmax", "dense")]
 
 
 @dataclass
@@ -62,6 +70,8 @@ class Timing:
     length: int
     candidate: str
     kernel: str
+    peer: bool
+    parameters: int = 0
     seconds: float | None = None
     samples: list[float] | None = None
     refused: str | None = None
@@ -72,48 +82,68 @@ class Timing:
         return self.batch * self.length / self.seconds if self.seconds else 0.0
 
 
+def build(candidate: Candidate, plan: ModelConfig, train: TrainConfig) -> nn.Module:
+    """What gives the loss of tokens and targets, random weights in it."""
+    torch.manual_seed(0)
+    if candidate.kernel is None:
+        return PEERS[candidate.name](resolve(plan), train.length)
+    return Objective(GPT(replace(plan, attention=candidate.name, kernel=candidate.kernel)), train)
+
+
 def training_step(
-    config: ModelConfig, train: TrainConfig, device: torch.device, compiled: bool
+    module: nn.Module, vocabulary: int, train: TrainConfig, device: torch.device, compiled: bool
 ) -> Callable[[], Tensor]:
     """A model with its optimiser and one batch, as a step to repeat; it returns the loss."""
-    torch.manual_seed(0)
-    network = GPT(config).to(device)
-    objective = Objective(network)
-    model = torch.compile(objective) if compiled else objective
-    optimizer = build_optimizer(network, train)
+    module.to(device)
+    model = torch.compile(module) if compiled else module
+    optimizer = build_optimizer(module, train)
     shape = (train.batch_size, train.length + 1)
-    text = torch.randint(network.plan.vocab_size, shape, device=device)
+    text = torch.randint(vocabulary, shape, device=device)
     tokens, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16")
     clip = train.clip or float("inf")
 
     def step() -> Tensor:
         with autocast:
-            loss = model(tokens, targets).total / targets.numel()
-        loss.backward()
-        norm = get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-        clip_grads_with_norm_(network.parameters(), clip, norm)
+            loss = model(tokens, targets)
+            total = (loss.total if isinstance(loss, Loss) else loss) / targets.numel()
+        total.backward()
+        norm = get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+        clip_grads_with_norm_(module.parameters(), clip, norm)
         optimizer.step()
         optimizer.zero_grad()
-        return loss.detach()
+        return total.detach()
 
     return step
 
 
+def candidates(mechanisms: list[str], compiled: bool) -> list[Candidate]:
+    """Peers with and without torch.compile, softmax by kernels of torch, and the mechanisms, `compiled` too."""
+    ours = [Candidate(name) for name in mechanisms]
+    both = [Candidate(name, None) for name in PEERS] + (ours if compiled else [])
+    plain = BASELINES + ([] if compiled else ours)
+    return [*(replace(x, compiled=y) for x in both for y in (False, True)), *plain]
+
+
 def time_model(
-    preset: str, train: TrainConfig, mechanisms: list[str], rounds: int, device: torch.device
+    preset: str, train: TrainConfig, chosen: list[Candidate], rounds: int, device: torch.device
 ) -> list[Timing]:
     """Every candidate in the model of a preset, in one precision."""
     found: list[Timing] = []
     runs: dict[str, Callable[[], object]] = {}
-    for candidate in [*BASELINES, *(Candidate(name) for name in mechanisms)]:
-        config = ModelConfig(preset=preset, attention=candidate.mechanism)
-        kernel, reason = _kernel(candidate, config, DTYPES[train.precision], device)
+    config = ModelConfig(preset=preset)
+    for candidate in chosen:
+        kernel, reason = "–", missing(candidate.name)
+        if candidate.kernel is not None:
+            kernel, reason = _kernel(candidate, config, DTYPES[train.precision], device)
         place = (preset, train.precision, train.batch_size, train.length)
-        found.append(Timing(*place, str(candidate), kernel, refused=reason))
+        timing = Timing(*place, str(candidate), kernel, candidate.kernel is None, refused=reason)
+        found.append(timing)
         if reason is None:
-            chosen = replace(config, kernel=candidate.kernel)
-            runs[str(candidate)] = training_step(chosen, train, device, candidate.compiled)
+            module = build(candidate, config, train)
+            timing.parameters = sum(parameter.numel() for parameter in module.parameters())
+            vocabulary = resolve(config).vocab_size
+            runs[str(candidate)] = training_step(module, vocabulary, train, device, candidate.compiled)
     samples = interleaved(runs, rounds, device)
     for timing in found:
         if timing.refused is None:
@@ -126,7 +156,7 @@ def _kernel(
     candidate: Candidate, config: ModelConfig, dtype: torch.dtype, device: torch.device
 ) -> tuple[str, str | None]:
     """The kernel that will run, and why it shall not; SDPA, the yardstick, is torch's and taken as it is."""
-    shape, mechanism = resolve(config), attention.get(candidate.mechanism)
+    shape, mechanism = resolve(config), attention.get(candidate.name)
     like = example(mechanism, device=device, dtype=dtype, head_dim=shape.head_dim, n_head=shape.n_head)
     try:
         kernel = choose(candidate.kernel, like).name
@@ -135,13 +165,20 @@ def _kernel(
     return kernel, None if kernel == BASELINE.kernel else broken(mechanism, kernel, dtype, device)
 
 
-def page(timed: list[Timing], rounds: int) -> str:
+def emulated(precision: str, device: torch.device) -> bool:
+    """Whether a device has no matrix products in a precision and imitates them."""
+    return precision == "bf16" and resolve_precision("auto", device) != "bf16"
+
+
+def page(timed: list[Timing], rounds: int, left_out: list[str]) -> str:
     """All tables in Markdown, the machine first."""
     parts = [
         "# Training steps",
         f"{describe()}.",
-        f"Random tokens; medians of {rounds} steps in which all candidates take turns. The last column is the speed "
-        "relative to the same model with torch's SDPA softmax: above 1 is faster.",
+        f"Random tokens; medians of {rounds} steps in which all candidates take turns, with lowest and highest. "
+        "The last two columns are speeds, above 1 is faster: relative to the same model with torch's SDPA softmax, and "
+        "to the fastest peer. Peers are a plain GPT-2 block and transformers' Llama (`benchmarks/peers.py`).",
+        *left_out,
     ]
     for model, precision in dict.fromkeys((x.model, x.precision) for x in timed):
         chosen = [x for x in timed if (x.model, x.precision) == (model, precision)]
@@ -152,15 +189,18 @@ def page(timed: list[Timing], rounds: int) -> str:
 
 def model_table(timed: list[Timing]) -> str:
     """One row per candidate."""
-    baseline = next(x.tokens_per_second for x in timed if x.candidate == str(BASELINE))
+    baseline = max((x.tokens_per_second for x in timed if x.candidate == str(BASELINE)), default=0.0)
+    best = max((x.tokens_per_second for x in timed if x.peer), default=0.0)
     rows = []
     for x in timed:
-        figures = [f"not measured: {x.refused}", "–", "–"]
-        if x.seconds:
-            relative = f"{x.tokens_per_second / baseline:.2f}" if baseline else "–"
-            figures = [f"{x.seconds * 1e3:.1f}", f"{x.tokens_per_second:,.0f}", relative]
-        rows.append([x.candidate, x.kernel, *figures])
-    return table(["attention", "kernel", "ms / step", "tokens / s", "of SDPA"], rows)
+        figures = [f"not measured: {x.refused}", *"––––"]
+        if x.seconds and x.samples:
+            relative = [f"{x.tokens_per_second / y:.2f}" if y else "–" for y in (baseline, best)]
+            spread = f"{min(x.samples) * 1e3:.0f} to {max(x.samples) * 1e3:.0f}"
+            figures = [f"{x.seconds * 1e3:.1f}", spread, f"{x.tokens_per_second:,.0f}", *relative]
+        rows.append([x.candidate, x.kernel, f"{x.parameters / 1e6:.1f} M", *figures])
+    header = ["model", "kernel", "parameters", "ms / step", "range", "tokens / s", "of SDPA", "of best peer"]
+    return table(header, rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -173,20 +213,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=["micro", "60m"], choices=presets())
     parser.add_argument("--mechanisms", nargs="+", default=attention.names(), choices=attention.names())
     parser.add_argument("--precision", nargs="+", default=list(DTYPES), choices=list(DTYPES))
-    parser.add_argument("--batch", type=int, default=8, help="sequences per step")
-    parser.add_argument("--length", type=int, default=512, help="tokens per sequence")
+    parser.add_argument("--batch", type=int, default=16, help="sequences per step")
+    parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
     parser.add_argument("--steps", type=int, default=7, help="timed steps of each candidate")
+    parser.add_argument("--compile", action="store_true", help="mechanisms under torch.compile, too")
+    parser.add_argument("--emulated", action="store_true", help="bf16 where the processor imitates it, too")
     parser.add_argument("--matmul-precision", default="highest", choices=["highest", "high", "medium"])
     parser.add_argument("--write", type=Path, metavar="DIR", help="repository whose results are replaced")
     options = parser.parse_args(arguments)
     torch.set_float32_matmul_precision(options.matmul_precision)
     device = default_device()
     timed: list[Timing] = []
+    skipped = [x for x in options.precision if emulated(x, device) and not options.emulated]
+    left_out = [
+        f"Not timed: {x}, of which this processor has no products; it imitates them." for x in skipped
+    ]
     for model in options.models:
-        for precision in tqdm(options.precision, desc=model, disable=None):
+        for precision in tqdm([x for x in options.precision if x not in skipped], desc=model, disable=None):
             train = TrainConfig(batch_size=options.batch, length=options.length, precision=precision)
-            timed += time_model(model, train, options.mechanisms, options.steps, device)
-    text = page(timed, options.steps)
+            chosen = candidates(options.mechanisms, options.compile)
+            timed += time_model(model, train, chosen, options.steps, device)
+    text = page(timed, options.steps, left_out)
     print(text)
     if options.write:
         results = options.write / "benchmarks/results"

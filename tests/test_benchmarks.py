@@ -15,7 +15,8 @@ from attention.forms.chunked import Chunked
 from attention.forms.composite import Mixture
 from attention.kernels import dispatch, tiled, vendor
 from benchmarks import bench_attention, bench_long, bench_train, learn, measure
-from models import ModelConfig
+from benchmarks.peers import PEERS, Llama, PlainGPT
+from models import GPT, ModelConfig, resolve
 from training.config import TrainConfig
 
 pytestmark = pytest.mark.slow
@@ -98,36 +99,93 @@ def test_candidates_take_turns(monkeypatch):
     assert samples == {name: [1.0] * 3 for name in "abc"}
 
 
+def uncompiled(model=None, **options):
+    """In place of torch.compile, which libraries that a peer brings along use as a decorator."""
+    return (lambda function: function) if model is None else model
+
+
 def test_training_steps_are_compared_with_sdpa(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(dispatch.KERNELS, "sdpa", vendor.SDPA)
-    monkeypatch.setattr(torch, "compile", lambda model: model)
-    sizes = ["--models", "nano", "--batch", "1", "--length", "16", "--steps", "1", "--precision", "bf16"]
+    monkeypatch.setattr(torch, "compile", uncompiled)
+    sizes = [
+        "--models",
+        "nano",
+        "--batch",
+        "1",
+        "--length",
+        "16",
+        "--steps",
+        "1",
+        "--precision",
+        "bf16",
+        "--emulated",
+    ]
     bench_train.main([*sizes, "--mechanisms", "softmax", "--write", str(tmp_path)])
     page = capsys.readouterr().out
     assert "## nano, bf16, 1 x 16 tokens" in page
     baseline = next(line for line in page.splitlines() if line.startswith("| softmax, sdpa |"))
-    assert baseline.endswith("| 1.00 |")
+    assert baseline.split("|")[-3].strip() == "1.00"
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| ")]
+    peers = [row[-2].strip() for row in rows if row[1].strip().startswith(tuple(PEERS))]
+    assert len(peers) == 2 * len(PEERS)
+    assert max(peers) == "1.00"
     raw = json.loads((tmp_path / "benchmarks/results/train.json").read_text())
-    names = ["softmax, sdpa", "softmax, sdpa, torch.compile", "softmax, dense", "softmax, auto"]
+    peers = [f"{name}{how}" for name in PEERS for how in ("", ", torch.compile")]
+    names = [*peers, "softmax, sdpa", "softmax, dense", "softmax, auto"]
     assert [x["candidate"] for x in raw["steps"]] == names
     assert all(x["seconds"] > 0 for x in raw["steps"])
 
 
-def test_a_training_step_learns():
+@pytest.mark.parametrize(("name", "kernel"), [("softpick", "auto"), *((name, None) for name in PEERS)])
+def test_a_training_step_learns(name, kernel):
     train = TrainConfig(batch_size=1, length=16, precision="fp32", learning_rate=1e-2)
-    step = bench_train.training_step(ModelConfig(preset="nano"), train, CPU, compiled=False)
+    module = bench_train.build(bench_train.Candidate(name, kernel), ModelConfig(preset="nano"), train)
+    step = bench_train.training_step(module, 1024, train, CPU, compiled=False)
     losses = [float(step()) for _ in range(8)]
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_a_peer_is_of_the_shape_of_the_model():
+    plan = resolve(ModelConfig(preset="nano", tie_embeddings=False))
+    ours = GPT(plan).parameter_count()
+    assert sum(x.numel() for x in Llama(plan, 16).parameters()) == ours
+    # Four square matrices and two of 4 d_model per block, one table; biases, norms and positions are little.
+    matrices = (12 * plan.n_layer * plan.d_model + plan.vocab_size) * plan.d_model
+    assert matrices < sum(x.numel() for x in PlainGPT(plan, 16).parameters()) < 1.02 * matrices
+
+
+@pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)
+def test_a_peer_sees_no_later_token(peer):
+    plan = resolve(ModelConfig(preset="nano", init_std=0.2))
+    torch.manual_seed(0)
+    model, tokens = peer(plan, 16), torch.randint(1024, (1, 16))
+    changed = tokens.clone()
+    changed[:, 9] = (changed[:, 9] + 1) % 1024
+    targets = torch.full_like(tokens, -100)
+    targets[:, :9] = tokens[:, 1:10]
+    with torch.no_grad():
+        assert torch.equal(model(tokens, targets), model(changed, targets))
+        targets[:, 9] = 3
+        assert not torch.equal(model(tokens, targets), model(changed, targets))
+
+
+def test_emulated_products_are_not_timed(monkeypatch, capsys):
+    monkeypatch.setattr(bench_train, "resolve_precision", lambda *_: "fp32")
+    bench_train.main(["--models", "nano", "--precision", "bf16", "--mechanisms", "softmax"])
+    shown = capsys.readouterr().out
+    assert "Not timed: bf16" in shown
+    assert "## nano" not in shown
+
+
 def test_a_model_on_a_wrong_kernel_is_not_timed(monkeypatch):
     monkeypatch.setitem(dispatch.KERNELS, "sdpa", vendor.SDPA)
-    monkeypatch.setattr(torch, "compile", lambda model: model)
+    monkeypatch.setattr(torch, "compile", uncompiled)
     monkeypatch.setattr(
         bench_train, "broken", lambda mechanism, *_: "is wrong" if mechanism.name == "softpick" else None
     )
     train = TrainConfig(batch_size=1, length=8, precision="fp32")
-    timed = bench_train.time_model("nano", train, ["softmax", "softpick"], 1, CPU)
+    chosen = bench_train.candidates(["softmax", "softpick"], compiled=False)
+    timed = bench_train.time_model("nano", train, chosen, 1, CPU)
     assert [x.candidate for x in timed if x.seconds is None] == ["softpick, auto"]
     assert "not measured: is wrong" in bench_train.model_table(timed)
 
