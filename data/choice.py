@@ -1,9 +1,12 @@
 """Which corpus reads a file or folder, and what a data section changes in the one that it builds on."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from data.config import DataConfig
 from data.corpora import CORPORA
@@ -72,6 +75,22 @@ def consequences(inherited: Mapping[str, Any], section: Mapping[str, Any]) -> di
     return {name: value for name, value in changed.items() if name not in section}
 
 
+def of_section(section: Mapping[str, Any], where: str) -> DataConfig:
+    """The config that a section of `data` makes by itself. DataError: unknown keys, or values of other types."""
+    try:
+        config = merged(OmegaConf.structured(DataConfig), [section])
+        return cast(DataConfig, OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:
+        raise DataError(f"{where}: {str(error).splitlines()[0]}") from None
+
+
+def merged(config: Any, sections: Sequence[Mapping[str, Any]]) -> Any:
+    """An OmegaConf config of the data with the keys of sections, and what follows from them."""
+    section = {key: value for values in sections for key, value in values.items()}
+    inherited = cast(dict[str, Any], OmegaConf.to_container(config))
+    return OmegaConf.merge(config, consequences(inherited, section), *sections)
+
+
 def _takes_files(section: Mapping[str, Any]) -> bool:
     """Whether a path is handed to a builder of the `datasets` library, such as "json"."""
     return section.get("corpus") == "huggingface" and "/" not in str(section.get("dataset") or "/")
@@ -87,7 +106,15 @@ def located(config: DataConfig) -> DataConfig:
     """The same with whole paths instead of relative ones, so that they lead to the same files from every folder."""
     tokenizer = replace(config.tokenizer, path=whole(config.tokenizer.path))
     places: dict[str, Any] = {"path": whole(config.path), "tokenizer": tokenizer}
+    if config.sources:
+        places["sources"] = {name: _located_source(source) for name, source in config.sources.items()}
     return replace(config, **places)
+
+
+def _located_source(source: Any) -> Any:
+    return (
+        source | {"path": whole(source["path"])} if isinstance(source, dict) and "path" in source else source
+    )
 
 
 def whole(path: str | None) -> str | None:

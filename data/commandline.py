@@ -1,14 +1,14 @@
 """The options of a command line as a config of the data."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from common.configs import chain
 from common.errors import nearest
-from data.choice import consequences
+from data.choice import merged
 from data.config import DataConfig
 from data.errors import DataError
 from data.options import read_option
@@ -30,9 +30,7 @@ def parse(arguments: list[str]) -> DataConfig:
     config = OmegaConf.structured(DataConfig)
     try:
         for sections in [*([layer] for layer in layers), typed]:
-            section = {key: value for values in sections for key, value in values.items()}
-            inherited = cast(dict[str, Any], OmegaConf.to_container(config))
-            config = OmegaConf.merge(config, consequences(inherited, section), *sections)
+            config = merged(config, sections)
         return cast(DataConfig, OmegaConf.to_object(config))
     except ConfigKeyError as error:
         parent = error.parent_node if OmegaConf.is_dict(error.parent_node) else {}

@@ -1,4 +1,4 @@
-"""The one error of this package."""
+"""The errors of this package."""
 
 from common.errors import InputError
 
@@ -8,3 +8,7 @@ class DataError(InputError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message.replace("\r", "\\r").replace("\n", "\\n"))
+
+
+class StoppedError(DataError):
+    """A build that stopped for a reason outside of the data; what is done stays, and the next call goes on there."""

@@ -9,16 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentencepiece
 
 from common.errors import nearest
 from data.config import TokenizerConfig
 from data.errors import DataError
+from data.words import GAP, SPACE, Words, by_words
 
 KINDS = ("bpe", "unigram", "char")
 LONGEST_LINE = 1 << 16
-SPACE = "\u2581"
-"""SentencePiece writes a space as this character, and would read the character as a space."""
 SETTINGS: dict[str, Any] = {
     "character_coverage": 1.0,
     "byte_fallback": True,
@@ -47,7 +47,7 @@ class LostTextError(DataError):
     """Text number `index` of several does not survive the tokenizer."""
 
     def __init__(self, index: int, text: str, back: str) -> None:
-        self.index = index
+        self.index, self.text, self.back = index, text, back
         pairs = enumerate(zip(text, back, strict=False))
         begin = next((place for place, (one, other) in pairs if one != other), min(len(text), len(back)))
         here = slice(max(0, begin - 10), begin + 20)
@@ -56,6 +56,9 @@ class LostTextError(DataError):
         else:
             what = f"{text[here]!r} comes back as {back[here]!r}"
         super().__init__(f"the tokenizer loses text: {what}; {LOSSLESS}")
+
+    def __reduce__(self) -> tuple[type["LostTextError"], tuple[int, str, str]]:
+        return LostTextError, (self.index, self.text, self.back)
 
 
 class Tokenizer:
@@ -77,7 +80,12 @@ class Tokenizer:
         self.vocab_size: int = self._model.vocab_size()
         self.bos: int = self._model.bos_id()
         self.unknown: int = self._model.unk_id()
+        self.dtype = "uint16" if self.vocab_size <= 1 << 16 else "uint32"
+        """That ids are stored in."""
         self.fingerprint = hashlib.sha256(model).hexdigest()
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes]]:
+        return Tokenizer, (self.model,)
 
     def encode(self, text: str, bos: bool = False) -> list[int]:
         """The ids of a text, BOS first if asked for."""
@@ -103,6 +111,13 @@ class Tokenizer:
                 raise LostTextError(number, text, back)
         return ids
 
+    def encode_packed(self, texts: Sequence[str]) -> list[bytes]:
+        """The ids of each text as an array of `dtype`, in bytes; on one core, and each word once where that will do.
+
+        Raises as `encode_all`.
+        """
+        return [self._packed(number, text) for number, text in enumerate(texts)]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; BOS has none. DataError: an id outside the vocabulary."""
         text: str = self._model.decode(self._checked(ids))
@@ -111,6 +126,17 @@ class Tokenizer:
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """One label per id, for an axis or a table: ▁ is a space, ↵ a line break, <0xE2> a byte, <s> BOS."""
         return [piece.replace("\n", "↵") for piece in self._model.id_to_piece(self._checked(ids))]
+
+    def piece_bytes(self) -> list[bytes]:
+        """The bytes that each id stands for; none for BOS and other control pieces."""
+        found = []
+        for id in range(self.vocab_size):
+            piece = self._model.id_to_piece(id)
+            if self._model.is_byte(id):
+                found.append(bytes([int(piece[1:-1], 16)]))
+            else:
+                found.append(b"" if self._model.is_control(id) else piece.replace(SPACE, " ").encode())
+        return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model to one file, which `load` and every SentencePiece binding read."""
@@ -130,6 +156,25 @@ class Tokenizer:
     def adds_space(self) -> bool:
         """Whether a text is encoded as if a space stood before it (add_dummy_prefix), as Llama 2's tokenizer does."""
         return self._model.id_to_piece(self._model.encode("x"))[0].startswith(SPACE)
+
+    def _packed(self, number: int, text: str) -> bytes:
+        try:
+            if self._words is None or GAP in text or SPACE in text:
+                return self._packed_whole(text)
+            return self._words.encode(text)
+        except LostTextError as lost:
+            raise LostTextError(number, lost.text, lost.back) from None
+
+    def _packed_whole(self, text: str) -> bytes:
+        ids = self._model.encode(text) if SPACE not in text and _is_unicode(text) else None
+        if ids is None or self._model.decode(ids) != text or self.unknown in ids or self.bos in ids:
+            # Encoded in parts, or refused with a reason.
+            ids = self.encode_all([text])[0]
+        return np.array(ids, dtype=self.dtype).tobytes()
+
+    @cached_property
+    def _words(self) -> Words | None:
+        return Words(self._packed_whole) if by_words(self.model) else None
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         checked = [int(id) for id in ids]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from common.targets import IGNORED
-from data import BatchOrder, PackedDataset
+from data import PackedDataset
 from models import ModelError
 
 Batch = dict[str, Tensor]
@@ -47,7 +47,7 @@ class TrainingBatches:
             )
         self.micro_batches = self.share // self.micro_batch_size
         self.dataset = dataset
-        self._order = BatchOrder(len(dataset), seed)
+        self._order = dataset.order(seed)
         self._batch_size = batch_size
         self._rank = rank
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from common.errors import nearest
 from data.corpora.base import Corpus
-from data.corpora.reading import content_hash, files_below, local_path, suffix
+from data.corpora.reading import COMPRESSED, Hashes, content_hashes, files_below, local_path, suffix
 from data.errors import DataError
 
 if TYPE_CHECKING:
@@ -62,11 +62,17 @@ class FileCorpus(Corpus):
         wanted = " or ".join(cls.suffixes + cls.otherwise)
         raise DataError(f"no {wanted} file, compressed or not, in {path}")
 
-    def identity(self) -> dict[str, Any]:
+    def text_bytes(self) -> int | None:
+        """The bytes of the files, unless they are compressed."""
+        if any(file.suffix.lower() in COMPRESSED for file in self.files):
+            return None
+        return sum(file.stat().st_size for file in self.files)
+
+    def identity(self, hashes: Hashes = content_hashes) -> dict[str, Any]:
         """The content of the files and the options that decide how it is read; not where the files lie."""
         return {
             "options": {option: getattr(self.config, option) for option in sorted(self.options - {"path"})},
-            "files": [content_hash(file) for file in self.files],
+            "files": hashes(self.files),
         }
 
 

@@ -1,7 +1,7 @@
 """Any dataset that the `datasets` library reads: from the hub, from files of this machine, from `save_to_disk`."""
 
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import nearest
 from data.corpora.base import Corpus, Document
 from data.corpora.files import FieldOptions, text_of
-from data.corpora.reading import content_hash, local_path, reason
+from data.corpora.reading import Hashes, content_hashes, local_path, reason
 from data.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,13 +47,22 @@ class HuggingFace(Corpus):
                 "corpus 'huggingface' needs dataset, e.g. HuggingFaceFW/fineweb-edu, or a local folder"
             )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, hashes: Hashes = content_hashes) -> dict[str, Any]:
         """The options, and the content of whatever in them lies on this machine."""
         named = {option: getattr(self.config, option) for option in sorted(self.options)}
-        return {"options": named, "files": [content_hash(file) for file in self._local_files()]}
+        return {"options": named, "files": hashes(self._local_files())}
+
+    @property
+    def remote(self) -> bool:  # type: ignore[override]
+        """Whether nothing of it lies on this machine."""
+        return not self._local_files()
 
     def documents(self) -> Iterator[Document]:
         """The records from the first on."""
+        return self.documents_from(0)
+
+    def documents_from(self, start: int) -> Iterator[Document]:
+        """The records without the first `start` of them."""
         config = self.config
         named = " ".join(filter(None, [config.dataset, config.dataset_name, config.path]))
         try:
@@ -63,14 +72,15 @@ class HuggingFace(Corpus):
                 "corpus 'huggingface' needs a package that is missing: pip install datasets"
             ) from None
         try:
-            for number, record in enumerate(self._records(datasets), start=1):
+            records = self._records(datasets)
+            for number, record in enumerate(records.skip(start) if start else records, start + 1):
                 yield Document(text_of(record, config.field, f"{named}, record {number}"))
         except DataError:
             raise
         except Exception as error:  # of many libraries beneath
             raise DataError(f"cannot read dataset {named}: {reason(error)}") from None
 
-    def _records(self, datasets: Any) -> Iterable[dict[str, Any]]:
+    def _records(self, datasets: Any) -> Any:
         config = self.config
         if self._saved is None:
             return datasets.load_dataset(

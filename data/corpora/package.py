@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from data.corpora.base import Corpus, Document
+from data.corpora.reading import Hashes, content_hashes
 from data.errors import DataError
 
 if TYPE_CHECKING:
@@ -58,10 +59,13 @@ class PackageCorpus(Corpus):
             raise self._broken()
         return files
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, hashes: Hashes = content_hashes) -> dict[str, Any]:
         """Version, content of the files, and the hash expected of their text, as it depends on cleaning."""
-        content = [hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files]
-        return {"version": self.installed.version, "files": content, "expected": self.sha256[self.selection]}
+        return {
+            "version": self.installed.version,
+            "files": hashes(self.files),
+            "expected": self.sha256[self.selection],
+        }
 
     def documents(self) -> Iterator[Document]:
         """All documents, once they are known to be the expected ones."""

@@ -5,7 +5,7 @@ import gzip
 import io
 import lzma
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -14,6 +14,8 @@ from data.errors import DataError
 
 COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".xz": b"\xfd7zXZ\0", ".bz2": b"BZh"}
 """By suffix: what a file that is compressed so begins with."""
+Hashes = Callable[[Sequence[Path]], list[str]]
+"""What gives the sha256 of each file's content."""
 ARCHIVES = {".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar"}
 """Their files would be read with the names and sizes between them."""
 
@@ -73,12 +75,15 @@ def read_lines(file: Path) -> Iterator[str]:
         ) from None
 
 
-def content_hash(file: Path) -> str:
-    """Hex sha256 of a file's content. DataError: not readable."""
-    try:
-        return file_hash(file)
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {reason(error)}") from None
+def content_hashes(files: Sequence[Path]) -> list[str]:
+    """Hex sha256 of each file's content. DataError: not readable."""
+    found = []
+    for file in files:
+        try:
+            found.append(file_hash(file))
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {reason(error)}") from None
+    return found
 
 
 def reason(error: BaseException) -> str:

@@ -30,6 +30,7 @@ from common.errors import nearest
 from common.hashing import json_hash
 from common.ranges import ranged
 from data.corpora.base import Corpus, Document
+from data.corpora.reading import Hashes, content_hashes
 from data.errors import DataError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Synthetic(Corpus):
             raise DataError("corpus 'synthetic' needs tokenizer.kind=char, which makes each symbol a token")
         self.task = config.task
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, hashes: Hashes = content_hashes) -> dict[str, Any]:
         """The options, and a few documents, which change whenever the way they are made does."""
         texts = [document.text for document in itertools.islice(self.documents(), 8)]
         options = {option: getattr(self.config, option) for option in sorted(self.options | {"seed"})}

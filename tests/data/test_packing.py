@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.targets import IGNORED
-from data import DataError, PackedDataset, Prepared, Shard
-from data.packing import best_fit
+from data import DataError, PackedDataset, Prepared
+from data.fitting import best_fit
+from data.shards import Shard
+from data.tokens import TokenFile
 
 BOS = 1
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=30)
@@ -29,7 +31,8 @@ def make_shard(folder: Path, sizes: list[int], given: int = 0) -> Shard:
     )
     stored = np.array(sizes, dtype=np.int64) + 1
     fewest = np.minimum(given, sizes)
-    return Shard(folder / "train.uint32", "uint32", np.cumsum(stored) - stored, stored, fewest, 3 * stored)
+    files = (TokenFile(folder / "train.uint32", "uint32", int(stored.sum())),)
+    return Shard(files, np.cumsum(stored) - stored, stored, fewest, 3 * stored)
 
 
 def rows(dataset: PackedDataset) -> list[dict[str, torch.Tensor]]:
@@ -164,7 +167,8 @@ def test_what_is_given_is_read_and_not_learned(
 def test_ten_million_tokens_pack_in_seconds(tmp_path: Path) -> None:
     sizes = np.random.default_rng(0).integers(2, 400, size=50_000)
     (tmp_path / "train.uint16").write_bytes(bytes(2 * int(sizes.sum())))
-    shard = Shard(tmp_path / "train.uint16", "uint16", np.cumsum(sizes) - sizes, sizes, 0 * sizes, sizes)
+    files = (TokenFile(tmp_path / "train.uint16", "uint16", int(sizes.sum())),)
+    shard = Shard(files, np.cumsum(sizes) - sizes, sizes, 0 * sizes, sizes)
     began = time.process_time()
     dataset = PackedDataset(shard, 512)
     assert time.process_time() - began < 3

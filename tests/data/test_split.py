@@ -1,16 +1,31 @@
 """Held-out documents are never trained on."""
 
+import hashlib
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from data import DataConfig, DataError, Prepared, TokenizerConfig, prepare
+from data import DataConfig, DataError, Prepared, TokenizerConfig, prepare, split
 from data.corpora import open_corpus
-from data.split import check, hold_out
+from data.split import chance, check
+from data.survey import as_digests
+
+
+def hold_out(units: Sequence[str], strata: Sequence[str], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Of documents with these units and strata, in parts of seven."""
+    names = list(dict.fromkeys(strata))
+    chances = as_digests([chance(unit, seed) for unit in units])
+    places = np.array([names.index(stratum) for stratum in strata], dtype=np.int32)
+    cuts = range(7, len(units), 7)
+    kept = np.ones(len(units), dtype=bool)
+    return split.hold_out(np.split(chances, cuts), np.split(places, cuts), names, kept, fraction)
 
 
 def words(text: str) -> str:
@@ -105,3 +120,32 @@ def test_what_is_held_out_is_frozen() -> None:
     units, strata = [f"u{i}" for i in range(12)], ["ab"[i % 2] for i in range(12)]
     chosen = [hold_out(units, strata, 0.25, seed).nonzero()[0].tolist() for seed in (0, 1)]
     assert chosen == [[3, 6, 11], [5, 6, 7]]
+
+
+@given(
+    units=st.lists(st.integers(0, 30).map(str), min_size=2, max_size=60).filter(
+        lambda units: len(set(units)) > 1
+    ),
+    fraction=st.floats(0.001, 0.999),
+    bucket=st.integers(1, 20),
+)
+def test_buckets_of_any_size_choose_the_same(units: list[str], fraction: float, bucket: int) -> None:
+    strata = [unit[0] for unit in units]
+    whole = hold_out(units, strata, fraction, 1).tolist()
+    assert whole == plain_hold_out(units, strata, fraction, 1)
+    digests = as_digests([chance(unit, 0) for unit in units])
+    again = [unit in units[:number] for number, unit in enumerate(units)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split, "BUCKET", bucket)
+        assert hold_out(units, strata, fraction, 1).tolist() == whole
+        assert split.duplicates(np.split(digests, [5])).tolist() == again
+
+
+def plain_hold_out(units: Sequence[str], strata: Sequence[str], fraction: float, seed: int) -> list[bool]:
+    """The rule, all in memory."""
+    stratum_of = dict(zip(reversed(units), reversed(strata), strict=True))
+    digest = {unit: hashlib.sha256(f"{seed}:{unit}".encode()).digest() for unit in stratum_of}
+    order = sorted(stratum_of, key=lambda unit: (stratum_of[unit], digest[unit]))
+    count = min(max(1, round(fraction * len(order))), len(order) - 1)
+    chosen = {order[int((rank + 0.5) * len(order) / count)] for rank in range(count)}
+    return [unit in chosen for unit in units]

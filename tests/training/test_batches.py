@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.targets import IGNORED
-from data import PackedDataset, prepare
+from data import BatchOrder, PackedDataset, prepare
 from models import ModelError
 from tests.training.conftest import MakeConfig
 from training.batches import TrainingBatches, count_targets, validation_batches
@@ -42,6 +42,9 @@ class Numbered:
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: torch.tensor([index]) for name in ("tokens", "targets", "documents")}
+
+    def order(self, seed: int) -> BatchOrder:
+        return BatchOrder(len(self), seed)
 
 
 def test_an_epoch_sees_every_sequence_once_and_the_next_one_in_another_order() -> None:

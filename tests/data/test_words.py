@@ -1,0 +1,38 @@
+"""Word by word gives the ids of the whole."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from test_tokenizer import TOKENIZERS
+
+from data import Tokenizer, TokenizerConfig, words
+from data.tokenizer import train
+from data.words import by_words
+
+TEXT = st.text(alphabet=st.sampled_from("aab e\n\t\0\u2581\u00e9x1. \r"), max_size=60) | st.text(max_size=30)
+
+
+@given(texts=st.lists(TEXT, max_size=5))
+@example(texts=["", " ", "  \n ", "\n\n", "a\0b c", "\u2581 a"])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_the_same_ids_as_the_whole_text(kind: str, texts: list[str]) -> None:
+    tokenizer: Tokenizer = TOKENIZERS[kind]
+    packed = [np.frombuffer(ids, tokenizer.dtype).tolist() for ids in tokenizer.encode_packed(texts)]
+    assert packed == [tokenizer.encode(text) for text in texts]
+
+
+def test_which_tokenizers_qualify() -> None:
+    assert [kind for kind in TOKENIZERS if by_words(TOKENIZERS[kind].model)] == ["bpe"]
+    assert by_words(train(["a b\nc"], TokenizerConfig(kind="char", vocab_size=300)).model)
+
+
+def test_words_are_forgotten_before_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "MOST", 10)
+    tokenizer = Tokenizer(TOKENIZERS["bpe"].model)
+    text = " ".join(f"w{number}" for number in range(50))
+    assert np.frombuffer(tokenizer.encode_packed([text])[0], tokenizer.dtype).tolist() == tokenizer.encode(
+        text
+    )
+    assert tokenizer._words is not None
+    assert len(tokenizer._words) < 15
