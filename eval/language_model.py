@@ -7,7 +7,7 @@ simple_evaluate(model=model, tasks=["arc_easy", "piqa"])        # any task of lm
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from eval.subjects.base import Subject
 from eval.subjects.run import RunSubject
 from eval.terminal import progress
 from models import ModelError, generate, left_pad
+from models.choice import Choice
 
 GENERATED = 256
 """Tokens to generate for a task that does not say, where they leave half of the positions to the context."""
@@ -32,6 +33,10 @@ Encoded = tuple[tuple[str, str], list[int], list[int]]
 
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Names of the number of tokens to generate; of several that a task gives, lm-eval takes the first of these."""
+
+
+CHOICES = {option.name for option in fields(Choice)}
+"""Options of drawing that runs of this project know."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +270,7 @@ def _sampling(asked: dict[str, Any]) -> dict[str, Any]:
     temperature = float(asked.pop("temperature", 0.0))
     drawn = asked.pop("do_sample", temperature > 0)
     if not drawn:
-        return {name: value for name, value in asked.items() if name not in ("top_k", "top_p")}
+        return {name: value for name, value in asked.items() if name not in CHOICES}
     if temperature <= 0:
         raise ModelError("do_sample needs a temperature above 0")
     return {"temperature": temperature, **asked}
@@ -289,10 +294,9 @@ def continuations(
     """
     if not isinstance(subject, RunSubject):
         return [subject.generate(prompt, room, **sampling) for prompt in prompts]
-    if unknown := sampling.keys() - {"temperature", "top_k", "top_p"}:
-        raise ModelError(
-            f"runs of this project cannot generate with {min(unknown)!r}; they know temperature, top_k and top_p"
-        )
+    if unknown := sampling.keys() - CHOICES:
+        known = ", ".join(sorted(CHOICES))
+        raise ModelError(f"runs of this project cannot generate with {min(unknown)!r}; they know {known}")
     tokens, documents = left_pad(prompts, device=subject.device)
     options = {"temperature": 0.0, **sampling}
     grown = generate(subject.network, tokens, room, stop=subject.bos, documents=documents, **options)

@@ -37,6 +37,8 @@ def main() -> None:
         temperature=arguments.temperature,
         top_k=arguments.top_k,
         top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        top_n_sigma=arguments.top_n_sigma,
         seed=arguments.seed,
         stop=run.tokenizer.bos,
     )
@@ -70,6 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
     parser.add_argument("--top-k", type=int, help="draw among the k most likely tokens")
     parser.add_argument("--top-p", type=float, help="draw among the fewest tokens that have this probability")
+    parser.add_argument(
+        "--min-p", type=float, help="draw among tokens at least this many times as likely as the likeliest"
+    )
+    parser.add_argument(
+        "--top-n-sigma",
+        type=float,
+        help="draw among tokens whose logits are at most so many standard deviations below the largest",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same text")
     parser.add_argument("--step", type=int, help="checkpoint (default: the latest)")
     parser.add_argument("--device", help="default: the accelerator, if there is one")

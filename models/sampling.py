@@ -1,12 +1,12 @@
-"""Drawing text from a model: greedy, temperature, top-k, nucleus; one prompt or a batch of them."""
+"""Drawing text from a model: greedy, by temperature, among the likeliest tokens; one prompt or a batch of them."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from models.cache import KVCache
+from models.choice import Choice
 from models.errors import ModelError
 from models.gpt import GPT
 
@@ -19,6 +19,8 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    top_n_sigma: float | None = None,
     seed: int = 0,
     stop: int | None = None,
     documents: Tensor | None = None,
@@ -34,6 +36,8 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        min_p=min_p,
+        top_n_sigma=top_n_sigma,
         seed=seed,
         stop=stop,
         documents=documents,
@@ -49,14 +53,16 @@ def stream(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    top_n_sigma: float | None = None,
     seed: int = 0,
     stop: int | None = None,
     documents: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yield one token per row and step, int64 [B], as soon as it is drawn.
 
-    The same arguments give the same tokens. With a temperature of 0 the most likely token is taken, and seed,
-    top_k and top_p do not matter.
+    The same arguments give the same tokens. With a temperature of 0 the most likely token is taken, and neither
+    the seed nor what keeps tokens matters. A token is drawn among those that all of the arguments keep.
 
     Args:
         model: its dtype and device are used.
@@ -65,6 +71,9 @@ def stream(
         temperature: 0 or more.
         top_k: keep only the k most likely tokens.
         top_p: of those, keep the smallest set whose probability reaches p.
+        min_p: keep tokens at least p times as likely as the likeliest (Nguyen et al., arXiv 2407.01082).
+        top_n_sigma: keep tokens whose logit is at most n standard deviations of all logits below the largest, whatever
+            the temperature (Tang et al., arXiv 2411.07641).
         seed: of the random draws.
         stop: a token id that ends a row, the beginning-of-document token for the end of the document; the row then
             repeats it until all have ended.
@@ -73,8 +82,9 @@ def stream(
     Raises:
         ModelError: before anything is computed, an argument out of range; later, logits that are not finite.
     """
-    _check(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, stop, documents)
-    choice = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    choice = Choice(temperature, top_k, top_p, min_p, top_n_sigma)
+    choice.check(model.pieces)
+    _check(model, tokens, max_new_tokens, seed, stop, documents)
     return _steps(model, tokens, max_new_tokens, choice, seed, stop, documents)
 
 
@@ -111,32 +121,12 @@ def readable(
     yield decode(ids)[len(shown) :]
 
 
-def distribution(logits: Tensor, *, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
-    """Probabilities float64 [B, V] from which the next token is drawn, given logits [B, V].
-
-    Temperature first, then top-k, then top-p among what is left; ties go to the lower token id.
-    """
-    logits = logits.double()
-    if temperature == 0:
-        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
-    # Subtracting the largest first keeps a tiny temperature from overflowing.
-    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature
-    ordered, order = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
-    if top_k is not None:
-        ordered[:, top_k:] = 0
-        ordered /= ordered.sum(-1, keepdim=True)
-    if top_p is not None and top_p < 1:
-        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0
-        ordered /= ordered.sum(-1, keepdim=True)
-    return torch.zeros_like(ordered).scatter_(-1, order, ordered)
-
-
 @torch.no_grad()
 def _steps(
     model: GPT,
     tokens: Tensor,
     max_new_tokens: int,
-    choice: dict,
+    choice: Choice,
     seed: int,
     stop: int | None,
     documents: Tensor | None,
@@ -152,7 +142,7 @@ def _steps(
             raise ModelError(
                 "the model's logits are not finite: its weights are damaged or its training diverged"
             )
-        drawn = torch.multinomial(distribution(logits, **choice), 1, generator=generator)[:, 0]
+        drawn = torch.multinomial(choice.distribution(logits), 1, generator=generator)[:, 0]
         if stop is not None:
             drawn = drawn.masked_fill(ended, stop)
             ended |= drawn == stop
@@ -167,9 +157,6 @@ def _check(
     model: GPT,
     tokens: Tensor,
     max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
     seed: int,
     stop: int | None,
     documents: Tensor | None,
@@ -185,12 +172,6 @@ def _check(
             f"a prompt of {tokens.shape[1]} tokens and {max_new_tokens} new ones exceed max_length "
             f"{model.plan.max_length}"
         )
-    if not (temperature >= 0 and math.isfinite(temperature)):
-        raise ModelError(f"temperature must be 0 (greedy) or a positive number, got {temperature}")
-    if top_k is not None and not 1 <= top_k <= model.pieces:
-        raise ModelError(f"top_k must be between 1 and the vocabulary's {model.pieces}, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ModelError(f"top_p must be above 0 and at most 1, got {top_p}")
     if not 0 <= seed < 2**63:
         raise ModelError(f"seed must be in 0..2^63 - 1, got {seed}")
     if stop is not None and not 0 <= stop < model.pieces:

@@ -2,13 +2,14 @@ import pytest
 import torch
 
 from models import ModelError, generate, left_pad, stream
-from models.sampling import distribution, readable
+from models.choice import Choice
+from models.sampling import readable
 
 LOGITS = torch.tensor([[0.1, 0.4, 0.3, 0.2]]).log()
 
 
 def chosen(**choice):
-    return distribution(LOGITS, **{"temperature": 1.0, "top_k": None, "top_p": None, **choice})[0].tolist()
+    return Choice(**choice).distribution(LOGITS)[0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,19 @@ def chosen(**choice):
         ({"top_p": 1.0}, [0.1, 0.4, 0.3, 0.2]),
         ({"top_k": 3, "top_p": 0.5}, [0, 4 / 7, 3 / 7, 0]),
         ({"temperature": 0.5, "top_p": 0.5}, [0, 1, 0, 0]),
+        ({"min_p": 0.0}, [0.1, 0.4, 0.3, 0.2]),
+        ({"min_p": 0.4}, [0, 4 / 9, 3 / 9, 2 / 9]),
+        ({"min_p": 0.6}, [0, 4 / 7, 3 / 7, 0]),
+        ({"min_p": 1.0}, [0, 1, 0, 0]),
+        ({"min_p": 0.4, "temperature": 0.5}, [0, 16 / 25, 9 / 25, 0]),
+        ({"min_p": 0.4, "top_k": 2}, [0, 4 / 7, 3 / 7, 0]),
+        ({"min_p": 0.4, "top_p": 0.7}, [0, 4 / 7, 3 / 7, 0]),
+        # The logits' standard deviation is 0.522: 0.55 and 1.33 of it below the largest lie the next two.
+        ({"top_n_sigma": 0.0}, [0, 1, 0, 0]),
+        ({"top_n_sigma": 0.6}, [0, 4 / 7, 3 / 7, 0]),
+        ({"top_n_sigma": 1.4}, [0, 4 / 9, 3 / 9, 2 / 9]),
+        ({"top_n_sigma": 1.4, "temperature": 0.5}, [0, 16 / 29, 9 / 29, 4 / 29]),
+        ({"top_n_sigma": 3.0}, [0.1, 0.4, 0.3, 0.2]),
     ],
 )
 def test_the_distribution_is_cut_as_asked(choice, expected):
@@ -35,8 +49,35 @@ def test_the_distribution_is_cut_as_asked(choice, expected):
 
 
 def test_ties_go_to_the_lower_id():
-    assert distribution(torch.zeros(1, 4), temperature=1, top_k=2, top_p=None)[0].tolist() == [0.5, 0.5, 0, 0]
-    assert distribution(torch.zeros(1, 4), temperature=0, top_k=None, top_p=None)[0].tolist() == [1, 0, 0, 0]
+    assert Choice(top_k=2).distribution(torch.zeros(1, 4))[0].tolist() == [0.5, 0.5, 0, 0]
+    assert Choice(temperature=0).distribution(torch.zeros(1, 4))[0].tolist() == [1, 0, 0, 0]
+    assert Choice(top_n_sigma=0).distribution(torch.zeros(1, 4))[0].tolist() == [0.25] * 4
+
+
+@pytest.mark.parametrize("top_n_sigma", [0.0, 0.5, 1.0, 2.5])
+def test_top_n_sigma_keeps_the_same_tokens_at_every_temperature(top_n_sigma):
+    logits = 3 * torch.randn(5, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mean = logits.sum(-1, keepdim=True) / 200
+    sigma = (((logits - mean) ** 2).sum(-1, keepdim=True) / 200).sqrt()
+    kept = logits >= logits.max(-1, keepdim=True).values - top_n_sigma * sigma
+    for temperature in (0.7, 1.0, 4.0):
+        expected = torch.where(kept, (logits / temperature).exp(), 0)
+        found = Choice(temperature, top_n_sigma=top_n_sigma).distribution(logits)
+        torch.testing.assert_close(found, expected / expected.sum(-1, keepdim=True))
+    assert kept.sum(-1).min() >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("min_p", [0.0, 0.02, 0.3, 1.0])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_min_p_is_that_of_transformers(min_p, temperature):
+    warpers = pytest.importorskip("transformers.generation.logits_process")
+    logits = 3 * torch.randn(5, 200, generator=torch.Generator().manual_seed(0))
+    tokens = torch.zeros(5, 1, dtype=torch.long)
+    warmed = warpers.TemperatureLogitsWarper(temperature)(tokens, logits)
+    expected = warpers.MinPLogitsWarper(min_p)(tokens, warmed).softmax(-1)
+    found = Choice(temperature, min_p=min_p).distribution(logits)
+    torch.testing.assert_close(found.float(), expected)
 
 
 @pytest.mark.slow
@@ -128,6 +169,10 @@ def test_tokens_are_yielded_as_they_are_drawn(build, tokens):
         ({"top_k": 65}, "top_k must be between"),
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_p": 1.1}, "top_p must be above 0"),
+        ({"min_p": -0.1}, "min_p must be between 0 and 1"),
+        ({"min_p": float("nan")}, "min_p must be between"),
+        ({"top_n_sigma": -1.0}, "top_n_sigma must be 0 or a positive number"),
+        ({"top_n_sigma": float("inf")}, "top_n_sigma must be 0"),
         ({"seed": -1}, "seed must be in"),
         ({"stop": 64}, "stop must be a token id"),
         ({"tokens": torch.zeros(1, 0, dtype=torch.long)}, "at least one token"),
