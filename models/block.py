@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attention import INFERENCE, CallSpec, Mechanism, Phase, RecurrentState, attend
 from models.cache import LayerCache, StateCache
-from models.norms import RMSNorm
+from models.mlps import MLPS
+from models.norms import norm
 from models.plan import LayerPlan, Plan
 from models.postops import post_ops
 from models.recompute import recomputed
 from models.rope import rotate
+from models.value_embedding import value_embedding
 
 
 class Mixer(nn.Module):
@@ -107,7 +109,9 @@ Observer = Callable[[AttentionCall], object]
 
 
 class Attention(nn.Module):
-    """Projections to heads, optional QK-norm, rotation, the cache, the mixer, the post-ops, and the projection back.
+    """Projections to heads, QK-norm, value embedding, rotation, cache, mixer, post-ops, and the projection back.
+
+    All but projections and mixer are options of the model.
 
     With differential attention the heads are maps: two key heads in a row share a value of twice the width, and the
     query heads that read them come in the same order. One call mixes all maps; the cache holds each value once.
@@ -120,24 +124,33 @@ class Attention(nn.Module):
         self.key = nn.Linear(plan.d_model, plan.n_kv_head * plan.head_dim, bias=False)
         self.value = nn.Linear(plan.d_model, plan.n_kv_head * plan.head_dim, bias=False)
         self.output = nn.Linear(plan.n_head * plan.head_dim, plan.d_model, bias=False)
-        self.query_norm = RMSNorm(plan.head_dim, plan.norm_eps) if plan.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(plan.head_dim, plan.norm_eps) if plan.qk_norm else nn.Identity()
+        self.query_norm = norm(plan, plan.head_dim) if plan.qk_norm else nn.Identity()
+        self.key_norm = norm(plan, plan.head_dim) if plan.qk_norm else nn.Identity()
+        self.query_gain: nn.Parameter | None = None
+        if plan.qk_gain is not None:
+            self.query_gain = nn.Parameter(torch.full((plan.n_head, 1), plan.qk_gain))
+        self.value_embedding = value_embedding(plan, layer)
         self.mixer = Mixer(plan, layer)
         self.post_ops = post_ops(plan, layer)
 
     def forward(
         self,
         x: Tensor,
+        tokens: Tensor,
         rotation: tuple[Tensor, Tensor] | None,
         documents: Tensor | None,
         cache: LayerCache | StateCache | None,
         phase: Phase,
         observe: Observer | None,
     ) -> Tensor:
-        """From [B, T, d_model] to [B, T, d_model]; documents [B, S] covers the cached positions, too."""
+        """From [B, T, d_model] of tokens [B, T] to [B, T, d_model]; documents [B, S] covers the cached ones, too."""
         query = self.query_norm(self.query(x).unflatten(-1, (-1, self.head_dim)))
         key = self.key_norm(self.key(x).unflatten(-1, (-1, self.head_dim)))
         value = self.value(x).unflatten(-1, (-1, self.value_dim))
+        if self.query_gain is not None:
+            query = query * self.query_gain.to(query.dtype)
+        if self.value_embedding is not None:
+            value = self.value_embedding(value, tokens, x)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         state = None
@@ -157,46 +170,20 @@ class Attention(nn.Module):
         return self.output(heads.flatten(-2))
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202)."""
-
-    def __init__(self, d_model: int, d_ff: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(d_model, d_ff, bias=False)
-        self.up = nn.Linear(d_model, d_ff, bias=False)
-        self.down = nn.Linear(d_ff, d_model, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., d_model] to [..., d_model]."""
-        return self.down(functional.silu(self.gate(x)) * self.up(x))
-
-
-class GELU(nn.Module):
-    """down(gelu(up(x)))."""
-
-    def __init__(self, d_model: int, d_ff: int) -> None:
-        super().__init__()
-        self.up = nn.Linear(d_model, d_ff, bias=False)
-        self.down = nn.Linear(d_ff, d_model, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., d_model] to [..., d_model]."""
-        return self.down(functional.gelu(self.up(x)))
-
-
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, plan: Plan, layer: LayerPlan) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(plan.d_model, plan.norm_eps)
+        self.attention_norm = norm(plan, plan.d_model)
         self.attention = Attention(plan, layer)
-        self.mlp_norm = RMSNorm(plan.d_model, plan.norm_eps)
-        self.mlp = {"swiglu": SwiGLU, "gelu": GELU}[plan.mlp](plan.d_model, plan.d_ff)
+        self.mlp_norm = norm(plan, plan.d_model)
+        self.mlp = MLPS[plan.mlp](plan.d_model, plan.d_ff)
 
     def forward(
         self,
         x: Tensor,
+        tokens: Tensor,
         rotation: tuple[Tensor, Tensor] | None = None,
         documents: Tensor | None = None,
         cache: LayerCache | StateCache | None = None,
@@ -209,8 +196,8 @@ class Block(nn.Module):
         `checkpointing` is one of those of `models.recompute`; other arguments as in `Attention`.
         """
         if checkpointing == "full":
-            return recomputed(self.forward, x, rotation, documents, cache, phase, observe)
-        x = x + self.attention(self.attention_norm(x), rotation, documents, cache, phase, observe)
+            return recomputed(self.forward, x, tokens, rotation, documents, cache, phase, observe)
+        x = x + self.attention(self.attention_norm(x), tokens, rotation, documents, cache, phase, observe)
         return x + (recomputed(self._feed, x) if checkpointing == "selective" else self._feed(x))
 
     def _feed(self, x: Tensor) -> Tensor:

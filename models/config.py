@@ -9,13 +9,17 @@ from typing import Any
 from common.errors import nearest
 from common.ranges import FLOAT32, one_of, ranged
 from common.shapes import mismatch
-from models import postops
+from models import postops, value_embedding
 from models.errors import ModelError
+from models.mlps import MLPS
+from models.norms import NORMS
 
 
 @dataclass
-class ModelConfig(*postops.OPTIONS):  # type: ignore[misc]
-    """The choices of a model, with those of its post-ops. None means: from the preset, or derived as said here.
+class ModelConfig(value_embedding.Options, *postops.OPTIONS):  # type: ignore[misc]
+    """The choices of a model, with those of its value embeddings and post-ops.
+
+    None means: from the preset, or derived as said here.
 
     Attributes:
         preset: one of `presets()`, or None when the shape is given field by field.
@@ -25,7 +29,7 @@ class ModelConfig(*postops.OPTIONS):  # type: ignore[misc]
         n_head: query heads.
         d_model: width of the residual stream.
         n_kv_head: key/value heads; None: as many as query heads.
-        d_ff: width of the MLP; None: 8/3 d_model rounded up to 256 for swiglu, 4 d_model for gelu.
+        d_ff: width of the MLP; None: 8/3 d_model rounded up to 256 for swiglu, 4 d_model for the others.
         max_length: hard limit on positions in training, evaluation and generation. It costs no memory.
         attention: mechanism names by layer, `"softmax"` or a pattern, `"softmax*1,swat*3"`.
         attention_options: options of mechanisms by name, `{"swat": {"window": 64}}`.
@@ -34,11 +38,14 @@ class ModelConfig(*postops.OPTIONS):  # type: ignore[misc]
         kernel: how attention is computed: "auto" or the name of a kernel.
         position: "rope" or "none".
         rope_theta: base of the rotary frequencies.
-        qk_norm: RMS-normalise queries and keys per head.
-        mlp: "swiglu" or "gelu"; None: the preset's, else swiglu.
+        qk_norm: normalise queries and keys per head, before the rotation.
+        qk_gain: initial value of a learned factor of each head's normalised queries; None: there is none.
+        norm: the kind of every norm: "rms" has a gain per channel, "single_scale" one gain, "unscaled" none.
+        mlp: "swiglu", "gelu" or "relu_squared"; None: the preset's, else swiglu.
         prediction: how logits become probabilities, "softmax" or "stablemax"; the cross-entropy trained on is its.
+        logit_softcap: c of c tanh(z / c), which the logits z of the head go through; None: they do not.
         tie_embeddings: one matrix for embedding and head; None: the preset's, else true.
-        norm_eps: epsilon of every RMSNorm.
+        norm_eps: epsilon of every norm.
         init_std: standard deviation of initial weights; None: the preset's, else 0.02.
     """
 
@@ -57,8 +64,11 @@ class ModelConfig(*postops.OPTIONS):  # type: ignore[misc]
     position: str = one_of("rope", "none")
     rope_theta: float = ranged(10_000.0, 0.0, FLOAT32, above=True)
     qk_norm: bool = False
-    mlp: str | None = one_of(None, "swiglu", "gelu")
+    qk_gain: float | None = ranged(None, 0.0, 1e6, above=True)
+    norm: str = one_of("rms", *(name for name in NORMS if name != "rms"))
+    mlp: str | None = one_of(None, *MLPS)
     prediction: str = one_of("softmax", "stablemax")
+    logit_softcap: float | None = ranged(None, 0.0, 1e6, above=True)
     tie_embeddings: bool | None = None
     norm_eps: float = ranged(1e-6, 0.0, 1.0, above=True)
     init_std: float | None = ranged(None, 0.0, 1e6, above=True)

@@ -10,9 +10,10 @@ from models.block import Block, Observer
 from models.cache import KVCache
 from models.config import ModelConfig
 from models.errors import ModelError
-from models.loss import log_stablemax, token_losses
-from models.norms import RMSNorm
+from models.loss import token_losses
+from models.norms import norm
 from models.plan import Plan, resolve
+from models.readout import Readout
 from models.rope import Rope
 
 
@@ -24,6 +25,7 @@ class GPT(nn.Module):
         layers: the blocks; `layers[i].attention.mixer` is where layer i mixes values.
         head: the output projection, or None where the embedding serves (tied). One tensor, saved once.
         checkpointing: what the backward pass computes again, one of the choices of `models.recompute`; "none" at first.
+        readout: what the head's products go through to become logits.
         rope: the rotary frequencies, None for a model without; an evaluation may put rescaled ones here.
         pieces: how many ids stand for text, the tokenizer's vocabulary; those above, which pad the head to a rounder
             size, are part of every softmax and never drawn. All of them until `load_run` knows the tokenizer.
@@ -44,10 +46,11 @@ class GPT(nn.Module):
         self.rope: Rope | None = None
         if self.plan.position == "rope":
             self.rope = Rope(self.plan.head_dim, self.plan.rope_theta)
-        self.norm = RMSNorm(self.plan.d_model, self.plan.norm_eps)
+        self.norm = norm(self.plan, self.plan.d_model)
         self.head = None
         if not self.plan.tie_embeddings:
             self.head = nn.Linear(self.plan.d_model, self.plan.vocab_size, bias=False)
+        self.readout = Readout.of(self.plan)
         self._initialise()
 
     def forward(
@@ -104,15 +107,16 @@ class GPT(nn.Module):
             documents = cache.extend_documents(documents)
         for index, layer in enumerate(self.layers):
             kept = None if cache is None else cache.layers[index]
-            x = layer(x, rotation, documents, kept, phase, observe, self.checkpointing)
+            x = layer(x, tokens, rotation, documents, kept, phase, observe, self.checkpointing)
         if cache is not None:
             cache.length += tokens.shape[1]
         return self.norm(x)
 
     def logits(self, x: Tensor) -> Tensor:
         """The head: normalised residual [..., d_model] to [..., vocab_size], whose softmax is the prediction."""
-        logits = functional.linear(x, self.embedding.weight) if self.head is None else self.head(x)
-        return log_stablemax(logits) if self.plan.prediction == "stablemax" else logits
+        return self.readout(
+            functional.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+        )
 
     @property
     def head_weight(self) -> Tensor:
@@ -127,7 +131,7 @@ class GPT(nn.Module):
         """Floating-point operations of one training step per token, at sequences of `length` tokens.
 
         6 N + sum over layers of 6 n_head (head_dim + value_dim) n. N counts the weights that multiply every token: all
-        matrices and the head, not the embedding's lookup. n is the mean number of keys a query sees:
+        matrices and the head, not the lookups of embeddings. n is the mean number of keys a query sees:
         (length + 1) / 2 under causality, fewer under a window. 6 is 2 (multiply, add) x 3 (one product
         forward, two backward); attention has two products, scores and values. Norms, pointwise functions,
         recomputation and document masks do not count: a second sweep over the keys is no more work done.

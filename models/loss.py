@@ -33,16 +33,3 @@ def token_losses(
         for some_rows, some_wanted in zip(rows.split(part), wanted.split(part), strict=True)
     ]
     return torch.cat(recomputed).view_as(targets)
-
-
-def log_stablemax(logits: Tensor) -> Tensor:
-    """log s(z) of StableMax (Prieto et al., arXiv 2501.04697), in float32 at least.
-
-        s(z) = z + 1 for z ≥ 0, 1 / (1 − z) for z < 0,     so that log s(z) = sign(z) log(1 + |z|)
-
-    The softmax of log s(z) is s(z) / Σ s(z), and its cross-entropy the paper's StableMax loss. Unlike softmax it
-    depends on more than differences of logits.
-    """
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    # Clamped, because the gradient at 0 is 1 and not that of |z|.
-    return torch.where(wide >= 0, wide.clamp(min=0).log1p(), -(-wide).clamp(min=0).log1p())

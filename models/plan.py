@@ -4,7 +4,6 @@ A config says what was chosen; `resolve` fills what it leaves open, from the pre
 override always wins over it.
 """
 
-import math
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from common.shapes import mismatch
 from models import patterns
 from models.config import ModelConfig, given, preset_values, presets
 from models.errors import ModelError
+from models.mlps import MLPS
 from models.postops import POST_OPS
 
 
@@ -156,14 +156,10 @@ def resolve(config: ModelConfig) -> Plan:
     chosen.setdefault("mlp", "swiglu")
     chosen.setdefault("tie_embeddings", True)
     chosen.setdefault("init_std", 0.02)
-    chosen.setdefault("d_ff", _mlp_width(chosen["mlp"], chosen["d_model"]))
+    chosen.setdefault("d_ff", MLPS[chosen["mlp"]].width(chosen["d_model"]))
     plan = Plan(**chosen)
     _check(plan)
     return plan
-
-
-def _mlp_width(mlp: str, d_model: int) -> int:
-    return math.ceil(int(d_model * 8 / 3) / 256) * 256 if mlp == "swiglu" else 4 * d_model
 
 
 def _check(plan: Plan) -> None:
@@ -174,6 +170,10 @@ def _check(plan: Plan) -> None:
     if plan.position == "rope" and plan.head_dim % 2:
         raise ModelError(
             f"RoPE turns pairs of channels, so d_model / n_head must be even, got {plan.head_dim}"
+        )
+    if plan.qk_gain is not None and not plan.qk_norm:
+        raise ModelError(
+            "qk_gain is a factor of normalised queries; set qk_norm true with it, or leave it null"
         )
     for post_op in POST_OPS.values():
         if post_op.asked(plan):

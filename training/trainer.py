@@ -416,7 +416,7 @@ class Trainer:
                 "mfu": utilisation,
                 "seconds": self.state.seconds,
             }
-            if self.config.train.z_loss:
+            if result.objective != result.loss:
                 values["objective"] = result.objective
             if self.squares is not None and (tokens := self.state.noise_scale.tokens) is not None:
                 values["noise_scale"] = tokens

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.norms import RMSNorm
+from models.norms import norm
 from models.postops.base import PostOp
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Difference(PostOp):
         self.initial = 0.8 - 0.6 * math.exp(-0.3 * layer.depth)
         self.query = nn.Parameter(0.1 * torch.randn(2, plan.head_dim))
         self.key = nn.Parameter(0.1 * torch.randn(2, plan.head_dim))
-        self.norm = RMSNorm(plan.value_dim, plan.norm_eps)
+        self.norm = norm(plan, plan.value_dim)
 
     def forward(self, heads: Tensor, x: Tensor) -> Tensor:
         """Maps [B, T, H, 2 D], those of one pair of keys in a row, to their differences [B, T, H / 2, 2 D]."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from models.errors import ModelError
-from models.norms import RMSNorm
+from models.norms import norm
 from models.postops.base import PostOp
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class OutputNorm(PostOp):
 
     def __init__(self, plan: "Plan", layer: "LayerPlan") -> None:
         super().__init__(plan, layer)
-        self.norm = RMSNorm(plan.value_dim, plan.norm_eps)
+        self.norm = norm(plan, plan.value_dim)
 
     def forward(self, heads: Tensor, x: Tensor) -> Tensor:
         """[B, T, H, D] to [B, T, H, D]; a head that gives zero stays zero."""

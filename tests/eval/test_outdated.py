@@ -48,7 +48,7 @@ def test_a_fresh_result_has_no_mark(path: Path) -> None:
 
 
 def test_a_result_of_other_code_is_shown_and_marked(path: Path, copied: Path) -> None:
-    edit(copied / "models" / "norms.py")
+    edit(copied / "models" / "norms" / "rms.py")
     run = measured(path)
     assert run.outdated == {"activations": "code"}
     assert shown(run).endswith(" †")
@@ -78,7 +78,7 @@ def test_of_mechanisms_only_those_that_a_run_uses_count(path: Path, copied: Path
 
 
 def test_what_is_no_code_outdates_nothing(path: Path, copied: Path) -> None:
-    for file in ("models/norms.py", "attention/mechanisms/softmax.py", "eval/analyses/activations.py"):
+    for file in ("models/norms/rms.py", "attention/mechanisms/softmax.py", "eval/analyses/activations.py"):
         source = copied / file
         text = re.sub(r'\A"""', '"""Edited. ', source.read_text())
         source.write_text(f"# A comment.\n\n{text}\n\n# Another.\n")

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 import attention
 from attention import AttentionError
 from models import GPT, ModelConfig, ModelError, trace
-from models.loss import log_stablemax, token_losses
+from models.loss import token_losses
+from models.readout import PLAIN, Readout, log_stablemax
 from training.losses import Options, cce, chunked
 from training.losses.chunked import cross_entropy
 from training.losses.entropy import entropy_penalty
 from training.losses.objective import Objective, held_out_losses
+
+READOUTS = [PLAIN, Readout("stablemax"), Readout(softcap=2.0), Readout("stablemax", softcap=2.0)]
 
 
 def problem(tokens: int = 37, vocabulary: int = 29, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -30,10 +33,13 @@ def problem(tokens: int = 37, vocabulary: int = 29, dtype: torch.dtype = torch.f
     return [hidden, head, targets]
 
 
-def plain(hidden: Any, head: Any, targets: Any, weights: Any, z_loss: float, stablemax: bool) -> Any:
+def plain(hidden: Any, head: Any, targets: Any, weights: Any, z_loss: float, readout: Readout) -> Any:
     """The formulas, with the logits of all tokens and autograd."""
     logits = hidden @ head.T
-    score = torch.where(logits >= 0, logits + 1, 1 / (1 - logits)) if stablemax else logits.exp()
+    if readout.softcap is not None:
+        logits = readout.softcap * torch.tanh(logits / readout.softcap)
+    stable = readout.prediction == "stablemax"
+    score = torch.where(logits >= 0, logits + 1, 1 / (1 - logits)) if stable else logits.exp()
     kept = targets != -100
     normaliser = score.sum(-1).log()
     nats = normaliser - score.gather(-1, targets.clamp(min=0)[:, None])[:, 0].log()
@@ -47,16 +53,16 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("stablemax", [False, True])
+@pytest.mark.parametrize("readout", READOUTS, ids=str)
 @pytest.mark.parametrize("z_loss", [0.0, 0.3])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_chunks_give_the_loss_and_gradient_of_the_formula(
-    stablemax: bool, z_loss: float, weighted: bool
+    readout: Readout, z_loss: float, weighted: bool
 ) -> None:
     hidden, head, targets = problem()
     weights = torch.rand(37, dtype=torch.float64) if weighted else None
-    found = cross_entropy(hidden, head, targets, z_loss=z_loss, weights=weights, stablemax=stablemax)
-    expected = plain(hidden, head, targets, 1 if weights is None else weights, z_loss, stablemax)
+    found = cross_entropy(hidden, head, targets, z_loss=z_loss, weights=weights, readout=readout)
+    expected = plain(hidden, head, targets, 1 if weights is None else weights, z_loss, readout)
     torch.testing.assert_close(tuple(found), expected)
     assert not found.nats.requires_grad
     gradients = torch.autograd.grad(3 * found.total, [hidden, head])
@@ -69,15 +75,15 @@ def test_chunks_give_the_loss_and_gradient_of_the_formula(
 @given(
     tokens=st.integers(1, 20),
     vocabulary=st.integers(2, 12),
-    stablemax=st.booleans(),
+    readout=st.sampled_from(READOUTS),
     z_loss=st.sampled_from([0.0, 0.1]),
 )
 def test_gradients_are_finite_differences(
-    tokens: int, vocabulary: int, stablemax: bool, z_loss: float
+    tokens: int, vocabulary: int, readout: Readout, z_loss: float
 ) -> None:
     hidden, head, targets = problem(tokens, vocabulary)
     assert torch.autograd.gradcheck(
-        lambda *x: cross_entropy(*x, targets, z_loss=z_loss, stablemax=stablemax).total,
+        lambda *x: cross_entropy(*x, targets, z_loss=z_loss, readout=readout).total,
         (hidden, head),
     )
 
@@ -94,10 +100,10 @@ def test_float32_gives_the_numbers_of_the_loss_per_token() -> None:
     )
 
 
-@pytest.mark.parametrize("prediction", ["softmax", "stablemax"])
-def test_validation_is_the_loss_of_training_token_by_token(prediction: str) -> None:
+@pytest.mark.parametrize("changes", [{}, {"prediction": "stablemax"}, {"logit_softcap": 0.1}], ids=str)
+def test_validation_is_the_loss_of_training_token_by_token(changes: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    model = GPT(ModelConfig(preset="nano", n_layer=1, vocab_size=64, prediction=prediction))
+    model = GPT(ModelConfig(preset="nano", n_layer=1, vocab_size=64, **changes))
     tokens, targets = torch.randint(64, (2, 2, 16))
     targets[:, ::3] = -100
     documents = torch.zeros_like(tokens)
@@ -125,7 +131,9 @@ def test_the_gradient_of_stablemax_is_the_closed_form() -> None:
     slope = torch.where(logits >= 0, 1.0, 1 / (1 - logits) ** 2)
     hidden = logits.clone().requires_grad_()
     target = torch.tensor([4])
-    loss = cross_entropy(hidden, torch.eye(9, dtype=torch.float64), target, stablemax=True).total
+    loss = cross_entropy(
+        hidden, torch.eye(9, dtype=torch.float64), target, readout=Readout("stablemax")
+    ).total
     (found,) = torch.autograd.grad(loss, hidden)
     hit = torch.nn.functional.one_hot(target, 9)
     torch.testing.assert_close(found, slope * (1 / score.sum() - hit / score))
@@ -213,10 +221,17 @@ def test_cut_cross_entropy_is_called_as_its_package_says(monkeypatch: pytest.Mon
     calls = []
 
     def linear_cross_entropy(
-        e: Any, c: Any, targets: Any, ignore_index: int, reduction: str, filter_eps: float | None
+        e: Any,
+        c: Any,
+        targets: Any,
+        ignore_index: int,
+        softcap: float | None,
+        reduction: str,
+        filter_eps: float | None,
     ) -> torch.Tensor:
         calls.append((filter_eps, e.dtype, c.dtype))
         logits = e.float() @ c.float().T
+        logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
         return torch.nn.functional.cross_entropy(
             logits, targets, ignore_index=ignore_index, reduction=reduction
         )
@@ -227,6 +242,11 @@ def test_cut_cross_entropy_is_called_as_its_package_says(monkeypatch: pytest.Mon
     expected = cross_entropy(hidden, head, targets)
     torch.testing.assert_close(tuple(cce.cut_cross_entropy(hidden, head, targets)), tuple(expected))
     assert calls == [(None, torch.float32, torch.float32)]
+    capped = Readout(softcap=2.0)
+    torch.testing.assert_close(
+        tuple(cce.cross_entropy(hidden, head, targets, z_loss=0.0, readout=capped, dtype=torch.float32)),
+        tuple(cross_entropy(hidden, head, targets, readout=capped)),
+    )
 
 
 def test_a_loss_kernel_that_cannot_serve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """What training minimises: one file each, found by listing this folder, with its options as keys of `train`.
 
-A file gives one of two things: a `cross_entropy` of the head's predictions, chosen by `train.loss_kernel`, or a
-`penalty` on each layer's attention, added to it.
+A file gives one of three things: a `cross_entropy` of the head's predictions, chosen by `train.loss_kernel`, a `total`
+to minimise in its place, chosen by `train.loss`, or a `penalty` on each layer's attention, added to either.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,9 @@ KERNELS = dict(
 )
 """How the cross-entropy is computed, by name; those that "auto" prefers come first."""
 
+INSTEAD = {name: module for name, module in _LISTED.items() if hasattr(module, "total")}
+"""What is minimised instead of the cross-entropy, by name."""
+
 PENALTIES = {name: module for name, module in _LISTED.items() if hasattr(module, "penalty")}
 """What is added to it, by name."""
 
@@ -28,11 +31,14 @@ class Options(*options(_LISTED.values())):  # type: ignore[misc]
     """Keys of `train`.
 
     Attributes:
+        loss: what is minimised: "cross_entropy", or "spherical_z", the Z-loss of the spherical family. Validation and
+            evaluation report the cross-entropy whatever it is.
         loss_kernel: how the cross-entropy is computed: "chunked", or "cce" (the package cut-cross-entropy); "auto":
             cce on a GPU where it is installed.
     """
 
+    loss: str = one_of("cross_entropy", *INSTEAD)
     loss_kernel: str = one_of("auto", *KERNELS)
 
 
-__all__ = ["KERNELS", "PENALTIES", "Loss", "Options"]
+__all__ = ["INSTEAD", "KERNELS", "PENALTIES", "Loss", "Options"]

@@ -13,7 +13,7 @@ class Loss(NamedTuple):
 
     Attributes:
         total: what is minimised.
-        nats: the cross-entropy in it; carries no gradient.
+        nats: the cross-entropy, of which `total` may be made; carries no gradient.
     """
 
     total: Tensor

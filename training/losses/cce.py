@@ -7,6 +7,7 @@ from torch import Tensor
 
 from common.targets import IGNORED
 from models import GPT
+from models.readout import Readout
 from training.losses.base import Loss
 
 PREFERENCE = 1
@@ -29,13 +30,13 @@ def unfit(device: str, dtype: torch.dtype) -> str | None:
 
 
 def cross_entropy(
-    hidden: Tensor, head: Tensor, targets: Tensor, *, z_loss: float, stablemax: bool, dtype: torch.dtype
+    hidden: Tensor, head: Tensor, targets: Tensor, *, z_loss: float, readout: Readout, dtype: torch.dtype
 ) -> Loss:
     """As `chunked.cross_entropy`, without z-loss and StableMax."""
-    return cut_cross_entropy(hidden.to(dtype), head.to(dtype), targets)
+    return cut_cross_entropy(hidden.to(dtype), head.to(dtype), targets, readout.softcap)
 
 
-def cut_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor) -> Loss:
+def cut_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, softcap: float | None = None) -> Loss:
     """The same by the package cut-cross-entropy (Wijmans et al., arXiv 2411.09009), its gradients unfiltered.
 
     Never run by this project: it needs a GPU. Only the arguments of its call are tested.
@@ -43,6 +44,6 @@ def cut_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor) -> Loss:
     from cut_cross_entropy import linear_cross_entropy
 
     nats = linear_cross_entropy(
-        hidden, head, targets, ignore_index=IGNORED, reduction="sum", filter_eps=None
+        hidden, head, targets, ignore_index=IGNORED, softcap=softcap, reduction="sum", filter_eps=None
     ).float()
     return Loss(nats, nats.detach())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.targets import IGNORED
 from models import GPT
-from models.loss import log_stablemax
+from models.readout import PLAIN, Readout
 from training.losses import z_loss as z
 from training.losses.base import Loss
 
@@ -42,24 +42,24 @@ def cross_entropy(
     *,
     z_loss: float = 0.0,
     weights: Tensor | None = None,
-    stablemax: bool = False,
+    readout: Readout = PLAIN,
     dtype: torch.dtype | None = None,
 ) -> Loss:
-    """Weighted sum of losses of targets [N] under logits hidden [N, d] @ head [V, d]ᵀ, which are never held at once.
+    """Weighted sum of losses of targets [N] under logits of hidden [N, d] @ head [V, d]ᵀ, never held at once.
 
     Args:
         hidden, head: of any floating dtypes; their gradients are made with the loss.
         targets: int64, -100 where a token carries no loss.
         z_loss: weight of the squared log of the normaliser.
         weights: factor of each token's loss, [N], no gradient; None: 1.
-        stablemax: see `models.loss.log_stablemax`.
+        readout: how the products become logits.
         dtype: of both products with the head; None: that of `hidden`. All else is in float32 at least.
     """
     if weights is None:
         weights = torch.ones_like(targets, dtype=torch.float32)
     weights = weights.where(targets != IGNORED, 0)
     part = rows_at_once(hidden.device.type, len(head))
-    return Loss(*_Chunked.apply(hidden, head, targets.clamp(min=0), weights, z_loss, stablemax, dtype, part))
+    return Loss(*_Chunked.apply(hidden, head, targets.clamp(min=0), weights, z_loss, readout, dtype, part))
 
 
 @torch.no_grad()
@@ -68,7 +68,7 @@ def token_losses(
     head: Tensor,
     targets: Tensor,
     *,
-    stablemax: bool = False,
+    readout: Readout = PLAIN,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The same of each token, [N] in float32 at least, without gradient; 0 where ignored. Validation takes it."""
@@ -76,7 +76,7 @@ def token_losses(
     found = []
     with torch.autocast(hidden.device.type, enabled=False):
         for rows, wanted in zip(hidden.split(part), targets.clamp(min=0).split(part), strict=True):
-            found.append(_predict(rows, narrow, wanted[:, None], stablemax).surprise[:, 0])
+            found.append(_predict(rows, narrow, wanted[:, None], readout).surprise[:, 0])
     return torch.cat(found).masked_fill(targets == IGNORED, 0)
 
 
@@ -86,25 +86,28 @@ def rows_at_once(device: str, vocabulary: int) -> int:
 
 
 class _Prediction(NamedTuple):
-    """Of N tokens: linear [N, V] z before StableMax; power [N, V] e^{z − max z}; mass [N, 1] its sum; normaliser
-    [N, 1] log Σ e^z; surprise [N, 1] the nats of the wanted piece.
+    """Of N tokens: slope [N, V] of the logits z by the products, None where it is 1; power [N, V] e^{z − max z}; mass
+    [N, 1] its sum; normaliser [N, 1] log Σ e^z; surprise [N, 1] the nats of the wanted piece.
     """
 
-    linear: Tensor
+    slope: Tensor | None
     power: Tensor
     mass: Tensor
     normaliser: Tensor
     surprise: Tensor
 
 
-def _predict(states: Tensor, head: Tensor, wanted: Tensor, stablemax: bool) -> _Prediction:
+def _predict(
+    states: Tensor, head: Tensor, wanted: Tensor, readout: Readout, *, slope: bool = False
+) -> _Prediction:
     linear = (states.to(head.dtype) @ head.T).to(torch.promote_types(states.dtype, torch.float32))
-    logits = log_stablemax(linear) if stablemax else linear
+    steepness = readout.slope(linear) if slope else None
+    logits = readout(linear)
     correct, largest = logits.gather(-1, wanted), logits.amax(-1, keepdim=True)
     power = logits.sub_(largest).exp_()
     mass = power.sum(-1, keepdim=True)
     normaliser = largest + mass.log()
-    return _Prediction(linear, power, mass, normaliser, normaliser - correct)
+    return _Prediction(steepness, power, mass, normaliser, normaliser - correct)
 
 
 class _Chunked(torch.autograd.Function):
@@ -116,7 +119,7 @@ class _Chunked(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor,
         z_loss: float,
-        stablemax: bool,
+        readout: Readout,
         dtype: torch.dtype | None,
         part: int,
     ) -> tuple[Tensor, Tensor]:
@@ -128,14 +131,16 @@ class _Chunked(torch.autograd.Function):
             for start in range(0, len(hidden), part):
                 rows = slice(start, start + part)
                 states, wanted, weight = hidden[rows], targets[rows, None], weights[rows, None]
-                linear, power, mass, normaliser, surprise = _predict(states, narrow, wanted, stablemax)
+                slope, power, mass, normaliser, surprise = _predict(
+                    states, narrow, wanted, readout, slope=True
+                )
                 nats += (weight * surprise).sum()
                 total += (weight * surprise + z.added(normaliser, weight, z_loss)).sum()
-                # d/dz: weight (p − onehot) + 2 z_loss weight lse p
+                # d/d logit: weight (p − onehot) + 2 z_loss weight lse p
                 gradient = power.mul_(weight * (1 + z.slope(normaliser, z_loss)) / mass)
                 gradient.scatter_add_(-1, wanted, -weight.to(wide))
-                if stablemax:
-                    gradient /= 1 + linear.abs()
+                if slope is not None:
+                    gradient *= slope
                 narrow_gradient = gradient.to(narrow.dtype)
                 grad_hidden[rows] = narrow_gradient @ narrow
                 grad_head += narrow_gradient.T @ states.to(narrow.dtype)

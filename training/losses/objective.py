@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from attention import INFERENCE, Phase
 from models import GPT, AttentionCall, ModelError
-from training.losses import KERNELS, PENALTIES, Loss, Options
+from training.losses import INSTEAD, KERNELS, PENALTIES, Loss, Options
 from training.losses.chunked import token_losses
 
 
@@ -16,14 +16,14 @@ class Objective(nn.Module):
 
         Σ_i lse_i − z_i,y + z_loss lse_i²,     lse_i = log Σ_v e^{z_iv}
 
-    A penalty is the mean over the layers.
+    or what `train.loss` names in place of it. A penalty is the mean over the layers.
     """
 
     def __init__(self, network: GPT, options: Options | None = None) -> None:
         """Wrap a network, whose parameters are those of the objective.
 
         Raises:
-            ModelError: the loss kernel asked for cannot serve.
+            ModelError: the loss or the loss kernel asked for cannot serve.
             AttentionError: an entropy penalty on a layer that is not softmax.
         """
         super().__init__()
@@ -31,6 +31,9 @@ class Objective(nn.Module):
         found = [module.penalty(network, self.options) for module in PENALTIES.values()]
         self.penalties = [penalty for penalty in found if penalty is not None]
         self.network = network
+        name = self.options.loss
+        if name in INSTEAD and (reason := INSTEAD[name].refuses(network, self.options.z_loss)):
+            raise ModelError(f"train.loss={name} cannot serve: {reason}")
         name = self.options.loss_kernel
         if name != "auto" and (reason := KERNELS[name].refuses(network, self.options.z_loss)):
             raise ModelError(f"train.loss_kernel={name} cannot serve: {reason}; use chunked")
@@ -48,18 +51,28 @@ class Objective(nn.Module):
         hidden = self.network.hidden(
             tokens, documents=documents, phase=phase, observe=observe if self.penalties else None
         ).flatten(0, 1)
-        dtype = _product_dtype(hidden)
-        loss: Loss = self._kernel(hidden.device.type, dtype).cross_entropy(
-            hidden,
-            self.network.head_weight,
-            targets.flatten(),
-            z_loss=self.options.z_loss,
-            stablemax=self.network.plan.prediction == "stablemax",
-            dtype=dtype,
-        )
+        loss = self._of_tokens(hidden, targets.flatten())
         for penalty, found in zip(self.penalties, layers, strict=True):
             loss = Loss(loss.total + penalty.weight * torch.stack(found).mean(), loss.nats)
         return loss
+
+    def _of_tokens(self, hidden: Tensor, targets: Tensor) -> Loss:
+        """What the head's predictions of targets [N] after hidden [N, d] cost."""
+        head, dtype = self.network.head_weight, _product_dtype(hidden)
+        found: Loss
+        if self.options.loss in INSTEAD:
+            found = INSTEAD[self.options.loss].total(hidden, head, targets, self.options, dtype)
+            return found
+        kernel = self._kernel(hidden.device.type, dtype)
+        found = kernel.cross_entropy(
+            hidden,
+            head,
+            targets,
+            z_loss=self.options.z_loss,
+            readout=self.network.readout,
+            dtype=dtype,
+        )
+        return found
 
     def _kernel(self, device: str, dtype: torch.dtype) -> ModuleType:
         name = self.options.loss_kernel
@@ -82,7 +95,7 @@ def held_out_losses(network: GPT, tokens: Tensor, targets: Tensor, documents: Te
         hidden,
         network.head_weight,
         targets.flatten(),
-        stablemax=network.plan.prediction == "stablemax",
+        readout=network.readout,
         dtype=_product_dtype(hidden),
     ).view_as(targets)
 
