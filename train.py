@@ -9,6 +9,7 @@ examples:
   python train.py configs/micro-softpick.yaml
   python train.py configs/micro-softmax.yaml model.attention=swat train.steps=500 name=micro-swat-short
   python train.py configs/micro-hybrid.yaml 'model.attention=softmax*1,lssar*3' model.n_layer=8
+  python train.py configs/micro-softpick.yaml configs/recipes/modern.yaml
   python train.py configs/micro-softpick.yaml --resume            continue after Ctrl-C, SIGTERM or a crash
   ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 train.py configs/micro-softpick.yaml
   accelerate launch --multi_gpu --num_processes 8 train.py configs/340m-softpick.yaml
@@ -27,7 +28,10 @@ def main() -> None:
     )
     parser.add_argument("config", nargs="?", help="a YAML file of configs/")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="changes to it, like train.steps=500"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="changes to it, like train.steps=500, or YAML files to lay over it, like configs/recipes/modern.yaml",
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue the run if it exists, start it if not"

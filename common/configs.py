@@ -16,25 +16,49 @@ from common.shapes import shown
 def chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The files from the outermost ancestor to `path`, each with its values.
 
+    Of several that a file extends, the later ones are laid over the earlier; a file that is reached twice counts where
+    it comes first.
+
     Raises:
         InputError: one that is not there or cannot be read, or files that extend each other in a circle.
     """
-    chain: list[tuple[str, dict[str, Any]]] = []
-    seen: list[Path] = []
-    while True:
-        if _resolved(path) in seen:
-            raise InputError(
-                f"configs extend each other in a circle: {' -> '.join(p.name for p in [*seen, path])}"
-            )
-        seen.append(_resolved(path))
-        values = _read(path)
-        parent = values.pop("extends", None)
-        chain.insert(0, (str(path), values))
-        if parent is None:
-            return chain
-        if not isinstance(parent, str):
-            raise InputError(f"{path}: extends must be the path of a config, got {shown(parent)}")
-        path = path.parent / parent
+    found: dict[Path, tuple[str, dict[str, Any]]] = {}
+    _collect(path, (), found)
+    return list(found.values())
+
+
+def parents(path: Path) -> list[Path]:
+    """The files that a config extends, as it names them.
+
+    Raises:
+        InputError: it cannot be read, or does not name files.
+    """
+    return _parents(path, _read(path))
+
+
+def _collect(path: Path, below: tuple[Path, ...], found: dict[Path, tuple[str, dict[str, Any]]]) -> None:
+    """Put the files that a config extends, then itself, behind those found."""
+    here = _resolved(path)
+    if here in below:
+        names = " -> ".join(p.name for p in [*below, path])
+        raise InputError(f"configs extend each other in a circle: {names}")
+    if here in found:
+        return
+    values = _read(path)
+    for parent in _parents(path, values):
+        _collect(parent, (*below, here), found)
+    values.pop("extends", None)
+    found[here] = (str(path), values)
+
+
+def _parents(path: Path, values: dict[str, Any]) -> list[Path]:
+    named = values.get("extends")
+    listed = named if isinstance(named, list) else [] if named is None else [named]
+    if not all(isinstance(name, str) for name in listed):
+        raise InputError(
+            f"{path}: extends must be the path of a config, or a list of some, got {shown(named)}"
+        )
+    return [path.parent / name for name in listed]
 
 
 def _resolved(path: Path) -> Path:

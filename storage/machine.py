@@ -24,6 +24,14 @@ def default_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices of bfloat16 natively; others emulate it, which is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capable = torch.cpu.get_capabilities()
+    return device.type == "cpu" and bool(capable.get("avx512_bf16") or capable.get("amx_bf16"))
+
+
 def _processor() -> str:
     facts = Path("/proc/cpuinfo")
     for line in facts.read_text().splitlines() if facts.exists() else ():

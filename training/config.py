@@ -29,6 +29,7 @@ from data.choice import consequences, located, whole
 from data.options import read_option
 from models import ModelConfig, ModelError, recompute
 from models.plan import resolve
+from storage.machine import multiplies_bfloat16
 from training import losses, optimizers, schedules
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -86,7 +87,7 @@ class Config:
     """Everything that defines a run.
 
     Attributes:
-        name: the run's folder inside `out`; None: the stem of the config file.
+        name: the run's folder inside `out`; None: the stem of the config file, of several with hyphens between.
         out: where runs are kept.
         seed: of the initial weights and of the data order.
     """
@@ -133,13 +134,21 @@ BEFORE = {"train.document_end": False}
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of a YAML file, the files it extends and the overrides `key.subkey=value`, checked.
+    """The config of a YAML file, the files it extends and what is laid over it, checked.
+
+    Args:
+        path: the file.
+        overrides: `key.subkey=value`, or paths of further configs, which are laid over the first in their order, and
+            under all of the former. A run that no file names is called after all of them.
 
     Raises:
         ModelError, DataError, AttentionError: anything wrong, as one line.
     """
     config = OmegaConf.structured(Config)
-    for layer in [*([file] for file in chain(Path(path))), [*map(_override, overrides)]]:
+    paths = [Path(path), *(Path(text) for text in overrides if _names_config(text))]
+    files = [file for over in paths for file in chain(over)]
+    options = [_override(text) for text in overrides if not _names_config(text)]
+    for layer in [*([file] for file in files), options]:
         for source, values in layer:
             _check_keys(config, values, source)
         for source, values in [_consequences(config, layer), *layer]:
@@ -153,7 +162,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ModelError(f"{path}: {one_line(error)}") from error
     assert isinstance(loaded, Config)
     train = replace(loaded.train, init_from=whole(loaded.train.init_from))
-    named = replace(loaded, name=loaded.name or Path(path).stem, data=located(loaded.data), train=train)
+    named = replace(
+        loaded,
+        name=loaded.name or "-".join(over.stem for over in paths),
+        data=located(loaded.data),
+        train=train,
+    )
     check(named)
     return named
 
@@ -205,12 +219,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
         raise ModelError("train.precision=fp16 needs a GPU; on a CPU use 'bf16' or 'fp32'")
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    capable = torch.cpu.get_capabilities()
-    return (
-        "bf16" if device.type == "cpu" and (capable.get("avx512_bf16") or capable.get("amx_bf16")) else "fp32"
-    )
+    return "bf16" if multiplies_bfloat16(device) else "fp32"
 
 
 def settled(config: Config, precision: Precision, document_end: bool, pieces: int) -> Config:
@@ -274,6 +283,10 @@ def _consequences(
     inherited = OmegaConf.to_container(config.data)
     assert isinstance(inherited, dict)
     return "data", {"data": consequences(inherited, section)}  # type: ignore[arg-type]
+
+
+def _names_config(text: str) -> bool:
+    return "=" not in text and text.endswith((".yaml", ".yml"))
 
 
 def _override(text: str) -> tuple[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ import torch
 
 from attention import names
 from models import GPT, ModelConfig
+from training import wide_muon
 from training.config import TrainConfig
 from training.optimizers import build_optimizer
 from training.optimizers.groups import parameter_groups
@@ -78,6 +79,78 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest() -> None:
     assert groups[1] == ["embedding.weight", "head.weight"]
     assert sorted(itertools.chain(*groups)) == sorted(name_of.values())
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.3, 0.0]
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.25])
+def test_muon_and_adamw_are_those_of_torch_at_rates_of_their_own(
+    rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wide_muon, "multiplies_bfloat16", lambda device: True)
+
+    def built() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 3))
+
+    ours, theirs = built(), built()
+    options = TrainConfig(optimizer="muon", muon_rate=rate, learning_rate=0.1, weight_decay=0.2)
+    together = build_optimizer(ours, options)
+    muon = torch.optim.Muon(
+        [theirs[1].weight],
+        lr=0.1 * rate,
+        weight_decay=0.2,
+        momentum=0.95,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    adamw = torch.optim.AdamW(
+        [{"params": [theirs[0].weight]}, {"params": [theirs[1].bias], "weight_decay": 0.0}],
+        lr=0.1,
+        weight_decay=0.2,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+    for step in range(3):
+        for group in together.param_groups:
+            group["lr"] = 0.1 / (step + 1)
+        muon.param_groups[0]["lr"] = 0.1 * rate / (step + 1)
+        for group in adamw.param_groups:
+            group["lr"] = 0.1 / (step + 1)
+        for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            one.grad = 0.1 * (step + 1) + one.detach() ** 2
+            other.grad = one.grad.clone()
+        for optimizer in (together, muon, adamw):
+            optimizer.step()
+        assert {group["lr"] for group in together.param_groups} == {0.1 / (step + 1)}
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_in_float32_muon_is_its_formula_and_near_that_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = torch.Generator().manual_seed(0)
+    start = [torch.randn(*shape, generator=chance) for shape in ((6, 4), (3, 8), (6, 4), (5, 5))]
+    gradients = [[torch.randn_like(value) for value in start] for _ in range(2)]
+
+    def stepped(native: bool) -> list[torch.Tensor]:
+        monkeypatch.setattr(wide_muon, "multiplies_bfloat16", lambda device: native)
+        parameters = [torch.nn.Parameter(value.clone()) for value in start]
+        muon = wide_muon.WideMuon(parameters, lr=0.1, weight_decay=0.2, momentum=0.9)
+        for of_step in gradients:
+            for parameter, gradient in zip(parameters, of_step, strict=True):
+                parameter.grad = gradient.clone()
+            muon.step()
+        return [parameter.detach() for parameter in parameters]
+
+    for number, (found, rounded) in enumerate(zip(stepped(False), stepped(True), strict=True)):
+        value, mean = start[number].double(), 0.0
+        for of_step in gradients:
+            gradient = of_step[number].double()
+            mean = 0.9 * mean + 0.1 * gradient
+            u, s, vh = torch.linalg.svd(0.1 * gradient + 0.9 * mean, full_matrices=False)
+            s = s / s.norm()
+            for _ in range(5):  # the iteration's polynomial acts on singular values
+                s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+            value = (1 - 0.1 * 0.2) * value - 0.1 * 0.2 * math.sqrt(max(value.shape)) * (u * s) @ vh
+        torch.testing.assert_close(found.double(), value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found, rounded, rtol=0, atol=5e-3)
 
 
 def test_muon_goes_on_from_its_saved_state() -> None:

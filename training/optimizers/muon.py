@@ -1,8 +1,11 @@
 """Muon (Jordan et al., 2024; Liu et al., arXiv 2502.16982) for the matrices of linear layers, AdamW for the rest.
 
-Its updates are scaled to the size of AdamW's, so that both take one learning rate and one weight decay.
+Its updates are scaled to the size of AdamW's, so that both take one weight decay and, but for a factor, one learning
+rate.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from common.ranges import ranged
 from training.optimizers import adamw
 from training.optimizers.groups import parameter_groups
+from training.wide_muon import WideMuon
 
 MEMORY = ({"momentum_buffer"}, *adamw.MEMORY)
 
@@ -22,16 +26,22 @@ class Options(adamw.Options):
 
     Attributes:
         muon_momentum: decay of Muon's mean of gradients.
+        muon_rate: learning rate of Muon's matrices, as a multiple of `learning_rate`, which is that of all else.
     """
 
     muon_momentum: float = ranged(0.95, 0.0, 1 - 2**-24)
+    muon_rate: float = ranged(1.0, 0.0, 1e6, above=True)
 
 
 class MuonWithAdamW(Optimizer):
-    """Two optimizers with one state and one list of groups, those of Muon first."""
+    """Two optimizers with one state and one list of groups, those of Muon first.
 
-    def __init__(self, muon: Muon, rest: AdamW) -> None:
+    The groups have one learning rate; `rate` times that is Muon's.
+    """
+
+    def __init__(self, muon: Muon, rest: AdamW, rate: float = 1.0) -> None:
         self.parts: tuple[Optimizer, ...] = (muon, rest)
+        self.rate = rate
         self.counts = [len(part.param_groups) for part in self.parts]
         super().__init__([*muon.param_groups, *rest.param_groups], {})
         self._share()
@@ -50,8 +60,23 @@ class MuonWithAdamW(Optimizer):
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Take one step of both."""
-        for part in self.parts:
-            part.step()
+        muon, rest = self.parts
+        with _multiplied(muon.param_groups, self.rate):
+            muon.step()
+        rest.step()
+
+
+@contextmanager
+def _multiplied(groups: list[dict[str, Any]], factor: float) -> Iterator[None]:
+    """While open, the groups have so many times their learning rate."""
+    rates = [group["lr"] for group in groups]
+    try:
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = factor * rate
+        yield
+    finally:
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def build(model: nn.Module, options: Options, learning_rate: float) -> MuonWithAdamW:
@@ -61,12 +86,11 @@ def build(model: nn.Module, options: Options, learning_rate: float) -> MuonWithA
     rest = parameter_groups(model, options.weight_decay)
     for group in rest:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in known]
-    muon = Muon(
+    muon = WideMuon(
         hidden,
         lr=learning_rate,
         weight_decay=options.weight_decay,
         momentum=options.muon_momentum,
-        adjust_lr_fn="match_rms_adamw",
     )
     others = AdamW(
         [group for group in rest if group["params"]],
@@ -75,7 +99,7 @@ def build(model: nn.Module, options: Options, learning_rate: float) -> MuonWithA
         eps=options.adam_epsilon,
         fused=True,
     )
-    return MuonWithAdamW(muon, others)
+    return MuonWithAdamW(muon, others, options.muon_rate)
 
 
 def _hidden(model: nn.Module) -> list[Tensor]:
