@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from common.configs import chain
 from common.describe import keys
 from common.errors import InputError
 from models import ModelError
@@ -14,7 +15,9 @@ from tests.training.conftest import ROOT, MakeConfig
 from training import Config, load
 from training.config import as_dict, describe_keys, differences, fingerprint, resolve_precision
 
-SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+STUDIES = ROOT / "configs" / "studies"
+SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if STUDIES not in path.parents)
+RECIPES = sorted((ROOT / "configs" / "recipes").rglob("*.yaml"))
 
 
 def write(path: Path, **values: object) -> Path:
@@ -31,6 +34,34 @@ def test_a_file_wins_over_what_it_extends_and_an_override_over_both(tmp_path: Pa
     assert (config.model.preset, config.model.n_layer, config.seed) == ("nano", 2, 3)
     assert (config.train.steps, config.train.length, config.train.clip) == (500, 32, None)
     assert config.name == "mine"
+
+
+def test_of_several_files_that_are_extended_the_later_ones_win(tmp_path: Path) -> None:
+    write(tmp_path / "size.yaml", extends="far.yaml", train={"length": 64})
+    write(tmp_path / "far.yaml", model={"preset": "nano"}, train={"steps": 500, "clip": 2.0})
+    write(tmp_path / "recipe.yaml", extends=["far.yaml", "part.yaml"], train={"schedule": "wsd"})
+    write(tmp_path / "part.yaml", train={"steps": 700})
+    mine = write(tmp_path / "mine.yaml", extends=["size.yaml", "recipe.yaml"], train={"clip": 3.0})
+    assert [Path(name).name for name, _ in chain(mine)] == [
+        "far.yaml",
+        "size.yaml",
+        "part.yaml",
+        "recipe.yaml",
+        "mine.yaml",
+    ]
+    train = load(mine).train
+    assert (train.length, train.steps, train.clip, train.schedule) == (64, 700, 3.0, "wsd")
+
+
+def test_further_configs_are_laid_over_the_first_and_under_the_options(tmp_path: Path) -> None:
+    first = write(tmp_path / "first.yaml", model={"preset": "nano"}, train={"steps": 500, "clip": 2.0})
+    second = write(tmp_path / "second.yaml", train={"steps": 700, "length": 64})
+    config = load(first, ["train.length=32", str(second)])
+    assert (config.train.steps, config.train.clip, config.train.length) == (700, 2.0, 32)
+    assert config.name == "first-second"
+    assert load(first, [str(second), "name=mine"]).name == "mine"
+    with pytest.raises(InputError, match=r"no config file .*thrid\.yaml"):
+        load(first, [str(tmp_path / "thrid.yaml")])
 
 
 def test_options_of_mechanisms_pass_through(tmp_path: Path) -> None:
@@ -146,20 +177,24 @@ def test_circles_missing_files_and_broken_yaml_are_refused(tmp_path: Path) -> No
         load(tmp_path / "list.yaml")
     with pytest.raises(InputError, match="no config file"):
         load(tmp_path)
+    with pytest.raises(
+        InputError, match=r"extends must be the path of a config, or a list of some, got \[1\]"
+    ):
+        load(write(tmp_path / "number.yaml", extends=[1]))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[str(path.relative_to(ROOT)) for path in SHIPPED])
 def test_shipped_configs_load(path: Path) -> None:
-    assert isinstance(load(path), Config)
+    """A recipe says how, and is laid over a config that says what."""
+    first = ROOT / "configs/demo/softmax.yaml" if path in RECIPES else path
+    assert isinstance(load(first, [str(path)] * (path in RECIPES)), Config)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[str(path.relative_to(ROOT)) for path in SHIPPED])
 def test_a_shipped_config_repeats_nothing_that_it_extends(path: Path) -> None:
-    values = yaml.safe_load(path.read_text())
-    above = path
-    while extended := yaml.safe_load(above.read_text()).get("extends"):
-        above = above.parent / extended
-        assert not _repeated(values, yaml.safe_load(above.read_text())), above
+    *above, (_, values) = chain(path)
+    for name, extended in above:
+        assert not _repeated(values, extended), name
 
 
 def _repeated(values: dict[str, object], parent: dict[str, object]) -> list[str]:
