@@ -11,6 +11,7 @@ from data import parts as part
 from data.batching import in_batches
 from data.cache import build_once
 from data.corpora import Corpus, Document
+from data.corpora.mix import Mix
 from data.corpora.reading import Hashes, content_hashes, read_lines
 from data.parts import Parts
 from data.progress import Progress
@@ -36,6 +37,8 @@ class Fetched(Corpus):
 
 def fetched(corpus: Corpus, root: Path) -> Corpus:
     """The corpus itself, or its copy in the cache where it lies elsewhere; what was fetched before a kill stays."""
+    if isinstance(corpus, Mix):
+        corpus.corpora = {name: fetched(one, root) for name, one in corpus.corpora.items()}
     if not corpus.remote:
         return corpus
     identity = {"content": corpus.identity(), "max_documents": corpus.config.max_documents}

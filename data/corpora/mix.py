@@ -68,7 +68,7 @@ class Mix(Corpus):
 
 def _opened(name: str, section: Any) -> tuple[float, Corpus]:
     from data.choice import of_section
-    from data.corpora import open_corpus
+    from data.corpora import CORPORA, open_corpus
 
     where = f"data.sources.{name}"
     if not isinstance(section, dict):
@@ -80,7 +80,7 @@ def _opened(name: str, section: Any) -> tuple[float, Corpus]:
     if wrong := sorted(set(section) & set(OWN)):
         raise DataError(f"{where}.{wrong[0]}: that is said once for the whole mixture, as data.{wrong[0]}")
     config = of_section(section, where)
-    corpus = open_corpus(config)
-    if isinstance(corpus, Mix) or corpus.answers_after is not None:
+    kind = CORPORA.get(config.corpus, Corpus)
+    if kind is Mix or kind.answers_after is not None:
         raise DataError(f"{where}: corpus {config.corpus!r} cannot be a source of a mixture")
-    return float(weight), corpus
+    return float(weight), open_corpus(config)
