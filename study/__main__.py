@@ -2,7 +2,8 @@
 
     run      start workers on what is left, and show how far they are
     status   how far the study is
-    report   write runs/studies/NAME/report.md, .json and .csv: means, differences, noise, verdicts
+    report   write runs/studies/NAME/report.html and .md: differences, verdicts, noise; report.json and numbers.csv
+    export   write every figure as SVG, PNG and PDF, every table as CSV and LaTeX
     work     be one worker, in this process: `run` starts these, a cluster's own scripts may, too
 
 A study is a YAML file, like those in configs/studies.
@@ -63,6 +64,15 @@ def _report(arguments: list[str]) -> None:
     command.report(options.file)
 
 
+def _export(arguments: list[str]) -> None:
+    parser = _parser("export", "Write every figure as SVG, PNG and PDF, every table as CSV and LaTeX.")
+    parser.add_argument("folder", metavar="DIR", help="folder to write to")
+    options = parser.parse_args(arguments)
+    from study import command
+
+    command.export(options.file, options.folder)
+
+
 def _work(arguments: list[str]) -> None:
     parser = _parser("work", "Work on a study in this process until nothing is left to do.")
     parser.add_argument("--pin", metavar="I/N", help="keep to the cores of worker I of N on this machine")
@@ -82,6 +92,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "run": _run,
     "status": _status,
     "report": _report,
+    "export": _export,
     "work": _work,
 }
 

@@ -88,6 +88,14 @@ def report(path: str) -> None:
         print(line)
 
 
+def export(path: str, folder: str) -> None:
+    """Write figures and tables for a paper."""
+    from study.export import write
+
+    for written in write(load(path), Path(folder)):
+        print(written)
+
+
 def work(path: str, pin: str | None) -> None:
     """Be one worker."""
     cores = None

@@ -29,7 +29,7 @@ class Number:
     """One number of the study, for all variants.
 
     Attributes:
-        key, heading: of its column.
+        key, title, unit: of its column.
         better: "lower", "higher", or None for a number that does not rank.
         values: by variant and seed.
         means: by variant, over its seeds.
@@ -40,7 +40,8 @@ class Number:
     """
 
     key: str
-    heading: str
+    title: str
+    unit: str
     better: str | None
     values: dict[str, dict[int, float]]
     means: dict[str, Interval]
@@ -49,6 +50,11 @@ class Number:
     odd: list[str]
     show: Callable[[float], str]
     signed: Callable[[float], str]
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title} {self.unit}".strip()
 
     def verdict(self, variant: str) -> str | None:
         """Whether a variant is "better" or "worse" than the baseline beyond the noise of seeds; None where open."""
@@ -71,9 +77,12 @@ class Choice:
     losses: dict[float, float]
 
     @property
-    def at_the_edge(self) -> bool:
-        """Whether a value beyond those that were tried may be better."""
-        return self.value in (min(self.losses, default=None), max(self.losses, default=None))
+    def shown(self) -> str:
+        """The value, and whether one beyond those that were tried may be better."""
+        if self.value is None:
+            return "–"
+        edge = len(self.losses) > 1 and self.value in (min(self.losses), max(self.losses))
+        return f"{self.value:g}{' (at the edge)' if edge else ''}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,7 @@ class Evidence:
 
     Attributes:
         study: that was run.
+        runs: that have been measured.
         numbers: those of the first page, then those that only claims are about.
         verdicts: in the order of the claims.
         choices: by variant, where a key was tuned.
@@ -89,10 +99,15 @@ class Evidence:
     """
 
     study: Study
+    runs: Runs
     numbers: list[Number]
     verdicts: list[Verdict]
     choices: dict[str, Choice] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+
+    def number(self, key: str) -> Number:
+        """The number of this key."""
+        return next(number for number in self.numbers if number.key == key)
 
 
 def collect(study: Study) -> Runs:
@@ -134,6 +149,7 @@ def gather(study: Study) -> Evidence:
     )
     return Evidence(
         study,
+        runs,
         numbers,
         [
             replace(found, why=f"the runs were measured differently ({', '.join(odd[found.claim.metric])})")
@@ -163,7 +179,8 @@ def _number(column: Column, study: Study, runs: Runs, every: Sequence[Measured])
     }
     return Number(
         key=column.key,
-        heading=column.heading,
+        title=column.title,
+        unit=column.unit,
         better=column.better,
         values=values,
         means={variant: student(list(some.values())) for variant, some in values.items() if some},

@@ -1,8 +1,10 @@
-"""The report of a study: report.md to read, report.json and numbers.csv to compute with."""
+"""The report of a study: report.html and report.md to read, report.json and numbers.csv to compute with."""
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from eval.codec import encode
@@ -19,6 +21,12 @@ WORDS = (
     "false one among all claims is at most 5 % (Holm's correction)."
 )
 
+NOISE_WORDS = (
+    "Standard deviation of {baseline} over its seeds, and the smallest difference between two variants of that noise "
+    "that so many seeds show with a chance of 80 %. Pairing by seed makes it smaller where runs of one seed resemble "
+    "each other."
+)
+
 
 def write(study: Study, sealed: Seal) -> list[str]:
     """Write the report; returns the lines for the terminal.
@@ -26,16 +34,19 @@ def write(study: Study, sealed: Seal) -> list[str]:
     Raises:
         InputError: nothing has been measured yet.
     """
+    from study import page as html
+
     found = gather(study)
     pages = {
+        "report.html": html.render(found, sealed),
         "report.md": "\n".join(page(found, sealed)) + "\n",
         "report.json": json.dumps(encode(summary(found, sealed)), indent=1, allow_nan=False) + "\n",
     }
     for name, text in pages.items():
         (study.folder / name).write_text(text, encoding="utf-8")
-    _write_csv(study.folder / "numbers.csv", found)
-    lines = [f"{verdict.outcome}: {sentence(verdict)}" for verdict in found.verdicts]
-    return [*lines, f"wrote {study.folder / 'report.md'}, report.json and numbers.csv"]
+    write_csv(study.folder / "numbers.csv", found)
+    lines = [f"{verdict.outcome}: {said}" for verdict, said in sentences(found)]
+    return [*lines, f"wrote {study.folder / 'report.html'}, report.md, report.json and numbers.csv"]
 
 
 def page(found: Evidence, sealed: Seal) -> Iterator[str]:
@@ -44,9 +55,7 @@ def page(found: Evidence, sealed: Seal) -> Iterator[str]:
     yield from (f"# {study.name}", "", *([study.file.about.strip(), ""] if study.file.about else []))
     if found.verdicts:
         yield from ("## Verdicts", "", f"The claims stand since {sealed.since}, before the first result.", "")
-        yield from (
-            f"- **{verdict.outcome.capitalize()}**: {sentence(verdict)}" for verdict in found.verdicts
-        )
+        yield from (f"- **{verdict.outcome.capitalize()}**: {said}" for verdict, said in sentences(found))
         yield ""
     yield from ("## Numbers", "", WORDS, "")
     for number in found.numbers:
@@ -54,25 +63,37 @@ def page(found: Evidence, sealed: Seal) -> Iterator[str]:
     yield from ("## Noise", "", *_noise(found), "")
     if found.choices:
         yield from ("## Chosen values", "", *_choices(found), "")
-    yield from ("## Conditions", "", *_conditions(found, sealed))
+    yield from ("## Conditions", "", *(f"- {line}" for line in conditions(found, sealed)))
 
 
-def sentence(verdict: Verdict) -> str:
-    """A verdict as one plain sentence."""
+def sentences(found: Evidence) -> list[tuple[Verdict, str]]:
+    """Each verdict with its sentences."""
+    return [(verdict, _sentence(verdict, found.number(verdict.claim.metric))) for verdict in found.verdicts]
+
+
+def _sentence(verdict: Verdict, number: Number) -> str:
     claim = verdict.claim
-    said = f"{claim.says.strip().rstrip('.')} ({claim.name})"
+    said = f"{claim.says.strip().rstrip('.')} ({claim.name})."
     if verdict.why:
-        return f"{said}: {verdict.why}."
+        return f"{said} Open: {verdict.why}."
     assert verdict.interval is not None
     assert verdict.probability is not None
-    what = " − ".join(claim.contrast)
-    text = f"{said}. {claim.metric} of {what} is {_interval(verdict.interval)} over {_seeds(verdict.seeds)}"
-    text += f"; {_bound(verdict)}; corrected p = {verdict.probability:.2g}"
+    pair = len(claim.contrast) == 2
+    show = number.signed if pair else number.show
+    seeds = f"{len(verdict.seeds)} seed{'s' if len(verdict.seeds) > 1 else ''}"
+    text = f"{said} {number.heading}, {' − '.join(claim.contrast)}: {interval(verdict.interval, show)} over {seeds}"
+    bound = {
+        "higher": f"above {show(claim.smallest)}",
+        "lower": f"below {show(-claim.smallest if pair else claim.smallest)}",
+        "same": f"within ±{number.show(claim.smallest)}",
+    }[claim.direction]
+    text += f", claimed {bound}; corrected p = {verdict.probability:.2g}"
     if verdict.outcome == "undecided":
-        more = (
-            f"about {verdict.needed} seeds would decide it" if verdict.needed else "more seeds may decide it"
+        text += (
+            f"; about {verdict.needed} seeds would decide it"
+            if verdict.needed
+            else "; more seeds may decide it"
         )
-        text += f"; {more}"
     return f"{text}."
 
 
@@ -103,6 +124,80 @@ def summary(found: Evidence, sealed: Seal) -> dict[str, object]:
     }
 
 
+@dataclass(frozen=True)
+class Row:
+    """A variant's number as text.
+
+    Attributes:
+        variant: its name.
+        seeds: how many it has.
+        mean: over them, with its interval.
+        difference: from the baseline, with its interval.
+        verdict: "better" or "worse" beyond the noise of seeds, "" where that is open.
+    """
+
+    variant: str
+    seeds: int
+    mean: str
+    difference: str
+    verdict: str
+
+
+def rows(number: Number, study: Study) -> list[Row]:
+    """A row for each variant, the baseline's first."""
+    order = sorted(study.variants, key=lambda name: name != study.file.baseline)
+    found = []
+    for variant in order:
+        mean, difference = number.means.get(variant), number.differences.get(variant)
+        found.append(
+            Row(
+                variant,
+                len(number.values[variant]),
+                "–" if mean is None else interval(mean, number.show),
+                "–" if difference is None or number.odd else interval(difference, number.signed),
+                number.verdict(variant) or "",
+            )
+        )
+    return found
+
+
+def noise_rows(found: Evidence) -> list[tuple[str, int, str, str]]:
+    """By number: its heading, seeds of the baseline, their standard deviation, and the difference that they show."""
+
+    def written(value: float | None, number: Number) -> str:
+        return "–" if value is None else number.show(value)
+
+    return [
+        (
+            number.heading,
+            number.noise.seeds,
+            written(number.noise.deviation, number),
+            written(number.noise.shows, number),
+        )
+        for number in found.numbers
+    ]
+
+
+def conditions(found: Evidence, sealed: Seal) -> Iterator[str]:
+    """Sentences on what a reader must know of how the numbers came about."""
+    file = found.study.file
+    yield f"Seeds: {', '.join(map(str, file.seeds))}."
+    if added := sorted({*file.seeds} - {*sealed.seeds}):
+        yield f"Added after the first result: seeds {', '.join(map(str, added))}."
+    if len(file.seeds) == 1:
+        yield "One seed: nothing here says what another would give."
+    if found.missing:
+        yield f"Missing: {', '.join(f'{name} ({state})' for name, state in found.missing.items())}."
+    yield f"The file of the study is {found.study.path}; `python -m study run {found.study.path}` makes all of it."
+
+
+def interval(found: Interval, show: Callable[[float], str] = "{:.4g}".format) -> str:
+    """A mean and the ends of its interval."""
+    if found.low is None or found.high is None:
+        return show(found.mean)
+    return f"{show(found.mean)} [{show(found.low)} to {show(found.high)}]"
+
+
 def _table(number: Number, study: Study) -> Iterator[str]:
     arrow = {"lower": " ↓", "higher": " ↑", None: ""}[number.better]
     yield from (f"### {number.heading}{arrow}", "")
@@ -110,27 +205,16 @@ def _table(number: Number, study: Study) -> Iterator[str]:
         yield from (f"The runs were measured differently ({', '.join(number.odd)}): nothing compares.", "")
     yield f"| variant | seeds | mean | difference from {study.file.baseline} |"
     yield "| --- | --- | --- | --- |"
-    for variant in study.variants:
-        mean, difference = number.means.get(variant), number.differences.get(variant)
-        shown = "–" if difference is None or number.odd else _interval(difference, number.signed)
-        bold = "**" if difference is not None and difference.sign and not number.odd else ""
-        written = "–" if mean is None else _interval(mean, number.show)
-        yield f"| {variant} | {len(number.values[variant])} | {written} | {bold}{shown}{bold} |"
+    for row in rows(number, study):
+        bold = "**" if row.verdict else ""
+        yield f"| {row.variant} | {row.seeds} | {row.mean} | {bold}{row.difference}{bold} |"
     yield ""
 
 
 def _noise(found: Evidence) -> Iterator[str]:
-    baseline = found.study.file.baseline
-    yield f"Standard deviation of {baseline} over its seeds, and the smallest difference between two variants of that"
-    yield "noise that so many seeds show with a chance of 80 %. Pairing by seed can only make it smaller where runs of"
-    yield "one seed resemble each other."
-    yield from ("", "| number | seeds | deviation | shows |", "| --- | --- | --- | --- |")
-    for number in found.numbers:
-        shown = [
-            "–" if value is None else number.show(value)
-            for value in (number.noise.deviation, number.noise.shows)
-        ]
-        yield f"| {number.heading} | {number.noise.seeds} | {' | '.join(shown)} |"
+    yield from (NOISE_WORDS.format(baseline=found.study.file.baseline), "")
+    yield from ("| number | seeds | deviation | shows |", "| --- | --- | --- | --- |")
+    yield from (f"| {' | '.join(map(str, row))} |" for row in noise_rows(found))
 
 
 def _choices(found: Evidence) -> Iterator[str]:
@@ -140,54 +224,15 @@ def _choices(found: Evidence) -> Iterator[str]:
     yield from ("", f"| variant | chosen | {' | '.join(f'{value:g}' for value in tuning.values)} |")
     yield f"| --- | --- |{' --- |' * len(tuning.values)}"
     for variant, choice in found.choices.items():
-        losses = " | ".join(f"{choice.losses.get(value, float('nan')):.4f}" for value in tuning.values)
-        chosen = (
-            "–"
-            if choice.value is None
-            else f"{choice.value:g}{' (at the edge)' if choice.at_the_edge else ''}"
-        )
-        yield f"| {variant} | {chosen} | {losses} |"
+        losses = " | ".join(f"{choice.losses.get(value, math.nan):.4f}" for value in tuning.values)
+        yield f"| {variant} | {choice.shown} | {losses} |"
 
 
-def _conditions(found: Evidence, sealed: Seal) -> Iterator[str]:
-    file = found.study.file
-    added = sorted({*file.seeds} - {*sealed.seeds})
-    yield f"- Seeds: {', '.join(map(str, file.seeds))}."
-    if added:
-        yield f"- Added after the first result: seeds {', '.join(map(str, added))}."
-    if len(file.seeds) == 1:
-        yield "- One seed: nothing here says what another would give."
-    if found.missing:
-        yield f"- Missing: {', '.join(f'{name} ({state})' for name, state in found.missing.items())}."
-    yield f"- The file of the study is `{found.study.path}`; `python -m study run {found.study.path}` makes all of it."
-
-
-def _write_csv(path: Path, found: Evidence) -> None:
+def write_csv(path: Path, found: Evidence) -> None:
+    """Write every value: a line for each number, variant and seed."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["number", "variant", "seed", "value"])
         for number in found.numbers:
             for variant, values in number.values.items():
                 writer.writerows([number.key, variant, seed, value] for seed, value in values.items())
-
-
-def _interval(interval: Interval, show: Callable[[float], str] = "{:.4g}".format) -> str:
-    if interval.low is None or interval.high is None:
-        return show(interval.mean)
-    return f"{show(interval.mean)} [{show(interval.low)} to {show(interval.high)}]"
-
-
-def _bound(verdict: Verdict) -> str:
-    claim = verdict.claim
-    size = f"{claim.smallest:g}"
-    if len(claim.contrast) == 1:
-        return f"claimed {'above' if claim.direction == 'higher' else 'below'} {size}"
-    return {
-        "higher": f"claimed above {size}",
-        "lower": f"claimed below {-claim.smallest:g}",
-        "same": f"claimed within ±{size}",
-    }[claim.direction]
-
-
-def _seeds(seeds: list[int]) -> str:
-    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"

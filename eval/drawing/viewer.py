@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from eval.drawing import style
 from eval.drawing.maps import Maps
+from eval.drawing.pages import render
 from eval.drawing.panels import short
 from models import ModelError
 
@@ -91,15 +90,3 @@ def section(
         "b": min(1, len(runs) - 1),
         "tracked": tracked,
     }
-
-
-def render(template: str, **values: Any) -> str:
-    """A template of this package, filled; every text is escaped."""
-    templates = Environment(
-        loader=PackageLoader("eval.drawing", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return templates.get_template(template).render(**values)

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval import catalogue
-from eval.drawing import style
-from eval.drawing.viewer import render as rendered
+from eval.drawing import pages, style
 from eval.report import comparison, pairs
 from eval.report.collection import Measured
 from eval.report.columns import Column
@@ -19,7 +18,7 @@ from eval.report.findings import checks, findings
 def render(report: Report) -> str:
     """The page, self-contained; every text from a run is escaped."""
     runs = report.runs
-    return rendered(
+    return pages.render(
         "report.html",
         title=report.title,
         environment=report.environment,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +77,25 @@ def test_a_study_survives_a_kill_and_a_run_that_fails(write, capsys):
     assert "Missing: lonely-seed-1 (failed), lonely-seed-2 (failed)." in page
     assert (study.folder / "numbers.csv").read_text().count("\n") == 1 + 2 * 4
 
+    html = (study.folder / "report.html").read_text()
+    assert html.count("<svg") == 3
+    assert "Softpick has fewer sinks than softmax (no-sinks)." in html
+    assert not re.search(r'(src|href)="(?!#)', html), "the page loads nothing"
+
+    command.main(["export", str(path), "paper"])
+    written = {file.name for file in Path("paper").iterdir()}
+    assert {
+        "forest.svg",
+        "forest.pdf",
+        "forest.png",
+        "losses.pdf",
+        "numbers.csv",
+        "bits_per_byte.tex",
+    } <= written
+    table = Path("paper/sink_renormalised.tex").read_text()
+    assert "softpick & " in table
+    assert "%" not in table.replace("\\%", ""), "a bare % hides the rest of a line"
+
     command.main(["status", str(path)])
     assert "4 done, 2 failed" in capsys.readouterr().out
 
@@ -96,7 +116,7 @@ def test_a_report_of_nothing_says_what_to_do(write):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rnu", "x.yaml"], "unknown command 'rnu'; there are run, status, report, work"),
+        (["rnu", "x.yaml"], "unknown command 'rnu'; there are run, status, report, export, work"),
         (["run"], "the following arguments are required: FILE"),
         (["run", "FILE", "--workers", "0"], "--workers must be at least 1"),
         (["run", "FILE", "--workers", "999"], "999 workers on .* cores"),
