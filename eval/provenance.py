@@ -26,7 +26,7 @@ OPENING = "eval.subject"
 KERNELS = "attention.kernels"
 """The package whose every module counts: its modules are found, not imported by name, and any of them may compute."""
 
-PARTS = ("attention.mechanisms", "models.postops")
+PARTS = ("attention.mechanisms", "models.mlps", "models.norms", "models.postops")
 """Packages of which a model uses what its config names; the modules in them count where it does."""
 
 SHOWING = ("eval.analysis", "eval.options", "eval.terminal", "eval.display", "eval.drawing")

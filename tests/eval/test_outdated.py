@@ -48,12 +48,15 @@ def test_a_fresh_result_has_no_mark(path: Path) -> None:
 
 
 def test_a_result_of_other_code_is_shown_and_marked(path: Path, copied: Path) -> None:
-    edit(copied / "models" / "norms" / "rms.py")
+    edit(copied / "models" / "block.py")
     run = measured(path)
-    assert run.outdated == {"activations": "code"}
+    assert run.outdated == {"activations": "code, parts"}
     assert shown(run).endswith(" †")
     assert "Numbers with a † would now be measured otherwise: fresh." in findings([run])
-    assert "fresh: † not as it would be measured now (code): activations." in Report("A", [run], {}).text()
+    assert (
+        "fresh: † not as it would be measured now (code, parts): activations."
+        in Report("A", [run], {}).text()
+    )
 
 
 def test_a_result_from_before_parts_had_hashes_is_shown_and_marked(path: Path) -> None:

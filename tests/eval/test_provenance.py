@@ -87,6 +87,22 @@ def test_a_post_op_counts_where_a_model_has_it(make_run: RunMaker, copied: Path)
     assert [one == other for one, other in zip(hashed(), before, strict=True)] == [True, False]
 
 
+def test_an_mlp_and_a_norm_count_where_a_model_has_them(make_run: RunMaker, copied: Path) -> None:
+    plain, other = (open_subject(make_run(f"mlp-{mlp}", mlp=mlp)) for mlp in ("swiglu", "relu_squared"))
+
+    def hashed() -> list[object]:
+        return [provenance.protocol("eval.analyses.sinks", subject.made_of) for subject in (plain, other)]
+
+    def same(file: str) -> list[bool]:
+        before = hashed()
+        edit(copied / "models" / file)
+        return [one == two for one, two in zip(hashed(), before, strict=True)]
+
+    assert same("mlps/relu_squared.py") == [True, False]
+    assert same("norms/rms.py") == [False, False]
+    assert same("norms/single_scale.py") == [True, True]
+
+
 def test_a_mechanism_that_is_added_outdates_nothing(copied: Path) -> None:
     def protocols() -> list[object]:
         return [
