@@ -5,7 +5,8 @@
     python -m benchmarks.ladder --size nano --seeds 3 --limit 0  # the table of what has finished
 
 A seed decides initial weights and the order of the text, so that rungs of one seed are compared with each other.
-Runs lie in runs/ladder/SIZE; what has finished is read, what was stopped goes on, seed by seed.
+Runs lie in runs/ladder/SIZE; what has finished is read, what was stopped goes on, seed by seed. What an earlier call
+wrote down, here or on another machine, is taken from benchmarks/results.
 
 Time is measured apart from the runs, as whole training steps that all rungs take in turns.
 """
@@ -23,7 +24,19 @@ import torch
 from benchmarks.bench_train import training_step
 from benchmarks.machine import describe, facts, table
 from benchmarks.measure import interleaved, median
-from benchmarks.rungs import LONGER, PAPER, SIZES, SWEEP_SEED, Outcome, Rung, finished, ladder, outcome, sweep
+from benchmarks.rungs import (
+    LONGER,
+    PAPER,
+    SIZES,
+    SWEEP_SEED,
+    Outcome,
+    Rung,
+    climb,
+    ladder,
+    read,
+    recorded,
+    sweep,
+)
 from common.command import Parser, guarded
 from eval.intervals import Interval, student
 from models import GPT
@@ -35,7 +48,9 @@ Outcomes = dict[str, dict[int, Outcome]]
 """What the runs came to, by rung and seed."""
 
 
-def run(rungs: list[Rung], size: str, seeds: list[int], limit: int | None) -> Outcomes:
+def run(
+    rungs: list[Rung], size: str, seeds: list[int], limit: int | None, before: Mapping[str, Outcome]
+) -> Outcomes:
     """Train what is missing, all rungs of a seed before the next seed, and read the rest.
 
     Args:
@@ -43,15 +58,17 @@ def run(rungs: list[Rung], size: str, seeds: list[int], limit: int | None) -> Ou
         size: of the models.
         seeds: of the runs.
         limit: how many runs to train at most; None: all.
+        before: what other runs came to, by the identity of their configs.
     """
     found: Outcomes = {rung.name: {} for rung in rungs}
     for seed in seeds:
         for rung in rungs:
-            if not finished(rung, size, seed):
-                if limit == 0:
-                    continue
+            known = read(rung, size, seed, before)
+            if known is None and limit != 0:
                 limit = None if limit is None else limit - 1
-            found[rung.name][seed] = outcome(rung, size, seed)
+                known = climb(rung, size, seed)
+            if known is not None:
+                found[rung.name][seed] = known
     return {name: of_seed for name, of_seed in found.items() if of_seed}
 
 
@@ -184,20 +201,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--write", type=Path, metavar="DIR", help="repository whose results are replaced")
     options = parser.parse_args(arguments)
     size, limit = options.size, options.limit
-    swept = run(
-        [rung for rungs in sweep(size).values() for _, rung in rungs],
-        size,
-        [SWEEP_SEED],
-        limit if options.sweep else 0,
-    )
-    rungs = ladder(size, more=options.more)
-    found = run(rungs, size, list(range(1, options.seeds + 1)), 0 if options.sweep else limit)
+    results = (options.write or Path()) / "benchmarks/results"
+    before = recorded(results / f"ladder-{size}.json")
+    rates = [rung for rungs in sweep(size).values() for _, rung in rungs]
+    swept = run(rates, size, [SWEEP_SEED], limit if options.sweep else 0, before)
+    rungs, seeds = ladder(size, more=options.more), list(range(1, options.seeds + 1))
+    found = run(rungs, size, seeds, 0 if options.sweep else limit, before)
     reached = [rung for rung in rungs if rung.name in found]
     times = step_times(reached, size, options.rounds) if options.rounds and PAPER.name in found else {}
     text = page(size, found, swept, times)
     print(text)
     if options.write:
-        results = options.write / "benchmarks/results"
         results.mkdir(parents=True, exist_ok=True)
         raw = {
             "machine": facts(),

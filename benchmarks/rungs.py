@@ -5,16 +5,20 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 from common.configs import parents
+from common.hashing import json_hash
 from common.shapes import read_json
 from eval.analyses import activations
 from eval.subject import open_subject
 from models import ModelError, resolve
 from storage import log
 from training import Config, load, train
+from training.config import as_dict, differences
 
 RECIPES = Path("configs/recipes")
 MODERN = RECIPES / "modern.yaml"
@@ -66,14 +70,27 @@ class Outcome:
         bits_per_byte: the same per byte.
         kurtosis: of the residual stream after all blocks together (`python -m eval activations`); None: undefined.
         parameters: trained scalars.
-        steps: of the run.
+        config: identity of the run's config.
     """
 
     loss: float
     bits_per_byte: float
     kurtosis: float | None
     parameters: int
-    steps: int
+    config: str
+
+
+class _Outcome(TypedDict):
+    loss: float
+    bits_per_byte: float
+    kurtosis: float | None
+    parameters: int
+    config: str
+
+
+class _Results(TypedDict):
+    rungs: dict[str, dict[str, _Outcome]]
+    sweep: dict[str, dict[str, _Outcome]]
 
 
 PAPER = Rung("paper")
@@ -132,28 +149,47 @@ def sweep(size: str) -> dict[str, list[tuple[float, Rung]]]:
     }
 
 
-def outcome(rung: Rung, size: str, seed: int) -> Outcome:
-    """Train a run, go on with one that was stopped, or read what a finished one came to.
+def read(rung: Rung, size: str, seed: int, recorded: Mapping[str, Outcome]) -> Outcome | None:
+    """What a finished run came to, or one that was recorded elsewhere; None where there is none of this config."""
+    config = rung.config(size, seed)
+    file = config.path / RESULT
+    return Outcome(**read_json(file, _Outcome)) if file.exists() else recorded.get(_identity(config))
+
+
+def climb(rung: Rung, size: str, seed: int) -> Outcome:
+    """Train a run, or go on with one that was stopped.
 
     Raises:
         ModelError: the run was stopped, or its folder holds a run of another config.
     """
     config = rung.config(size, seed)
-    file = config.path / RESULT
+    found = _measured(train(config, resume=True), config)
+    (config.path / RESULT).write_text(json.dumps(asdict(found)) + "\n")
+    return found
+
+
+def recorded(file: Path) -> dict[str, Outcome]:
+    """What runs came to that `python -m benchmarks.ladder` wrote down, by the identity of their configs."""
     if not file.exists():
-        found = _measured(train(config, resume=True), config.train.steps)
-        file.write_text(json.dumps(asdict(found)) + "\n")
-    return Outcome(**read_json(file, dict[str, float]))  # type: ignore[arg-type]
+        return {}
+    sections = read_json(file, _Results)
+    found = [
+        Outcome(**entry)
+        for section in (sections["rungs"], sections["sweep"])
+        for of_seed in section.values()
+        for entry in of_seed.values()
+    ]
+    return {entry.config: entry for entry in found}
 
 
-def finished(rung: Rung, size: str, seed: int) -> bool:
-    """Whether there is nothing left to do for `outcome`."""
-    return (rung.config(size, seed).path / RESULT).exists()
+def _identity(config: Config) -> str:
+    """A hash of what a config has other than by default, without what does not change a run's numbers."""
+    return json_hash(differences(as_dict(Config()), config))
 
 
-def _measured(run: Path, steps: int) -> Outcome:
+def _measured(run: Path, config: Config) -> Outcome:
     last = [record for record in log.read(run) if "validation_loss" in record][-1]
-    if last["step"] != steps:
+    if last["step"] != config.train.steps:
         raise ModelError(f"{run} was stopped; the same command goes on with it")
     subject = open_subject(run)
     measured = activations.run(subject, activations.Settings(sequences=WINDOWS)).results
@@ -162,5 +198,5 @@ def _measured(run: Path, steps: int) -> Outcome:
         bits_per_byte=last["bits_per_byte"],
         kurtosis=measured.kurtosis.pooled,
         parameters=sum(parameter.numel() for parameter in subject.network.parameters()),
-        steps=steps,
+        config=_identity(config),
     )
