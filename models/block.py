@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attention import INFERENCE, CallSpec, Mechanism, Phase, RecurrentState, attend
 from models.cache import LayerCache, StateCache
+from models.gradients import products
 from models.mlps import MLPS
 from models.norms import norm
 from models.plan import LayerPlan, Plan
@@ -144,9 +145,10 @@ class Attention(nn.Module):
         observe: Observer | None,
     ) -> Tensor:
         """From [B, T, d_model] of tokens [B, T] to [B, T, d_model]; documents [B, S] covers the cached ones, too."""
-        query = self.query_norm(self.query(x).unflatten(-1, (-1, self.head_dim)))
-        key = self.key_norm(self.key(x).unflatten(-1, (-1, self.head_dim)))
-        value = self.value(x).unflatten(-1, (-1, self.value_dim))
+        query, key, value = products(x, self.query, self.key, self.value)
+        query = self.query_norm(query.unflatten(-1, (-1, self.head_dim)))
+        key = self.key_norm(key.unflatten(-1, (-1, self.head_dim)))
+        value = value.unflatten(-1, (-1, self.value_dim))
         if self.query_gain is not None:
             query = query * self.query_gain.to(query.dtype)
         if self.value_embedding is not None:

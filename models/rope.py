@@ -83,7 +83,9 @@ class Rope:
         return 0.1 * math.log(self.factor) + 1 if self.scaling == "yarn" else 1.0
 
     def rotations(self, start: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [length, 1, head_dim / 2] for the positions from `start` on, times `magnitude`.
+        """Cosines and signed sines [length, 1, head_dim] for the positions from `start` on, times `magnitude`.
+
+        A sine is negative for the first half of the channels, which loses by the rotation what the second one wins.
 
         Computed once per forward pass and shared by all layers: no table to size, move or save. In float32 at
         least, because half precision cannot tell neighbouring positions apart.
@@ -91,13 +93,15 @@ class Rope:
         dtype = torch.promote_types(like.dtype, torch.float32)
         position = torch.arange(start, start + length, device=like.device, dtype=dtype)
         angle = position[:, None, None] * self.frequencies(like.device, dtype)
-        if self.magnitude == 1:
-            return angle.cos(), angle.sin()
-        return self.magnitude * angle.cos(), self.magnitude * angle.sin()
+        cosine, sine = angle.cos(), angle.sin()
+        if self.magnitude != 1:
+            cosine, sine = self.magnitude * cosine, self.magnitude * sine
+        return torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1)
 
 
 def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn channel c and channel c + head_dim / 2 of [B, T, H, head_dim] by the angle of their position."""
     cosine, sine = rotation
-    left, right = heads.to(cosine.dtype).chunk(2, dim=-1)
-    return torch.cat([left * cosine - right * sine, right * cosine + left * sine], dim=-1).to(heads.dtype)
+    wide = heads.to(cosine.dtype)
+    # Halves are swapped whole: long rows of memory, which products of halves are not.
+    return (wide * cosine + wide.roll(heads.shape[-1] // 2, -1) * sine).to(heads.dtype)

@@ -3,8 +3,8 @@
 import math
 
 from torch import Tensor, nn
-from torch.nn import functional
 
+from models.gradients import gated, products
 from models.mlps.base import MLP
 
 
@@ -24,4 +24,4 @@ class SwiGLU(MLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model] to [..., d_model]."""
-        return self.down(functional.silu(self.gate(x)) * self.up(x))
+        return self.down(gated(*products(x, self.gate, self.up)))

@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from models.gradients import normalised
 
 
 class Norm(nn.Module):
@@ -25,4 +26,4 @@ def divided(x: Tensor, eps: float, gain: Tensor | None = None) -> Tensor:
     """x / sqrt(mean(x²) + eps) times a gain per channel, over the last axis; in float32 at least."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     weight = None if gain is None else gain.to(wide.dtype)
-    return functional.rms_norm(wide, x.shape[-1:], weight, eps)
+    return normalised(wide, weight, eps)
