@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.checkpointing import load_accelerator_state, save_accelerator_state
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from common.errors import InputError
-from models import GPT, ModelError
+from models import ModelError
 from storage import checkpoint_path, checkpoints, log, partial_path, prune, publish, write_checksums
 from storage.checkpoint import WEIGHTS, remove, save_weights
+from training.engine import Engine
 from training.launch import agreed, from_main
 from training.noise_scale import NoiseScale
+from training.sharding import OPTIMIZER, gathered, like, load_optimizer, save_optimizer
 
-STATE, OPTIMIZER = "trainer.json", "optimizer.bin"
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+STATE = "trainer.json"
 
 RISEN = 0.5
 """Nats per token by which the training loss of the newest checkpoint may exceed that of the best, before the best is
@@ -68,32 +68,20 @@ class TrainerState:
 
 
 class Checkpointer:
-    """Saves and restores one run; every process calls every method."""
+    """Saves and restores one run; every process calls every method.
 
-    def __init__(
-        self,
-        run: Path,
-        accelerator: Accelerator,
-        model: nn.Module,
-        network: GPT,
-        optimizer: Optimizer,
-        keep: int,
-        memory: Sequence[set[str]],
-    ) -> None:
-        """`model` and `optimizer` are what accelerate prepared, `network` the plain GPT inside the model.
+    A checkpoint is the same to whoever reads it, on whatever number of processes it was written: weights are whole,
+    and an optimizer is whole or in parts that any process can put together (`training.sharding`). DeepSpeed alone has
+    files of its own.
+    """
 
-        `memory` names what the optimizer remembers of a parameter, one set per kind.
-        """
+    def __init__(self, run: Path, engine: Engine, keep: int, memory: Sequence[set[str]]) -> None:
+        """`memory` names what the optimizer remembers of a parameter, one set per kind."""
         self._run = run
-        self._accelerator = accelerator
-        self._model = model
-        self._network = network
-        self._optimizer = optimizer
+        self._engine = engine
+        self._accelerator = engine.accelerator
         self._keep = keep
         self._memory = memory
-        # A wrapped model would be saved, and expected back, under its wrapper's tensor names.
-        accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
-        accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
 
     def save(self, state: TrainerState) -> None:
         """Write the checkpoint of `state.step`, then drop the oldest beyond the number to keep.
@@ -101,7 +89,7 @@ class Checkpointer:
         Raises:
             OSError: it cannot be written; what was written of it is gone, and older checkpoints are as they were.
         """
-        folder = from_main(self._accelerator, lambda: partial_path(self._run, state.step))
+        folder = from_main(self._accelerator, lambda: self._begin(state.step))
         try:
             agreed(self._accelerator, lambda: self._write(folder, state))
             from_main(self._accelerator, lambda: self._publish(folder, state.step))
@@ -110,17 +98,30 @@ class Checkpointer:
                 remove(folder)
             raise
 
+    def _begin(self, step: int) -> Path:
+        folder = partial_path(self._run, step)
+        folder.mkdir(parents=True)
+        return folder
+
     def _write(self, folder: Path, state: TrainerState) -> None:
-        accelerator = self._accelerator
+        accelerator, engine = self._accelerator, self._engine
         try:
-            accelerator.save_state(str(folder))
-            weights = accelerator.get_state_dict(self._model) if self._sharded else self._network.state_dict()
+            if engine.deepspeed:
+                accelerator.save_state(str(folder))
+                named = accelerator.get_state_dict(engine.root) or {}
+                weights = {name.partition("network.")[2]: tensor for name, tensor in named.items()}
+            else:
+                save_optimizer(engine.optimizer, engine.parameters, folder, accelerator.is_main_process)
+                save_accelerator_state(
+                    str(folder), [], [], [], [], accelerator.process_index, 0, accelerator.scaler
+                )
+                weights = gathered(engine.network.state_dict(), accelerator.is_main_process)
             if accelerator.is_main_process:
                 save_weights(weights, folder / WEIGHTS)
                 values = asdict(replace(state, log=log.fingerprint(self._run)))
                 (folder / STATE).write_text(json.dumps(values, indent=2) + "\n")
         except (RuntimeError, SafetensorError) as error:  # torch and safetensors hide what the system said
-            full = shutil.disk_usage(folder).free < sum(value.nbytes for value in self._network.parameters())
+            full = shutil.disk_usage(folder).free < sum(value.nbytes for value in engine.parameters.values())
             reason = (errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else (errno.EIO, _one_line(error))
             raise OSError(*reason, str(folder)) from error
 
@@ -144,12 +145,23 @@ class Checkpointer:
         return read_state(folder)
 
     def _read(self, folder: Path) -> None:
+        accelerator, engine = self._accelerator, self._engine
         way = f"to resume from an older checkpoint, delete {folder}"
-        expected = [_settings(group) for group in self._optimizer.param_groups]
+        expected = [_settings(group) for group in engine.optimizer.param_groups]
         try:
-            if not self._sharded:
-                self._network.load_state_dict(load_file(folder / WEIGHTS))
-            self._accelerator.load_state(str(folder))
+            if engine.deepspeed:
+                accelerator.load_state(str(folder))
+                accelerator.step = 0  # counts micro-batches, of which a resumed run may have others in a step
+            else:
+                weights = load_file(folder / WEIGHTS)
+                fitting = engine.network.state_dict()
+                engine.network.load_state_dict(
+                    {name: like(weights[name], fitting.get(name, weights[name])) for name in weights}
+                )
+                engine.optimizer.load_state_dict(load_optimizer(engine.optimizer, engine.parameters, folder))
+                load_accelerator_state(
+                    str(folder), [], [], [], [], accelerator.process_index, accelerator.scaler
+                )
         except (OSError, MemoryError, torch.OutOfMemoryError):
             raise
         except (
@@ -158,15 +170,11 @@ class Checkpointer:
             raise ModelError(
                 f"checkpoint {folder} does not fit this run: {_one_line(error)}; {way}"
             ) from error
-        found = [_settings(group) for group in self._optimizer.param_groups]
-        if not self._sharded and (found != expected or not _fits(self._optimizer, self._memory)):
+        found = [_settings(group) for group in engine.optimizer.param_groups]
+        if not engine.deepspeed and (found != expected or not _fits(engine.optimizer, self._memory)):
             raise ModelError(
                 f"checkpoint {folder} does not fit this run: {OPTIMIZER} is of another optimizer; {way}"
             )
-
-    @property
-    def _sharded(self) -> bool:
-        return self._accelerator.distributed_type in SHARDED
 
 
 def read_state(folder: Path) -> TrainerState:

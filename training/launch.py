@@ -10,15 +10,17 @@ import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedType,
+    FullyShardedDataParallelPlugin,
     ProjectConfiguration,
     broadcast_object_list,
     gather_object,
+    get_int_from_env,
     parse_flag_from_env,
 )
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from models import GPT, ModelConfig, ModelError
 from training.config import Config
-from training.tracking import require_tracker
 
 T = TypeVar("T")
 
@@ -49,14 +51,14 @@ def choose_device() -> torch.device:
     return torch.device("cpu")
 
 
-def make_accelerator(config: Config, precision: str) -> Accelerator:
-    """What accelerate is told of a run that computes in "fp32", "bf16" or "fp16".
+def rank() -> int:
+    """The number of this process, which its launcher knows before there is a process group."""
+    return int(get_int_from_env(["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"], 0))
 
-    Raises:
-        ModelError: a tracker that is not installed.
-    """
+
+def make_accelerator(config: Config, precision: str) -> Accelerator:
+    """What accelerate is told of a run that computes in "fp32", "bf16" or "fp16"."""
     tracker = config.train.tracker
-    require_tracker(tracker)
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         log_with=None if tracker == "none" else tracker,
@@ -64,20 +66,25 @@ def make_accelerator(config: Config, precision: str) -> Accelerator:
     )
 
 
-def check_launch(accelerator: Accelerator, processes: int | None) -> None:
-    """Refuse a process group that is not the one asked for.
+def check_launcher() -> None:
+    """Refuse a launcher that was asked for several processes and started one.
 
     Raises:
-        ModelError: another number of processes than `processes`, a launcher that started one process where several
-            were asked for, or FSDP or DeepSpeed requested and not in use.
+        ModelError: says which launch works.
     """
     # Only accelerate's launcher for a single process sets the port and the precision but no rank.
-    launched_alone = {
-        "MASTER_PORT",
-        "ACCELERATE_MIXED_PRECISION",
-    } <= os.environ.keys() and "RANK" not in os.environ
-    if accelerator.num_processes == 1 and launched_alone:
+    alone = {"MASTER_PORT", "ACCELERATE_MIXED_PRECISION"} <= os.environ.keys() and "RANK" not in os.environ
+    if alone:
         raise ModelError(_ONE_PROCESS)
+
+
+def check_launch(accelerator: Accelerator, processes: int | None) -> None:
+    """Refuse a process group that is not the one asked for, and ways to shard that training does not know.
+
+    Raises:
+        ModelError: another number of processes than `processes`; FSDP or DeepSpeed requested and not in use; FSDP of
+            the first version, or with checkpointing of its own.
+    """
     if processes is not None and accelerator.num_processes != processes:
         raise ModelError(f"train.processes={processes}, but {accelerator.num_processes} are running")
     for variable, kind in (
@@ -89,6 +96,21 @@ def check_launch(accelerator: Accelerator, processes: int | None) -> None:
                 f"{kind.value} was asked for and accelerate runs {accelerator.distributed_type.value} instead; "
                 f"{kind.value} needs more than one GPU"
             )
+    if (fsdp := getattr(accelerator.state, "fsdp_plugin", None)) is not None:
+        _settle(fsdp)
+
+
+def _settle(fsdp: FullyShardedDataParallelPlugin) -> None:
+    """Have FSDP compute as everybody does: autocast over float32 weights, so that numbers do not depend on sharding."""
+    if fsdp.fsdp_version != 2:
+        raise ModelError(
+            "FSDP of version 1 is not served; set fsdp_version: 2 in the fsdp_config of accelerate"
+        )
+    if fsdp.activation_checkpointing:
+        raise ModelError(
+            "fsdp_activation_checkpointing would rename the weights; leave it out of the fsdp_config"
+        )
+    fsdp.mixed_precision_policy = MixedPrecisionPolicy()
 
 
 def check_memory(config: ModelConfig, device: torch.device) -> None:

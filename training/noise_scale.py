@@ -6,12 +6,12 @@ A gradient g averaged over n tokens has E‖g‖² = ‖G‖² + tr Σ / n. A st
 many, shows that at two sizes: each micro-batch and the whole step.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn import Parameter
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 DECAY = 0.99
 """Of the moving averages, per step."""
@@ -51,16 +51,26 @@ class NoiseScale:
 class GradientSquares:
     """Adds up ‖g‖² of every backward pass: of what it brings itself, before it is accumulated or reduced."""
 
-    def __init__(self, parameters: Iterable[Parameter]) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        """Watch the parameters of a model; those that FSDP shards are watched from where they are whole."""
         self._squares: list[Tensor] = []
-        for parameter in parameters:
-            parameter.register_hook(self._add)
+        self._watched: set[int] = set()
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.register_forward_pre_hook(lambda module, inputs: self._watch(module))
+        self._watch(model)
 
     def take(self) -> Tensor:
         """‖g‖² since the last call."""
         total = torch.stack(self._squares).sum()
         self._squares.clear()
         return total
+
+    def _watch(self, model: nn.Module) -> None:
+        for parameter in model.parameters():
+            if not isinstance(parameter, DTensor) and id(parameter) not in self._watched:
+                parameter.register_hook(self._add)
+                self._watched.add(id(parameter))
 
     def _add(self, gradient: Tensor) -> None:
         self._squares.append(torch.linalg.vector_norm(gradient, dtype=torch.float32).square())

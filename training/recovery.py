@@ -6,9 +6,7 @@ weight and every moment of the optimizer is a number. Whether its model is any g
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -16,8 +14,9 @@ from common.errors import InputError
 from models import ModelError
 from storage import checkpoint_path, checkpoints, verify
 from storage.checkpoint import WEIGHTS
-from training.checkpoint import OPTIMIZER, RISEN, read_state, recorded_losses
+from training.checkpoint import RISEN, read_state, recorded_losses
 from training.diagnosis import not_finite
+from training.sharding import read_optimizer
 
 
 def newest_checkpoint(run: Path) -> int | None:
@@ -74,7 +73,7 @@ def examine(run: Path, step: int) -> None:
     if not any("optim" in name for name in sums):  # the name differs where the optimizer is sharded
         raise ModelError(f"checkpoint {folder} is not complete: it has no state of the optimizer")
     try:
-        damage = not_finite(_weights(folder / WEIGHTS)) or not_finite(_moments(folder / OPTIMIZER))
+        damage = not_finite(_weights(folder / WEIGHTS)) or not_finite(read_optimizer(folder))
     except (OSError, MemoryError):
         raise
     except (
@@ -103,12 +102,3 @@ def _weights(file: Path) -> Iterator[tuple[str, Tensor]]:
     with safe_open(file, "pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118
             yield f"parameter {name}", tensors.get_tensor(name)
-
-
-def _moments(file: Path) -> Iterator[tuple[str, Tensor]]:
-    if file.exists():
-        loaded: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        for index, state in loaded["state"].items():
-            for kind, value in state.items():
-                if isinstance(value, Tensor):
-                    yield f"the optimizer's {kind} of parameter {index}", value

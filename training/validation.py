@@ -1,43 +1,104 @@
-"""Losses on held-out text: of its tokens, which every evaluation counts, and of the ends of its documents."""
+"""What a model does on held-out text: losses of its tokens, which every evaluation counts, and of the ends of its
+documents, and the statistics of its attention.
+"""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from models import GPT
-from training.batches import Batch, count_targets, count_unknown
+from data import PackedDataset
+from models import ModelError
+from training.batches import Batch, count_targets, count_unknown, validation_batches
+from training.engine import Engine
 from training.losses.objective import held_out_losses
+from training.telemetry import attention_statistics
 
 
-class HeldOut:
-    """Sums of one process over its batches.
+class Validation:
+    """Measures a model in training on held-out text, on the same sequences each time."""
 
-    Attributes:
-        nats, tokens: of text: the summed loss, float64, and how many tokens.
-        end_nats, ends: of ends of documents.
-        unknown: tokens outside the vocabulary; batches after the first of them are not computed.
-        first: the first batch, None where it has unknown tokens.
-    """
+    def __init__(
+        self,
+        engine: Engine,
+        held_out: PackedDataset,
+        *,
+        sequences: int | None,
+        micro_batch_size: int,
+        bytes_per_token: float,
+    ) -> None:
+        """Take `sequences` evenly spaced ones of a text with so many bytes per token.
 
-    def __init__(self, device: torch.device) -> None:
-        self.nats: Tensor
-        self.end_nats: Tensor
-        self.nats, self.end_nats = torch.zeros(2, device=device, dtype=torch.float64)
-        self.tokens = self.ends = self.unknown = 0
-        self.first: Batch | None = None
+        Raises:
+            ModelError: there are none.
+        """
+        if len(held_out) == 0:
+            raise ModelError(
+                "the held-out text is shorter than one sequence; raise data.held_out or lower train.length"
+            )
+        self._engine = engine
+        self._held_out = held_out
+        self._sequences = sequences
+        self._micro_batch_size = micro_batch_size
+        self._bytes_per_token = bytes_per_token
 
-    def add(self, network: GPT, batches: Iterable[Batch], bos: int) -> None:
-        """Compute the losses of batches; a target `bos` is the end of a document."""
-        for batch in batches:
-            self.unknown += count_unknown([batch], network.plan.vocab_size)
-            if self.unknown:
-                continue
-            self.first = self.first or batch
-            losses = held_out_losses(network, batch["tokens"], batch["targets"], batch["documents"])
-            closes = batch["targets"] == bos
-            self.nats += losses.masked_fill(closes, 0).sum()
-            self.end_nats += losses.where(closes, 0).sum()
-            ends = int(closes.sum())
-            self.ends += ends
-            self.tokens += count_targets([batch]) - ends
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Loss in nats per token and bits per byte, and per layer what attention does on one of the sequences.
+
+        Raises:
+            ModelError: the text has no token to predict, or tokens outside the vocabulary.
+        """
+        engine = self._engine
+        tokens = self._count()
+        sums = torch.zeros(3, device=engine.accelerator.device, dtype=torch.float64)
+        first: Batch | None = None
+        for batch in map(engine.place, self._batches()):
+            first = first or batch
+            losses, closes = self._losses(batch), self._closes(batch)
+            sums[0] += losses.masked_fill(closes, 0).sum()
+            sums[1] += losses.where(closes, 0).sum()
+            sums[2] += closes.sum()
+        nats, end_nats, ends = engine.sum(sums).tolist()
+        assert first is not None
+        one = {name: value[:1] for name, value in first.items()}
+        statistics = engine.compute(lambda objective: attention_statistics(objective.network, one))
+        loss = nats / tokens
+        return (
+            {
+                "validation_loss": loss,
+                "bits_per_byte": loss / math.log(2) / self._bytes_per_token,
+                "validation_tokens": tokens,
+            }
+            | ({"end_loss": end_nats / ends} if ends else {})
+            | statistics
+        )
+
+    def _count(self) -> int:
+        """Tokens of text over all processes, which look before any of them computes."""
+        tokens = unknown = 0
+        for batch in self._batches():
+            tokens += count_targets([batch]) - int(self._closes(batch).sum())
+            unknown += count_unknown([batch], self._engine.network.plan.vocab_size)
+        return self._engine.count(tokens, unknown, "the held-out text")
+
+    def _batches(self) -> Iterator[Batch]:
+        accelerator = self._engine.accelerator
+        return validation_batches(
+            self._held_out,
+            sequences=self._sequences,
+            micro_batch_size=self._micro_batch_size,
+            rank=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
+
+    def _closes(self, batch: Batch) -> Tensor:
+        """Which targets are ends of documents, [B, T]."""
+        return batch["targets"] == self._held_out.shard.bos
+
+    def _losses(self, batch: Batch) -> Tensor:
+        tokens, targets, documents = batch["tokens"], batch["targets"], batch["documents"]
+        return self._engine.compute(
+            lambda objective: held_out_losses(objective.network, tokens, targets, documents)
+        )

@@ -15,6 +15,7 @@ from models import ModelError
 from storage import checkpoint_path, log
 from tests.training.conftest import MakeConfig
 from training import train
+from training.checkpoint import TrainerState
 from training.lock import RunLock
 
 pytestmark = pytest.mark.slow
@@ -45,16 +46,16 @@ def test_a_run_that_cannot_be_written_says_where_it_goes_on_and_does(
     whole = train(make(*options, "name=whole"))
     config = make(*options)
     with monkeypatch.context() as patch:
-        from training.trainer import Trainer
+        from training.step import Stepper
 
-        step = Trainer._step
+        take = Stepper.take
 
-        def fill(self: Trainer):  # type: ignore[no-untyped-def]
-            if self.state.step == 3:
+        def fill(self: Stepper, state: TrainerState):  # type: ignore[no-untyped-def]
+            if state.step == 3:
                 patch.setattr(target, failing)
-            return step(self)
+            return take(self, state)
 
-        patch.setattr(Trainer, "_step", fill)
+        patch.setattr(Stepper, "take", fill)
         with pytest.raises(
             ModelError, match=said + r".*; the newest checkpoint that is whole and finite is step 2 "
         ):

@@ -16,34 +16,36 @@ from tests.training.conftest import MakeConfig
 from tests.training.test_trainer import optimizer_state
 from training import train
 from training.batches import Batch, TrainingBatches
-from training.trainer import StepResult, Trainer
+from training.checkpoint import TrainerState
+from training.engine import Engine
+from training.step import Stepper, StepResult
 
 pytestmark = pytest.mark.slow
 
 
-def after_step(monkeypatch: pytest.MonkeyPatch, step: int, harm: Callable[[Trainer], None]) -> None:
+def after_step(monkeypatch: pytest.MonkeyPatch, step: int, harm: Callable[[Engine], None]) -> None:
     """Do harm at the end of a step."""
-    whole = Trainer._step
+    whole = Stepper.take
 
-    def harmed(self: Trainer) -> StepResult:
-        result = whole(self)
-        if self.state.step == step:
-            harm(self)
+    def harmed(self: Stepper, state: TrainerState) -> StepResult:
+        result = whole(self, state)
+        if state.step == step:
+            harm(self.engine)
         return result
 
-    monkeypatch.setattr(Trainer, "_step", harmed)
+    monkeypatch.setattr(Stepper, "take", harmed)
 
 
-def in_a_weight(value: float) -> Callable[[Trainer], None]:
-    def harm(trainer: Trainer) -> None:
-        trainer.network.layers[1].mlp.down.weight.data[0, 0] = value  # type: ignore[union-attr]
+def in_a_weight(value: float) -> Callable[[Engine], None]:
+    def harm(engine: Engine) -> None:
+        engine.network.layers[1].mlp.down.weight.data[0, 0] = value  # type: ignore[union-attr]
 
     return harm
 
 
-def in_a_moment(kind: str, value: float) -> Callable[[Trainer], None]:
-    def harm(trainer: Trainer) -> None:
-        next(iter(trainer.optimizer.state.values()))[kind][3, 3] = value
+def in_a_moment(kind: str, value: float) -> Callable[[Engine], None]:
+    def harm(engine: Engine) -> None:
+        next(iter(engine.optimizer.state.values()))[kind][3, 3] = value
 
     return harm
 
@@ -68,7 +70,7 @@ def is_finite(run: Path, step: int) -> bool:
     ],
 )
 def test_what_is_not_finite_is_neither_saved_nor_prunes_what_is(
-    make: MakeConfig, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Trainer], None], said: str
+    make: MakeConfig, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Engine], None], said: str
 ) -> None:
     options = [
         "train.steps=14",
@@ -102,13 +104,13 @@ def test_a_step_into_the_infinite_leaves_nothing_and_says_so(make: MakeConfig) -
 
 def skip_from(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
     """Make the loss of every step after `first` NaN, and leave the weights as they are."""
-    accumulate = Trainer._accumulate
+    accumulate = Stepper._accumulate
 
-    def spoilt(self: Trainer, batches: list[Batch], targets: int):  # type: ignore[no-untyped-def]
-        nats, total, small = accumulate(self, batches, targets)
-        return (nats, total if self.state.step < first else math.nan, small)
+    def spoilt(self: Stepper, batches: list[Batch], targets: int, step: int):  # type: ignore[no-untyped-def]
+        nats, total, small = accumulate(self, batches, targets, step)
+        return (nats, total if step < first else math.nan, small)
 
-    monkeypatch.setattr(Trainer, "_accumulate", spoilt)
+    monkeypatch.setattr(Stepper, "_accumulate", spoilt)
 
 
 def test_a_stop_among_skipped_steps_saves_nothing_and_is_no_success(
@@ -116,7 +118,7 @@ def test_a_stop_among_skipped_steps_saves_nothing_and_is_no_success(
 ) -> None:
     config = make("train.checkpoint_every=2", "train.steps=20")
     skip_from(monkeypatch, 4)
-    after_step(monkeypatch, 7, lambda trainer: signal.raise_signal(signal.SIGINT))
+    after_step(monkeypatch, 7, lambda engine: signal.raise_signal(signal.SIGINT))
     with pytest.raises(
         ModelError,
         match=r"ends at step 7 with 3 skipped steps, which are not saved: .* is step 4 \(training loss",
@@ -141,7 +143,7 @@ def test_a_run_that_diverges_keeps_its_best_checkpoint(
     make: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rate = make().train.learning_rate
-    monkeypatch.setattr("training.trainer.learning_rate", lambda step, train: rate if step < 6 else 10.0)
+    monkeypatch.setattr("training.step.learning_rate", lambda step, train: rate if step < 6 else 10.0)
     config = make(
         "train.steps=14", "train.checkpoint_every=2", "train.keep_checkpoints=2", "train.validate_every=99"
     )

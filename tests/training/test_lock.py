@@ -12,8 +12,9 @@ from models import ModelError
 from storage import checkpoints, log
 from tests.training.conftest import ROOT, MakeConfig
 from training import train
+from training.checkpoint import TrainerState
 from training.lock import RunLock
-from training.trainer import Trainer
+from training.step import Stepper
 
 pytestmark = pytest.mark.slow
 
@@ -34,18 +35,18 @@ def test_a_second_training_is_told_who_is_at_it(
 ) -> None:
     run = make("train.checkpoint_every=2")
     refusals: list[str] = []
-    whole = Trainer._step
+    whole = Stepper.take
 
-    def step(self: Trainer):  # type: ignore[no-untyped-def]
-        if self.state.step == 3:
+    def step(self: Stepper, state: TrainerState):  # type: ignore[no-untyped-def]
+        if state.step == 3:
             before = (run.path / log.METRICS).read_bytes()
             with pytest.raises(ModelError) as refusal:
                 train(make("train.checkpoint_every=2"), resume=resume)
             refusals.append(str(refusal.value))
             assert (run.path / log.METRICS).read_bytes() == before
-        return whole(self)
+        return whole(self, state)
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Stepper, "take", step)
     train(run)
     (refusal,) = refusals
     assert f"{run.path} is being trained by process {os.getpid()} on " in refusal

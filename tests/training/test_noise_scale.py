@@ -45,7 +45,7 @@ def test_two_sizes_without_chance_give_the_exact_numbers() -> None:
 def test_the_squares_are_those_of_one_backward_pass() -> None:
     torch.manual_seed(0)
     model = GPT(ModelConfig(preset="nano", n_layer=1, vocab_size=64, tie_embeddings=True))
-    squares = GradientSquares(model.parameters())
+    squares = GradientSquares(model)
     tokens = torch.randint(64, (3, 2, 8))
     for part in tokens:
         Objective(model)(part, part).total.backward()

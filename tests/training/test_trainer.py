@@ -72,6 +72,18 @@ def test_resuming_is_exact_with_every_option(make: MakeConfig) -> None:
     assert all(record["objective"] > record["loss"] for record in logged(run) if "loss" in record)
 
 
+def test_a_run_goes_on_with_its_steps_cut_otherwise(make: MakeConfig) -> None:
+    """Three steps of one micro-batch, then three of two, both of which count, whatever accelerate has counted."""
+    whole = train(make("name=whole"))
+    parts = make("name=parts", "train.checkpoint_every=3")
+    run = train(parts)
+    shutil.rmtree(checkpoint_path(run, 6))
+    train(make("name=parts", "train.micro_batch_size=2"), resume=True)
+    weights = [load_file(checkpoint_path(path, 6) / "model.safetensors") for path in (whole, run)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)
+
+
 def test_orthograd_keeps_the_length_of_a_step_and_changes_its_direction(make: MakeConfig) -> None:
     options = ["train.steps=1", "train.warmup_steps=1", "train.clip=null"]
     plain = train(make(*options, "name=plain"))
