@@ -108,7 +108,7 @@ def _settle(fsdp: FullyShardedDataParallelPlugin) -> None:
         )
     if fsdp.activation_checkpointing:
         raise ModelError(
-            "fsdp_activation_checkpointing would rename the weights; leave it out of the fsdp_config"
+            "fsdp_activation_checkpointing would rename the weights; use train.activation_checkpointing"
         )
     fsdp.mixed_precision_policy = MixedPrecisionPolicy()
 

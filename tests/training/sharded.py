@@ -41,6 +41,7 @@ VARIANTS = {
         "model.qk_norm=true",
         "model.gate=elementwise",
         "train.optimizer=muon",
+        "train.activation_checkpointing=full",
         "train.entropy_penalty=1e-4",
         "train.steps=2",
         "train.micro_batch_size=2",
