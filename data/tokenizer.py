@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate, chain, compress
+from operator import not_
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +93,14 @@ class Tokenizer:
         """The ids of a text, BOS first if asked for."""
         return ([self.bos] if bos else []) + self.encode_all([text])[0]
 
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without BOS; on all cores.
+    def encode_all(self, texts: Sequence[str], threads: int = -1) -> list[list[int]]:
+        """The ids of each text, without BOS; on so many cores, or on all.
 
         LostTextError: a text that does not come back from them byte for byte, so that bits per byte would mean nothing.
         DataError: a text that UTF-8 cannot express.
         """
         try:
-            ids: list[list[int]] = self._model.encode(texts)
+            ids: list[list[int]] = self._model.encode(texts, num_threads=threads)
         except TypeError:
             broken = next(text for text in texts if not _is_unicode(text))
             raise DataError(f"{broken[:60]!a} is no text: it holds bytes that are not UTF-8") from None
@@ -106,7 +108,8 @@ class Tokenizer:
             if SPACE in text and self._space_bytes:
                 parts: list[list[int]] = self._model.encode(text.split(SPACE))
                 ids[number] = parts[0] + [id for part in parts[1:] for id in self._space_bytes + part]
-        for number, (text, found, back) in enumerate(zip(texts, ids, self._model.decode(ids), strict=True)):
+        decoded = self._model.decode(ids, num_threads=threads)
+        for number, (text, found, back) in enumerate(zip(texts, ids, decoded, strict=True)):
             if back != text or self.unknown in found or self.bos in found:
                 raise LostTextError(number, text, back)
         return ids
@@ -116,7 +119,15 @@ class Tokenizer:
 
         Raises as `encode_all`.
         """
-        return [self._packed(number, text) for number, text in enumerate(texts)]
+        by_word = [self._words is not None and GAP not in text and SPACE not in text for text in texts]
+        try:
+            whole = iter(self._pack(list(compress(texts, map(not_, by_word)))))
+            words = iter(() if self._words is None else self._words.encode(list(compress(texts, by_word))))
+        except LostTextError:
+            # Once more, to say of which text it is.
+            self.encode_all(texts)
+            raise
+        return [next(words if chosen else whole) for chosen in by_word]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; BOS has none. DataError: an id outside the vocabulary."""
@@ -157,24 +168,15 @@ class Tokenizer:
         """Whether a text is encoded as if a space stood before it (add_dummy_prefix), as Llama 2's tokenizer does."""
         return self._model.id_to_piece(self._model.encode("x"))[0].startswith(SPACE)
 
-    def _packed(self, number: int, text: str) -> bytes:
-        try:
-            if self._words is None or GAP in text or SPACE in text:
-                return self._packed_whole(text)
-            return self._words.encode(text)
-        except LostTextError as lost:
-            raise LostTextError(number, lost.text, lost.back) from None
-
-    def _packed_whole(self, text: str) -> bytes:
-        ids = self._model.encode(text) if SPACE not in text and _is_unicode(text) else None
-        if ids is None or self._model.decode(ids) != text or self.unknown in ids or self.bos in ids:
-            # Encoded in parts, or refused with a reason.
-            ids = self.encode_all([text])[0]
-        return np.array(ids, dtype=self.dtype).tobytes()
+    def _pack(self, texts: Sequence[str]) -> list[bytes]:
+        ids = self.encode_all(texts, threads=1) if texts else []
+        width, packed = np.dtype(self.dtype).itemsize, np.array(list(chain(*ids)), dtype=self.dtype).tobytes()
+        ends = list(accumulate(width * len(some) for some in ids))
+        return [packed[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
     @cached_property
     def _words(self) -> Words | None:
-        return Words(self._packed_whole) if by_words(self.model) else None
+        return Words(self._pack) if by_words(self.model) else None
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         checked = [int(id) for id in ids]

@@ -5,7 +5,7 @@ no merge reaches over one, so the merges of a word do not depend on its neighbou
 between sums of probabilities are decided by the rounding of what stands before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
@@ -13,35 +13,33 @@ from sentencepiece import sentencepiece_model_pb2
 messages: Any = sentencepiece_model_pb2
 """Generated code, whose names no type checker sees."""
 MOST = 1 << 18
-"""Words that are remembered; when they are more, all are forgotten."""
-LONGEST = 64
-"""Characters of a word that is remembered."""
+"""Words that are remembered; before they are more, all are forgotten."""
 GAP = "\0"
 """Put between words; a text that holds it is encoded as a whole."""
 SPACE = "\u2581"
 """SentencePiece writes a space as this character, and would read the character as a space."""
 
 
-class Words(dict[str, bytes]):
-    """The ids of words, as bytes; one that is missing is encoded when it is looked up."""
+class Words:
+    """The ids of the words that were met, as bytes."""
 
-    def __init__(self, encode: Callable[[str], bytes]) -> None:
-        super().__init__({"": b""})
+    def __init__(self, encode: Callable[[Sequence[str]], list[bytes]]) -> None:
+        """`encode` gives the ids of some words as bytes."""
         self._encode = encode
+        self._known: dict[str, bytes] = {}
 
-    def __missing__(self, word: str) -> bytes:
-        ids = self._encode(word)
-        if len(word) <= LONGEST:
-            if len(self) > MOST:
-                self.clear()
-                self[""] = b""
-            self[word] = ids
-        return ids
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
+        """The ids of each text as bytes; none holds `GAP`, nor the sign for a space."""
+        words = [text.replace(" ", f"{GAP} ").replace("\n", f"{GAP}\n{GAP}").split(GAP) for text in texts]
+        met: set[str] = set().union(*words)
+        new = list(met.difference(self._known))
+        if len(self._known) + len(new) > MOST:
+            self._known, new = {}, list(met)
+        self._known.update(zip(new, self._encode(new), strict=True))
+        return [b"".join(map(self._known.__getitem__, some)) for some in words]
 
-    def encode(self, text: str) -> bytes:
-        """The ids of a text without `GAP` and without the sign for a space, as bytes."""
-        words = text.replace(" ", f"{GAP} ").replace("\n", f"{GAP}\n{GAP}").split(GAP)
-        return b"".join(map(self.__getitem__, words))
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 def by_words(model: bytes) -> bool:

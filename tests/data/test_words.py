@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_tokenizer import TOKENIZERS
+from test_tokenizer import TOKENIZERS, foreign
 
 from data import Tokenizer, TokenizerConfig, words
-from data.tokenizer import train
+from data.tokenizer import LostTextError, train
 from data.words import by_words
 
+LOSSY = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": False}
 TEXT = st.text(alphabet=st.sampled_from("aab e\n\t\0\u2581\u00e9x1. \r"), max_size=60) | st.text(max_size=30)
 
 
@@ -30,9 +31,16 @@ def test_which_tokenizers_qualify() -> None:
 def test_words_are_forgotten_before_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "MOST", 10)
     tokenizer = Tokenizer(TOKENIZERS["bpe"].model)
-    text = " ".join(f"w{number}" for number in range(50))
-    assert np.frombuffer(tokenizer.encode_packed([text])[0], tokenizer.dtype).tolist() == tokenizer.encode(
-        text
-    )
+    for text in ("a b c", "b c d e f", "g h i j k l m", " ".join(f"w{number}" for number in range(50))):
+        packed = tokenizer.encode_packed([text])[0]
+        assert np.frombuffer(packed, tokenizer.dtype).tolist() == tokenizer.encode(text)
     assert tokenizer._words is not None
-    assert len(tokenizer._words) < 15
+    assert len(tokenizer._words) == 50
+
+
+def test_a_word_that_is_lost_is_said_to_be_of_its_text() -> None:
+    tokenizer = Tokenizer(foreign(**LOSSY))
+    assert by_words(tokenizer.model)
+    with pytest.raises(LostTextError) as lost:
+        tokenizer.encode_packed(["the cat", "sat on", "the dog", "mat"])
+    assert lost.value.index == 2
