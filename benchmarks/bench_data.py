@@ -46,8 +46,7 @@ HEADER = ["", "seconds", "MB/s", "MB per CPU-second", "MiB of the process", "MiB
 WHAT = (
     f"JSON lines of Shakespeare's words as often as he has them and {MADE_UP:.0%} that are made up, in documents of "
     f"random length around 4 kB. A vocabulary of {VOCABULARY} pieces is trained on 64 MB of them (or all), all are "
-    f"hashed, split and encoded, by one process that reads and {count_workers()} workers. A CPU-second is one of any of "
-    "these."
+    f"hashed, split and encoded, by one process that reads and {count_workers()} workers. CPU-seconds are of them all."
 )
 
 
