@@ -86,7 +86,8 @@ def remove_orphans(root: Path) -> None:
         if name is None:
             continue
         try:
-            if unfinished.name.endswith("-partial") and time.time() - unfinished.stat().st_mtime < KEPT:
+            last = max(place.stat().st_mtime for place in (unfinished, *unfinished.iterdir()))
+            if unfinished.name.endswith("-partial") and time.time() - last < KEPT:
                 continue
             # A builder that lives holds the lock of what it builds.
             with FileLock(root / f"{name[1]}.lock", timeout=0):

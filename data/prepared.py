@@ -24,6 +24,7 @@ from data.errors import DataError
 from data.fetched import fetched
 from data.known import known_hashes
 from data.pretokenised import survey_tokens
+from data.progress import Progress
 from data.shards import Shard, Source, read_index, read_shard
 from data.split import check
 from data.survey import FACTS, SPLITS
@@ -45,10 +46,10 @@ class Text:
     cut: bool
     """Whether the corpus is one text, of which the end is held out."""
 
-    def documents(self, split: str) -> Iterator[str]:
-        """The texts of a split, in the order of the corpus."""
+    def documents(self, split: str, every: int = 1) -> Iterator[str]:
+        """The texts of a split, or each so many-th of them, in the order of the corpus."""
         shard = self.shards[split]
-        for index in range(len(shard)):
+        for index in range(0, len(shard), every):
             yield self.tokenizer.decode(shard.document(index)[1:].tolist())
 
     def count(self, split: str) -> int:
@@ -157,7 +158,14 @@ def _tokenizer(config: TokenizerConfig, text: SplitText, root: Path) -> Tokenize
 
     def build(folder: Path) -> None:
         stride = -(-text.bytes["train"] // TOKENIZER_BYTES)
-        train = (kept.text for kept in text.kept() if kept.split == "train")
-        tokenizers.train(islice(train, 0, None, stride), config).save(folder / "tokenizer.model")
+        with Progress("reading for the tokenizer", text.bytes["train"]) as progress:
+
+            def texts() -> Iterator[str]:
+                for kept in text.kept():
+                    if kept.split == "train":
+                        progress.add(len(kept.text))
+                        yield kept.text
+
+            tokenizers.train(islice(texts(), 0, None, stride), config).save(folder / "tokenizer.model")
 
     return Tokenizer.load(build_once(root, "tokenizer", identity, build) / "tokenizer.model")

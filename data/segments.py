@@ -11,7 +11,7 @@ from data.fitting import best_fit
 from data.shards import Shard
 
 MANY = 1 << 20
-"""From so many documents on, a shard of the cache is packed once for all processes, at 17 bytes a segment on disk."""
+"""From about so many segments on, a shard of the cache is packed once for all processes, 17 bytes each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ def pack(shard: Shard, length: int, ends: bool) -> tuple[Segments, list[int]]:
 
     A row holds documents of one source alone. The segments of many documents are memory-mapped from the cache.
     """
-    if shard.index is None or len(shard) < MANY:
+    if shard.index is None or len(shard) + int(shard.sizes.sum()) // length < MANY:
         segments, rows = _pack(shard, length, ends)
         return segments, rows.tolist()
     folder = shard.index.parent

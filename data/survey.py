@@ -22,6 +22,7 @@ from data.errors import DataError
 from data.parts import Parts, write_whole
 from data.progress import Progress
 from data.split import DIGEST, chance, duplicates, hold_out, split_text
+from data.words import cut
 from data.workers import in_order
 
 TRAIN, VALID, DROPPED = 0, 1, 2
@@ -43,9 +44,7 @@ class Digests:
         """By name, [n, 4] digests of words and of text and chances, and [n] bytes."""
         words, texts, chances, sizes = [], [], [], []
         for text, group in batch:
-            # Texts that differ in white space alone count as one: either would give the other away.
-            word = hashlib.sha256(" ".join(text.split()).encode())
-            content = text.encode()
+            word, content = hash_of_words(text), text.encode()
             words.append(word.digest())
             texts.append(hashlib.sha256(content).digest())
             chances.append(chance(group or word.hexdigest(), self.seed))
@@ -53,6 +52,20 @@ class Digests:
         digests = {"words": words, "text": texts, "chance": chances}
         columns: Columns = {name: as_digests(found) for name, found in digests.items()}
         return columns | {"bytes": np.array(sizes, dtype=np.int64)}
+
+
+def hash_of_words(text: str) -> "hashlib._Hash":
+    """The sha256 of the words with one space between them.
+
+    Texts that differ in white space alone count as one: either would give the other away.
+    """
+    found = hashlib.sha256()
+    gap = ""
+    for piece in cut(text):
+        if words := " ".join(piece.split()):
+            found.update(f"{gap}{words}".encode())
+            gap = " "
+    return found
 
 
 def as_digests(found: list[bytes]) -> NDArray[np.uint64]:
@@ -140,7 +153,7 @@ def _decide(folder: Path, parts: Parts, strata: list[str], corpus: Corpus) -> No
         held = hold_out(column("chance"), column("stratum"), strata, ~dropped, corpus.config.held_out)
         sides = np.where(dropped, DROPPED, held).astype(np.uint8)
         begin = 0
-        for digests, sizes in zip(column("text"), column("bytes"), strict=True):
+        for digest, sizes in zip(column("text"), column("bytes"), strict=True):
             here = sides[begin : begin + len(sizes)]
             begin += len(sizes)
             for side, split in enumerate(SPLITS):
@@ -149,10 +162,12 @@ def _decide(folder: Path, parts: Parts, strata: list[str], corpus: Corpus) -> No
                     split,
                     int(chosen.sum()),
                     int(sizes[chosen].sum()),
-                    digests[chosen].astype(DIGEST.base).tobytes(),
+                    digest[chosen].astype(DIGEST.base).tobytes(),
                 )
     np.save(folder / SIDES, sides)
-    np.save(folder / DIGESTS, np.concatenate([digests[:, 0] for digests in column("text")]))
+    digests = np.lib.format.open_memmap(folder / DIGESTS, mode="w+", dtype=np.uint64, shape=sides.shape)
+    np.concatenate([digest[:, 0] for digest in column("text")], out=digests)
+    digests.flush()
     facts = {
         "fingerprints": {split: total[split].hexdigest() for split in SPLITS},
         "duplicates": n_dropped,

@@ -5,7 +5,7 @@ no merge reaches over one, so the merges of a word do not depend on its neighbou
 between sums of probabilities are decided by the rounding of what stands before.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
@@ -14,6 +14,8 @@ messages: Any = sentencepiece_model_pb2
 """Generated code, whose names no type checker sees."""
 MOST = 1 << 18
 """Words that are remembered; before they are more, all are forgotten."""
+AT_ONCE = 1 << 20
+"""Characters of a text whose words are held in memory at once."""
 GAP = "\0"
 """Put between words; a text that holds it is encoded as a whole."""
 SPACE = "\u2581"
@@ -30,6 +32,11 @@ class Words:
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """The ids of each text as bytes; none holds `GAP`, nor the sign for a space."""
+        if any(len(text) > AT_ONCE for text in texts):
+            return [b"".join(self._encode_some([part])[0] for part in cut(text)) for text in texts]
+        return self._encode_some(texts)
+
+    def _encode_some(self, texts: Sequence[str]) -> list[bytes]:
         words = [text.replace(" ", f"{GAP} ").replace("\n", f"{GAP}\n{GAP}").split(GAP) for text in texts]
         met: set[str] = set().union(*words)
         new = list(met.difference(self._known))
@@ -40,6 +47,16 @@ class Words:
 
     def __len__(self) -> int:
         return len(self._known)
+
+
+def cut(text: str) -> Iterator[str]:
+    """A text in parts of about `AT_ONCE` characters, each but the first with a space at its beginning."""
+    begin = 0
+    while begin < len(text):
+        end = text.find(" ", begin + AT_ONCE)
+        end = len(text) if end < 0 else end
+        yield text[begin:end]
+        begin = end
 
 
 def by_words(model: bytes) -> bool:

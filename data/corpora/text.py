@@ -1,6 +1,6 @@
 """Plain text files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from dataclasses import field as option
 from typing import TYPE_CHECKING
@@ -12,6 +12,9 @@ from data.errors import DataError
 
 if TYPE_CHECKING:
     from data.config import DataConfig
+
+AT_ONCE = 1 << 20
+"""Characters that are looked through at once."""
 
 
 class Text(FileCorpus):
@@ -44,15 +47,26 @@ class Text(FileCorpus):
         """
         separator, separated = self.config.separator, False
         for file in self.files:
-            text = "".join(read_lines(file))
             if separator is None:
-                yield Document(text)
+                yield Document("".join(read_lines(file)))
                 continue
-            parts = text.split(separator)
-            separated |= len(parts) > 1
-            for part in parts:
+            for number, part in enumerate(_split(read_lines(file), separator)):
+                separated |= number > 0
                 yield Document(part.removeprefix("\n"))
         if separator is not None and not separated:
             raise DataError(
                 f"the separator {separator!r} is nowhere in {self.config.path}; without one, a file is a document"
             )
+
+
+def _split(lines: Iterable[str], separator: str) -> Iterator[str]:
+    """What `"".join(lines).split(separator)` gives, with no more in memory than is needed for one part."""
+    rest, more, size = "", list[str](), 0
+    for line in lines:
+        more.append(line)
+        size += len(line)
+        if size >= max(AT_ONCE, len(rest)):
+            *whole, rest = (rest + "".join(more)).split(separator)
+            yield from whole
+            more, size = [], 0
+    yield from (rest + "".join(more)).split(separator)

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -200,7 +199,7 @@ class Subject(ABC):
         """
         source, prepared = self.own_corpus()
         stride = -(-prepared.text.count("train") // count)
-        documents = list(islice(prepared.text.documents("train"), 0, None, stride))
+        documents = list(prepared.text.documents("train", every=stride))
         return f"{source}, training documents", documents
 
     @cached_property

@@ -12,9 +12,12 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data import DataConfig, DataError
 from data.corpora import documents, open_corpus
+from data.corpora import text as text_files
 
 
 def read(**options: Any) -> list[str]:
@@ -42,6 +45,18 @@ def test_each_file_of_a_folder_is_a_document_in_the_order_of_paths(tmp_path: Pat
         (tmp_path / name).write_bytes(text.encode())
     (tmp_path / ".hidden.txt").write_text("no")
     assert read(corpus="text", path=str(tmp_path)) == ["two\nlines", "one", "three"]
+
+
+@given(
+    text=st.text(alphabet="ab\n", max_size=60),
+    separator=st.text(alphabet="ab\n", min_size=1, max_size=3),
+    least=st.integers(1, 20),
+)
+def test_parts_of_a_text_are_found_wherever_it_is_cut(text: str, separator: str, least: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_files, "AT_ONCE", least)
+        lines = text.splitlines(keepends=True)
+        assert list(text_files._split(lines, separator)) == text.split(separator)
 
 
 def test_a_separator_cuts_a_file_into_documents(tmp_path: Path) -> None:

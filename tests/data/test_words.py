@@ -1,5 +1,7 @@
 """Word by word gives the ids of the whole."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from test_tokenizer import TOKENIZERS, foreign
 
 from data import Tokenizer, TokenizerConfig, words
+from data.survey import hash_of_words
 from data.tokenizer import LostTextError, train
 from data.words import by_words
 
@@ -21,6 +24,17 @@ def test_the_same_ids_as_the_whole_text(kind: str, texts: list[str]) -> None:
     tokenizer: Tokenizer = TOKENIZERS[kind]
     packed = [np.frombuffer(ids, tokenizer.dtype).tolist() for ids in tokenizer.encode_packed(texts)]
     assert packed == [tokenizer.encode(text) for text in texts]
+
+
+@given(text=TEXT, length=st.integers(1, 9))
+def test_a_long_text_is_gone_through_in_parts(text: str, length: int) -> None:
+    hashed, plain = hash_of_words(text).digest(), hashlib.sha256(" ".join(text.split()).encode()).digest()
+    assert hashed == plain
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "AT_ONCE", length)
+        assert hash_of_words(text).digest() == plain
+        packed = TOKENIZERS["bpe"].encode_packed([text])[0]
+        assert np.frombuffer(packed, "uint16").tolist() == TOKENIZERS["bpe"].encode(text)
 
 
 def test_which_tokenizers_qualify() -> None:
