@@ -54,6 +54,7 @@ class Record(TypedDict):
     versions: NotRequired[dict[str, str]]
     machine: NotRequired[dict[str, Any]]
     quantized: NotRequired[dict[str, Any]]
+    averaged: NotRequired[dict[str, Any]]
     init_from: NotRequired[dict[str, Any]]
     longer: NotRequired[list[dict[str, Any]]]
 
@@ -93,6 +94,7 @@ def create_run(
     train_length: int,
     data: str | None,
     quantized: Mapping[str, Any] | None = None,
+    averaged: Mapping[str, Any] | None = None,
     init_from: Mapping[str, Any] | None = None,
 ) -> Path:
     """Make a run directory with its config, record and tokenizer; it appears whole or not at all.
@@ -104,6 +106,7 @@ def create_run(
         train_length: tokens per training sequence.
         data: fingerprint of the corpus.
         quantized: what was quantized and how, where the weights will be (`storage.quantized`).
+        averaged: whose average the weights are (`storage.averaged`).
         init_from: whose weights training begins with, where they are another run's (`training.initial`).
 
     Raises:
@@ -125,7 +128,7 @@ def create_run(
         "versions": _versions(),
         "machine": machine(),
     }
-    for name, entry in {"quantized": quantized, "init_from": init_from}.items():
+    for name, entry in {"quantized": quantized, "averaged": averaged, "init_from": init_from}.items():
         if entry is not None:
             record[name] = dict(entry)
     (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n")

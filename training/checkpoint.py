@@ -20,11 +20,12 @@ from torch.optim import Optimizer
 from common.errors import InputError
 from models import ModelError
 from storage import checkpoint_path, checkpoints, log, partial_path, prune, publish, write_checksums
+from storage.averaged import AVERAGE
 from storage.checkpoint import WEIGHTS, remove, save_weights
 from training.engine import Engine
 from training.launch import agreed, from_main
 from training.noise_scale import NoiseScale
-from training.sharding import OPTIMIZER, gathered, like, load_optimizer, save_optimizer
+from training.sharding import OPTIMIZER, gathered, load_optimizer, save_optimizer, spread
 
 STATE = "trainer.json"
 
@@ -118,6 +119,11 @@ class Checkpointer:
                 weights = gathered(engine.network.state_dict(), accelerator.is_main_process)
             if accelerator.is_main_process:
                 save_weights(weights, folder / WEIGHTS)
+            if engine.average is not None:
+                weights = gathered(engine.average.weights, accelerator.is_main_process)
+                if accelerator.is_main_process:
+                    save_weights(weights, folder / AVERAGE)
+            if accelerator.is_main_process:
                 values = asdict(replace(state, log=log.fingerprint(self._run)))
                 (folder / STATE).write_text(json.dumps(values, indent=2) + "\n")
         except (RuntimeError, SafetensorError) as error:  # torch and safetensors hide what the system said
@@ -153,11 +159,9 @@ class Checkpointer:
                 accelerator.load_state(str(folder))
                 accelerator.step = 0  # counts micro-batches, of which a resumed run may have others in a step
             else:
-                weights = load_file(folder / WEIGHTS)
-                fitting = engine.network.state_dict()
-                engine.network.load_state_dict(
-                    {name: like(weights[name], fitting.get(name, weights[name])) for name in weights}
-                )
+                engine.network.load_state_dict(spread(load_file(folder / WEIGHTS), engine.parameters))
+                if engine.average is not None:
+                    engine.average.put(spread(load_file(folder / AVERAGE), engine.parameters))
                 engine.optimizer.load_state_dict(load_optimizer(engine.optimizer, engine.parameters, folder))
                 load_accelerator_state(
                     str(folder), [], [], [], [], accelerator.process_index, accelerator.scaler

@@ -30,13 +30,13 @@ from data.options import read_option
 from models import ModelConfig, ModelError, recompute
 from models.plan import resolve
 from storage.machine import multiplies_bfloat16
-from training import losses, optimizers, schedules
+from training import losses, optimizers, schedules, tracking
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass
-class TrainConfig(losses.Options, schedules.Options, optimizers.Options, recompute.Options):
+class TrainConfig(losses.Options, schedules.Options, optimizers.Options, recompute.Options, tracking.Options):
     """How a model is trained; more keys live with what they configure.
 
     Attributes:
@@ -50,6 +50,7 @@ class TrainConfig(losses.Options, schedules.Options, optimizers.Options, recompu
             null: true for a new run, and what an earlier one began with. Losses on held-out text count text only.
         clip: largest norm of the whole gradient; None: no clipping.
         orthograd: take from each linear layer's gradient the part along its weights, before clipping.
+        ema: decay per step of a moving average of the weights, kept in every checkpoint; null: none is kept.
         precision: "fp32", "bf16" or "fp16"; "auto": bf16 where the device multiplies it natively, else fp32.
         float32_matmul: how float32 matrices are multiplied: "highest", "high" (TF32 on GPU) or "medium".
         compile: run the model through torch.compile.
@@ -58,8 +59,8 @@ class TrainConfig(losses.Options, schedules.Options, optimizers.Options, recompu
         checkpoint_every: steps between checkpoints; one is made after the last step.
         keep_checkpoints: how many of the newest stay on disk.
         log_every: steps between lines of metrics.jsonl.
-        tracker: "tensorboard", "wandb" or "none".
         processes: the number of processes this run must have; None: any.
+        profile: steps to trace with torch's profiler, after the first five of a sitting, into runs/NAME/profile.
     """
 
     steps: int = ranged(1000, 1, 10**9)
@@ -70,6 +71,7 @@ class TrainConfig(losses.Options, schedules.Options, optimizers.Options, recompu
     document_end: bool | None = None
     clip: float | None = ranged(1.0, 0.0, FLOAT32, above=True)
     orthograd: bool = False
+    ema: float | None = ranged(None, 0.0, 1 - 2**-24)
     precision: Precision = "auto"
     float32_matmul: Literal["highest", "high", "medium"] = "highest"
     compile: bool = False
@@ -78,8 +80,8 @@ class TrainConfig(losses.Options, schedules.Options, optimizers.Options, recompu
     checkpoint_every: int = ranged(500, 1, 10**9)
     keep_checkpoints: int = ranged(2, 1, 10**9)
     log_every: int = ranged(10, 1, 10**9)
-    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     processes: int | None = ranged(None, 1, 2**20)
+    profile: int = ranged(0, 0, 1000)
 
 
 @dataclass
@@ -117,8 +119,9 @@ FREE_ON_RESUME = {
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.log_every",
-    "train.tracker",
+    "train.profile",
     "train.processes",
+    *(f"train.{field.name}" for field in fields(tracking.Options)),
 }
 """Keys a resumed run may change: they say where and how often to write, or how to fit a step into memory."""
 

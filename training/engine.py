@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from attention import Phase
 from models import GPT, ModelError
 from models.block import Block
+from training.average import Average
 from training.batches import Batch, TrainingBatches
 from training.config import TrainConfig
 from training.losses import Loss
@@ -52,6 +53,7 @@ class Engine:
         network: the plain model, to look at; what is computed with it goes through `compute`.
         root, optimizer: as accelerate wrapped them.
         parameters: those of the network by name, of each what this process keeps of it.
+        average: of the parameters over the steps, None where none is asked for.
     """
 
     def __init__(
@@ -72,9 +74,10 @@ class Engine:
                 gradient_accumulation_steps=batches.micro_batches,
                 gradient_clipping=train.clip or 0.0,
             )
-            if train.orthograd:
+            if train.orthograd or train.ema is not None:
                 raise ModelError(
-                    "DeepSpeed takes its step in the backward pass; use train.orthograd=false with it"
+                    "DeepSpeed takes its step in the backward pass, in parts of its own; use train.orthograd=false "
+                    "and train.ema=null with it"
                 )
         objective = Objective(network, train)
         if train.compile:
@@ -82,6 +85,7 @@ class Engine:
         root = Root(objective)
         self.root, self.optimizer = accelerator.prepare(root, build_optimizer(network, train))
         self.parameters: dict[str, Tensor] = dict(network.named_parameters())
+        self.average = None if train.ema is None else Average(self.parameters, train.ema)
 
     def compute(self, work: Work[T]) -> T:
         """Do work in the forward pass of the wrapped module, in the precision of training."""

@@ -47,6 +47,11 @@ def gathered(state: Mapping[str, Tensor], main: bool) -> dict[str, Tensor]:
     return found
 
 
+def spread(state: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors in the way in which a process keeps those of the same names; the opposite of `gathered`."""
+    return {name: like(tensor, others.get(name, tensor)) for name, tensor in state.items()}
+
+
 def number(value: Tensor) -> float:
     """A scalar that may be sharded, as a number; every process must ask."""
     return float(whole(value))

@@ -72,6 +72,8 @@ class Stepper:
             if self.train.clip is not None:
                 engine.clip(self.train.clip, norm)
             engine.optimizer.step()
+            if engine.average is not None:
+                engine.average.update(state.step + 1 - state.skipped)
             state.skipped_in_a_row = 0
             state.tokens += targets
         else:

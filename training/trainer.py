@@ -20,6 +20,7 @@ from training.checkpoint import Checkpointer, TrainerState
 from training.config import Config, fingerprint, resolve_precision, settled
 from training.diagnosis import refuse_damage
 from training.engine import Engine
+from training.forecast import Forecast, at_least
 from training.journal import Journal
 from training.launch import (
     check_launch,
@@ -33,11 +34,13 @@ from training.launch import (
 )
 from training.lock import RunLock
 from training.optimizers import OPTIMIZERS
+from training.profiling import profiled
 from training.rundir import check_free, learns_ends, open_run
 from training.step import Stepper, StepResult
 from training.stopping import StopRequest
-from training.telemetry import Mean, Throughput, matmul_rate
+from training.telemetry import Mean, Throughput
 from training.tracking import require_tracker
+from training.utilisation import Utilisation
 from training.validation import Validation
 
 
@@ -130,11 +133,10 @@ class Trainer:
         self.checkpointer = Checkpointer(
             config.path, self.engine, train.keep_checkpoints, OPTIMIZERS[train.optimizer].MEMORY
         )
-        self.losses = Mean()
+        self.losses, self.forecast = Mean(), Forecast()
         self.cause = ""
         self.state = TrainerState(fingerprint(config), prepared.fingerprint, accelerator.num_processes)
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[train.precision]
-        self.peak = matmul_rate(accelerator.device, dtype) * accelerator.num_processes
+        self.utilisation = Utilisation(train, accelerator.device, accelerator.num_processes, self.work)
 
     def resume(self, step: int) -> None:
         """Be as the run was at the checkpoint of a step."""
@@ -142,27 +144,32 @@ class Trainer:
 
     def run(self) -> None:
         """Train from the step that is reached to the last one or a stop signal."""
-        accelerator = self.engine.accelerator
+        train, accelerator = self.config.train, self.engine.accelerator
         self.journal = Journal(self.config, accelerator, self.state.step, self.state.config)
+        tracing = profiled(self.config.path, train.profile, accelerator.process_index)
         began = time.perf_counter() - self.state.seconds
-        with StopRequest() as stop, self.journal.bar:
+        with StopRequest() as stop, self.journal.bar, tracing as traced:
             self.journal.say(self._headline())
+            self._foretell()
             if self.state.step == 0:
                 self._validate()
             self.throughput = Throughput()
-            while self.state.step < self.config.train.steps:
+            while self.state.step < train.steps:
+                started = time.perf_counter()
                 result = self.stepper.take(self.state)
+                traced()
                 self.state.seconds = time.perf_counter() - began
                 self._report(result)
+                self._foretell(time.perf_counter() - started)
                 stopping = bool(self.engine.sum(float(stop.requested)) > 0)
                 with self.throughput.paused():
-                    saving = stopping or self._due(self.config.train.checkpoint_every)
+                    saving = stopping or self._due(train.checkpoint_every)
                     if saving:
                         refuse_damage(self.engine, self.state.step)
-                    if self._due(self.config.train.validate_every):
+                    if self._due(train.validate_every):
                         self._validate()
                     if saving:
-                        self._save(last=stopping or self.state.step == self.config.train.steps)
+                        self._save(last=stopping or self.state.step == train.steps)
                 if stopping:
                     self.journal.say(
                         f"stopped after step {self.state.step}; the same command with --resume continues"
@@ -192,8 +199,21 @@ class Trainer:
         """Whether the last steps came to nothing; float16 skips one or two to find its loss scale."""
         return self.state.skipped_in_a_row > (0 if self.engine.accelerator.scaler is None else 2)
 
+    def _foretell(self, seconds: float | None = None) -> None:
+        """Say how long the run will take, as far as it is known before the first step, or after one of so long."""
+        steps = self.config.train.steps - self.state.step
+        if seconds is None:
+            tokens = steps * self.config.train.batch_size * self.config.train.length
+            line = at_least(tokens * self.work, self.utilisation.measured)
+        else:
+            line = self.forecast.stepped(seconds, steps, steps // self.config.train.validate_every)
+        if line is not None:
+            self.journal.say(f"step {self.state.step}: {line}")
+
     def _validate(self) -> None:
+        began = time.perf_counter()
         found = self.validation.measure()
+        self.forecast.validated(time.perf_counter() - began)
         self.journal.say(
             f"step {self.state.step}: validation loss {found['validation_loss']:.4f} nats/token, "
             f"{found['bits_per_byte']:.4f} bits/byte"
@@ -218,9 +238,8 @@ class Trainer:
                 "learning_rate": result.learning_rate,
                 "tokens": self.state.tokens,
                 "tokens_per_second": rate,
-                "mfu": rate * self.work / self.peak,
                 "seconds": self.state.seconds,
-            }
+            } | self.utilisation.at(rate)
             if result.objective != result.loss:
                 values["objective"] = result.objective
             if self.stepper.squares is not None and (tokens := self.state.noise_scale.tokens) is not None:

@@ -45,24 +45,20 @@ class Validation:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Loss in nats per token and bits per byte, and per layer what attention does on one of the sequences.
+        """Loss in nats per token and bits per byte, that of the averaged weights if there are any, and per layer what
+        attention does on one of the sequences.
 
         Raises:
             ModelError: the text has no token to predict, or tokens outside the vocabulary.
         """
         engine = self._engine
         tokens = self._count()
-        sums = torch.zeros(3, device=engine.accelerator.device, dtype=torch.float64)
-        first: Batch | None = None
-        for batch in map(engine.place, self._batches()):
-            first = first or batch
-            losses, closes = self._losses(batch), self._closes(batch)
-            sums[0] += losses.masked_fill(closes, 0).sum()
-            sums[1] += losses.where(closes, 0).sum()
-            sums[2] += closes.sum()
-        nats, end_nats, ends = engine.sum(sums).tolist()
-        assert first is not None
-        one = {name: value[:1] for name, value in first.items()}
+        nats, end_nats, ends = self._sums()
+        averaged = {}
+        if engine.average is not None:
+            with engine.average.in_place():
+                averaged = {"ema_validation_loss": self._sums()[0] / tokens}
+        one = {name: value[:1] for name, value in engine.place(next(self._batches())).items()}
         statistics = engine.compute(lambda objective: attention_statistics(objective.network, one))
         loss = nats / tokens
         return (
@@ -71,9 +67,21 @@ class Validation:
                 "bits_per_byte": loss / math.log(2) / self._bytes_per_token,
                 "validation_tokens": tokens,
             }
+            | averaged
             | ({"end_loss": end_nats / ends} if ends else {})
             | statistics
         )
+
+    def _sums(self) -> list[float]:
+        """Over all processes: nats of text, nats of ends of documents, and how many of these."""
+        sums = torch.zeros(3, device=self._engine.accelerator.device, dtype=torch.float64)
+        for batch in map(self._engine.place, self._batches()):
+            losses, closes = self._losses(batch), self._closes(batch)
+            sums[0] += losses.masked_fill(closes, 0).sum()
+            sums[1] += losses.where(closes, 0).sum()
+            sums[2] += closes.sum()
+        found: list[float] = self._engine.sum(sums).tolist()
+        return found
 
     def _count(self) -> int:
         """Tokens of text over all processes, which look before any of them computes."""

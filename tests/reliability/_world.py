@@ -21,7 +21,7 @@ STEPS, EVERY = 10, 3
 """Steps of a run and between its checkpoints."""
 SAID = "is not the log that step"
 """What a run says that is resumed with a damaged log."""
-TIMINGS = ("seconds", "tokens_per_second", "mfu")
+TIMINGS = ("seconds", "tokens_per_second", "matmul_utilisation", "mfu")
 
 
 class World:

@@ -32,6 +32,7 @@ VARIANTS = {
         "train.micro_batch_size=1",
         "train.z_loss=1e-3",
         "train.orthograd=true",
+        "train.ema=0.5",
         "train.steps=4",
         "train.checkpoint_every=2",
         "train.validate_every=2",

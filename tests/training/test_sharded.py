@@ -45,7 +45,10 @@ def alone(config: Path, out: Path, name: str, options: list[str], resume: bool =
 
 
 def weights(run: Path, step: int) -> dict[str, Tensor]:
-    return load_file(checkpoint_path(run, step) / "model.safetensors")
+    """The weights of a checkpoint, and their moving average where it has one."""
+    folder = checkpoint_path(run, step)
+    average = load_file(folder / "ema.safetensors") if (folder / "ema.safetensors").exists() else {}
+    return load_file(folder / "model.safetensors") | {f"ema {name}": average[name] for name in average}
 
 
 def assert_close(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
