@@ -15,8 +15,10 @@ from tests.training.conftest import ROOT, MakeConfig
 from training import Config, load
 from training.config import as_dict, describe_keys, differences, fingerprint, resolve_precision
 
-STUDIES = ROOT / "configs" / "studies"
-SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if STUDIES not in path.parents)
+OTHERS = {ROOT / "configs" / "studies", ROOT / "configs" / "accelerate"}
+"""Folders of files that are no configs of a run."""
+
+SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent not in OTHERS)
 RECIPES = sorted((ROOT / "configs" / "recipes").rglob("*.yaml"))
 
 
