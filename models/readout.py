@@ -37,15 +37,15 @@ class Readout:
         logits = linear if self.softcap is None else capped(linear, self.softcap)
         return log_stablemax(logits) if self.prediction == "stablemax" else logits
 
-    def slope(self, linear: Tensor) -> Tensor | None:
-        """The derivative of the logits by the products, where it is not 1."""
-        if self.plain:
-            return None
-        slope, logits = torch.ones_like(linear), linear
+    def back(self, gradient: Tensor, linear: Tensor) -> Tensor:
+        """The gradient by the products z, given that by the logits, which is overwritten."""
+        logits = linear
         if self.softcap is not None:
             logits = capped(linear, self.softcap)
-            slope = 1 - (logits / self.softcap).square()
-        return slope / (1 + logits.abs()) if self.prediction == "stablemax" else slope
+            gradient *= 1 - (logits / self.softcap).square()
+        if self.prediction == "stablemax":
+            gradient /= 1 + logits.abs()
+        return gradient
 
 
 PLAIN = Readout()

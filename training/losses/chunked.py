@@ -86,28 +86,25 @@ def rows_at_once(device: str, vocabulary: int) -> int:
 
 
 class _Prediction(NamedTuple):
-    """Of N tokens: slope [N, V] of the logits z by the products, None where it is 1; power [N, V] e^{z − max z}; mass
-    [N, 1] its sum; normaliser [N, 1] log Σ e^z; surprise [N, 1] the nats of the wanted piece.
+    """Of N tokens: linear [N, V] the products with the head; power [N, V] e^{z − max z} of the logits z; mass [N, 1]
+    its sum; normaliser [N, 1] log Σ e^z; surprise [N, 1] the nats of the wanted piece.
     """
 
-    slope: Tensor | None
+    linear: Tensor
     power: Tensor
     mass: Tensor
     normaliser: Tensor
     surprise: Tensor
 
 
-def _predict(
-    states: Tensor, head: Tensor, wanted: Tensor, readout: Readout, *, slope: bool = False
-) -> _Prediction:
+def _predict(states: Tensor, head: Tensor, wanted: Tensor, readout: Readout) -> _Prediction:
     linear = (states.to(head.dtype) @ head.T).to(torch.promote_types(states.dtype, torch.float32))
-    steepness = readout.slope(linear) if slope else None
     logits = readout(linear)
     correct, largest = logits.gather(-1, wanted), logits.amax(-1, keepdim=True)
     power = logits.sub_(largest).exp_()
     mass = power.sum(-1, keepdim=True)
     normaliser = largest + mass.log()
-    return _Prediction(steepness, power, mass, normaliser, normaliser - correct)
+    return _Prediction(linear, power, mass, normaliser, normaliser - correct)
 
 
 class _Chunked(torch.autograd.Function):
@@ -131,17 +128,13 @@ class _Chunked(torch.autograd.Function):
             for start in range(0, len(hidden), part):
                 rows = slice(start, start + part)
                 states, wanted, weight = hidden[rows], targets[rows, None], weights[rows, None]
-                slope, power, mass, normaliser, surprise = _predict(
-                    states, narrow, wanted, readout, slope=True
-                )
+                linear, power, mass, normaliser, surprise = _predict(states, narrow, wanted, readout)
                 nats += (weight * surprise).sum()
                 total += (weight * surprise + z.added(normaliser, weight, z_loss)).sum()
                 # d/d logit: weight (p − onehot) + 2 z_loss weight lse p
                 gradient = power.mul_(weight * (1 + z.slope(normaliser, z_loss)) / mass)
                 gradient.scatter_add_(-1, wanted, -weight.to(wide))
-                if slope is not None:
-                    gradient *= slope
-                narrow_gradient = gradient.to(narrow.dtype)
+                narrow_gradient = readout.back(gradient, linear).to(narrow.dtype)
                 grad_hidden[rows] = narrow_gradient @ narrow
                 grad_head += narrow_gradient.T @ states.to(narrow.dtype)
         ctx.save_for_backward(grad_hidden, grad_head)
