@@ -1,14 +1,20 @@
 """What is said and kept of a run beside its numbers: its duration, the use of the device, trackers and traces."""
 
 import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from models import ModelError
 from tests.training.conftest import MakeConfig
 from training import train, utilisation
 from training.config import TrainConfig, differences
 from training.forecast import Forecast, at_least, spoken
+from training.push import push
 from training.tracking import tracker_options
 from training.utilisation import Utilisation, published_peak
 
@@ -117,3 +123,60 @@ def test_weights_and_biases_takes_what_config_and_environment_say(
     chosen = {key: options["init_kwargs"]["wandb"][key] for key in ("entity", "group", "tags")}
     assert chosen == {"entity": "lab", "group": "seeds", "tags": ["softpick", "nano"]}
     assert differences({"train": {"tracker": "none"}}, full) == differences({}, plain)
+
+
+@pytest.mark.slow
+def test_files_of_an_evaluation_are_shown_where_the_curves_are(make: MakeConfig, tmp_path: Path) -> None:
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    picture, page = tmp_path / "heatmaps.png", tmp_path / "report.html"
+    Image.new("RGB", (4, 3), (255, 0, 0)).save(picture)
+    page.write_text("<p>")
+    run = train(make("train.steps=2", "train.warmup_steps=1", "train.tracker=tensorboard"))
+    push(run, [picture])
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    (shown,) = events.Images("heatmaps")
+    assert (shown.step, shown.width, shown.height) == (2, 4, 3)
+    with pytest.raises(ModelError, match=r"report\.html is no \.png file, which tensorboard can show"):
+        push(run, [page])
+    with pytest.raises(ModelError, match=r"has train\.tracker=none, and so nowhere to show files"):
+        push(train(make("train.steps=1", "train.warmup_steps=1", "name=none")), [picture])
+
+
+@pytest.mark.slow
+def test_weights_and_biases_gets_pictures_and_pages_for_the_run_that_it_knows(
+    make: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for its package."""
+    calls: list[Any] = []
+
+    class Tracked:
+        def __enter__(self) -> "Tracked":
+            return self
+
+        def __exit__(self, *details: object) -> None:
+            calls.append("finished")
+
+        def log(self, values: dict[str, Any]) -> None:
+            calls.append(values)
+
+    def init(**options: Any) -> Tracked:
+        calls.append(options)
+        return Tracked()
+
+    module = SimpleNamespace(init=init, Html=lambda file: ("html", file), Image=lambda file: ("image", file))
+    run = train(make("train.steps=1", "train.warmup_steps=1"))
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.setattr("training.tracking.find_spec", lambda name: object())
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("tracker: none", "tracker: wandb"))
+    picture, page = tmp_path / "heatmaps.png", tmp_path / "report.html"
+    for file in (picture, page):
+        file.touch()
+    push(run, [picture, page])
+    options, values, end = calls
+    known = tracker_options(make("train.tracker=wandb"), 0, options["id"].removeprefix("tiny-"))
+    assert options == {"project": known["project_name"]} | known["init_kwargs"]["wandb"]
+    assert values == {"heatmaps": ("image", str(picture)), "report": ("html", str(page))}
+    assert end == "finished"
