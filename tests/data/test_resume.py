@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from data import DataConfig, DataError, Prepared, TokenizerConfig, parts, prepare, survey, workers
@@ -45,6 +47,13 @@ def content(prepared: Prepared) -> tuple[object, ...]:
     ]
 
 
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["survey", "encoding"])
 def test_killed_in_the_middle(
@@ -52,13 +61,15 @@ def test_killed_in_the_middle(
 ) -> None:
     undisturbed = prepare(config, tmp_path / "undisturbed")
     code = f"""
-        import os, signal, sys
+        import os, pathlib, psutil, signal
         from data import DataConfig, TokenizerConfig, parts, prepare, survey, encoding
         parts.SIZE, survey.BATCH, encoding.BATCH = 40_000, 8_000, 8_000
         commit = parts.Parts.commit
         def commit_and_die(self, number, files, **facts):
             commit(self, number, files, **facts)
             if number == 2 and {stage == "survey"} == ("strata" in facts):
+                found = [child.pid for child in psutil.Process().children()]
+                pathlib.Path({str(tmp_path / "workers")!r}).write_text(" ".join(map(str, found)))
                 os.kill(os.getpid(), signal.SIGKILL)
         parts.Parts.commit = commit_and_die
         tokenizer = TokenizerConfig(kind="char", vocab_size=300)
@@ -69,6 +80,12 @@ def test_killed_in_the_middle(
         [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env=environment, timeout=120, check=False
     )
     assert done.returncode == -signal.SIGKILL
+    left = [int(pid) for pid in (tmp_path / "workers").read_text().split()]
+    assert len(left) == 2
+    until = time.monotonic() + 20
+    while any(map(lives, left)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(lives, left)), "workers end with the process that started them"
     committed = []
 
     def commit(self: Parts, number: int, files: Any, **facts: Any) -> None:
