@@ -171,7 +171,8 @@ def measure(folder: Path, megabytes: int, against: str | None) -> str:
         rows.append([name, f"{it.seconds:.1f}", *speeds, f"{it.parent:,.0f}", worker])
     rows.insert(-1, ["until that kill", f"{seconds:.1f}", "-", "-", "-", "-"])
     same = "the same" if len({it.tokens for it in found.values()}) == 1 else "NOT THE SAME"
-    return f"## {size / 1e6:,.0f} MB\n\nTokens are {same} in all rows.\n\n{table(HEADER, rows)}"
+    load = f"The load of the machine over the last 15 minutes was {os.getloadavg()[2]:.1f}"
+    return f"## {size / 1e6:,.0f} MB\n\nTokens are {same} in all rows. {load}.\n\n{table(HEADER, rows)}"
 
 
 def main(arguments: list[str] | None = None) -> None:
