@@ -12,7 +12,7 @@ examples:
   python train.py configs/micro-softpick.yaml configs/recipes/modern.yaml
   python train.py configs/micro-softpick.yaml --resume            continue after Ctrl-C, SIGTERM or a crash
   ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 train.py configs/micro-softpick.yaml
-  accelerate launch --multi_gpu --num_processes 8 train.py configs/340m-softpick.yaml
+  accelerate launch --config_file configs/accelerate/fsdp2-8-gpus.yaml train.py configs/340m-softpick.yaml
 
 mechanisms:   python -m attention          config keys:   python train.py --keys
 a run leaves  runs/NAME/: config.yaml, metrics.jsonl, tensorboard/, checkpoints/
