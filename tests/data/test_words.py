@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_tokenizer import TOKENIZERS, foreign
+from test_tokenizer import TOKENIZERS, foreign, users
 
 from data import Tokenizer, TokenizerConfig, words
 from data.survey import hash_of_words
@@ -39,6 +39,12 @@ def test_a_long_text_is_gone_through_in_parts(text: str, length: int) -> None:
 
 def test_which_tokenizers_qualify() -> None:
     assert [kind for kind in TOKENIZERS if by_words(TOKENIZERS[kind].model)] == ["bpe"]
+    for other in (
+        {"split_by_whitespace": False},
+        {"treat_whitespace_as_suffix": True},
+        {"add_dummy_prefix": True},
+    ):
+        assert not by_words(users(**LOSSY | other))
     assert by_words(train(["a b\nc"], TokenizerConfig(kind="char", vocab_size=300)).model)
 
 
