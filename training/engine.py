@@ -74,10 +74,10 @@ class Engine:
                 gradient_accumulation_steps=batches.micro_batches,
                 gradient_clipping=train.clip or 0.0,
             )
-            if train.orthograd or train.ema is not None:
+            if train.orthograd or train.ema is not None or train.optimizer != "adamw":
                 raise ModelError(
-                    "DeepSpeed takes its step in the backward pass, in parts of its own; use train.orthograd=false "
-                    "and train.ema=null with it"
+                    "DeepSpeed takes its step in the backward pass, in parts of its own; use train.orthograd=false, "
+                    "train.ema=null and train.optimizer=adamw with it"
                 )
         objective = Objective(network, train)
         if train.compile:
