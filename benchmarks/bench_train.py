@@ -87,7 +87,9 @@ def build(candidate: Candidate, plan: ModelConfig, train: TrainConfig) -> nn.Mod
     torch.manual_seed(0)
     if candidate.kernel is None:
         return PEERS[candidate.name](resolve(plan), train.length)
-    return Objective(GPT(replace(plan, attention=candidate.name, kernel=candidate.kernel)), train)
+    network = GPT(replace(plan, attention=candidate.name, kernel=candidate.kernel))
+    network.checkpointing = train.activation_checkpointing
+    return Objective(network, train)
 
 
 def training_step(

@@ -14,7 +14,14 @@ from attention.core.masks import visibility
 from attention.forms.chunked import Chunked
 from attention.forms.composite import Mixture
 from attention.kernels import dispatch, tiled, vendor
-from benchmarks import bench_attention, bench_long, bench_train, learn, measure
+from benchmarks import (
+    bench_attention,
+    bench_checkpointing,
+    bench_long,
+    bench_train,
+    learn,
+    measure,
+)
 from benchmarks.peers import PEERS, Llama, PlainGPT
 from models import GPT, ModelConfig, resolve
 from training.config import TrainConfig
@@ -167,6 +174,16 @@ def test_a_peer_sees_no_later_token(peer):
         assert torch.equal(model(tokens, targets), model(changed, targets))
         targets[:, 9] = 3
         assert not torch.equal(model(tokens, targets), model(changed, targets))
+
+
+def test_checkpointing_has_a_row_for_each_way(tmp_path, capsys):
+    sizes = ["--model", "nano", "--batch", "1", "--length", "16", "--steps", "1"]
+    bench_checkpointing.main([*sizes, "--write", str(tmp_path)])
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
+    assert [row[1].strip() for row in rows] == ["none", "selective", "full"]
+    kept = [float(row[2]) for row in rows]
+    assert kept == sorted(kept, reverse=True)
+    assert (tmp_path / "benchmarks/results/checkpointing.md").exists()
 
 
 def test_emulated_products_are_not_timed(monkeypatch, capsys):

@@ -100,3 +100,16 @@ def test_without_gradients_it_changes_nothing():
 
 def test_an_unknown_choice_is_refused():
     assert "known: full, none, selective" in str(violation(recompute.Options("everything")))
+
+
+@pytest.mark.slow
+def test_a_compiled_model_takes_it():
+    found = {}
+    for mode in ("none", *MODES):
+        network = model(mode, attention="softpick", n_layer=1)
+        compiled = torch.compile(Objective(network), backend="aot_eager", fullgraph=True)
+        compiled(TOKENS, TOKENS, DOCUMENTS, PHASE).total.backward()
+        found[mode] = [parameter.grad for parameter in network.parameters()]
+    for mode in MODES:
+        for ours, wanted in zip(found[mode], found["none"], strict=True):
+            torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)
