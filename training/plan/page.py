@@ -83,7 +83,7 @@ def choices_table(found: list[Choice]) -> str:
                 "yes" if found_here.fits else "no",
                 str(found_here.largest or "none"),
                 f"{part.sent / 1e9:.1f}",
-                "{:.3g} to {:.3g}".format(*found_here.seconds),
+                span([f"{seconds:.3g}" for seconds in found_here.seconds]),
             ]
         )
     return table(header, rows)
@@ -124,8 +124,8 @@ def presets_table(train: TrainConfig, cluster: Cluster) -> str:
                     mode,
                     str(best.micro_batch),
                     f"{best.memory / 1e9:.1f}",
-                    "{:.3g} to {:.3g}".format(*best.seconds),
-                    "{:,.0f} to {:,.0f}".format(*tokens),
+                    span([f"{seconds:.3g}" for seconds in best.seconds]),
+                    span([f"{rate / 1e3:,.0f} k" for rate in tokens]),
                 ]
             )
     return table(header, rows)
@@ -142,6 +142,11 @@ def _least_work(
                 chosen = replace(train, micro_batch_size=largest)
                 return mode, estimate(measured[mode], chosen, cluster, sharding)
     return CHECKPOINTING[-1], None
+
+
+def span(ends: list[str]) -> str:
+    """Both ends of a range, one of them where they are the same."""
+    return " to ".join(dict.fromkeys(ends))
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
