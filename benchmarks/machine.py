@@ -1,5 +1,6 @@
 """Describe the machine that a figure was measured on, printed with every table."""
 
+import os
 import platform
 
 import torch
@@ -8,12 +9,13 @@ from storage.machine import machine
 
 
 def facts() -> dict[str, str]:
-    """Processor, cores, threads, device, versions and commit, by name."""
+    """Processor, cores, threads, load of the last minute, device, versions and commit, by name."""
     return machine() | {
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "matmul precision": torch.get_float32_matmul_precision(),
+        "load": f"{os.getloadavg()[0]:.1f}",
     }
 
 
@@ -24,7 +26,8 @@ def describe(found: dict[str, str] | None = None) -> str:
     device = found.get("gpu", found["processor"])
     versions = f"Python {found['python']}, torch {found['torch']}"
     precision = f"float32 matmul precision {found['matmul precision']}"
-    return f"{device}, {threads}, {versions}, {precision}, commit {found['commit']}"
+    load = f", load {found['load']}" if "load" in found else ""
+    return f"{device}, {threads}{load}, {versions}, {precision}, commit {found['commit']}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
