@@ -15,7 +15,7 @@ from training.plan.page import CHECKPOINTING, choices, choices_table
 from training.plan.sharding import SHARDINGS, share
 from training.plan.sizes import Sizes, optimizer_bytes, sizes
 
-SHAPE = ModelConfig(vocab_size=300, n_layer=3, n_head=4, d_model=32, d_ff=48, max_length=256)
+SHAPE = ModelConfig(vocab_size=300, n_layer=3, n_head=8, d_model=64, d_ff=96, max_length=256)
 TRAIN = TrainConfig(batch_size=64, length=80, precision="fp32")
 RUN = Sizes(
     parameters=10**9,
