@@ -50,15 +50,16 @@ class Rung:
     options: tuple[str, ...] = ()
 
     def config(self, size: str, seed: int) -> Config:
-        """The config of a run, which is kept in runs/ladder/SIZE."""
-        folder = f"{re.sub(r'[^a-z0-9.]+', '-', self.name).strip('-')}-{seed}"
-        config = load(SIZES[size], [*map(str, self.files), *self.options, f"seed={seed}", f"name={folder}"])
+        """The config of a run, which is kept in runs/ladder/SIZE, in a folder of its own for each config."""
+        config = load(SIZES[size], [*map(str, self.files), *self.options, f"seed={seed}"])
         # One validation, one checkpoint, nothing to watch: the ladder reads what a run came to.
         steps = config.train.steps
         quiet = replace(
             config.train, validate_every=steps, checkpoint_every=steps, keep_checkpoints=1, tracker="none"
         )
-        return replace(config, out=f"runs/ladder/{size}", train=quiet)
+        name = re.sub(r"[^a-z0-9.]+", "-", self.name).strip("-")
+        folder = f"{name}-{seed}-{_identity(config)[:8]}"
+        return replace(config, name=folder, out=f"runs/ladder/{size}", train=quiet)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """torch's Muon for processors that do not multiply bfloat16.
 
-`torch.optim.Muon` makes its directions in bfloat16, matrix by matrix. A processor without such products emulates them:
-with AVX2 alone a step of a small model then takes nearly three times as long. There the same iteration runs in float32,
-over all matrices of one shape together; everywhere else torch's own step is taken.
+`torch.optim.Muon` makes its directions in bfloat16, matrix by matrix. A processor without such products emulates them,
+which costs several times what float32 does. There the same iteration runs in float32, over all matrices of one shape
+together; everywhere else torch's own step is taken.
 """
 
 from collections import defaultdict
