@@ -55,6 +55,8 @@ def untransformed() -> AbstractContextManager[None]:
 def once(owner: str, *, batched: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Gradients]]:
     """Decorator of a backward function (context, *gradients): a derivative of its results raises.
 
+    It computes in the types it is given, within `torch.autocast`, too.
+
     Args:
         owner: what the message names.
         batched: whether it takes the gradients of several losses at once, as under `torch.vmap`.
@@ -69,14 +71,22 @@ def once(owner: str, *, batched: bool = True) -> Callable[[Callable[..., Any]], 
             if not batched and any(map(_is_batched, grads)):
                 raise AttentionError(f"{owner} takes the gradient of one loss at a time; use kernel='dense'")
             if not torch.is_grad_enabled():
-                return backward(context, *grads)
-            with torch.no_grad():
+                with _as_given(grads):
+                    return backward(context, *grads)
+            with torch.no_grad(), _as_given(grads):
                 found = backward(context, *grads)
             return _Last.apply(owner, len(found), *found, *grads, *context.saved_tensors)
 
         return first
 
     return decorate
+
+
+def _as_given(grads: tuple[Tensor | None, ...]) -> AbstractContextManager[Any]:
+    """No autocast, if there is one where the gradients lie."""
+    device = next((grad.device.type for grad in grads if grad is not None), "meta")
+    on = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def first_order(owner: str, *tensors: Tensor | None) -> tuple[Any, ...]:

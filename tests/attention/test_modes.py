@@ -169,3 +169,17 @@ def test_a_backward_of_one_loss_refuses_several():
     x = torch.randn(3, requires_grad=True)
     with pytest.raises(attention.AttentionError, match="one loss at a time"):
         torch.autograd.grad(Sine.apply(x), x, torch.ones(2, 3), is_grads_batched=True)
+
+
+@pytest.mark.parametrize("kernel", ["tiled", "cpu"])
+@pytest.mark.parametrize("name", ["softmax", "softpick", "lssar"])
+def test_a_backward_pass_within_autocast_is_that_without(name, kernel):
+    inputs = make(queries=70).to(torch.float32)
+
+    def gradients(within: bool) -> tuple[torch.Tensor, ...]:
+        out = attention.attend(inputs.query, inputs.key, inputs.value, name, kernel=kernel)
+        with torch.autocast("cpu", torch.bfloat16, enabled=within):
+            return torch.autograd.grad(out, (inputs.query, inputs.key, inputs.value), inputs.grad_out)
+
+    for within, without in zip(gradients(True), gradients(False), strict=True):
+        assert torch.equal(within, without)
