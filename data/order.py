@@ -1,5 +1,6 @@
 """In which order rows are trained on: a function of the position, so that a run can be continued anywhere."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,8 +50,9 @@ class BatchOrder:
 class MixedOrder:
     """An endless order over the rows of several sources, by weights, each source in an endless order of its own.
 
-    Of the first N positions, source s has N times its weight, up to one, at the end of each block of `BLOCK`; where in
-    a block its rows stand is decided by (seed, block) alone. A source that is gone through begins anew, shuffled again.
+    Of the first N positions, a source has N times its weight at the end of each block of `BLOCK`, up to half a row for
+    itself and each source before it; where in a block its rows stand is decided by (seed, block) alone. A source that
+    is gone through begins anew, shuffled again.
     """
 
     def __init__(self, rows: Sequence[int], weights: Sequence[float], seed: int) -> None:
@@ -62,7 +64,7 @@ class MixedOrder:
         self.seed = seed
         self._orders = [BatchOrder(n, seed) for n in rows]
         self._first = np.cumsum(rows) - rows
-        self._until = np.cumsum(weights) / np.sum(weights)
+        self._weights = np.asarray(weights, dtype=float) / np.sum(weights)
         self._block = -1
         self._sources: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._places: NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -84,12 +86,22 @@ class MixedOrder:
 
     def epochs(self, position: int) -> list[float]:
         """How often the rows of each source were gone through before a position."""
-        drawn = np.diff(self._until, prepend=0.0) * position
-        return [float(rows) / order.n for rows, order in zip(drawn, self._orders, strict=True)]
+        return [
+            float(weight * position) / order.n
+            for weight, order in zip(self._weights, self._orders, strict=True)
+        ]
 
     def _drawn(self, block: int) -> NDArray[np.int64]:
-        """How many rows of each source come before a block."""
-        return np.diff(np.round(self._until * block * BLOCK).astype(np.int64), prepend=0)
+        """How many rows of each source come before a block.
+
+        Each source takes its share, rounded, of what those before it left: so neither it nor what is left ever shrinks
+        from one block to the next, whatever the weights.
+        """
+        left, drawn = block * BLOCK, []
+        for source, weight in enumerate(self._weights[:-1]):
+            drawn.append(math.floor(left * weight / self._weights[source:].sum() + 0.5))
+            left -= drawn[-1]
+        return np.array([*drawn, left], dtype=np.int64)
 
 
 def _check(seed: int) -> None:

@@ -11,13 +11,20 @@ variant of a case that stands in the tier `test` is marked `exhaustive`.
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("tests", derandomize=True, database=None, deadline=None)
-settings.register_profile("search", derandomize=False, database=None, deadline=None, print_blob=False)
+# How long an example takes says how busy the machine is, not whether the code is right.
+UNTIMED: dict[str, Any] = {
+    "database": None,
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow],
+}
+settings.register_profile("tests", derandomize=True, **UNTIMED)
+settings.register_profile("search", derandomize=False, print_blob=False, **UNTIMED)
 settings.load_profile("tests")
 
 LEFT_OUT = {"check": {"slow", "exhaustive"}, "test": {"exhaustive"}, "all": set()}

@@ -117,6 +117,15 @@ def test_any_position_is_found_in_any_order(
     assert all(0 <= index < sum(rows) for index in found)
 
 
+def test_a_source_with_hardly_any_weight_is_drawn_all_the_same() -> None:
+    """Shares below a row per block: rounding the bounds between sources made one of them negative."""
+    weights = [1.109375, 0.05078125, 11.46875, 99.46875]
+    order = MixedOrder([1, 1, 1, 1], weights, seed=1)
+    drawn = np.array([order.index(position) for position in range(430 * BLOCK, 440 * BLOCK)])
+    expected = 10 * BLOCK * np.array(weights) / sum(weights)
+    assert (np.abs(np.bincount(drawn, minlength=4) - expected) <= 4).all()
+
+
 def test_a_source_gets_its_share_of_every_block_and_all_rows_in_each_of_its_epochs() -> None:
     order = MixedOrder([5, 7], [1, 2], seed=0)
     drawn = np.array([order.index(position) for position in range(6 * BLOCK)])
