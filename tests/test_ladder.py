@@ -23,6 +23,7 @@ def tiny(tiny_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_rung_is_paper_with_one_ingredient_and_modern_has_its_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     found = rungs.ladder("nano", more=True)
@@ -41,6 +42,7 @@ def test_a_rung_is_paper_with_one_ingredient_and_modern_has_its_list(monkeypatch
     assert len(set(folders)) == len(folders)
 
 
+@pytest.mark.slow
 def test_a_sweep_changes_one_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     swept = rungs.sweep("nano")

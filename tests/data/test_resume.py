@@ -102,6 +102,7 @@ def test_killed_in_the_middle(
     assert again.items() <= files(tmp_path / "undisturbed").items()
 
 
+@pytest.mark.slow
 def test_a_part_that_was_damaged_meanwhile_is_made_again(
     config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +133,7 @@ def test_any_number_of_workers_gives_the_same(
     assert len(prepared.train.files) > 5
 
 
+@pytest.mark.slow
 def test_text_that_changes_while_it_is_read_is_noticed(
     config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

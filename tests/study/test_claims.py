@@ -103,6 +103,7 @@ def test_more_claims_ask_for_more():
     assert among.outcome == "undecided"
 
 
+@pytest.mark.slow
 def test_a_true_bound_is_seldom_decided():
     """Where the truth lies on the bound, either verdict is false: at most one study in twenty has one."""
     generator = np.random.default_rng(0)

@@ -30,6 +30,7 @@ def test_holm_is_the_published_procedure():
     assert holm([]) == []
 
 
+@pytest.mark.slow
 def test_holm_keeps_the_chance_of_any_false_verdict():
     """Of 2000 studies in which nothing differs, with six claims each, one in twenty has a false one."""
     generator = np.random.default_rng(0)
