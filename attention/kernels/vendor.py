@@ -37,7 +37,7 @@ def sdpa_attend(inputs: AttentionInputs) -> Tensor:
     queries = scores.query.shape[1]
     unlimited = visible.window is None and visible.documents is None
     sees_all = unlimited and (not visible.causal or queries == 1)
-    triangular = unlimited and not sees_all and queries == visible.keys
+    triangular = _settled(unlimited and not sees_all and queries == visible.keys)
     mask = None
     if not (sees_all or triangular):
         # A row that sees nothing would be 0/0 in some of torch's kernels: it looks at everything and is zeroed below.
@@ -49,7 +49,7 @@ def sdpa_attend(inputs: AttentionInputs) -> Tensor:
         attn_mask=mask,
         is_causal=triangular,
         scale=scores.scale,
-        enable_gqa=scores.key.shape[2] != scores.query.shape[2],
+        enable_gqa=_settled(scores.key.shape[2] != scores.query.shape[2]),
     ).transpose(1, 2)
     if visible.documents is not None:
         out = out.masked_fill((visible.count == 0)[..., None, None], 0)
@@ -79,6 +79,13 @@ def flash_attend(inputs: AttentionInputs) -> Tensor:
         **masks,
     )
     return out.view_as(scores.query).masked_fill((visible.documents < 0)[..., None, None], 0)
+
+
+def _settled(comparison: bool) -> bool:
+    """A comparison as a truth value: of sizes that a compiler leaves open it is a symbol, which SDPA does not take."""
+    if comparison:  # noqa: SIM103
+        return True
+    return False
 
 
 def document_edges(documents: Tensor) -> tuple[Tensor, int]:

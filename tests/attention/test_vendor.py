@@ -185,3 +185,13 @@ def test_documents_are_cut_where_ids_or_sequences_change():
     edges, longest = vendor.document_edges(torch.tensor([[3, 3, 1, 1, 1], [1, 1, -1, -1, -1]]))
     assert edges.tolist() == [0, 2, 5, 7, 10]
     assert longest == 3
+
+
+def test_sdpa_compiles_for_lengths_that_are_left_open():
+    def attend(x: torch.Tensor) -> torch.Tensor:
+        return attention.attend(x, x, x, "softmax", kernel="sdpa")
+
+    compiled = torch.compile(attend, dynamic=True, backend="eager", fullgraph=True)
+    for length in (17, 23):
+        x = torch.randn(2, length, 2, 16)
+        assert torch.equal(compiled(x), attend(x))
