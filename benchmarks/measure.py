@@ -1,19 +1,17 @@
 """Measuring: in turns, in medians, in processes of their own, and only where the formula is computed."""
 
 import math
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from attention.conformance import failures
 from attention.core.mechanism import Mechanism
+from common.memory import peak_memory
 
 SHORTEST = 0.02
 """Seconds that a sample lasts at least; shorter candidates run several times for one."""
@@ -64,19 +62,9 @@ def peak_growth(run: Callable[[], object], device: torch.device) -> float:
         run()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - held) / 1024**2
-    before = _resident_peak()
+    before = peak_memory()
     run()
-    return max(0.0, _resident_peak() - before)
-
-
-def _resident_peak() -> float:
-    """MiB; on Linux not ru_maxrss, which a process inherits from the one that started it."""
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    unit = 1024**2 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return max(0.0, peak_memory() - before)
 
 
 @cache

@@ -1,7 +1,9 @@
 """The cache folder, and the way of files to the disk."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 
@@ -35,3 +37,17 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file such that a reader, or a machine that lost its power, has the old one or the new one, whole.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: a number that is not finite.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    sync(beside)
+    beside.replace(path)
+    sync(path.parent)

@@ -53,9 +53,9 @@ def main() -> None:
 
 
 def _prepare(options: list[str], workers: int | None) -> None:
+    from common.memory import peak_memory
     from data import prepare
     from data.commandline import parse
-    from data.progress import peak_memory
     from data.workers import WORKERS
 
     began = time.monotonic()

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.files import write_json
 from data import parts as part
 from data.batching import in_batches
 from data.errors import DataError
-from data.parts import Parts, write_whole
+from data.parts import Parts
 from data.progress import Progress
 from data.shards import FACTS, new_index, token_file
 from data.survey import BATCH, SPLITS
@@ -152,7 +153,7 @@ def _join(folder: Path, parts: Parts, dtype: str) -> None:
         index.flush()
         names = [token_file(split, number, dtype) for number in range(len(done))]
         splits[split] = {"files": names, "sources": sources[split]}
-    write_whole(folder / FACTS, {"dtype": dtype, "splits": splits})
+    write_json(folder / FACTS, {"dtype": dtype, "splits": splits})
 
 
 def _index(parts: Parts, split: str, number: int) -> Path:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from common.files import write_json
 from common.hashing import json_hash
 from data.cache import READ_WHOLE
 from data.corpora.reading import content_hashes
-from data.parts import read_record, write_whole
+from data.parts import read_record
 
 RECENT = 10 * 10**9
 """Nanoseconds within which a file may change again without its times telling."""
@@ -32,7 +33,7 @@ def known_hashes(root: Path) -> Callable[[Sequence[Path]], list[str]]:
         youngest = max(max(changed, moved) for *_, changed, moved in before)
         if _stamps(files) == before and time.time_ns() - youngest > RECENT:
             with suppress(OSError):
-                write_whole(record, found)
+                write_json(record, found)
         return found
 
     return hashes

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from common.files import sync
+from common.files import sync, write_json
 from common.hashing import file_hash
 
 SIZE = 128 << 20
@@ -34,7 +34,7 @@ class Parts:
         for file in files:
             sync(file)
         described = {os.path.relpath(file, self.folder): file_hash(file) for file in files}
-        write_whole(self._record(number), {"files": described, **facts})
+        write_json(self._record(number), {"files": described, **facts})
 
     def _record(self, number: int) -> Path:
         return self.folder / f"{number:05d}.json"
@@ -54,12 +54,3 @@ def read_record(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def write_whole(path: Path, value: Any) -> None:
-    """Write a JSON file that is there whole or not at all."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(value, indent=2), encoding="utf-8")
-    sync(beside)
-    beside.rename(path)
-    sync(path.parent)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from common.files import write_json
 from data.corpora.tokens import TokenFiles
 from data.errors import DataError
-from data.parts import write_whole
 from data.progress import Progress
 from data.shards import new_index
 from data.split import DIGEST, chance, duplicates, hold_out
@@ -54,7 +54,7 @@ def survey_tokens(folder: Path, corpus: TokenFiles, tokenizer: Tokenizer) -> Non
         fingerprints[split] = total.hexdigest()
     for file in ("digests.npy", "chances.npy"):
         (folder / file).unlink()
-    write_whole(folder / FACTS, {"fingerprints": fingerprints, "duplicates": int((~kept).sum())})
+    write_json(folder / FACTS, {"fingerprints": fingerprints, "duplicates": int((~kept).sum())})
 
 
 def document_bounds(corpus: TokenFiles, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:

@@ -1,9 +1,7 @@
 """How far a long build is: a bar on a terminal, in a log a line every half minute, nothing where it is over before."""
 
-import resource
 import sys
 import time
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -54,13 +52,3 @@ class Progress:
             left = round(max(0, self._total - self._done) / speed)
             said += f", {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
         return said
-
-
-def peak_memory() -> float:
-    """MiB that this process held at most; on Linux not ru_maxrss, which a process has from the one that started it."""
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    unit = 1024**2 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

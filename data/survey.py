@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.files import write_json
 from data import parts as part
 from data.batching import in_batches
 from data.corpora import Corpus, documents
 from data.errors import DataError
-from data.parts import Parts, write_whole
+from data.parts import Parts
 from data.progress import Progress
 from data.split import DIGEST, chance, duplicates, hold_out, split_text
 from data.words import cut
@@ -175,7 +176,7 @@ def _decide(folder: Path, parts: Parts, strata: list[str], corpus: Corpus) -> No
         "documents": n_documents,
         "bytes": n_bytes,
     }
-    write_whole(folder / FACTS, facts)
+    write_json(folder / FACTS, facts)
 
 
 def _column(number: int, name: str) -> str:

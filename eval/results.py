@@ -22,13 +22,12 @@ Strict JSON; a number that is not finite is `null`:
     }
 """
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 from common.errors import InputError
+from common.files import write_json
 from common.hashing import json_hash
 from common.shapes import read_json
 
@@ -66,11 +65,9 @@ def write(path: Path, result: Mapping[str, Any]) -> None:
     Raises:
         InputError: the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_json(path, result)
     except OSError as error:
         raise InputError(
             f"cannot write {path}: {error.strerror}; choose another folder with --results"

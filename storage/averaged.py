@@ -1,11 +1,13 @@
 """A copy of a run with the moving average of its weights: a run directory like any other, so everything opens it."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from models.errors import ModelError
-from storage.checkpoint import WEIGHTS, checkpoint_path, partial_path, publish, verify, write_checksums
-from storage.run import Run, create_run
+from storage.checkpoint import checkpoint_path, verify
+from storage.derived import derive
+from storage.run import Run
 
 AVERAGE = "ema.safetensors"
 """The file of the average in a checkpoint."""
@@ -25,17 +27,9 @@ def save_averaged(run: Run, path: str | Path) -> Path:
     if not (source / AVERAGE).is_file():
         raise ModelError(f"checkpoint {source} keeps no average of weights; train with train.ema=0.999")
     checksum = verify(source, [AVERAGE])[AVERAGE]
-    path = create_run(
+    return derive(
+        run,
         path,
-        config={**run.config, "name": Path(path).name},
-        tokenizer=run.tokenizer,
-        train_length=run.train_length,
-        data=run.data,
+        partial(shutil.copyfile, source / AVERAGE),
         averaged={"run": run.name, "step": run.step, "checkpoint": checksum},
     )
-    partial = partial_path(path, run.step)
-    partial.mkdir(parents=True)
-    shutil.copyfile(source / AVERAGE, partial / WEIGHTS)
-    write_checksums(partial)
-    publish(partial, checkpoint_path(path, run.step))
-    return path

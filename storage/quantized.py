@@ -1,13 +1,15 @@
 """A copy of a run with quantized weights: a run directory like any other, so everything that opens runs opens it."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from models.errors import ModelError
-from storage.checkpoint import WEIGHTS, checkpoint_path, partial_path, publish, write_checksums
+from storage.checkpoint import WEIGHTS, checkpoint_path
 from storage.codes import QuantizedMatrix, write_state
-from storage.run import Run, create_run
+from storage.derived import derive
+from storage.run import Run
 
 
 def save_quantized(
@@ -33,18 +35,10 @@ def save_quantized(
     for name, matrix in matrices.items():
         if name not in state or state[name].shape != matrix.codes.shape:
             raise ModelError(f"run {run.path} has no matrix {name} of shape {list(matrix.codes.shape)}")
-    path = create_run(
+    path = derive(
+        run,
         path,
-        config={**run.config, "name": Path(path).name},
-        tokenizer=run.tokenizer,
-        train_length=run.train_length,
-        data=run.data,
+        partial(write_state, state=state, quantized=matrices),
         quantized={"run": run.name, "step": run.step, "checkpoint": run.checkpoint, **how},
     )
-    partial = partial_path(path, run.step)
-    partial.mkdir(parents=True)
-    write_state(partial / WEIGHTS, state, matrices)
-    write_checksums(partial)
-    final = checkpoint_path(path, run.step)
-    publish(partial, final)
-    return final / WEIGHTS
+    return checkpoint_path(path, run.step) / WEIGHTS

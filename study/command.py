@@ -17,6 +17,7 @@ from study.seal import seal
 from study.tasks import State, Task, config, ended, output_path, states
 from study.work import PATIENCE, cores_of
 from study.work import work as work_on
+from training.forecast import spoken
 
 ORDER: tuple[State, ...] = ("done", "running", "ready", "waiting", "failed")
 
@@ -124,7 +125,7 @@ def progress(study: Study, found: Mapping[Task, State], workers: int) -> str:
     if not records:
         return f"{study.name}: {said}; the time left is known once a run has ended"
     seconds = sum(record.seconds for record in records) / len(records) * left / workers
-    return f"{study.name}: {said}; about {_duration(seconds)} left with {workers} worker{'s' if workers > 1 else ''}"
+    return f"{study.name}: {said}; about {spoken(seconds)} left with {workers} worker{'s' if workers > 1 else ''}"
 
 
 def failures(study: Study, found: Mapping[Task, State]) -> list[str]:
@@ -162,8 +163,3 @@ def _option(text: str) -> tuple[str, Any]:
     if not separator:
         raise InputError(f"--job must read key=value, got {text!r}")
     return key, int(value) if value.lstrip("-").isdigit() else value
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(1, minutes)} min"

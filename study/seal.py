@@ -4,11 +4,11 @@ study.json keeps the claims and seeds with which a study was begun. Once a run o
 be changed any more; seeds can be added, and are told apart from those that were planned.
 """
 
-import json
 import time
 from dataclasses import dataclass
 
 from common.errors import InputError
+from common.files import write_json
 from common.shapes import read_json
 from eval.codec import decode, encode
 from study import claims
@@ -56,9 +56,7 @@ def seal(study: Study) -> Seal:
             return known
     found = Seal(study.file.claims, now, study.file.seeds, time.strftime("%Y-%m-%d %H:%M:%S"))
     study.folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(encode(found), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, encode(found))
     return found
 
 

@@ -1,6 +1,6 @@
 """The runs of a study: which there are, in what state they are, and what each is told."""
 
-import json
+import math
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -10,6 +10,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from common.files import write_json
 from common.hashing import json_hash
 from common.shapes import read_json
 from eval.codec import decode, encode
@@ -46,19 +47,21 @@ class Record:
         seconds: it took, in the sitting that ended it.
         error: why it failed; None where it did not.
         ended: when, as local time.
+        loss: bits per byte of held-out text at its end; None where it failed.
     """
 
     asked: str
     seconds: float
     error: str | None = None
     ended: str = ""
+    loss: float | None = None
 
 
 def tasks(study: Study) -> list[Task]:
     """Every task: those that choose values first, then seed by seed, so that an early look compares all variants."""
     tuning = study.file.tuning
     choosing = [
-        Task(f"{variant}-tuning-{value:g}-seed-{seed}", variant, seed, value)
+        _choosing(variant, seed, value)
         for seed in (tuning.seeds if tuning else [])
         for value in (tuning.values if tuning else [])
         for variant in study.variants
@@ -68,6 +71,11 @@ def tasks(study: Study) -> list[Task]:
         for seed in study.file.seeds
         for variant in study.variants
     ]
+
+
+def _choosing(variant: str, seed: int, value: float) -> Task:
+    """The task that helps to choose a value."""
+    return Task(f"{variant}-tuning-{value:g}-seed-{seed}", variant, seed, value)
 
 
 def overrides(study: Study, task: Task) -> list[str] | None:
@@ -98,23 +106,21 @@ def chosen(study: Study, variant: str) -> float | None:
     """
     found = losses(study, variant) or {}
     value = min(found, key=found.__getitem__, default=None)
-    return None if value is None or found[value] == float("inf") else value
+    return None if value is None or found[value] == math.inf else value
 
 
 def losses(study: Study, variant: str) -> dict[float, float] | None:
     """The mean loss in bits per byte by value of the tuned key; infinite where a run failed; None before all ended."""
-    assert study.file.tuning is not None
-    found: dict[float, list[float]] = {}
-    for task in tasks(study):
-        if task.variant != variant or task.value is None:
-            continue
-        record = ended(study, task)
-        if record is None:
+    tuning = study.file.tuning
+    assert tuning is not None
+    found = {}
+    for value in tuning.values:
+        records = [ended(study, _choosing(variant, seed, value)) for seed in tuning.seeds]
+        if None in records:
             return None
-        logged = log.read(study.folder / task.name) if record.error is None else []
-        known = [line["bits_per_byte"] for line in logged if "bits_per_byte" in line]
-        found.setdefault(task.value, []).append(known[-1] if known else float("inf"))
-    return {value: sum(some) / len(some) for value, some in found.items()}
+        some = [math.inf if record is None or record.loss is None else record.loss for record in records]
+        found[value] = sum(some) / len(some)
+    return found
 
 
 def ended(study: Study, task: Task) -> Record | None:
@@ -128,11 +134,16 @@ def ended(study: Study, task: Task) -> Record | None:
 
 def end(study: Study, task: Task, seconds: float, error: str | None) -> None:
     """Write down how a task ended."""
-    record = Record(asked(study, task), round(seconds, 1), error, time.strftime("%Y-%m-%d %H:%M:%S"))
-    path = record_path(study, task)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(encode(record), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    logged = log.read(study.folder / task.name) if error is None else []
+    losses = [line["bits_per_byte"] for line in logged if "bits_per_byte" in line]
+    record = Record(
+        asked(study, task),
+        round(seconds, 1),
+        error,
+        time.strftime("%Y-%m-%d %H:%M:%S"),
+        losses[-1] if losses else None,
+    )
+    write_json(record_path(study, task), encode(record))
 
 
 def asked(study: Study, task: Task) -> str:
@@ -152,7 +163,7 @@ def state(study: Study, task: Task, *, mine: bool = False) -> State:
         found = losses(study, task.variant)
         if found is None:
             return "waiting"
-        if min(found.values()) == float("inf"):
+        if min(found.values()) == math.inf:
             return "failed"
     record = ended(study, task)
     if record is not None:

@@ -4,6 +4,7 @@ documents, and the statistics of its attention.
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class Validation:
             ModelError: the text has no token to predict, or tokens outside the vocabulary.
         """
         engine = self._engine
-        tokens = self._count()
+        tokens = self._tokens
         nats, end_nats, ends = self._sums()
         averaged = {}
         if engine.average is not None:
@@ -83,8 +84,9 @@ class Validation:
         found: list[float] = self._engine.sum(sums).tolist()
         return found
 
-    def _count(self) -> int:
-        """Tokens of text over all processes, which look before any of them computes."""
+    @cached_property
+    def _tokens(self) -> int:
+        """Tokens of text over all processes, which look before any of them computes; the text stays the same."""
         tokens = unknown = 0
         for batch in self._batches():
             tokens += count_targets([batch]) - int(self._closes(batch).sum())

@@ -3,5 +3,5 @@
 from common.listing import classes
 from models.mlps.base import MLP
 
-MLPS: dict[str, type[MLP]] = classes(__name__, MLP)
+MLPS: dict[str, type[MLP]] = classes(__name__, MLP, without={"base"})
 """All kinds by name."""

@@ -23,3 +23,17 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model] to [..., d_model]."""
         raise NotImplementedError
+
+
+class Plain(MLP):
+    """Two matrices with a function of each channel between them."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__(d_model, d_ff)
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+
+    @staticmethod
+    def width(d_model: int) -> int:
+        """4 d_model."""
+        return 4 * d_model
