@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from common.configs import parents
 from common.hashing import json_hash
-from common.shapes import read_json
+from common.reading import read_json
 from eval.analyses import activations
 from eval.subject import open_subject
 from models import ModelError, resolve

@@ -29,7 +29,7 @@ from typing import Any, TypedDict
 from common.errors import InputError
 from common.files import write_json
 from common.hashing import json_hash
-from common.shapes import read_json
+from common.reading import read_json
 
 SEAL = "sha256"
 """The entry of a result file that holds the checksum of the others."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from common.errors import InputError
 from common.hashing import text_hash
-from common.shapes import mismatch, parse_json
+from common.reading import parse_json
+from common.shapes import mismatch
 from models.errors import ModelError
 
 METRICS = "metrics.jsonl"

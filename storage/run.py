@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from attention import AttentionError
 from common.errors import nearest
-from common.shapes import escaped, read_json, read_yaml
+from common.reading import escaped, read_json, read_yaml
 from data import DataError, Tokenizer
 from models.config import from_dict
 from models.errors import ModelError

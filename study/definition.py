@@ -34,7 +34,7 @@ from typing import Any
 from common.command import Parser
 from common.configs import chain
 from common.errors import InputError, nearest
-from common.shapes import read_yaml
+from common.reading import read_yaml
 from eval import catalogue
 from eval.codec import decode
 from eval.options import add_options

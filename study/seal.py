@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from common.errors import InputError
 from common.files import write_json
-from common.shapes import read_json
+from common.reading import read_json
 from eval.codec import decode, encode
 from study import claims
 from study.claims import Claim

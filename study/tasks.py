@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from common.files import write_json
 from common.hashing import json_hash
-from common.shapes import read_json
+from common.reading import read_json
 from eval.codec import decode, encode
 from storage import log
 from study.definition import Study

@@ -23,7 +23,8 @@ from common.configs import chain, did_you_mean, one_line
 from common.describe import described
 from common.hashing import json_hash
 from common.ranges import FLOAT32, SEED, ranged, violation
-from common.shapes import references, shown
+from common.reading import references
+from common.shapes import shown
 from data import DataConfig
 from data.choice import consequences, located, whole
 from data.options import read_option

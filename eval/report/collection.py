@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.shapes import read_json, read_yaml
+from common.reading import read_json, read_yaml
 from eval import catalogue, provenance
 from eval.analysis import Analysis
 from eval.display import Shown

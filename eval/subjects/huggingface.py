@@ -25,7 +25,8 @@ from attention import get as mechanism
 from attention.core.masks import visibility
 from common.errors import InputError
 from common.hashing import file_hash, text_hash
-from common.shapes import read_json, shown
+from common.reading import read_json
+from common.shapes import shown
 from data import Prepared
 from eval.subjects.base import AttentionReport, HiddenReport, Subject, fingerprint
 from eval.subjects.texts import corpus
