@@ -56,6 +56,8 @@ class Column(Generic[R]):
             that were measured on the same are compared part by part.
         error: its standard error, where the parts do not give it.
         interval: the ends of its 95 % interval, where that is not 1.96 errors to either side.
+        meaning: what it is, in a sentence or two for whoever sees it for the first time.
+        headline: whether it stands on the first screen.
     """
 
     key: str
@@ -69,6 +71,8 @@ class Column(Generic[R]):
     parts: Callable[[R], Mapping[str, float] | None] = lambda result: None
     error: Callable[[R], float | None] = lambda result: None
     interval: Callable[[R], Sequence[float] | None] = lambda result: None
+    meaning: str = ""
+    headline: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Number:
         value: None where it could not be measured.
         better: as of `Column`.
         digits: significant digits of the largest number of its column; the others have as many decimals.
-        parts, error, interval: as of `Column`.
+        parts, error, interval, meaning: as of `Column`.
     """
 
     title: str
@@ -91,6 +95,7 @@ class Number:
     parts: Mapping[str, float] | None = None
     error: float | None = None
     interval: Sequence[float] | None = None
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -237,6 +242,7 @@ def columns_of(
             parts=partial(of, title=title, part="parts"),
             error=partial(of, title=title, part="error"),
             interval=partial(of, title=title, part="interval"),
+            meaning=some[0].meaning,
         )
         for title, some in found.items()
     ]

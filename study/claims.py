@@ -17,7 +17,8 @@ from common.errors import InputError
 from common.hashing import json_hash
 from eval.codec import encode
 from eval.intervals import Interval, student
-from study.statistics import LEVEL, holm, needed_seeds, one_sided
+from eval.noise import LEVEL
+from study.statistics import holm, needed_seeds, one_sided
 
 Direction = Literal["higher", "lower", "same"]
 Outcome = Literal["confirmed", "refuted", "undecided"]

@@ -4,64 +4,21 @@ The unit is the seed. Differences are taken seed by seed, since runs of one seed
 Intervals are Student's, 95 %, each by itself; verdicts on claims are corrected for the number of claims.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from common.errors import InputError, nearest
-from eval.display import finite
-from eval.intervals import Interval, student
 from eval.report.collection import Measured, measured
-from eval.report.columns import Column
-from eval.report.comparison import columns, disagreements
+from eval.report.comparison import columns
+from eval.report.numbers import Number, number
+from eval.report.pairs import Group
 from eval.subject import open_subject
 from study import claims
 from study.claims import Verdict
 from study.definition import Study
-from study.statistics import Noise, noise
 from study.tasks import chosen, losses, states
 
-Runs = dict[str, dict[int, Measured]]
+Runs = dict[str, dict[int | None, Measured]]
 """The runs that have been trained and measured, by variant and seed."""
-
-
-@dataclass(frozen=True)
-class Number:
-    """One number of the study, for all variants.
-
-    Attributes:
-        key, title, unit: of its column.
-        better: "lower", "higher", or None for a number that does not rank.
-        values: by variant and seed.
-        means: by variant, over its seeds.
-        differences: by variant but the baseline, over the seeds that both have.
-        noise: of the baseline over its seeds.
-        odd: entries of the protocols in which runs differ, so that the numbers do not compare.
-        show, signed: how a value and a difference are written.
-    """
-
-    key: str
-    title: str
-    unit: str
-    better: str | None
-    values: dict[str, dict[int, float]]
-    means: dict[str, Interval]
-    differences: dict[str, Interval]
-    noise: Noise
-    odd: list[str]
-    show: Callable[[float], str]
-    signed: Callable[[float], str]
-
-    @property
-    def heading(self) -> str:
-        """Title and unit."""
-        return f"{self.title} {self.unit}".strip()
-
-    def verdict(self, variant: str) -> str | None:
-        """Whether a variant is "better" or "worse" than the baseline beyond the noise of seeds; None where open."""
-        if variant not in self.differences or self.better is None or self.odd:
-            return None
-        sign = self.differences[variant].sign * (1 if self.better == "higher" else -1)
-        return {1: "better", -1: "worse", 0: None}[sign]
 
 
 @dataclass(frozen=True)
@@ -141,11 +98,13 @@ def gather(study: Study) -> Evidence:
                 f"{study.path}: no number {key!r} was measured{nearest(key, known)}; the analyses of the study decide "
                 "which there are"
             )
-    numbers = [_number(known[key], study, runs, every) for key in wanted]
+    groups = {variant: Group(variant, some) for variant, some in runs.items()}
+    base = groups[study.file.baseline]
+    numbers = [number(known[key], list(groups.values()), base) for key in wanted]
     tuned = study.file.tuning is not None
     odd = {number.key: number.odd for number in numbers if number.odd}
     verdicts = claims.verdicts(
-        study.file.claims, {number.key: number.values for number in numbers if not number.odd}
+        study.file.claims, {number.key: _by_seed(number) for number in numbers if not number.odd}
     )
     return Evidence(
         study,
@@ -164,29 +123,9 @@ def gather(study: Study) -> Evidence:
     )
 
 
-def _number(column: Column, study: Study, runs: Runs, every: Sequence[Measured]) -> Number:
-    values = {
-        variant: {
-            seed: value for seed, run in sorted(some.items()) if (value := finite(column.of(run))) is not None
-        }
-        for variant, some in runs.items()
+def _by_seed(number: Number) -> dict[str, dict[int, float]]:
+    """The values of a number; every run of a study has a seed."""
+    return {
+        variant: {seed: value for seed, value in some.items() if seed is not None}
+        for variant, some in number.values.items()
     }
-    base = values[study.file.baseline]
-    differences = {
-        variant: [some[seed] - base[seed] for seed in some if seed in base]
-        for variant, some in values.items()
-        if variant != study.file.baseline
-    }
-    return Number(
-        key=column.key,
-        title=column.title,
-        unit=column.unit,
-        better=column.better,
-        values=values,
-        means={variant: student(list(some.values())) for variant, some in values.items() if some},
-        differences={variant: student(some) for variant, some in differences.items() if some},
-        noise=noise(list(base.values())),
-        odd=disagreements(column, every),
-        show=column.show,
-        signed=column.signed,
-    )

@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 from common.errors import InputError
 from eval.drawing import figures as drawn
 from eval.drawing import style
+from eval.report.numbers import Number
 from study import figures, report
 from study.definition import Study
-from study.evidence import Evidence, Number, gather
+from study.evidence import Evidence, gather
 
 
 def write(study: Study, folder: Path) -> list[Path]:

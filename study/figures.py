@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from eval import display
 from eval.display import Curve
 from eval.drawing.style import INK, short, style
+from eval.report.numbers import Number
 from study.definition import Study
-from study.evidence import Number, Runs
+from study.evidence import Runs
 
 BETTER, WORSE, OPEN = "#009e73", "#d55e00", "#8f939a"
 """Colours of a difference beyond the noise, to either side, and of one within it."""

@@ -3,15 +3,15 @@
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval.codec import encode
-from eval.intervals import Interval
+from eval.report.numbers import Number, interval
 from study.claims import Verdict
 from study.definition import Study
-from study.evidence import Evidence, Number, gather
+from study.evidence import Evidence, gather
 from study.seal import Seal
 
 WORDS = (
@@ -148,13 +148,12 @@ def rows(number: Number, study: Study) -> list[Row]:
     order = sorted(study.variants, key=lambda name: name != study.file.baseline)
     found = []
     for variant in order:
-        mean, difference = number.means.get(variant), number.differences.get(variant)
         found.append(
             Row(
                 variant,
                 len(number.values[variant]),
-                "–" if mean is None else interval(mean, number.show),
-                "–" if difference is None or number.odd else interval(difference, number.signed),
+                number.mean(variant),
+                number.difference(variant),
                 number.verdict(variant) or "",
             )
         )
@@ -189,13 +188,6 @@ def conditions(found: Evidence, sealed: Seal) -> Iterator[str]:
     if found.missing:
         yield f"Missing: {', '.join(f'{name} ({state})' for name, state in found.missing.items())}."
     yield f"The file of the study is {found.study.path}; `python -m study run {found.study.path}` makes all of it."
-
-
-def interval(found: Interval, show: Callable[[float], str] = "{:.4g}".format) -> str:
-    """A mean and the ends of its interval."""
-    if found.low is None or found.high is None:
-        return show(found.mean)
-    return f"{show(found.mean)} [{show(found.low)} to {show(found.high)}]"
 
 
 def _table(number: Number, study: Study) -> Iterator[str]:

@@ -1,21 +1,15 @@
-"""Statistics over seeds: tests against a bound, correction for many of them, noise, and what so many seeds can show.
+"""Statistics over seeds: tests against a bound, correction for many of them, and how many seeds would decide.
 
 A seed decides initial weights and the order of data, so the values of seeds are independent; two variants share their
 seeds, so differences are taken seed by seed.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-LEVEL = 0.05
-"""Chance of a false verdict among all claims of a study."""
-
-POWER = 0.8
-"""Chance of finding a difference that is said to be found with so many seeds."""
+from eval.noise import POWER, power
 
 MOST_SEEDS = 10_000
 """Where the search for a number of seeds ends."""
@@ -46,43 +40,6 @@ def holm(chances: Sequence[float]) -> list[float]:
     return corrected
 
 
-@dataclass(frozen=True)
-class Noise:
-    """What seeds do to one number.
-
-    Attributes:
-        seeds: how many.
-        deviation: standard deviation over them.
-        shows: the smallest difference that so many pairs of seeds show with a chance of 80 %, if both variants had
-            this deviation and nothing in common; None for a single seed.
-    """
-
-    seeds: int
-    deviation: float | None
-    shows: float | None
-
-
-def noise(values: Sequence[float]) -> Noise:
-    """The noise of a number over seeds."""
-    if len(values) < 2:
-        return Noise(len(values), None, None)
-    deviation = float(np.std(values, ddof=1))
-    return Noise(len(values), deviation, detectable(len(values)) * math.sqrt(2) * deviation)
-
-
-def detectable(seeds: int, level: float = LEVEL) -> float:
-    """The smallest mean difference, in standard deviations of the differences, that a two-sided t-test over so many
-    seeds finds with a chance of 80 %.
-    """
-    low, high = 0.0, 1.0
-    while _power(seeds, high, level) < POWER:
-        high *= 2
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _power(seeds, middle, level) < POWER else (low, middle)
-    return high
-
-
 def needed_seeds(values: Sequence[float], distance: float, level: float) -> int | None:
     """Seeds at which a mean so far from a bound is found with a chance of 80 %, if the spread of the values is the true
     one; None where it cannot be told, or is more than `MOST_SEEDS`.
@@ -91,23 +48,14 @@ def needed_seeds(values: Sequence[float], distance: float, level: float) -> int 
     if not deviation or not distance:
         return None
     low, high = 2, 2
-    while _power(high, distance / deviation, level) < POWER:
+    while power(high, distance / deviation, level) < POWER:
         low, high = high, 2 * high
         if high > MOST_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _power(middle, distance / deviation, level) < POWER else (low, middle)
+        low, high = (middle, high) if power(middle, distance / deviation, level) < POWER else (low, middle)
     return high
-
-
-def _power(seeds: int, effect: float, level: float) -> float:
-    """The chance that a two-sided t-test over so many seeds finds a mean of `effect` standard deviations."""
-    stats = _stats()
-    critical = stats.t.ppf(1 - level / 2, seeds - 1)
-    found = stats.nct.sf(critical, seeds - 1, effect * math.sqrt(seeds))
-    # The noncentral distribution has no value far in its tail, where the chance is one.
-    return 1.0 if math.isnan(found) else float(found)
 
 
 def _stats() -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from eval import display
+from eval import catalogue, display
 from eval.analysis import Analysis
 from eval.report.collection import Measured, shown
 
@@ -30,6 +30,8 @@ class Column:
         parts: what each independent document or question contributes to it, where the analysis keeps that.
         error: how its standard error is found, where the parts do not give it.
         interval: how the ends of its 95 % interval are found, where neither gives them.
+        meaning: what it is, for whoever sees it for the first time.
+        headline: whether it stands on the first screen.
     """
 
     key: str
@@ -44,6 +46,8 @@ class Column:
     parts: Callable[[Measured], Mapping[str, float] | None] = lambda run: None
     error: Callable[[Measured], float | None] = lambda run: None
     interval: Callable[[Measured], Sequence[float] | None] = lambda run: None
+    meaning: str = ""
+    headline: bool = False
 
     @property
     def heading(self) -> str:
@@ -100,4 +104,6 @@ def _bound(source: str, column: display.Column[Any]) -> Column:
         parts=of(column.parts),
         error=of(column.error),
         interval=of(column.interval),
+        meaning=column.meaning or catalogue.summary(source),
+        headline=column.headline,
     )

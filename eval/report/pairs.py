@@ -132,7 +132,7 @@ def compare(column: Column, runs: Sequence[Measured]) -> list[Paired]:
     """A column of each group against the baseline's; groups without a seed, or numbers, in common are left out."""
     found = groups(runs)
     base = baseline(found)
-    compared = [_pair(column, group, base) for group in found if group is not base]
+    compared = [pair(column, group, base) for group in found if group is not base]
     return [paired for paired in compared if paired is not None]
 
 
@@ -179,7 +179,8 @@ def _mark(cell: Cell) -> str:
     return {True: " better", False: " worse", None: ""}[cell.better]
 
 
-def _pair(column: Column, group: Group, base: Group) -> Paired | None:
+def pair(column: Column, group: Group, base: Group) -> Paired | None:
+    """A group against the baseline, seed by seed; None where they have no seed, or no number, in common."""
     pairs = {
         seed: (run, base.runs[seed])
         for seed, run in group.runs.items()

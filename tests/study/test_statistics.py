@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from study.statistics import MOST_SEEDS, detectable, holm, needed_seeds, noise, one_sided
+from eval.noise import detectable, noise
+from study.statistics import MOST_SEEDS, holm, needed_seeds, one_sided
 
 
 def test_one_sided_is_students_test():
