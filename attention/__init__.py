@@ -15,6 +15,7 @@ from attention.core.scores import Scores
 from attention.entropies import entropy
 from attention.forms.chunked import RecurrentState
 from attention.functional import RowStats, attend, row_stats, weights
+from attention.module import Attention, set_progress
 
 discover()
 
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "INFERENCE",
+    "Attention",
     "AttentionError",
     "Call",
     "CallSpec",
@@ -39,5 +41,6 @@ __all__ = [
     "nearest",
     "register",
     "row_stats",
+    "set_progress",
     "weights",
 ]

@@ -54,7 +54,8 @@ def attend(
         documents: int [B, S]; a run of equal ids is one document and sees only itself; -1 is padding (output 0), where
             numbers must be finite all the same: some kernels multiply them by zero, which makes NaN of NaN.
         scale: factor of the dot product; None for the mechanism's own.
-        params: learned parameters of the mechanism; initial values where missing.
+        params: learned parameters of the mechanism; initial values where missing, but not where a gradient is wanted,
+            since those would never learn: `attention.Attention` owns them.
         phase: when in training the call happens, for mechanisms with noise or a schedule.
         kernel: "auto" or a kernel's name.
         state: what earlier calls left of the text that this one goes on with, for mechanisms that carry a state; it
@@ -77,6 +78,7 @@ def attend(
         if state is None or query.is_meta:
             spec = CallSpec(causal, window, documents, scale, params, phase)
             inputs = prepare(query, key, value, mechanism, spec, plain=kernel == "dense")
+            _check_learned(inputs, params)
             return run(dispatch.choose(kernel, inputs), inputs)
         check_tensors(query, key, value)
         longer = state.copy()
@@ -87,6 +89,19 @@ def attend(
         out = chunked.resume(inputs, longer)
         state.become(longer)
         return out
+
+
+def _check_learned(inputs: AttentionInputs, given: Mapping[str, Tensor] | None) -> None:
+    """AttentionError: a gradient is wanted, and what the mechanism learns is not all given."""
+    missing = inputs.call.params.keys() - (given or {}).keys()
+    if not missing or inputs.vacant or not torch.is_grad_enabled():
+        return
+    if any(x.requires_grad for x in (*inputs.given, inputs.value)):
+        name, (n_head, head_dim) = inputs.mechanism.name, inputs.given[0].shape[2:]
+        raise AttentionError(
+            f"{name} learns {', '.join(sorted(missing))}, which would stay as at the start: use "
+            f"attention.Attention({name!r}, {n_head}, {head_dim}), or give params"
+        )
 
 
 def weights(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from attention import INFERENCE, CallSpec, Mechanism, Phase, RecurrentState, attend
+import attention
+from attention import INFERENCE, CallSpec, Mechanism, Phase, RecurrentState
 from models.cache import LayerCache, StateCache
 from models.gradients import products
 from models.mlps import MLPS
@@ -18,19 +19,14 @@ from models.rope import rotate
 from models.value_embedding import value_embedding
 
 
-class Mixer(nn.Module):
+class Mixer(attention.Attention):
     """One layer's mixing of values: the mechanism, its learned parameters and its window.
 
     A module of its own so that `models.tracing` and quantisation studies can hook what goes in and comes out.
     """
 
     def __init__(self, plan: Plan, layer: LayerPlan) -> None:
-        super().__init__()
-        self.mechanism: Mechanism = layer.mechanism
-        self.window = layer.window
-        self.kernel = plan.kernel
-        initial = layer.mechanism.initial_values(plan.n_head, plan.head_dim)
-        self.learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
+        super().__init__(layer.mechanism, plan.n_head, plan.head_dim, window=layer.window, kernel=plan.kernel)
         self.depth = layer.depth
 
     def own(self, phase: Phase) -> Phase:
@@ -39,33 +35,20 @@ class Mixer(nn.Module):
             return INFERENCE
         return phase if phase.seed is None else replace(phase, seed=phase.seed << 20 | self.depth)
 
-    def spec(self, documents: Tensor | None, phase: Phase = INFERENCE) -> CallSpec:
-        """How this layer's queries meet its keys: `attend`, `weights` and `row_stats` take its options."""
-        params = dict(self.learned.items())
-        return CallSpec(window=self.window, documents=documents, params=params, phase=phase)
-
     def forward(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        documents: Tensor | None,
+        documents: Tensor | None = None,
         state: RecurrentState | None = None,
-        phase: Phase = INFERENCE,
+        phase: Phase | None = INFERENCE,
     ) -> Tensor:
         """Mix value [B, S, Hk, Dv] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, Dv].
 
         With a state, keys, values and documents are those of the T new positions.
         """
-        return attend(
-            query,
-            key,
-            value,
-            self.mechanism,
-            kernel=self.kernel,
-            state=state,
-            **self.spec(documents, self.own(phase)).options,
-        )
+        return super().forward(query, key, value, documents, state, self.own(phase or INFERENCE))
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,11 @@ def test_every_token_has_one_place_in_chunks_that_begin_with_its_document(docume
 @pytest.mark.parametrize("token", [0, 7, 8, 15, 16, 31, 40])
 def test_a_token_changes_nothing_before_it(mechanism, token):
     inputs = make(queries=50, head_dim=16).to(torch.float32)
-    before = attention.attend(*inputs.all[:3], mechanism)
-    for tensor in inputs.all[:3]:
-        tensor.data[:, token] *= -3
-    after = attention.attend(*inputs.all[:3], mechanism)
+    tensors = [x.detach() for x in inputs.all[:3]]
+    before = attention.attend(*tensors, mechanism)
+    for tensor in tensors:
+        tensor[:, token] *= -3
+    after = attention.attend(*tensors, mechanism)
     assert torch.equal(before[:, :token], after[:, :token])
     assert (before[:, token] != after[:, token]).any()
     assert (before[:, -1] != after[:, -1]).any() or getattr(mechanism, "summaries", None)

@@ -240,7 +240,8 @@ def test_call(row, cases, case, kernel):
     mechanism, params, expected, expected_gradient = cases[case]
     query = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     key, value = (torch.tensor(x, dtype=torch.float64)[None, :, None, None] for x in (row, GRAD_WEIGHTS))
-    given = {"params": {name: torch.tensor([x], dtype=torch.float64) for name, x in params.items()}}
+    learned = {name: torch.tensor([x], dtype=torch.float64) for name, x in params.items()}
+    given = {"params": attention.get(mechanism).initial_values(1, 1) | learned}
     weight = attention.weights(query, key, mechanism, scale=1.0, kernel=kernel, **given)
     assert _distance(weight, expected) < 1e-6
     out = attention.attend(query, key.requires_grad_(), value, mechanism, scale=1.0, kernel=kernel, **given)

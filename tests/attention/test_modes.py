@@ -47,8 +47,9 @@ def test_the_formula_serves_every_mode(mechanism):
 @pytest.mark.parametrize("mechanism", every_mechanism(), ids=label)
 def test_the_formula_is_made_of_pytorchs_own_operators(mechanism):
     inputs = make(queries=11).to(torch.float32)
+    params = mechanism.initial_values(*inputs.query.shape[2:])
     with _Operators() as seen:
-        out = attention.attend(inputs.query, inputs.key, inputs.value, mechanism, kernel="dense")
+        out = attention.attend(*inputs.all[:3], mechanism, kernel="dense", params=params)
         torch.autograd.grad(out, (inputs.query, inputs.key, inputs.value), inputs.grad_out)
     assert seen.libraries <= {"aten", "prim", "prims"}
 

@@ -114,10 +114,10 @@ def valid(dice: random.Random, *, zero: str = "") -> Call:
         arguments["documents"] = ids.to(dice.choice([torch.int64, torch.int32, torch.int8]))
     if dice.random() < 0.2:
         arguments["scale"] = dice.choice([0.5, 1, 0.0, 0.01])
-    if heads and key_heads and dice.random() < 0.5:
-        initial = mechanism.initial_values(heads, head_dim)
+    if heads and key_heads and head_dim:  # what is learned must be given wherever a gradient is taken
+        initial, size = mechanism.initial_values(heads, head_dim), dice.choice([0.0, 0.1])
         arguments["params"] = {
-            name: x + 0.1 * torch.randn(x.shape, generator=generator) for name, x in initial.items()
+            name: x + size * torch.randn(x.shape, generator=generator) for name, x in initial.items()
         }
     if dice.random() < 0.5:
         seed = torch.tensor(dice.randrange(-(2**63), 2**63))
