@@ -38,7 +38,7 @@ def entropy(
         inputs = widened(prepare(query, key, key, mechanism, CallSpec(**options)))
         scores = inputs.scores
         biased = any(x is not None for x in (scores.query_bias, scores.key_bias, scores.slope, scores.noise))
-        if biased or not is_softmax(mechanism):
+        if biased or not is_softmax(inputs.mechanism):
             raise AttentionError(
                 f"{mechanism.name} is not softmax of scores without biases, whose entropy alone has a gradient; "
                 "row_stats has the entropy of any mechanism without one"

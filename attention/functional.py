@@ -41,6 +41,8 @@ def attend(
     scale: float | None = None,
     params: Mapping[str, Tensor] | None = None,
     phase: Phase = INFERENCE,
+    softcap: float | None = None,
+    intervals: Tensor | None = None,
     kernel: str = "auto",
     state: RecurrentState | None = None,
 ) -> Tensor:
@@ -57,6 +59,10 @@ def attend(
         params: learned parameters of the mechanism; initial values where missing, but not where a gradient is wanted,
             since those would never learn: `attention.Attention` owns them.
         phase: when in training the call happens, for mechanisms with noise or a schedule.
+        softcap: c of scores c tanh(s / c), which then take the place of s, before any mechanism.
+        intervals: int64 [B or 1, T, 3]: of each query the first key it sees, the end of those it sees, and its place
+            among the keys. For masks that documents do not say, as of caches that are longer than what they hold;
+            `causal` and `window` narrow them.
         kernel: "auto" or a kernel's name.
         state: what earlier calls left of the text that this one goes on with, for mechanisms that carry a state; it
             moves on. Query, key, value and documents are then those of the new positions only, as many of each.
@@ -76,14 +82,14 @@ def attend(
         if not isinstance(state, RecurrentState | None):
             raise AttentionError(f"state must be an attention.RecurrentState, got {shown(state)}")
         if state is None or query.is_meta:
-            spec = CallSpec(causal, window, documents, scale, params, phase)
+            spec = CallSpec(causal, window, documents, scale, params, phase, softcap, intervals)
             inputs = prepare(query, key, value, mechanism, spec, plain=kernel == "dense")
             _check_learned(inputs, params)
             return run(dispatch.choose(kernel, inputs), inputs)
         check_tensors(query, key, value)
         longer = state.copy()
         key, value, documents = longer.extend(mechanism, key, value, documents)
-        spec = CallSpec(causal, window, documents, scale, params, phase)
+        spec = CallSpec(causal, window, documents, scale, params, phase, softcap, intervals)
         inputs = prepare(query, key, value, mechanism, spec)
         dispatch.choose(kernel, inputs)
         out = chunked.resume(inputs, longer)
@@ -121,7 +127,7 @@ def weights(
     Args:
         kernel: "dense" for the formula, "auto" or "tiled" for what the block kernel used.
         rows: query rows to return, all by default; heads: query heads to return, all by default.
-        options: causal, window, documents, scale, params and phase, as for `attend`.
+        options: causal, window, documents, scale, params, phase, softcap and intervals, as for `attend`.
 
     Returns:
         [B, heads, rows, S], zero where hidden; float32, or float64 for float64 queries. No gradient.
@@ -164,7 +170,7 @@ class RowStats:
         first: the weight on key 0.
         zeros: number of visible entries that are exactly 0.
         small: number of visible entries of at most 1e-5 in magnitude.
-        max_score: largest |score| among visible entries.
+        max_score: largest |score| among visible entries, before a softcap.
         visible: n_i, the number of keys that query i sees, int64 [B, T].
         audience: the number of queries that see key j, int64 [B, S].
         key_mass: sum_i W_ij, float64 [B, H, S].

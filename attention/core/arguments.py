@@ -74,6 +74,30 @@ def check_documents(documents: Tensor, batch: int | None, keys: int, device: tor
         _check_device("documents", documents, device)
 
 
+def check_intervals(intervals: Tensor, batch: int | None, queries: int, device: torch.device | None) -> None:
+    """Integers int64 [B or 1, T, 3] beside the tensors that they describe; a batch of None is any.
+
+    Raises:
+        AttentionError: they are not.
+    """
+    _check_plain("intervals", intervals)
+    shape = list(intervals.shape)
+    if intervals.dtype != torch.int64 or len(shape) != 3 or shape[1:] != [queries, 3]:
+        raise AttentionError(
+            f"intervals must be int64 [batch or 1, {queries}, 3], got {intervals.dtype} {shape}"
+        )
+    if batch is not None and shape[0] not in (1, batch):
+        raise AttentionError(f"intervals hold {shape[0]} sequences, the queries {batch}")
+    if device is not None:
+        _check_device("intervals", intervals, device)
+
+
+def check_softcap(softcap: float | None) -> None:
+    """AttentionError: neither None nor a positive number that float32 holds."""
+    if softcap is not None and not (is_finite(softcap) and softcap > 0):
+        raise AttentionError(f"softcap must be a positive number, or None, got {shown(softcap)}")
+
+
 def check_flag(name: str, value: bool) -> None:
     """AttentionError: neither True nor False."""
     if value is not True and value is not False:

@@ -42,6 +42,8 @@ class CallOptions(TypedDict, total=False):
     scale: float | None
     params: Mapping[str, Tensor] | None
     phase: Phase
+    softcap: float | None
+    intervals: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class CallSpec:
         scale: factor of the dot product; None for the mechanism's own.
         params: learned parameters of the mechanism; initial values where missing.
         phase: when in training the call happens, for mechanisms with noise or a schedule.
+        softcap: c of scores c tanh(s / c), which then take the place of s; None for s.
+        intervals: int64 [B or 1, T, 3]; of each query the first key it sees, the end of those it sees, and its own
+            place among the keys. For masks that documents do not say.
     """
 
     causal: bool = True
@@ -63,6 +68,8 @@ class CallSpec:
     scale: float | None = None
     params: Mapping[str, Tensor] | None = None
     phase: Phase = INFERENCE
+    softcap: float | None = None
+    intervals: Tensor | None = None
 
     @property
     def options(self) -> CallOptions:
@@ -74,6 +81,8 @@ class CallSpec:
             "scale": self.scale,
             "params": self.params,
             "phase": self.phase,
+            "softcap": self.softcap,
+            "intervals": self.intervals,
         }
 
 

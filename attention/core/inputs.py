@@ -8,6 +8,7 @@ from torch import Tensor
 from attention.core.arguments import (
     check_params,
     check_scale,
+    check_softcap,
     check_tensors,
     is_finite,
 )
@@ -123,12 +124,16 @@ def prepare(
         AttentionError: shapes, dtypes, heads, mask or parameters do not fit.
     """
     check_tensors(query, key, value)
+    check_softcap(spec.softcap)
+    if spec.softcap is not None:
+        mechanism = mechanism.form.capped(mechanism, float(spec.softcap))
     visible = visibility(
         query.shape[1],
         key.shape[1],
         causal=spec.causal,
         window=mechanism.window if spec.window is None else spec.window,
         documents=spec.documents,
+        intervals=spec.intervals,
         batch=query.shape[0],
         device=query.device,
     )

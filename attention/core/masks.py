@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attention.core.arguments import check_documents, check_flag, check_window
+from attention.core.arguments import check_documents, check_flag, check_intervals, check_window
 from attention.core.errors import AttentionError
 
 FURTHEST = 2**31 - 1
@@ -70,6 +70,7 @@ class Visibility:
         keys: number of keys S.
         causal, window: how the intervals came about, for kernels that are told so.
         documents: int [B, S] as given, or None.
+        chosen: whether the caller gave the intervals, so that nothing else tells how they came about.
     """
 
     first: Tensor
@@ -79,6 +80,7 @@ class Visibility:
     causal: bool = True
     window: int | None = None
     documents: Tensor | None = None
+    chosen: bool = False
 
     @property
     def count(self) -> Tensor:
@@ -100,10 +102,15 @@ class Visibility:
 
     def split(self, size: int, parts: int) -> list["Visibility"]:
         """The masks of `size` sequences at a time; a mask that all sequences share stays whole."""
-        if self.documents is None:
+        if self.first.shape[0] == 1:
             return [self] * parts
-        pieces = zip(*(x.split(size) for x in (self.first, self.last, self.documents)), strict=True)
-        return [replace(self, first=first, last=last, documents=ids) for first, last, ids in pieces]
+        pieces = [
+            [None] * parts if x is None else x.split(size) for x in (self.first, self.last, self.documents)
+        ]
+        return [
+            replace(self, first=first, last=last, documents=ids)
+            for first, last, ids in zip(*pieces, strict=True)
+        ]
 
     def tiles(self, height: int) -> Iterator[Tile]:
         """The query rows in blocks of `height`, each with the smallest key range that serves it."""
@@ -141,6 +148,7 @@ def visibility(
     causal: bool = True,
     window: int | None = None,
     documents: Tensor | None = None,
+    intervals: Tensor | None = None,
     batch: int | None = None,
     device: torch.device | None = None,
 ) -> Visibility:
@@ -152,14 +160,18 @@ def visibility(
         window: hide keys at a distance of `window` or more; the query itself counts as one.
         documents: int [B, S]. A run of equal ids is one document; a query sees only its own. -1 marks padding,
             which sees nothing and is seen by nothing.
+        intervals: int64 [B or 1, T, 3]: of each query the first key it sees, the end of those it sees, and its place
+            among the keys, which is the same in every sequence. What lies beyond the keys counts as their end.
         batch: B, where documents must have as many rows.
         device: of the tensors that are masked, where documents must lie too.
 
     Raises:
-        AttentionError: more queries than keys, a window that is no whole number from 1 on, documents of the wrong
-            shape, type or device.
+        AttentionError: more queries than keys, a window that is no whole number from 1 on, documents or intervals of
+            the wrong shape, type or device, or both.
     """
-    if queries > keys:
+    if intervals is not None and documents is not None:
+        raise AttentionError("give documents or intervals, not both")
+    if queries > keys and intervals is None:
         raise AttentionError(f"{queries} queries need at least as many keys, got {keys}")
     check_flag("causal", causal)
     check_window(window)
@@ -167,9 +179,14 @@ def visibility(
         check_documents(documents, batch, keys, device)
     if window is not None:
         window = min(window, FURTHEST)
-    position = torch.arange(keys - queries, keys, device=device)
-    first = torch.zeros_like(position)[None]
-    last = torch.full_like(position, keys)[None]
+    if intervals is None:
+        position = torch.arange(keys - queries, keys, device=device)
+        first = torch.zeros_like(position)[None]
+        last = torch.full_like(position, keys)[None]
+    else:
+        check_intervals(intervals, batch, queries, device)
+        position = intervals[0, :, 2].contiguous()
+        first, last = (intervals[..., edge].clamp(0, keys) for edge in (0, 1))
     if documents is not None:
         first, last = (edge[:, keys - queries :] for edge in _document_edges(documents, keys))
     if causal:
@@ -180,7 +197,12 @@ def visibility(
     if documents is not None:
         padding = documents[:, keys - queries :] < 0
         first, last = first.masked_fill(padding, 0), last.masked_fill(padding, 0)
-    return Visibility(first, last, position, keys, causal, window, documents)
+    chosen = intervals is not None
+    if chosen:
+        last = torch.maximum(last, first)
+    return Visibility(
+        first.contiguous(), last.contiguous(), position, keys, causal, window, documents, chosen
+    )
 
 
 def spans(documents: Tensor | None, batch: int, keys: int) -> Iterator[tuple[int, int, int]]:

@@ -91,6 +91,12 @@ class Mechanism(ABC):
         """Scores from query [B, T, H, D] and key [B, S, Hk, D]; scaled dot product unless overridden."""
         return Scores(query, key, scale=query.shape[-1] ** -0.5 if call.scale is None else call.scale)
 
+    def capped(self, cap: float) -> "Mechanism":
+        """The same mechanism of scores cap tanh(s / cap); a form says how: `mechanism.form.capped(mechanism, cap)`."""
+        from attention.core.capped import Capped
+
+        return Capped(self, cap)
+
     def stated_scores(self, query: Tensor, key: Tensor, call: Call) -> Tensor | None:
         """Scores [B, H, T, S] as the paper states them, for float64; None where `scores` does.
 

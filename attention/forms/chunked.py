@@ -121,7 +121,9 @@ class Chunked(Mechanism):
         )
 
     def refuses(self, visible: Visibility) -> str | None:
-        """A window: what is folded into the state cannot be taken out again."""
+        """A window, and intervals: what is folded into the state cannot be taken out again."""
+        if visible.chosen:
+            return "keeps a state of all earlier keys; it takes documents, not intervals"
         return None if visible.window is None else "keeps a state of all earlier keys; it takes no window"
 
     def _check_chunk(self) -> None:

@@ -1,13 +1,18 @@
 """Ratio: numerators over a sum of denominators."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from attention.core.call import Call
+from attention.core.capped import Capped
 from attention.core.form import Rowwise, form
+from attention.core.formula import evaluate, formula_of
 from attention.core.masks import Tile
+from attention.core.mechanism import Mechanism
 
 
 @form
@@ -42,6 +47,10 @@ class Ratio(Rowwise):
     def offset(self, pivot: Tensor) -> Tensor | float:
         """The constant of the denominator, in the pivot's frame."""
         return 0.0
+
+    def capped(self, cap: float) -> Mechanism:
+        """Terms of capped scores."""
+        return CappedRatio(self, cap)
 
     def constants(self) -> dict[str, bool | float]:
         """`pivoted`, whether there is a pivot; its floor; `steep`."""
@@ -109,3 +118,42 @@ class Ratio(Rowwise):
             tile.zero_(denominator)
         total = denominator.sum(-1, keepdim=True).add_(self.offset(pivot))
         return numerator, total.masked_fill_(total == 0, 1)
+
+
+@dataclass(frozen=True)
+class CappedRatio(Capped, Ratio):
+    """Terms of capped scores, which are small enough to need no pivot: the offset is added to the sum as it is."""
+
+    inner: Ratio
+    form = Ratio
+    pivot_floor: ClassVar[float | None] = None
+
+    @property
+    def steep(self) -> bool:  # type: ignore[override]
+        """As the mechanism."""
+        return self.inner.steep
+
+    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
+        """The numerators over the offset and the sum of the denominators, 0 where that is 0."""
+        pivot = score.new_zeros(1)
+        numerator, denominator = evaluate(formula_of(self)["terms"], score, pivot)
+        total = denominator.where(visible, 0).sum(-1, keepdim=True) + self.offset(pivot)
+        return numerator / total.masked_fill(total == 0, 1)
+
+    def weights_in(self, call: Call, score: Tensor, visible: Tensor) -> Tensor:
+        """`weights`: a Ratio's functions know no call."""
+        return self.weights(score, visible)
+
+    def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
+        """The mechanism's, after the cap."""
+        return self.inner.terms(self.capping(score), pivot)
+
+    def derivatives(self, score: Tensor, pivot: Tensor, numerator: Tensor) -> tuple[Tensor, Tensor]:
+        """The mechanism's, times the cap's own."""
+        first, second = self.inner.derivatives(self.capping(score), pivot, numerator)
+        slope = self.slope(score)
+        return (slope * first,) * 2 if first is second else (slope * first, slope * second)
+
+    def offset(self, pivot: Tensor) -> Tensor | float:
+        """The mechanism's own."""
+        return self.inner.offset(pivot)

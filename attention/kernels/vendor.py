@@ -35,7 +35,7 @@ def sdpa_attend(inputs: AttentionInputs) -> Tensor:
     scores, visible = inputs.scores, inputs.visible
     query, key, value = first_order("kernel 'sdpa'", scores.query, scores.key, inputs.value)
     queries = scores.query.shape[1]
-    unlimited = visible.window is None and visible.documents is None
+    unlimited = visible.window is None and visible.documents is None and not visible.chosen
     sees_all = unlimited and (not visible.causal or queries == 1)
     triangular = _settled(unlimited and not sees_all and queries == visible.keys)
     mask = None
@@ -51,7 +51,7 @@ def sdpa_attend(inputs: AttentionInputs) -> Tensor:
         scale=scores.scale,
         enable_gqa=_settled(scores.key.shape[2] != scores.query.shape[2]),
     ).transpose(1, 2)
-    if visible.documents is not None:
+    if visible.documents is not None or visible.chosen:
         out = out.masked_fill((visible.count == 0)[..., None, None], 0)
     return out
 
@@ -167,6 +167,8 @@ class Flash(Kernel):
             return f"it takes head dimensions up to {FLASH_HEAD_DIM}"
         if query.shape[-1] != inputs.value.shape[-1]:
             return "it takes values as wide as keys only"
+        if visible.chosen:
+            return "it takes documents, not intervals"
         if visible.documents is not None and query.shape[1] != visible.keys:
             return "it takes documents without a cache only"
         return None if _has_flash() else "flash-attn is not installed: pip install -e '.[flash]'"

@@ -52,3 +52,23 @@ def test_visibility_and_its_tiles(queries, extra, causal, window, ids, height):
         masked = score[:, 0, 0].masked_fill(~shown, -torch.inf).amax(-1)
         assert torch.equal(maximum, masked)
     assert torch.equal(seen, expected)
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(-2, 12), st.integers(-2, 12)), min_size=1, max_size=6),
+    keys=st.integers(1, 9),
+    window=st.sampled_from([None, 1, 3]),
+    causal=st.booleans(),
+)
+def test_intervals_are_the_callers_own(rows, keys, window, causal):
+    place = [min(index, keys - 1) for index in range(len(rows))]
+    intervals = torch.tensor([[[first, last, i] for (first, last), i in zip(rows, place, strict=True)]])
+    visible = visibility(len(rows), keys, causal=causal, window=window, intervals=intervals)
+    expected = torch.zeros(1, len(rows), keys, dtype=torch.bool)
+    for row, (first, last) in enumerate(rows):
+        for j in range(keys):
+            near = window is None or abs(place[row] - j) < window
+            expected[0, row, j] = first <= j < last and near and (j <= place[row] or not causal)
+    assert torch.equal(visible.mask(), expected)
+    assert torch.equal(visible.count, expected.sum(-1))
+    assert torch.equal(visible.position, torch.tensor(place))
