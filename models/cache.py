@@ -4,6 +4,8 @@ A windowed layer keeps only the keys its next query can still see, so its memory
 whose mechanism carries a state keeps that, and the keys of the chunk that is not finished.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,11 @@ class RollingBuffer:
         self.start = self.start if self.limit is None else max(self.start, self.stop - self.limit)
         return whole
 
+    def reorder(self, rows: Tensor) -> None:
+        """Put sequences int [B] of the batch in the place of all."""
+        if self.buffer is not None:
+            self.buffer = self.buffer.index_select(0, rows)
+
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
@@ -79,6 +86,11 @@ class LayerCache:
         """Append keys (after RoPE) and values of new positions; returns all that the new queries may see."""
         return self.keys.extend(key), self.values.extend(value)
 
+    def reorder(self, rows: Tensor) -> None:
+        """Put sequences int [B] of the batch in the place of all."""
+        self.keys.reorder(rows)
+        self.values.reorder(rows)
+
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
@@ -90,6 +102,21 @@ class StateCache:
 
     def __init__(self) -> None:
         self.state = RecurrentState()
+
+    def reorder(self, rows: Tensor) -> None:
+        """Put sequences int [B] of the batch in the place of all."""
+        state, chosen = self.state, rows.tolist()
+        if state.key is None or state.value is None:
+            return
+        self.state = replace(
+            state,
+            key=state.key[rows],
+            value=state.value[rows],
+            folded=tuple(folded[rows] for folded in state.folded),
+            documents=None if state.documents is None else [state.documents[row] for row in chosen],
+            pending=[state.pending[row] for row in chosen],
+            finished=[state.finished[row] for row in chosen],
+        )
 
     @property
     def nbytes(self) -> int:
@@ -110,6 +137,7 @@ class KVCache:
     Attributes:
         length: positions seen so far.
         layers: one `LayerCache` or `StateCache` per layer.
+        has_documents: whether the positions seen so far came with document ids.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -118,12 +146,18 @@ class KVCache:
         windows = [1 if isinstance(layer.mechanism, Chunked) else layer.window for layer in plan.layers]
         longest = None if None in windows else max(window for window in windows if window is not None) - 1
         self._documents = RollingBuffer(longest)
-        self._has_documents = False
+        self.has_documents = False
 
     @property
     def nbytes(self) -> int:
         """Memory held by keys, values and states, in bytes."""
         return sum(layer.nbytes for layer in self.layers)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Put sequences int [B] of the batch in the place of all, as beam search does."""
+        for layer in self.layers:
+            layer.reorder(rows)
+        self._documents.reorder(rows)
 
     def extend_documents(self, documents: Tensor | None) -> Tensor | None:
         """Append the document ids [B, T] of new positions; returns them behind those still kept.
@@ -131,7 +165,7 @@ class KVCache:
         Raises:
             ModelError: ids were given for one part of a text and not for another.
         """
-        if self.length and self._has_documents != (documents is not None):
+        if self.length and self.has_documents != (documents is not None):
             raise ModelError("give documents for every call on one cache, or for none")
-        self._has_documents = documents is not None
+        self.has_documents = documents is not None
         return None if documents is None else self._documents.extend(documents)

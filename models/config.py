@@ -9,14 +9,15 @@ from typing import Any
 from common.errors import nearest
 from common.ranges import FLOAT32, one_of, ranged
 from common.shapes import mismatch
-from models import postops, value_embedding
 from models.errors import ModelError
 from models.mlps import MLPS
 from models.norms import NORMS
+from models.postops import OPTIONS as POST_OP_OPTIONS
+from models.value_embedding import Options as ValueEmbeddingOptions
 
 
 @dataclass
-class ModelConfig(value_embedding.Options, *postops.OPTIONS):  # type: ignore[misc]
+class ModelConfig(ValueEmbeddingOptions, *POST_OP_OPTIONS):  # type: ignore[misc]
     """The choices of a model, with those of its value embeddings and post-ops.
 
     None means: from the preset, or derived as said here.

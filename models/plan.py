@@ -13,10 +13,10 @@ from attention.core.inputs import example
 from common.errors import nearest
 from common.ranges import violation
 from common.shapes import mismatch
-from models import patterns
 from models.config import ModelConfig, given, preset_values, presets
 from models.errors import ModelError
 from models.mlps import MLPS
+from models.patterns import tile, windows
 from models.postops import POST_OPS
 
 
@@ -84,14 +84,13 @@ class Plan(ModelConfig):
             ModelError: an unreadable pattern, options that no layer uses, two windows for one layer, a kernel
                 that does not run its mechanism.
         """
-        names = patterns.tile(self.attention, self.n_layer)
+        names = tile(self.attention, self.n_layer)
         _check_options(self.attention_options)
         for name in self.attention_options:
             if name not in names:
                 used = nearest(name, set(names))
                 raise ModelError(f"attention_options has {name!r}, which no layer uses{used}")
-        windows = patterns.windows(self.window, self.n_layer)
-        choices = zip(range(self.n_layer), names, windows, strict=True)
+        choices = zip(range(self.n_layer), names, windows(self.window, self.n_layer), strict=True)
         return tuple(self._layer(*choice) for choice in choices)
 
     def _layer(self, depth: int, name: str, window: int | None) -> LayerPlan:

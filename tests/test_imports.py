@@ -29,7 +29,7 @@ FLOORS = (
 )
 """Of each floor of `attention`, the floors that its files may import."""
 
-COMMANDS = {ROOT / "models" / "generate.py"}
+COMMANDS = {ROOT / "models" / "generate.py", *(ROOT / "models" / "export").glob("*.py")}
 """Commands, which stand above all, wherever they lie."""
 
 LISTING = ("attention.core.registry", "attention.mechanisms")
