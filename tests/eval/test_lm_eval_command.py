@@ -1,0 +1,126 @@
+"""lm-eval's own command on a run, and lm-eval's own class for Hugging Face models beside the harness."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+lm_eval = pytest.importorskip("lm_eval")
+transformers = pytest.importorskip("transformers")
+
+from lm_eval.__main__ import cli_evaluate  # noqa: E402
+from lm_eval.tasks import TaskManager  # noqa: E402
+from tokenizers import ByteLevelBPETokenizer  # noqa: E402
+from tokenizers.processors import TemplateProcessing  # noqa: E402
+
+from eval.analyses import harness  # noqa: E402
+from eval.lm_eval import ZooModel  # noqa: E402
+from eval.lm_tasks import chosen  # noqa: E402
+from eval.subject import open_subject  # noqa: E402
+from models import ModelError  # noqa: E402
+from tests.eval.measuring import measure  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    questions = [
+        {"question": "the queen", "choices": [" speaks", " of night"], "answer": 0},
+        {"question": "of night", "choices": [" where", " and"], "answer": 1},
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/questions.jsonl}}}}\n"
+        "output_type: multiple_choice\ntest_split: test\ndoc_to_text: '{{question}}'\n"
+        "doc_to_choice: '{{choices}}'\ndoc_to_target: answer\nmetric_list: [{metric: acc}]\n"
+    )
+    return folder
+
+
+def test_the_command_of_lm_eval_takes_a_run_and_tasks_by_name_and_by_path(
+    run_path: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text((tasks / "mine.yaml").read_text().replace("task: mine", "task: other"))
+    told = ["--model", "zoo", "--model_args", f"run={run_path},max_length=64", "--tasks", f"mine,{other}"]
+    told += ["--include_path", str(tasks), "--log_samples", "--output_path", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["lm_eval", *told])
+    # Looking through the thousands of tasks that lm-eval has takes ten seconds.
+    manager = partial(TaskManager, include_defaults=False)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", manager)
+    cli_evaluate()
+    (report,) = (tmp_path / "out").rglob("results_*.json")
+    found = json.loads(report.read_text())["results"]
+    asked = harness.Settings(tasks=("mine",), include_path=str(tasks), max_length=64)
+    ours = measure(harness, open_subject(run_path), asked)["results"]["tasks"]["mine"]["metrics"]
+    assert found["mine"]["acc,none"] == found["other"]["acc,none"] == ours["acc"]["value"]
+    (samples,) = (tmp_path / "out").rglob("samples_mine_*.jsonl")
+    assert [json.loads(line)["doc"]["question"] for line in samples.read_text().splitlines()] == [
+        "the queen",
+        "of night",
+    ]
+
+
+def test_arguments_of_the_model_are_read_strictly(run_path: Path) -> None:
+    model = ZooModel(str(run_path), step=10, bos=False, batch_size=4)
+    assert (model.subject.step, model.begin, model.max_length) == (10, [], model.subject.train_length)
+    with pytest.raises(ModelError, match="no argument 'max_lenght'; did you mean 'max_length'"):
+        ZooModel(str(run_path), max_lenght=64)
+    with pytest.raises(ModelError, match="needs --model_args run=RUN"):
+        ZooModel()
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def folder(request: pytest.FixtureRequest, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose tokenizer puts nothing before a text (GPT-2's kind), and one whose tokenizer does (Llama's)."""
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([path.read_text() for path in corpus.iterdir()], 384, special_tokens=["<s>"])
+    if request.param == "llama":
+        bpe._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, bos_token="<s>", eos_token="<s>", pad_token="<s>"
+    )
+    shape: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
+    shape |= {"intermediate_size": 48, "max_position_embeddings": 256, "initializer_range": 0.3}
+    shape |= {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    if request.param == "gpt2":
+        shape |= {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 256}
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("hub") / f"tiny-{request.param}"
+    config = transformers.AutoConfig.for_model(request.param, **shape)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def test_the_class_of_lm_eval_gives_the_numbers_of_the_harness(
+    folder: Path, corpus: Path, tmp_path: Path
+) -> None:
+    subject = open_subject(folder, text=str(corpus), results=tmp_path)
+    ours = measure(harness, subject, harness.Settings(samples=20, words=16))["results"]["tasks"]
+    texts = tmp_path / "texts.json"
+    texts.write_text(json.dumps(subject.held_out()))
+    metadata = {"texts": str(texts), "samples": 20, "words": 16}
+    manager, tasks, _ = chosen.load(tuple(harness.OFFLINE), tuple(harness.OFFLINE), None, metadata)
+    theirs = lm_eval.simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(folder), "dtype": "float32"},
+        device="cpu",
+        batch_size=4,
+        tasks=tasks,
+        task_manager=manager,
+        num_fewshot=0,
+        bootstrap_iters=0,
+    )["results"]
+    # A rolling text is scored with the token that its tokenizer puts before it, by lm-eval's class alone.
+    alike = [task for task in harness.OFFLINE if task != "rolling" or "gpt2" in folder.name]
+    for task in alike:
+        for metric, number in ours[task]["metrics"].items():
+            assert theirs[task][f"{metric},none"] == pytest.approx(number["value"], rel=1e-4), (task, metric)
