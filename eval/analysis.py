@@ -59,6 +59,7 @@ class Analysis(Generic[S, R]):
         result: the dataclass of its results.
         run: measures one subject.
         row: a result as a line of the table that the command prints.
+        notes: sentences on what the numbers of a result do not cover, which the command prints, too.
         before: refuses what can be refused before a model is opened.
         shared: settings that depend on the subjects together, such as a prompt for all of them.
         finish: writes what is to be written of all subjects together; what it returns is printed.
@@ -75,6 +76,7 @@ class Analysis(Generic[S, R]):
     result: type[R]
     run: Callable[[Subject, S], Measurement[R]]
     row: Callable[[R], Mapping[str, object]] = lambda result: {}
+    notes: Callable[[R], Iterable[str]] = lambda result: ()
     before: Callable[[S], None] = lambda settings: None
     shared: Callable[[Sequence[Subject], S], S] = lambda subjects, settings: settings
     finish: Callable[[Sequence[Evaluated[R]], S, Sequence[Subject]], Mapping[str, object]] | None = None

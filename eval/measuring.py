@@ -90,6 +90,8 @@ def _measured(
             reused = "reused: same checkpoint and protocol; --fresh computes again"
             how = reused if found.reused else f"{found.file['seconds']} s"
             print(f"  {subject.name}: {path} ({how})", flush=True)
+            for note in analysis.notes(found.results):
+                print(f"    {note}", flush=True)
             measured.append(found)
         if analysis.finish is not None:
             return [dict(analysis.finish(measured, common, subjects))]

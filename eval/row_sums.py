@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attention import row_stats
 from attention.functional import MASS_FLOOR
-from models import AttentionCall
+from models import AttentionCall, ModelError
 
 KINDS = ("raw", "renormalised")
 """Weights as they are, and of rows divided by their magnitude."""
@@ -116,6 +116,15 @@ class AllLayers:
     """The sums of all layers together: [L, N, H, ...] by name."""
 
     def __init__(self, layers: list[RowSums]) -> None:
+        """Take layers in their order.
+
+        Raises:
+            ModelError: they differ in their number of heads.
+        """
+        heads = {layer.values["mass_at"][0].shape[1] for layer in layers}
+        if len(heads) > 1:
+            found = " and ".join(map(str, sorted(heads)))
+            raise ModelError(f"layers with {found} heads cannot be summed up in one table")
         self.layers = layers
 
     def __getitem__(self, name: str) -> Tensor:

@@ -39,6 +39,7 @@ from eval.drawing.panels import Panel
 from eval.heatmap_cells import pack, pool
 from eval.options import option
 from eval.subjects.base import Subject
+from eval.subjects.coverage import Coverage, ranges
 from models import AttentionCall, ModelError
 
 RESIDUAL_LIMIT = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
@@ -115,12 +116,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Result:
-    """The attention of one run: the prompt, its tokens (BOS first), `pool` tokens to the side of a cell, the layers."""
+    """The attention of one run: the prompt, its tokens (BOS first), `pool` tokens to the side of a cell, the layers.
+
+    Layers are numbered as in the model; `coverage` says which are there, older results do not: all.
+    """
 
     prompt: str
     pieces: list[str]
     pool: int
     layers: list[Layer]
+    coverage: Coverage | None = None
 
 
 def before(settings: Settings) -> None:
@@ -219,13 +224,18 @@ def run(subject: Subject, settings: Settings) -> Measurement[Result]:
                     "of them would mislead"
                 )
     protocol = {"tokens": len(tokens), "bos": subject.bos is not None, "residual_limit": limit}
-    return Measurement(Result(prompt, subject.pieces(tokens), factor, layers), protocol)
+    return Measurement(Result(prompt, subject.pieces(tokens), factor, layers, subject.coverage), protocol)
 
 
 def row(result: Result) -> dict[str, object]:
     """One line of the table that the command prints."""
     heads = [head for layer in result.layers for head in layer.heads]
     return {"heads": len(heads), "worst residual": max(head.residual for head in heads)}
+
+
+def notes(result: Result) -> list[str]:
+    """The layers that have no maps, and what follows the weights."""
+    return [] if result.coverage is None else result.coverage.notes
 
 
 def opening(subject: Subject, length: int) -> str:
@@ -259,10 +269,13 @@ def choose(
         ModelError: a layer or head that some run lacks.
     """
     rows = []
-    by_run = [_chosen(one.subject, one.results.layers, "layer", layers, 3) for one in measured]
+    by_run = [
+        _chosen(one.subject, {layer.layer: layer for layer in one.results.layers}, "layer", layers, 3)
+        for one in measured
+    ]
     for level in zip(*by_run, strict=False):
         chosen = [
-            _chosen(one.subject, layer.heads, "head", heads, 2)
+            _chosen(one.subject, {head.head: head for head in layer.heads}, "head", heads, 2)
             for one, layer in zip(measured, level, strict=True)
         ]
         for cell in zip(*chosen, strict=False):
@@ -271,13 +284,15 @@ def choose(
 
 
 def _chosen(
-    run: str, entries: Sequence[T], what: str, asked: tuple[int, ...] | None, several: int
+    run: str, entries: Mapping[int, T], what: str, asked: tuple[int, ...] | None, several: int
 ) -> list[T]:
     """The entries asked for by number; by default `several`, spread."""
+    numbers = list(entries)
     for index in asked or ():
-        if index >= len(entries):
-            raise ModelError(f"{run} has no {what} {index} (it has {what}s 0 to {len(entries) - 1})")
-    return [entries[index] for index in (spread(len(entries), several) if asked is None else asked)]
+        if index not in entries:
+            raise ModelError(f"{run} has no {what} {index} to show (it has {what}s {ranges(numbers)})")
+    default = [numbers[place] for place in spread(len(numbers), several)]
+    return [entries[index] for index in (default if asked is None else asked)]
 
 
 def _panel(one: Evaluated[Result], layer: Layer, head: HeadMap) -> Panel:
@@ -295,8 +310,11 @@ def _panel(one: Evaluated[Result], layer: Layer, head: HeadMap) -> Panel:
 
 
 def _maps(result: Result, name: str, label: str, place: int, protocol: Mapping[str, Any]) -> Maps:
+    found = {layer.layer: layer for layer in result.layers}
+    # The viewer counts layers: one that has no weights has no heads.
+    layers = [found.get(number, Layer(number, "", None, [])) for number in range(max(found) + 1)]
     limit = protocol["residual_limit"]
-    return Maps(name, label, place, result.pieces, result.pool, encode(result.layers), limit)
+    return Maps(name, label, place, result.pieces, result.pool, encode(layers), limit)
 
 
 def _layer(call: AttentionCall, factor: int) -> Layer:
@@ -360,6 +378,7 @@ ANALYSIS = Analysis(
     result=Result,
     run=run,
     row=row,
+    notes=notes,
     before=before,
     shared=shared,
     finish=finish,

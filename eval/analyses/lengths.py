@@ -9,7 +9,7 @@ Lengths beyond training are measured again with rotary frequencies rescaled by T
 `models.rope` has the formulas. The protocol says of each what was done (`positions`), and names the mechanisms that
 YaRN's temperature does not reach (`no_temperature`). By default (`--rope auto`) that is done wherever positions can be
 rescaled, and where they cannot the protocol says why (`not_rescaled`): a run without rotary positions has nothing to
-rescale, and models of Hugging Face keep the scaling of their own config. `--rope none,ntk,yarn` insists on it.
+rescale, and a Hugging Face model whose config rescales them already keeps that. `--rope none,ntk,yarn` insists on it.
 
 Results: `Result` below, with losses in nats per token. A bin of a curve covers the predicted positions start..end of a
 window, both included, counted from 1; the bins double, and position 1 is predicted from the beginning-of-document token

@@ -31,10 +31,10 @@ from eval.options import option
 from eval.quantization import cache, hqq, probabilities, sizes
 from eval.quantization.activations import largest_inputs, quantized_activations
 from eval.quantization.methods import WeightQuantizer
+from eval.quantization.result import Calibration, FullPrecision, Result, Rounded
 from eval.quantization.rounding import round_to_nearest
 from eval.quantization.scores import (
     CacheScore,
-    Level,
     ProbabilityScores,
     Score,
     Scorer,
@@ -43,7 +43,7 @@ from eval.quantization.scores import (
     ratio_by_document,
 )
 from eval.quantization.search import search
-from eval.quantization.weights import Quantized, weight_matrices
+from eval.quantization.weights import Quantized, other_matrices, weight_matrices
 from eval.subjects.base import Subject
 from eval.terminal import progress
 from eval.windows import Windows, cut
@@ -57,6 +57,8 @@ ROUNDED = {
 """Title and caption of each way to round weights."""
 
 METHODS = ("rtn", "hqq", "gptq", "w8a8-dynamic", "w8a8-static", "cache", "probabilities", "search")
+OF_ATTENTION = {"cache", "probabilities"}
+"""Those that change attention instead of linear layers."""
 
 
 @dataclass(frozen=True)
@@ -98,70 +100,6 @@ class Settings:
             hqq.check(self.bits)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FullPrecision(Level):
-    """The model as it is, with the bytes of its checkpoint's files."""
-
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """The rounded matrices, their parameters, and their share of all parameters."""
-
-    matrices: int
-    parameters: int
-    share: float
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """The training text that was calibrated on."""
-
-    windows: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """The scores by method and width; `bits` are those of rtn, `w8a8` those by kind of steps."""
-
-    full_precision: FullPrecision
-    rounded: Rounded
-    bits: Mapping[str, WeightScore] | None = None
-    hqq: Mapping[str, WeightScore] | None = None
-    gptq: Mapping[str, WeightScore] | None = None
-    w8a8: Mapping[str, WeightScore] | None = None
-    cache: Mapping[str, CacheScore] | None = None
-    probabilities: Mapping[str, ProbabilityScores] | None = None
-    search: Mapping[str, SearchScore] | None = None
-    calibration: Calibration | None = None
-
-    def rounded_by(self, method: str) -> Mapping[str, WeightScore]:
-        """The scores of a way to round weights, by bits; none where it was not measured."""
-        found = {"rtn": self.bits, "gptq": self.gptq, "hqq": self.hqq}[method]
-        return found or {}
-
-    def scores(self) -> dict[str, Score]:
-        """Every score, by method and bits."""
-        by_method: dict[str, Mapping[str, Score] | None] = {
-            "rtn": self.bits,
-            "hqq": self.hqq,
-            "gptq": self.gptq,
-            "search": self.search,
-            "w8a8": self.w8a8,
-            "cache": self.cache,
-        }
-        found = {
-            f"{method} {which}": score
-            for method, scores in by_method.items()
-            for which, score in (scores or {}).items()
-        }
-        for bits, pair in (self.probabilities or {}).items():
-            found |= {f"probabilities {bits}": pair.plain, f"corrected {bits}": pair.corrected}
-        return found
-
-
 def run(subject: Subject, settings: Settings) -> Measurement[Result]:
     """Measure one subject."""
     study = Study(subject, settings)
@@ -173,7 +111,8 @@ def run(subject: Subject, settings: Settings) -> Measurement[Result]:
             raise ModelError(f"{method} of {subject.name}: {refusal}; --methods chooses others") from refusal
     text = study.protocol.get("calibration")
     calibration = None if text is None else Calibration(text["windows"], text["tokens"])
-    return Measurement(Result(**study.results, calibration=calibration), study.protocol)
+    coverage = subject.coverage if OF_ATTENTION & set(wanted) else None
+    return Measurement(Result(**study.results, calibration=calibration, coverage=coverage), study.protocol)
 
 
 def row(result: Result) -> dict[str, object]:
@@ -183,6 +122,14 @@ def row(result: Result) -> dict[str, object]:
         "bpb": result.full_precision.bits_per_byte,
         **{f"+{title}": score.delta_loss for title, score in result.scores().items()},
     }
+
+
+def notes(result: Result) -> list[str]:
+    """The layers whose attention keeps full precision, and the matrices that do."""
+    found = [f"{each} (cache, probabilities)" for each in (result.coverage.notes if result.coverage else [])]
+    for module, count in (result.rounded.left or {}).items():
+        found.append(f"{count:,} parameters of {module} are no linear layer and stay in full precision")
+    return found
 
 
 def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
@@ -340,7 +287,7 @@ class Study:
         self.protocol: dict[str, Any] = {"windows": windows.protocol}
         self.results: dict[str, Any] = {
             "full_precision": FullPrecision(**vars(self.scorer.full_precision), bytes=sizes.stored(subject)),
-            "rounded": Rounded(len(matrices), count, share),
+            "rounded": Rounded(len(matrices), count, share, other_matrices(subject.blocks) or None),
         }
 
     @property
@@ -439,6 +386,7 @@ ANALYSIS = Analysis(
     result=Result,
     run=run,
     row=row,
+    notes=notes,
     heading="Quantisation",
     order=30,
     columns=columns,

@@ -22,16 +22,14 @@ All numbers come from `attention.row_stats`, one sequence after the other and wi
 formed, and the size of a batch changes nothing but how the network's own products round.
 
 Results: `Result` below, in which shares are in [0, 1]. `max_score` is the largest |score| met, and a head's entry is
-`null` where it has no row to average.
+`null` where it has no row to average. Of a model in which only some layers have attention weights, lists of layers have
+an entry for each of `coverage.layers`, which are numbered as in the model.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
-
-from torch import Tensor
 
 from attention.functional import MASS_FLOOR, SMALL_WEIGHT
 from eval.analysis import Analysis, Measurement
@@ -51,22 +49,17 @@ from eval.display import (
 )
 from eval.options import option
 from eval.row_sums import (
-    KINDS,
     AllLayers,
-    Entropy,
-    Mass,
     PerHead,
     RowSums,
-    Sparsity,
-    per_head,
     positions_up_to,
 )
+from eval.sink_rates import DEAD_TOKENS, AtLength, at_length
 from eval.subjects.base import Subject
+from eval.subjects.coverage import Coverage
 from eval.terminal import progress
 from eval.windows import Windows, cut, obstacle
 from models import ModelError
-
-DEAD_TOKENS = 0.95
 
 EPSILON = "0.3"
 """Threshold of the sink rate that the report shows; the result files hold others."""
@@ -121,68 +114,6 @@ class Settings:
             raise ModelError(f"audience is a share of rows, at least 0 and below 1, got {self.audience}")
 
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Both(Generic[T]):
-    """A number of weights as they are, and of rows divided by their magnitude."""
-
-    raw: T
-    renormalised: T
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A published sink rate by threshold, and by key where the publication has it."""
-
-    rate: Mapping[str, float]
-    by_key: Mapping[str, list[float]] | None = None
-
-
-@dataclass(frozen=True)
-class Published:
-    """The sink rates as Gu et al. and the authors of softpick define them."""
-
-    gu: Rate
-    softpick: Rate
-
-
-@dataclass(frozen=True)
-class Heads:
-    """The numbers of each head."""
-
-    sink_rate: Both[Mapping[str, PerHead]]
-    importance: Both[PerHead]
-    mass: PerHead
-    entropy: PerHead
-    entropy_normalised: PerHead
-    support: PerHead
-    zeros: PerHead
-    small: PerHead
-    empty_rows: PerHead
-    max_score: PerHead
-    dead_tokens: Mapping[str, PerHead]
-
-
-@dataclass(frozen=True)
-class AtLength:
-    """The numbers of windows of one length."""
-
-    protocol: Mapping[str, Any]
-    sequences: int
-    tokens: int
-    sink_rate: Both[Mapping[str, float]]
-    sink_rate_by_key: Both[Mapping[str, list[float]]]
-    sink_rate_any: Both[Mapping[str, float]]
-    published: Published
-    mass: Mass
-    entropy: Entropy
-    sparsity: Sparsity
-    dead_heads: Mapping[str, float]
-    heads: Heads
-
-
 @dataclass(frozen=True)
 class Skipped:
     """A length that could not be measured."""
@@ -193,11 +124,12 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Result:
-    """The results, as the module's docstring lays them out."""
+    """The results, as the module's docstring lays them out; older ones do not say which layers they cover: all."""
 
     definitions: Mapping[str, str]
     lengths: Mapping[str, AtLength]
     skipped: list[Skipped]
+    coverage: Coverage | None = None
 
 
 def run(subject: Subject, settings: Settings) -> Measurement[Result]:
@@ -227,14 +159,15 @@ def run(subject: Subject, settings: Settings) -> Measurement[Result]:
         "weights": "computed in float32 from the queries and keys that the model computed in its dtype",
         "dead_tokens": DEAD_TOKENS,
     }
-    return Measurement(Result(DEFINITIONS, measured, skipped), protocol)
+    return Measurement(Result(DEFINITIONS, measured, skipped, subject.coverage), protocol)
 
 
 def row(result: Result) -> dict[str, object]:
     """The longest measured length in one line."""
     length, measured = max(result.lengths.items(), key=lambda entry: int(entry[0]))
     threshold = list(measured.sink_rate.raw)[-1]
-    return {
+    layers = {} if result.coverage is None else {"layers": result.coverage.cell}
+    return layers | {
         "T": int(length),
         f"sink>{threshold}": measured.sink_rate.raw[threshold],
         "renormalised": measured.sink_rate.renormalised[threshold],
@@ -244,6 +177,11 @@ def row(result: Result) -> dict[str, object]:
         "empty rows": measured.sparsity.empty_rows,
         "dead heads": next(iter(measured.dead_heads.values()), None),
     }
+
+
+def notes(result: Result) -> list[str]:
+    """The layers that are not measured, and what follows the weights."""
+    return [] if result.coverage is None else result.coverage.notes
 
 
 def shared_length(runs: Sequence[Shown[Result]]) -> str | None:
@@ -305,8 +243,10 @@ def figures(runs: Sequence[Shown[Result]]) -> list[Figure | Grid]:
             return []
         return getattr(result.lengths[length].heads.sink_rate, kind).get(EPSILON, [])
 
-    raw = by_layer(runs, lambda result: _means(rates(result, "raw")))
-    scaled = by_layer(runs, lambda result: _means(rates(result, "renormalised")), dashed=True)
+    raw = by_layer(runs, lambda result: _means(_in_place(result, rates(result, "raw"))))
+    scaled = by_layer(
+        runs, lambda result: _means(_in_place(result, rates(result, "renormalised"))), dashed=True
+    )
     mass = [
         Curve(run.name, run.place, at.mass.positions, at.mass.mean_at, band=(at.mass.p5_at, at.mass.p95_at))
         for run, at in found
@@ -315,7 +255,8 @@ def figures(runs: Sequence[Shown[Result]]) -> list[Figure | Grid]:
     drawn: list[Figure | Grid] = [
         Figure(
             "Sink rate by layer",
-            f"{share}; windows of {length} tokens. Solid: raw weights. Dashed: rows renormalised to sum to one.",
+            f"{share}; windows of {length} tokens. Solid: raw weights. Dashed: rows renormalised to sum to one."
+            + "".join(f" {run.name}: {note}." for run in runs for note in notes(run.results)),
             raw + scaled, "layer", "sink rate", from_zero=True, ticks=layer_ticks(raw),
         ),
         Figure(
@@ -325,7 +266,8 @@ def figures(runs: Sequence[Shown[Result]]) -> list[Figure | Grid]:
             mass, "position", "sum of weights", log_x=2, from_zero=True,
         ),
     ]  # fmt: skip
-    if grids := [(run.name, grid) for run in runs if (grid := rates(run.results, "renormalised"))]:
+    grids = [(run.name, _in_place(run.results, rates(run.results, "renormalised"))) for run in runs]
+    if grids := [(name, grid) for name, grid in grids if grid]:
         caption = f"{share}, by layer and head; rows renormalised, windows of {length} tokens, one scale for all runs."
         what = f"sink rate (renormalised, ε = {EPSILON})"
         drawn.append(Grid("Sink rate of each head", caption, what, grids))
@@ -366,58 +308,17 @@ def _measure(subject: Subject, settings: Settings, windows: Windows) -> AtLength
     if not layers:
         raise ModelError(f"{subject.name} reports no attention to measure")
     measured = AllLayers([layers[index] for index in sorted(layers)])
-    return _summary(measured, settings, positions, windows)
+    return at_length(measured, positions, windows, thresholds=settings.thresholds, dead=settings.dead)
 
 
-def _summary(measured: AllLayers, settings: Settings, positions: Tensor, windows: Windows) -> AtLength:
-    def above(name: str, reduce: Callable[[Tensor], Any]) -> dict[str, Any]:
-        alpha = measured[name]
-        return {str(epsilon): reduce((alpha > epsilon).double()) for epsilon in settings.thresholds}
-
-    def both(name: str, reduce: Callable[[Tensor], Any]) -> dict[str, dict[str, Any]]:
-        return {kind: above(f"{name} {kind}", reduce) for kind in KINDS}
-
-    def first(hit: Tensor) -> float:
-        return float(hit[..., 0].mean())
-
-    def by_key(hit: Tensor) -> list[float]:
-        return hit.mean((0, 1, 2)).tolist()
-
-    dead_tokens = {str(epsilon): measured.by_head(f"dead {epsilon}", "rows") for epsilon in settings.dead}
-    count, length = windows.tokens.shape
-    return AtLength(
-        protocol=windows.protocol,
-        sequences=count,
-        tokens=count * length,
-        sink_rate=Both(**both("importance", first)),
-        sink_rate_by_key=Both(**both("importance", by_key)),
-        sink_rate_any=Both(**both("largest importance", lambda hit: float(hit.mean()))),
-        published=Published(
-            gu=Rate(above("gu", first), above("gu", by_key)),
-            softpick=Rate(above("softpick", lambda hit: float(hit.mean()))),
-        ),
-        mass=measured.mass(positions),
-        entropy=measured.entropy(),
-        sparsity=measured.sparsity(),
-        dead_heads={
-            name: float((share >= DEAD_TOKENS).double().mean()) for name, share in dead_tokens.items()
-        },
-        heads=Heads(
-            sink_rate=Both(**both("importance", lambda hit: per_head(hit[..., 0].mean(1)))),
-            importance=Both(
-                **{kind: per_head(measured[f"importance {kind}"][..., 0].mean(1)) for kind in KINDS}
-            ),
-            mass=measured.per_head("mass", "rows"),
-            entropy=measured.per_head("entropy", "full_rows"),
-            entropy_normalised=measured.per_head("entropy_normalised", "several_rows"),
-            support=measured.per_head("support", "full_rows"),
-            zeros=measured.per_head("zeros", "visible"),
-            small=measured.per_head("small", "visible"),
-            empty_rows=measured.per_head("empty_rows", "rows"),
-            max_score=per_head(measured["max_score"].amax(1)),
-            dead_tokens={name: per_head(share) for name, share in dead_tokens.items()},
-        ),
-    )
+def _in_place(result: Result, layers: PerHead) -> PerHead:
+    """Numbers by layer and head, with an empty row for each layer of the model that was not measured."""
+    if result.coverage is None or not layers:
+        return layers
+    rows: PerHead = [[None] * len(layers[0]) for _ in range(result.coverage.of)]
+    for number, layer in zip(result.coverage.layers, layers, strict=True):
+        rows[number] = layer
+    return rows
 
 
 def _means(layers: PerHead) -> list[float | None]:
@@ -431,6 +332,7 @@ ANALYSIS = Analysis(
     result=Result,
     run=run,
     row=row,
+    notes=notes,
     heading="Attention",
     order=10,
     columns=columns,

@@ -44,6 +44,6 @@ def _files(subject: Subject) -> list[Path]:
         assert subject.step is not None
         return [checkpoint_path(subject.path, subject.step) / WEIGHTS]
     # Imported late: transformers takes seconds, and runs of this project do not need it.
-    from eval.subjects.huggingface import weight_files
+    from eval.subjects.pretrained import weight_files
 
     return weight_files(subject.path)

@@ -40,6 +40,18 @@ def weight_matrices(blocks: nn.Module) -> dict[str, Tensor]:
     return matrices
 
 
+def other_matrices(blocks: nn.Module) -> dict[str, int]:
+    """Parameters of matrices in the blocks that no linear layer holds, such as stacked experts, by class of module."""
+    linear = set(linear_layers(blocks).values())
+    found: dict[str, int] = {}
+    for module in blocks.modules():
+        for parameter in module.parameters(recurse=False) if module not in linear else ():
+            if parameter.dim() >= 2 and min(parameter.shape[-2:]) > 1:
+                name = type(module).__name__
+                found[name] = found.get(name, 0) + parameter.numel()
+    return found
+
+
 @contextmanager
 def preserved(matrices: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """While open, the matrices may be written to; then they are again what they were. Yields the originals."""

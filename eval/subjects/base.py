@@ -16,6 +16,7 @@ from attention import Mechanism
 from common.hashing import json_hash, text_hash
 from data import Prepared
 from eval.subjects import texts
+from eval.subjects.coverage import Coverage
 from models import AttentionCall, ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -138,6 +139,15 @@ class Subject(ABC):
         return set()
 
     @property
+    def coverage(self) -> Coverage:
+        """The layers whose attention a trace reports.
+
+        Raises:
+            ModelError: none is.
+        """
+        return Coverage(list(range(len(self.blocks))), len(self.blocks))
+
+    @property
     def made_of(self) -> set[str]:
         """The names of the modules whose classes it computes with."""
         return {type(mechanism).__module__ for mechanism in self.mechanisms}
@@ -157,7 +167,7 @@ class Subject(ABC):
     @property
     def fixed_positions(self) -> str | None:
         """The reason why rotary positions cannot be rescaled; None where they can."""
-        return f"the positions of {self.name} follow its own config (rope_parameters)"
+        return f"the positions of {self.name} cannot be rescaled"
 
     def rescaled(self, scaling: str, factor: float, train_length: int) -> AbstractContextManager[None]:
         """While open, rotary positions are rescaled for sequences `factor` times the training length.
@@ -168,7 +178,7 @@ class Subject(ABC):
         Raises:
             ModelError: the positions of this model cannot be rescaled.
         """
-        raise ModelError(f"{self.fixed_positions}; use --rope none, or write the scaling there")
+        raise ModelError(f"{self.fixed_positions}; use --rope none")
 
     def losses(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats of each token given the ones before it, [B, T - 1] for tokens [B, T].

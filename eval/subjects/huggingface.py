@@ -1,62 +1,25 @@
-"""Hugging Face causal language models as subjects.
+"""Hugging Face causal language models as subjects."""
 
-A model computes with its own attention until a trace of its attention is opened. Then it is switched to an attention
-function registered with transformers that calls `attention.attend(..., "softmax")` and reports what it was given.
-Registering the function alone would lose the mask in silence (transformers builds none for implementations that it does
-not know), so a mask function is registered with it. It reduces the mask, some rows at a time, to the interval of keys
-that each query sees, and every such mask that arrives is compared with the one that `attend` applies; a [T, T] tensor
-is never held.
-"""
-
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
 
-from attention import CallSpec, Mechanism, attend
-from attention import get as mechanism
-from attention.core.masks import visibility
-from common.errors import InputError
-from common.hashing import file_hash, text_hash
-from common.reading import read_json
-from common.shapes import shown
+from attention import Mechanism
+from common.hashing import text_hash
 from data import Prepared
+from eval.subjects import rotary
+from eval.subjects.attention_function import Seen, watched
 from eval.subjects.base import AttentionReport, HiddenReport, Subject, fingerprint
+from eval.subjects.coverage import Coverage
+from eval.subjects.pretrained import load, weight_files, weights_hash
+from eval.subjects.probe import TOKENS, Probe, probe
 from eval.subjects.texts import corpus
 from models import AttentionCall, ModelError
-
-IMPLEMENTATION = "attention_zoo"
-REFUSED = {
-    "softcap": "caps its scores",
-    "s_aux": "has learned sinks",
-    "sinks": "has learned sinks",
-    "position_bias": "adds a position bias",
-    "head_mask": "masks heads",
-    "indices": "selects keys",
-    "block_indices": "selects blocks of keys",
-}
-"""Requests of some models to an attention function that softmax attention with a mask cannot serve."""
-
-SIZES = {
-    "vocab_size": 2**24,
-    "hidden_size": 2**20,
-    "num_hidden_layers": 1024,
-    "num_attention_heads": 2**16,
-    "max_position_embeddings": 2**31,
-}
-"""Entries that the config of every model must state, and up to which size they are believed."""
-
-MASK_ENTRIES = 2**22
-"""Entries of a mask that are looked at at once."""
-
-_report: AttentionReport | None = None
 
 
 class HuggingFaceSubject(Subject):
@@ -64,12 +27,11 @@ class HuggingFaceSubject(Subject):
 
     def __init__(self, path: Path, device: torch.device, dtype: torch.dtype) -> None:
         weights = weight_files(path)
-        network, tokenizer = _load(path, weights[0], dtype)
+        network, tokenizer = load(path, weights[0], dtype)
         config = network.config.get_text_config()
         self.name = path.resolve().name
-        self.label = f"{config.model_type} softmax"
         self.path, self.step = path, None
-        self.checkpoint = _sha256(weights)
+        self.checkpoint = weights_hash(weights)
         self.architecture = _architecture(network)
         positions = config.max_position_embeddings
         self.train_length = positions
@@ -85,10 +47,31 @@ class HuggingFaceSubject(Subject):
         self._layers = config.num_hidden_layers
         # Heads are padded to a rounder size than the vocabulary's; what has no piece is never written.
         self._never = sorted(set(range(self.vocab_size)) - set(tokenizer.get_vocab().values()))
+        self._probed = self._probe()
+        what = sorted(mechanism.name for mechanism in self.mechanisms)
+        self.label = f"{config.model_type} {'+'.join(what) or 'attention'}"
+
+    def _probe(self) -> Probe | ModelError:
+        """What a trace of its attention shows, or why there can be none."""
+        length = min(TOKENS, self.max_length or TOKENS)
+        tokens = torch.arange(length)[None] * 7919 % self.vocab_size
+        try:
+            return probe(self._model, self.blocks, partial(self.states, tokens))
+        except ModelError as error:
+            return error
 
     @property
     def mechanisms(self) -> set[Mechanism]:  # noqa: D102
-        return {mechanism("softmax")}
+        return set() if isinstance(self._probed, ModelError) else set(self._probed.mechanisms)
+
+    @property
+    def coverage(self) -> Coverage:  # noqa: D102
+        return self._traceable().coverage
+
+    def _traceable(self) -> Probe:
+        if isinstance(self._probed, ModelError):
+            raise self._probed
+        return self._probed
 
     def encode(self, text: str) -> list[int]:  # noqa: D102
         return self._tokenizer.encode(text, add_special_tokens=False)
@@ -110,7 +93,17 @@ class HuggingFaceSubject(Subject):
 
     @torch.inference_mode()
     def states(self, tokens: Tensor) -> Tensor:  # noqa: D102
-        return self._model.base_model(tokens.to(self.device), use_cache=False).last_hidden_state
+        return self._body(tokens.to(self.device), use_cache=False).last_hidden_state
+
+    @property
+    def _body(self) -> Any:
+        """All of the model but its head: `base_model`, or where that is the model itself, the child with the blocks."""
+        if self._model.base_model is not self._model:
+            return self._model.base_model
+        blocks = self.blocks
+        return next(
+            child for child in self._model.children() if any(module is blocks for module in child.modules())
+        )
 
     @property
     def head(self) -> Tensor:  # noqa: D102
@@ -118,7 +111,12 @@ class HuggingFaceSubject(Subject):
 
     @torch.inference_mode()
     def read_out(self, states: Tensor) -> Tensor:  # noqa: D102
-        return self._model.get_output_embeddings()(states).float()
+        config, logits = self._model.config.get_text_config(), self._model.get_output_embeddings()(states)
+        logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
+        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma, NanoChat
+            logits = cap * torch.tanh(logits / cap)
+        return logits.float()
 
     @contextmanager
     def trace(  # noqa: D102
@@ -163,106 +161,32 @@ class HuggingFaceSubject(Subject):
     def own_corpus(self) -> tuple[str, Prepared]:  # noqa: D102
         return corpus({})
 
-    @contextmanager
-    def _reporting(self, report: AttentionReport) -> Iterator[None]:
-        global _report
-        usual = self._model.config._attn_implementation
-        self._model.set_attn_implementation(IMPLEMENTATION)
-        if self._model.config._attn_implementation != IMPLEMENTATION:
-            name = type(self._model).__name__
-            raise ModelError(f"{name} does not let its attention be replaced, so it cannot be traced")
-        _report = report
-        try:
-            yield
-        finally:
-            _report = None
-            self._model.set_attn_implementation(usual)
+    @property
+    def fixed_positions(self) -> str | None:  # noqa: D102
+        found = self._rotary_tables
+        return f"the positions of {self.name} {found}" if isinstance(found, str) else None
 
+    def rescaled(self, scaling: str, factor: float, train_length: int) -> AbstractContextManager[None]:  # noqa: D102
+        found = self._rotary_tables
+        if isinstance(found, str):
+            raise ModelError(f"{self.fixed_positions}; use --rope none")
+        return rotary.rescaled(found, scaling, factor, train_length)
 
-def attention_function(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    is_causal: bool | None = None,
-    **others: Any,
-) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: query [B, H, T, D], key and value [B, Hk, S, D] to [B, T, H, D].
+    @property
+    def _rotary_tables(self) -> list[rotary.RotaryTable] | str:
+        config = self._model.config.get_text_config()
+        return rotary.rotary_tables(self.network, getattr(config, "rope_parameters", None) or {})
 
-    Raises:
-        ModelError: the model asks for what softmax attention with a causal mask and a window is not.
-    """
-    name = type(module).__name__
-    for option, meaning in REFUSED.items():
-        if others.get(option) is not None:
-            raise ModelError(f"{name} {meaning} ({option}), which the attention trace cannot serve")
-    if dropout:
-        raise ModelError(f"{name} applies dropout {dropout}; put the model in eval mode")
-    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
-        raise ModelError(f"{name} is not causal, which the attention trace cannot serve")
-    _check_mask(name, attention_mask, query.shape[2], key.shape[2], sliding_window)
-    softmax = mechanism("softmax")
-    spec = CallSpec(window=sliding_window, scale=scaling)
-    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    output = attend(query, key, value, softmax, **spec.options)
-    if _report is not None:
-        layer = getattr(module, "layer_idx", None)
-        if not isinstance(layer, int):
-            raise ModelError(f"{name} does not know which layer it is (layer_idx), so it cannot be traced")
-        replacement = _report(AttentionCall(layer, query, key, value, output, softmax, spec))
-        output = output if replacement is None else replacement
-    return output, None
+    def _reporting(self, report: AttentionReport) -> AbstractContextManager[None]:
+        layers = self._traceable().layers
 
+        def watch(seen: Seen) -> Tensor | None:
+            layer = layers[seen.module]
+            return report(
+                AttentionCall(layer, seen.query, seen.key, seen.value, seen.output, seen.mechanism, seen.spec)
+            )
 
-def interval_mask(
-    batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, **options: Any
-) -> Tensor:
-    """A mask as transformers asks for it, as the intervals of visible keys: int64 [B, 1, T, 2], first and last + 1.
-
-    Raises:
-        ModelError: some query sees keys that are no interval.
-    """
-    options["allow_is_causal_skip"] = False
-    column = torch.arange(kv_length, device=options.get("device", "cpu"))
-    height = max(1, MASK_ENTRIES // (batch_size * kv_length))
-    intervals = []
-    for start in range(0, q_length, height):
-        rows = min(height, q_length - start)
-        mask = sdpa_mask(batch_size, rows, kv_length, q_offset + start, **options)
-        assert mask is not None
-        first = mask.to(torch.uint8).argmax(-1)
-        last = first + mask.sum(-1)
-        if not torch.equal(mask, (column >= first[..., None]) & (column < last[..., None])):
-            raise ModelError("the model masks keys amid visible ones, which the attention trace cannot serve")
-        intervals.append(torch.stack([first, last], -1))
-    return torch.cat(intervals, 2)
-
-
-def _check_mask(name: str, mask: Tensor | None, queries: int, keys: int, window: int | None) -> None:
-    """Refuse any mask that is not the causal one with this window; None stands for the causal one."""
-    if mask is None:
-        if window is None or window >= keys:
-            return
-        raise ModelError(f"{name} has a window of {window} keys but passes no mask for it")
-    expected = visibility(queries, keys, window=window, device=mask.device)
-    interval = torch.stack([expected.first, expected.last], -1)
-    if (
-        mask.dtype != interval.dtype
-        or mask.shape[-2:] != interval.shape[-2:]
-        or not bool((mask == interval).all())
-    ):
-        raise ModelError(
-            f"{name} asks for a mask other than causal with a window, which the trace cannot serve"
-        )
-
-
-AttentionInterface.register(IMPLEMENTATION, attention_function)
-AttentionMaskInterface.register(IMPLEMENTATION, interval_mask)
+        return watched(self._model, watch)
 
 
 def _hidden_hooks(blocks: nn.ModuleList, report: HiddenReport) -> list[Callable[..., None]]:
@@ -276,97 +200,6 @@ def _hidden_hooks(blocks: nn.ModuleList, report: HiddenReport) -> list[Callable[
         return hook
 
     return [before, *(after(layer) for layer in range(len(blocks)))]
-
-
-def _load(path: Path, weights: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The model and the tokenizer of a directory, which may come from anybody: nothing of it is run.
-
-    Raises:
-        ModelError: it cannot be opened, brings code of its own, or its weights are not exactly the model's.
-    """
-    _check_files(path)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    if weights.suffix == ".gguf":
-        options["gguf_file"] = weights.name
-    try:
-        config = transformers.AutoConfig.from_pretrained(path, **options)
-        _check_sizes(path, config.get_text_config())
-        opened: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            **options,
-        )
-        network, found = opened
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
-    except InputError:
-        raise
-    # What transformers, tokenizers, safetensors and torch raise over damaged files has no common ancestor.
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise ModelError(f"{path} cannot be opened as a causal language model: {reason}") from error
-    _check_weights(path, network, found)
-    return network, tokenizer
-
-
-def _check_files(path: Path) -> None:
-    """Refuse what asks for code or weights from elsewhere."""
-    for name in ("config.json", "tokenizer_config.json"):
-        if (path / name).is_file() and "auto_map" in read_json(path / name, dict[str, Any]):
-            raise ModelError(
-                f"{path / name} asks for code of its own (auto_map), which is never run; where a class of transformers "
-                "itself is meant, delete that entry"
-            )
-    if (path / "adapter_config.json").is_file():
-        raise ModelError(f"{path} is an adapter of another model; merge it into that and save the whole")
-
-
-def _check_sizes(path: Path, config: Any) -> None:
-    for name, most in SIZES.items():
-        value = getattr(config, name, None)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise ModelError(
-                f"the config of {path}: {name} must be an integer from 1 to {most}, got {shown(value)}"
-            )
-
-
-def _check_weights(path: Path, network: nn.Module, found: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that lacks tensors: transformers fills them with random numbers."""
-    problems = {
-        "missing": found["missing_keys"],
-        "unexpected": found["unexpected_keys"],
-        "of another shape": [entry[0] for entry in found["mismatched_keys"]],
-    }
-    words = [
-        f"{len(names)} {what} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in problems.items()
-        if names
-    ]
-    if words:
-        raise ModelError(f"the weights of {path} do not fit its config: tensors {'; '.join(words)}")
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"the weights of {path} are damaged: {name} holds values that are not finite")
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The files that hold the weights, in a fixed order."""
-    for pattern in ("*.safetensors", "pytorch_model*.bin", "*.gguf"):
-        files = sorted(path.glob(pattern))
-        if files:
-            return files
-    raise ModelError(f"{path} has a config.json but no weights (*.safetensors, pytorch_model*.bin or *.gguf)")
-
-
-def _sha256(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(bytes.fromhex(file_hash(file)))
-    return digest.hexdigest()
 
 
 def _architecture(network: Any) -> str:

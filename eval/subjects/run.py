@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from attention import Mechanism
 from data import Prepared
 from data.corpora.huggingface import is_saved
 from eval.subjects.base import AttentionReport, HiddenReport, Subject, fingerprint
+from eval.subjects.coverage import Coverage
 from eval.subjects.texts import corpus
 from models import GPT, ModelError
 from models import trace as trace_model
@@ -113,6 +114,12 @@ class RunSubject(Subject):
     def mechanisms(self) -> set[Mechanism]:  # noqa: D102
         blocks: Any = self.blocks
         return {block.attention.mixer.mechanism for block in blocks}
+
+    @property
+    def coverage(self) -> Coverage:  # noqa: D102
+        blocks: Any = self.blocks
+        steps = dict.fromkeys(name.replace("_", " ") for block in blocks for name in block.attention.post_ops)
+        return replace(super().coverage, followed_by=" and ".join(steps) or None)
 
     @property
     def made_of(self) -> set[str]:  # noqa: D102

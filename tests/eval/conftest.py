@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from data import DataConfig, TokenizerConfig, prepare
 from eval import analyses, provenance
 from eval.subjects.base import AttentionReport, HiddenReport, Subject
+from eval.subjects.coverage import Coverage
 from models import GPT, AttentionCall, ModelConfig, resolve
 from storage import checkpoint_path, create_run, partial_path, publish, write_checksums
 from tests.kernels import borrowed_kernels
@@ -102,6 +103,24 @@ def add_checkpoint(path: Path, step: int, model: nn.Module) -> None:
     )
     write_checksums(partial)
     publish(partial, checkpoint_path(path, step))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus: Path) -> Any:
+    """A tokenizer of transformers with 384 pieces."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import ByteLevelBPETokenizer
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([path.read_text() for path in corpus.iterdir()], 384, special_tokens=["<s>"])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, bos_token="<s>", eos_token="<s>"
+    )
+
+
+@pytest.fixture
+def prose_file(corpus: Path) -> str:
+    return str(corpus / "00.txt")
 
 
 @pytest.fixture(scope="session")
@@ -228,6 +247,11 @@ class Scripted(Subject):
     @property
     def blocks(self) -> nn.ModuleList:
         return nn.ModuleList()
+
+    @property
+    def coverage(self) -> Coverage:
+        layers = sorted({call.layer for call in self.calls})
+        return Coverage(layers, max(layers, default=-1) + 1)
 
     def observe(self, tokens: Tensor) -> None:
         """Report the rows of the script that belong to this batch."""

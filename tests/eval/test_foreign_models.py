@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from common.errors import InputError
 from eval.subject import open_subject
-from tests.eval.test_huggingface import config_of
+from tests.eval.families import tiny
 
 pytestmark = pytest.mark.slow
 
@@ -36,9 +36,7 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hub") / "tiny"
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator([path.read_text() for path in corpus.iterdir()], 384, special_tokens=["<s>"])
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config_of("llama"))
-    model.save_pretrained(folder)
+    tiny("llama").save_pretrained(folder)
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, bos_token="<s>", eos_token="<s>"
     ).save_pretrained(folder)
@@ -119,7 +117,7 @@ def test_a_damaged_directory_is_refused_in_one_line(
 
 
 def test_tied_weights_are_not_missing(folder: Path) -> None:
-    model = transformers.AutoModelForCausalLM.from_config(config_of("gpt2"))
+    model = tiny("gpt2")
     model.save_pretrained(folder)
     assert "lm_head.weight" not in load_file(folder / WEIGHTS)
     assert open_subject(folder).label == "gpt2 softmax"

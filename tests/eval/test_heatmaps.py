@@ -314,8 +314,8 @@ def test_layers_and_heads_are_spread_by_default():
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        ({"layers": (0, 7)}, "softmax has no layer 7 .*layers 0 to 2"),
-        ({"heads": (4,)}, "softmax has no head 4 .*heads 0 to 3"),
+        ({"layers": (0, 7)}, "softmax has no layer 7 .*layers 0-2"),
+        ({"heads": (4,)}, "softmax has no head 4 .*heads 0-3"),
         ({"layers": ()}, "--layers takes numbers from 0 on"),
         ({"heads": (-1,)}, "--heads takes numbers from 0 on"),
         ({"prompt": ""}, "prompt is empty"),

@@ -149,7 +149,7 @@ def test_what_has_no_rotary_positions_is_not_rescaled(make_run: RunMaker) -> Non
     subject = open_subject(make_run("nope", position="none"))
     with pytest.raises(ModelError, match="nope has no rotary positions to rescale"):
         measure(lengths, subject, Settings(tokens=512, rope=("none", "ntk")))
-    with pytest.raises(ModelError, match="scripted follow its own config"):
+    with pytest.raises(ModelError, match="scripted cannot be rescaled"):
         measure(lengths, Scripted(), Settings(rope=("none", "yarn")))
     with pytest.raises(ModelError, match="unknown --rope 'yarm'; did you mean 'yarn'"):
         Settings(rope=("none", "yarm"))
@@ -168,10 +168,7 @@ def test_by_default_all_that_can_be_is_rescaled_and_the_rest_says_why(make_run: 
     assert nope["protocol"]["positions"] == {"none": "as trained"}
     assert nope["protocol"]["not_rescaled"] == "nope has no rotary positions to rescale"
     other = measure(lengths, Scripted(), Settings(tokens=512))
-    assert (
-        other["protocol"]["not_rescaled"]
-        == "the positions of scripted follow its own config (rope_parameters)"
-    )
+    assert other["protocol"]["not_rescaled"] == "the positions of scripted cannot be rescaled"
 
 
 def test_the_report_gets_rescaled_curves_beside_those_as_trained(make_run: RunMaker) -> None:
