@@ -25,7 +25,6 @@ from models import ModelError
 
 IMPLEMENTATION = "attention_zoo"
 REFUSED = {
-    "softcap": "caps its scores",
     "position_bias": "adds a position bias",
     "head_mask": "masks heads",
     "indices": "selects keys",
@@ -91,6 +90,7 @@ def attention_function(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
@@ -112,7 +112,7 @@ def attention_function(
     for option in SINKS:
         if (sinks := others.get(option)) is not None:
             kind, params = mechanism("softmax_sink"), {"sink": sinks.detach()}
-    spec = CallSpec(window=sliding_window, scale=scaling, params=params)
+    spec = CallSpec(window=sliding_window, scale=scaling, params=params, softcap=softcap)
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     output = attend(query, key, value, kind, **spec.options)
     if _watcher is not None:

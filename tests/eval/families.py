@@ -48,6 +48,8 @@ OWN: dict[str, dict[str, Any]] = {
     "olmo3": LOCAL,
     "smollm3": {},
     "nanochat": {},
+    "gemma2": {**WINDOW, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8},
+    "vaultgemma": {**WINDOW, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8},
     "gpt_oss": {**LOCAL, "num_local_experts": 2, "num_experts_per_tok": 1, "rope_parameters": None},
     "granite_swa": WINDOW,
     "flint": {},

@@ -29,6 +29,8 @@ WINDOWS = {
     "gemma3_text": [7, None],
     "cohere2": [7, None],
     "olmo3": [7, None],
+    "gemma2": [7, None],
+    "vaultgemma": [7, None],
     "gpt_oss": [7, None],
     "granite_swa": [None, 7],
     "mimo_v2_flash": [None, 7],
@@ -128,7 +130,7 @@ def test_a_figure_has_a_place_for_each_layer_of_the_model(
     assert "not 0: linear_attention" in figures[0].caption
 
 
-@pytest.mark.parametrize("family", ["gpt_oss", "qwen3_next"])
+@pytest.mark.parametrize("family", ["gpt_oss", "gemma2", "qwen3_next"])
 def test_they_are_quantized_by_every_method_that_makes_sense(
     family: str, tokenizer: Any, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
