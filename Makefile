@@ -6,7 +6,7 @@ DEMO := softmax $(filter-out base softmax,$(basename $(notdir $(wildcard configs
 
 MINUTES ?= 10
 
-.PHONY: help install demo check test test-all search lint bench lock clean
+.PHONY: help install demo check test test-all search lint site bench lock clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 10
@@ -49,6 +49,10 @@ lint: .venv/installed ## Style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+site: .venv/installed ## Build the site from docs/ into build/site; a dead link ends it
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "open build/site/index.html"
 
 bench: .venv/installed ## Time and memory of every mechanism, and of training steps
 	$(BIN)/python -m benchmarks.bench_attention --write .

@@ -8,7 +8,7 @@ EPILOG = """
 examples:
   python train.py configs/micro-softpick.yaml
   python train.py configs/micro-softmax.yaml model.attention=swat train.steps=500 name=micro-swat-short
-  python train.py configs/micro-hybrid.yaml 'model.attention=softmax*1,lssar*3' model.n_layer=8
+  python train.py configs/micro-softmax.yaml 'model.attention=softmax*1,lssar*3' model.n_layer=8 name=micro-mixed
   python train.py configs/micro-softpick.yaml configs/recipes/modern.yaml
   python train.py configs/micro-softpick.yaml --resume            continue after Ctrl-C, SIGTERM or a crash
   ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 train.py configs/micro-softpick.yaml

@@ -47,14 +47,12 @@ def section(name: str) -> str:
         AttentionError: no such mechanism, or its file does not say all that it must.
     """
     mechanism = get(name)
-    opening, notes = _docstring(mechanism)
+    opening, notes = docstring(mechanism)
     items = [f"**{title}**: {text}" for title, text in notes.items()]
     items.append(f"**Form**: {mechanism.form.__name__}.")
-    items += [f"**Option** {option}." for option in _options(mechanism)]
-    if mechanism.initial_values(2, 16):
-        of_width = type(mechanism).initial_values is not Mechanism.initial_values
-        stated = type(mechanism).initial_values if of_width else type(mechanism).parameters
-        items.append(f"**Learned per head**: {inspect.getdoc(stated)}")
+    items += [f"**Option** {option}." for option in options(mechanism)]
+    if text := learned(mechanism):
+        items.append(f"**Learned per head**: {text}")
     bullets = "\n".join(textwrap.indent(f"- {item}", "  ")[2:] for item in items)
     return f"## {name}\n\n{opening}\n\n{bullets}\n"
 
@@ -64,6 +62,54 @@ def page() -> str:
     return "\n".join(
         [INTRODUCTION, table(names()).replace(f"({PAGE}#", "(#"), *(section(name) for name in names())]
     )
+
+
+def docstring(mechanism: Mechanism) -> tuple[str, dict[str, str]]:
+    """Split the docstring of a mechanism's file into its head and the notes by their titles.
+
+    Raises:
+        AttentionError: it lacks one of them.
+    """
+    module = inspect.getmodule(type(mechanism))
+    parts = re.split(rf"^({'|'.join(NOTES)}): ", inspect.getdoc(module) or "", flags=re.MULTILINE)
+    notes = {title: text.strip() for title, text in zip(parts[1::2], parts[2::2], strict=True)}
+    if tuple(notes) != NOTES:
+        raise AttentionError(
+            f"the docstring of {mechanism.name}'s file must have paragraphs that begin with "
+            f"{', '.join(f'{title!r}' for title in NOTES)}, in this order; it has {', '.join(notes) or 'none'}"
+        )
+    return parts[0].strip(), notes
+
+
+def options(mechanism: Mechanism) -> list[str]:
+    """Each option with its default and what the nearest class that describes it says.
+
+    Raises:
+        AttentionError: one is described nowhere.
+    """
+    described: dict[str, str] = {}
+    for cls in reversed(type(mechanism).__mro__):
+        arguments = (cls.__doc__ or "").partition("Args:")[2]
+        for item in re.split(r"\n(?=\s*\w+: )", textwrap.dedent(arguments.split("\n\n")[0])):
+            option, colon, text = item.strip().partition(": ")
+            if colon:
+                described[option] = " ".join(text.split()).rstrip(".")
+    found = []
+    for field in fields(mechanism):  # type: ignore[arg-type]
+        if field.name not in described:
+            raise AttentionError(
+                f"{type(mechanism).__name__} does not describe its option {field.name!r} in Args"
+            )
+        found.append(f"`{field.name}`, {field.default!r} by default: {described[field.name]}")
+    return found
+
+
+def learned(mechanism: Mechanism) -> str:
+    """The docstring of what a mechanism learns per head; empty where it learns nothing."""
+    if not mechanism.initial_values(2, 16):
+        return ""
+    of_width = type(mechanism).initial_values is not Mechanism.initial_values
+    return inspect.getdoc(type(mechanism).initial_values if of_width else type(mechanism).parameters) or ""
 
 
 def kernels_here(name: str) -> str:
@@ -118,38 +164,6 @@ def write(root: Path) -> None:
     (root / README).write_text(
         f"{text[: marked.start()]}{marked['begin']}\n{written}\n{marked['end']}{text[marked.end() :]}"
     )
-
-
-def _docstring(mechanism: Mechanism) -> tuple[str, dict[str, str]]:
-    """Split a docstring into its head and the notes by their titles."""
-    module = inspect.getmodule(type(mechanism))
-    parts = re.split(rf"^({'|'.join(NOTES)}): ", inspect.getdoc(module) or "", flags=re.MULTILINE)
-    notes = {title: text.strip() for title, text in zip(parts[1::2], parts[2::2], strict=True)}
-    if tuple(notes) != NOTES:
-        raise AttentionError(
-            f"the docstring of {mechanism.name}'s file must have paragraphs that begin with "
-            f"{', '.join(f'{title!r}' for title in NOTES)}, in this order; it has {', '.join(notes) or 'none'}"
-        )
-    return parts[0].strip(), notes
-
-
-def _options(mechanism: Mechanism) -> list[str]:
-    """Each option with its default and what the nearest class that describes it says."""
-    described: dict[str, str] = {}
-    for cls in reversed(type(mechanism).__mro__):
-        arguments = (cls.__doc__ or "").partition("Args:")[2]
-        for item in re.split(r"\n(?=\s*\w+: )", textwrap.dedent(arguments.split("\n\n")[0])):
-            option, colon, text = item.strip().partition(": ")
-            if colon:
-                described[option] = " ".join(text.split()).rstrip(".")
-    options = []
-    for field in fields(mechanism):  # type: ignore[arg-type]
-        if field.name not in described:
-            raise AttentionError(
-                f"{type(mechanism).__name__} does not describe its option {field.name!r} in Args"
-            )
-        options.append(f"`{field.name}`, {field.default!r} by default: {described[field.name]}")
-    return options
 
 
 def _by_form(entries: list[Capability]) -> list[tuple[str, list[Capability]]]:

@@ -8,9 +8,11 @@ A test that starts a process, trains, or takes seconds is marked `slow`, in the 
 variant of a case that stands in the tier `test` is marked `exhaustive`.
 """
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,3 +71,50 @@ def _no_process(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess.Popen, "__init__", refuse)
         yield
+
+
+CHROMIUM = (
+    "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+    "--disable-sync --no-first-run"
+)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; where there is none, the tests that want it are skipped."""
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no chromium on this machine")
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """A function that opens a file; a request for anything else, a console message or an error fails the test."""
+    complaints: list[str] = []
+
+    def visit(path: Path, fragment: str = "", **options: Any) -> Any:
+        page = browser.new_context(**options).new_page()
+        page.set_default_timeout(10_000)
+
+        def check(route: Any) -> None:
+            if route.request.url.partition("#")[0] == path.as_uri():
+                route.continue_()
+            else:
+                complaints.append(f"requested {route.request.url}")
+                route.abort()
+
+        page.route("**/*", check)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(path.as_uri() + fragment)
+        return page
+
+    yield visit
+    for context in browser.contexts:
+        context.close()
+    assert complaints == []

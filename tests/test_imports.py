@@ -18,6 +18,7 @@ BELOW = {
     "eval": {"attention", "common", "data", "models", "storage", "training"},
     "study": {"attention", "common", "data", "models", "storage", "training", "eval"},
     "benchmarks": {"attention", "common", "data", "models", "storage", "training", "eval"},
+    "website": {"attention", "eval"},
 }
 """Of each package, the packages that its files may import beside their own."""
 

@@ -72,12 +72,12 @@ def _error(monkeypatch, docstring: str) -> str:
 
 
 def test_a_description_is_inherited_and_a_nearer_one_wins(monkeypatch):
-    described = notes._options(attention.get("scalable_softpick"))
+    described = notes.options(attention.get("scalable_softpick"))
     assert described == ["`epsilon`, 1e-06 by default: added to the denominator, in the pivot's frame"]
     monkeypatch.setattr(
         _Undescribed, "__doc__", "X.\n\n    Args:\n        window: keys.\n        depth: of\n            it."
     )
-    assert notes._options(_Undescribed())[::3] == [
+    assert notes.options(_Undescribed())[::3] == [
         "`window`, 512 by default: keys",
         "`depth`, 3 by default: of it",
     ]

@@ -156,53 +156,6 @@ def add_analysis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
         sys.modules.pop(f"eval.analyses.{name}", None)
 
 
-CHROMIUM = (
-    "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-    "--disable-sync --no-first-run"
-)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A headless Chromium; where there is none, the tests that want it are skipped."""
-    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no chromium on this machine")
-    with driver.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM.split())
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """A function that opens a file; a request for anything else, a console message or an error fails the test."""
-    complaints: list[str] = []
-
-    def visit(path: Path, fragment: str = "", **options: Any) -> Any:
-        page = browser.new_context(**options).new_page()
-        page.set_default_timeout(10_000)
-
-        def check(route: Any) -> None:
-            if route.request.url.partition("#")[0] == path.as_uri():
-                route.continue_()
-            else:
-                complaints.append(f"requested {route.request.url}")
-                route.abort()
-
-        page.route("**/*", check)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(path.as_uri() + fragment)
-        return page
-
-    yield visit
-    for context in browser.contexts:
-        context.close()
-    assert complaints == []
-
-
 class Scripted(Subject):
     """A subject that reports the attention and residuals it was given, and knows 40 tokens of 8 letters."""
 
