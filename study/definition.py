@@ -102,6 +102,11 @@ class Study:
         return ROOT / self.name
 
     @cached_property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The parts of each variant's name, one of every axis."""
+        return {"-".join(parts): parts for parts in itertools.product(*self.file.grid.values())}
+
+    @cached_property
     def base_config(self) -> list[Any]:
         """What the base config says, file by file."""
         return [values for _, values in chain(self.base)]

@@ -18,7 +18,7 @@ from study.definition import Study
 from study.tasks import chosen, losses, states
 
 Runs = dict[str, dict[int | None, Measured]]
-"""The runs that have been trained and measured, by variant and seed."""
+"""The runs that have been trained and measured, by variant and seed; the baseline's first."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,14 @@ class Evidence:
 
 
 def collect(study: Study) -> Runs:
-    """Read the runs of a study that have been trained and measured.
+    """Read the runs of a study that have been trained and measured, the baseline's first.
 
     Raises:
         InputError: there are none.
     """
-    found: Runs = {variant: {} for variant in study.variants}
+    found: Runs = {
+        variant: {} for variant in sorted(study.variants, key=lambda name: name != study.file.baseline)
+    }
     for task, state in states(study).items():
         if task.value is None and state == "done":
             found[task.variant][task.seed] = measured(open_subject(study.folder / task.name), task.name)
@@ -98,9 +100,8 @@ def gather(study: Study) -> Evidence:
                 f"{study.path}: no number {key!r} was measured{nearest(key, known)}; the analyses of the study decide "
                 "which there are"
             )
-    groups = {variant: Group(variant, some) for variant, some in runs.items()}
-    base = groups[study.file.baseline]
-    numbers = [number(known[key], list(groups.values()), base) for key in wanted]
+    groups = [Group(variant, some) for variant, some in runs.items()]
+    numbers = [number(known[key], groups) for key in wanted]
     tuned = study.file.tuning is not None
     odd = {number.key: number.odd for number in numbers if number.odd}
     verdicts = claims.verdicts(

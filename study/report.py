@@ -1,13 +1,12 @@
 """The report of a study: report.html and report.md to read, report.json and numbers.csv to compute with."""
 
-import csv
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from eval.codec import encode
+from eval.report.export import write_numbers
 from eval.report.numbers import Number, interval
 from study.claims import Verdict
 from study.definition import Study
@@ -44,7 +43,7 @@ def write(study: Study, sealed: Seal) -> list[str]:
     }
     for name, text in pages.items():
         (study.folder / name).write_text(text, encoding="utf-8")
-    write_csv(study.folder / "numbers.csv", found)
+    write_numbers(study.folder / "numbers.csv", found.numbers)
     lines = [f"{verdict.outcome}: {said}" for verdict, said in sentences(found)]
     return [*lines, f"wrote {study.folder / 'report.html'}, report.md, report.json and numbers.csv"]
 
@@ -71,30 +70,39 @@ def sentences(found: Evidence) -> list[tuple[Verdict, str]]:
     return [(verdict, _sentence(verdict, found.number(verdict.claim.metric))) for verdict in found.verdicts]
 
 
-def _sentence(verdict: Verdict, number: Number) -> str:
-    claim = verdict.claim
-    said = f"{claim.says.strip().rstrip('.')} ({claim.name})."
+def said(verdict: Verdict, number: Number) -> str:
+    """A verdict in one plain sentence, behind the claim."""
     if verdict.why:
-        return f"{said} Open: {verdict.why}."
+        return f"Open: {verdict.why}."
     assert verdict.interval is not None
-    assert verdict.probability is not None
+    show = number.signed if len(verdict.claim.contrast) == 2 else number.show
+    seeds = f"{len(verdict.seeds)} seed{'s' if len(verdict.seeds) > 1 else ''}"
+    text = f"{number.heading}, {' − '.join(verdict.claim.contrast)}: {interval(verdict.interval, show)} over {seeds}"
+    if verdict.outcome == "undecided":
+        text += (
+            f"; about {verdict.needed} seeds would decide" if verdict.needed else "; more seeds may decide"
+        )
+    return f"{text}."
+
+
+def grounds(verdict: Verdict, number: Number) -> str:
+    """The bound that a claim set, and the p-value that decides."""
+    claim = verdict.claim
     pair = len(claim.contrast) == 2
     show = number.signed if pair else number.show
-    seeds = f"{len(verdict.seeds)} seed{'s' if len(verdict.seeds) > 1 else ''}"
-    text = f"{said} {number.heading}, {' − '.join(claim.contrast)}: {interval(verdict.interval, show)} over {seeds}"
     bound = {
         "higher": f"above {show(claim.smallest)}",
         "lower": f"below {show(-claim.smallest if pair else claim.smallest)}",
         "same": f"within ±{number.show(claim.smallest)}",
     }[claim.direction]
-    text += f", claimed {bound}; corrected p = {verdict.probability:.2g}"
-    if verdict.outcome == "undecided":
-        text += (
-            f"; about {verdict.needed} seeds would decide it"
-            if verdict.needed
-            else "; more seeds may decide it"
-        )
-    return f"{text}."
+    if verdict.probability is None:
+        return f"Claimed {bound}."
+    return f"Claimed {bound}; corrected p = {verdict.probability:.2g}."
+
+
+def _sentence(verdict: Verdict, number: Number) -> str:
+    claim = f"{verdict.claim.says.strip().rstrip('.')} ({verdict.claim.name})."
+    return f"{claim} {said(verdict, number)} {grounds(verdict, number)}"
 
 
 def summary(found: Evidence, sealed: Seal) -> dict[str, object]:
@@ -218,13 +226,3 @@ def _choices(found: Evidence) -> Iterator[str]:
     for variant, choice in found.choices.items():
         losses = " | ".join(f"{choice.losses.get(value, math.nan):.4f}" for value in tuning.values)
         yield f"| {variant} | {choice.shown} | {losses} |"
-
-
-def write_csv(path: Path, found: Evidence) -> None:
-    """Write every value: a line for each number, variant and seed."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["number", "variant", "seed", "value"])
-        for number in found.numbers:
-            for variant, values in number.values.items():
-                writer.writerows([number.key, variant, seed, value] for seed, value in values.items())

@@ -188,11 +188,18 @@ def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
         show=three,
     )
     return [
-        column(key="kurtosis", title="kurtosis", value=lambda result: result.kurtosis.pooled),
+        column(
+            key="kurtosis",
+            title="kurtosis",
+            value=lambda result: result.kurtosis.pooled,
+            meaning="How far few dimensions of the residual stream stand out: 3 for a Gaussian, large with outliers.",
+            headline=True,
+        ),
         column(
             key="largest",
             title="max |activation|",
             value=lambda result: max(abs(result.range.min), abs(result.range.max)),
+            meaning="The largest number of the residual stream, which low-precision formats must hold.",
         ),
     ]
 

@@ -228,6 +228,8 @@ def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
             title=f"at {times}× length",
             value=partial(_bits, times=times),
             parts=partial(_bits_by_document, times=times),
+            meaning="Loss on held-out text in windows of so many times the training length; the same tokens at each.",
+            headline=times > 1,
         )
         for times in REPORTED
     ]

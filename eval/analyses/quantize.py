@@ -150,6 +150,7 @@ def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
         Column(
             key=f"ratio_{bits}", group="Robustness", title=f"{bits} bit weights", unit="× perplexity", better="lower",
             show=thousandths, value=partial(ratio, bits=bits), parts=partial(by_document, bits=bits),
+            headline=bits == 3, meaning="Perplexity with weights rounded to so few bits, over that without.",
         )
         for bits in (4, 3, 2)
     ]  # fmt: skip

@@ -211,24 +211,30 @@ def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
         column(
             key="sink_raw", title="sink rate, raw", unit=f"ε = {EPSILON}", show=percent,
             value=at(lambda found: found.sink_rate.raw.get(EPSILON)),
+            meaning=f"Share of heads and texts in which the first token gets a mean weight above {EPSILON}.",
         ),
         column(
             key="sink_renormalised", title="sink rate, renormalised", unit=f"ε = {EPSILON}", better="lower",
-            show=percent, value=at(lambda found: found.sink_rate.renormalised.get(EPSILON)),
+            show=percent, value=at(lambda found: found.sink_rate.renormalised.get(EPSILON)), headline=True,
+            meaning="The sink rate of rows divided by their magnitude: rows that sum to little hide no sink.",
         ),
         column(
             key="zeros", title="exact zeros", unit="of weights", show=percent,
             value=at(lambda found: found.sparsity.zeros),
+            meaning="Share of the visible weights that are exactly zero.",
         ),
         column(
-            key="entropy", title="entropy", unit="nats", show=three, value=at(lambda found: found.entropy.nats)
+            key="entropy", title="entropy", unit="nats", show=three, value=at(lambda found: found.entropy.nats),
+            meaning="Of a row of weights, renormalised: 0 where all goes to one token.",
         ),
         column(
-            key="mass", title="mass", unit="Σ of a row", show=three, value=at(lambda found: found.mass.mean)
+            key="mass", title="mass", unit="Σ of a row", show=three, value=at(lambda found: found.mass.mean),
+            meaning="The sum of a row of weights: 1 for softmax, less where a head can abstain.",
         ),
         column(
             key="dead", title="dead heads", unit=f"|out| < {DEAD}", better="lower", show=percent,
             value=at(lambda found: found.dead_heads.get(DEAD)),
+            meaning="Share of heads whose output is close to nothing.",
         ),
     ]  # fmt: skip
 

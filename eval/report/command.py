@@ -15,7 +15,8 @@ The data file, next to the page:
                 "outdated": {<analysis>: "versions, dtype"},
                 "metrics": [...], "config": {...}, "record": {...}}],
       "columns": [{"key": ..., "group": ..., "title": ..., "unit": ..., "better": ..., "source": ...,
-                   "cells": [{"value": 1.4, "text": "1.4000", "best": true, "missing": null, "outdated": null}]}],
+                   "cells": [{"value": 1.4, "text": "1.4000", "missing": null, "outdated": null}]}],
+      "means": {<column>: {<mechanism>: {"mean": ..., "low": ..., "high": ..., "seeds": [1, 2]}}},
       "paired": {<column>: [{"group": ..., "baseline": ..., "seeds": [1, 2], "differences": [...], "over": "seeds",
                              "units": 2, "interval": {"mean": ..., "low": ..., "high": ...}, "better": true}]},
       "findings": ["..."],
@@ -24,6 +25,7 @@ The data file, next to the page:
     }
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -40,8 +42,11 @@ from models import ModelError
 class Settings:
     """Options of the report."""
 
-    out: str | None = option(None, "HTML file to write", unset="report.html next to the first run")
+    out: str | None = option(None, "HTML file to write", unset="report.html beside the runs")
     title: str = option("Attention mechanisms side by side", "of the page")
+    export: str | None = option(
+        None, "folder for every figure as SVG, PNG, PDF and CSV, every table as CSV and LaTeX", unset="none"
+    )
 
 
 def before(settings: Settings) -> None:
@@ -65,9 +70,12 @@ def write(subjects: Sequence[Subject], settings: Settings) -> dict[str, object]:
     """
     before(settings)
     # Imported late: matplotlib and jinja2 are optional, and only the page needs them.
+    from eval.report import export
     from eval.report.page import render
 
-    out = subjects[0].path.parent / "report.html" if settings.out is None else Path(settings.out)
+    # Beside the runs, whatever their order.
+    beside = os.path.commonpath([subject.path.parent for subject in subjects])
+    out = Path(beside) / "report.html" if settings.out is None else Path(settings.out)
     report = Report(settings.title, collect(subjects), environment())
     page = render(report)
     try:
@@ -77,4 +85,8 @@ def write(subjects: Sequence[Subject], settings: Settings) -> dict[str, object]:
     except OSError as error:
         raise ModelError(f"cannot write {out}: {error.strerror}") from error
     print(f"\n{report.text()}\n")
-    return {"report": str(out), "runs": len(subjects), "megabytes": round(len(page.encode()) / 1e6, 2)}
+    written = {"report": str(out), "runs": len(subjects), "megabytes": round(len(page.encode()) / 1e6, 2)}
+    if settings.export is None:
+        return written
+    files = export.write(report.groups, report.numbers, report.headline, Path(settings.export))
+    return {**written, "exported": f"{len(files)} files to {settings.export}"}

@@ -9,7 +9,7 @@ from eval.display import Compared
 from eval.report.collection import Measured
 from eval.report.columns import Column
 from eval.report.comparison import columns, disagreements, known
-from eval.report.pairs import baseline, compare, groups
+from eval.report.pairs import compare, groups
 
 CHOSEN = ("name", "out", "seed", "model.attention", "model.attention_options")
 """Config keys in which compared runs are meant to differ."""
@@ -94,7 +94,7 @@ def _over_seeds(column: Column, runs: Sequence[Measured]) -> Iterator[str]:
 
 def _single(column: Column, runs: Sequence[Measured], numbers: Sequence[tuple[Measured, float]]) -> str:
     (best, low), (worst, high) = numbers[0], numbers[-1]
-    base = next(iter(baseline(groups(runs)).runs.values()))
+    base = next(iter(groups(runs)[0].runs.values()))
     against = {run.name: value for run, value in numbers}.get(base.name)
     sentence = f"{best.name} reaches the lowest loss on held-out text, {low:.4f} bits per byte"
     if disagreements(column, runs):
@@ -107,14 +107,12 @@ def _single(column: Column, runs: Sequence[Measured], numbers: Sequence[tuple[Me
 
 
 def _means(column: Column, runs: Sequence[Measured]) -> list[tuple[str, float]]:
-    """Each run's number, the smallest first; of runs that differ in their seed the mean: none stands for all."""
+    """The mean of each mechanism over its seeds, the smallest first."""
     found = []
     for group in groups(runs):
         values = [value for _, value in known(column, list(group.runs.values()))]
         if values:
-            alone = next(iter(group.runs.values())).name
-            name = alone if len(group.runs) == 1 else f"{group.name}, mean of {len(values)} seeds"
-            found.append((name, sum(values) / len(values)))
+            found.append((group.name, sum(values) / len(values)))
     return sorted(found, key=lambda entry: (entry[1], entry[0]))
 
 
@@ -123,14 +121,16 @@ def _compared(column: Column, runs: Sequence[Measured]) -> Compared:
 
 
 def _size(runs: Sequence[Measured]) -> Check:
-    """A few parameters of the mechanism itself do no harm; the detail says how many they are."""
+    """A few parameters of the mechanism itself do no harm; the detail says what share they are."""
     claim = "The same number of parameters"
     least, most = (pick(runs, key=lambda run: run.parameters) for pick in (min, max))
     share = most.parameters / least.parameters - 1
     if not share:
         return Check(True, claim, f"{least.parameters:,}")
-    extremes = f"{least.name} {least.parameters:,}, {most.name} {most.parameters:,} ({share:.2g} more)"
-    return Check(share < MORE, f"{claim}, to {MORE:.0%}", extremes)
+    extremes = f"{least.name} {least.parameters:,}, {most.name} {most.parameters:,}"
+    if share < MORE:
+        return Check(True, claim, f"the same within {100 * share:.2g} %: {extremes}")
+    return Check(False, claim, f"{100 * share:.2g} % more: {extremes}")
 
 
 def _same(claim: str, runs: Sequence[Measured], of: Callable[[Measured], Any]) -> Check:

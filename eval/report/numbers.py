@@ -81,14 +81,9 @@ class Number:
         return "–" if found is None else interval(found.interval, self.signed)
 
 
-def number(column: Column, groups: Sequence[Group], base: Group) -> Number:
-    """A column of all variants, held against the baseline.
-
-    Args:
-        column: the number of a run.
-        groups: the variants, the baseline among them.
-        base: the baseline.
-    """
+def number(column: Column, groups: Sequence[Group]) -> Number:
+    """A column of all variants, held against the first, the baseline."""
+    base = groups[0]
     runs = [run for group in groups for run in group.runs.values()]
     values = {
         group.name: {
@@ -96,7 +91,7 @@ def number(column: Column, groups: Sequence[Group], base: Group) -> Number:
         }
         for group in groups
     }
-    compared = {group.name: pair(column, group, base) for group in groups if group is not base}
+    compared = {group.name: pair(column, group, base) for group in groups[1:]}
     return Number(
         key=column.key,
         title=column.title,
@@ -116,10 +111,10 @@ def number(column: Column, groups: Sequence[Group], base: Group) -> Number:
     )
 
 
-def numbers(groups: Sequence[Group], base: Group) -> list[Number]:
+def numbers(groups: Sequence[Group]) -> list[Number]:
     """Every number that some run has, in the order of reading."""
     runs = [run for group in groups for run in group.runs.values()]
-    found = (number(column, groups, base) for column in columns(runs))
+    found = (number(column, groups) for column in columns(runs))
     return [entry for entry in found if entry.means]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval import catalogue
-from eval.drawing import pages, style
+from eval.drawing import pages
 from eval.report import comparison, pairs
 from eval.report.collection import Measured
 from eval.report.columns import Column
@@ -13,6 +13,7 @@ from eval.report.comparison import Cell
 from eval.report.contents import Report
 from eval.report.drawings import sections
 from eval.report.findings import checks, findings
+from eval.report.view import view
 
 
 def render(report: Report) -> str:
@@ -23,25 +24,26 @@ def render(report: Report) -> str:
         title=report.title,
         environment=report.environment,
         runs=runs,
-        colours=[style.colour(place) for place in range(len(runs))],
+        view=view(report.groups, report.numbers, headline=report.headline),
         findings=findings(runs),
         checks=checks(runs),
         tables=_tables(runs),
-        pairs=pairs.table(runs),
-        words=pairs.WORDS,
         legend=comparison.LEGEND,
-        sections=sections(runs),
+        words=pairs.WORDS,
+        sections=sections(report.groups),
         protocols=_protocols(runs),
         provenance=_provenance(runs),
     )
 
 
 def _tables(runs: Sequence[Measured]) -> dict[str, list[tuple[Column, list[Cell], list[str]]]]:
-    """The tables of the comparison: for each column its cells, and what differs between the protocols."""
+    """The tables of the runs: for each column that some run has its cells, and what differs between the protocols."""
     tables: dict[str, list[tuple[Column, list[Cell], list[str]]]] = {}
     for column in comparison.columns(runs):
-        differing = comparison.disagreements(column, runs)
-        tables.setdefault(column.group, []).append((column, comparison.cells(column, runs), differing))
+        cells = comparison.cells(column, runs)
+        if any(cell.value is not None for cell in cells):
+            differing = comparison.disagreements(column, runs)
+            tables.setdefault(column.group, []).append((column, cells, differing))
     return tables
 
 
@@ -53,10 +55,19 @@ def _protocols(runs: Sequence[Measured]) -> list[dict[str, Any]]:
             "summary": catalogue.summary(name),
             "words": _explanation(catalogue.docstring(name)),
             "runs": {run.name: _pairs(run.results[name]["protocol"]) for run in runs if name in run.results},
-            "missing": {run.name: run.missing[name] for run in runs if name in run.missing},
+            "missing": _by_reason(runs, name),
         }
         for name in catalogue.every()
     ]
+
+
+def _by_reason(runs: Sequence[Measured], name: str) -> dict[str, list[str]]:
+    """The runs without a result of an analysis, by the reason."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        if name in run.missing:
+            found.setdefault(run.missing[name], []).append(run.name)
+    return found
 
 
 def _explanation(docstring: str) -> list[str]:

@@ -89,38 +89,33 @@ class Table:
 
 
 def groups(runs: Sequence[Measured]) -> list[Group]:
-    """The runs by what they are but for their seed, in the order given; which run is in which group has no order.
+    """The runs by what they are but for their seed: the baseline first, the others by name, whatever their order.
 
-    A run without a config (a model that others trained) is a group of its own, and so is a second run of one seed.
+    The baseline, which the others are held against, has softmax in every layer where there is such a group; of several
+    it is the one with the most seeds, then the first by name. A run without a config (a model that others trained) is
+    a group of its own, and so is a second run of one seed.
     """
     found: dict[str, dict[int | None, Measured]] = {}
-    of: dict[str, str] = {}
     for run in sorted(runs, key=lambda run: run.name):
         seed, key = (run.config or {}).get("seed"), kind(run)
         while seed in found.get(key, {}):
             key += "'"
         found.setdefault(key, {})[seed] = run
-        of[run.name] = key
-    members = [found[key] for key in dict.fromkeys(of[run.name] for run in runs)]
-    members = [dict(sorted(some.items(), key=lambda entry: (entry[0] is None, entry[0]))) for some in members]
+    members = [
+        dict(sorted(some.items(), key=lambda entry: (entry[0] is None, entry[0]))) for some in found.values()
+    ]
     labels = [next(iter(some.values())).label for some in members]
-    return [
+    named = [
         Group(label if labels.count(label) == 1 else min(run.name for run in some.values()), some)
         for label, some in zip(labels, members, strict=True)
     ]
-
-
-def baseline(found: Sequence[Group]) -> Group:
-    """The group that the others are held against, whatever their order.
-
-    One with softmax in every layer where there is one; of several the one with the most seeds, then by name.
-    """
 
     def rank(group: Group) -> tuple[bool, int, str]:
         first = next(iter(group.runs.values()))
         return first.label.split()[-1] != "softmax", -len(group.runs), group.name
 
-    return min(found, key=rank)
+    base = min(named, key=rank)
+    return [base, *sorted((group for group in named if group is not base), key=lambda group: group.name)]
 
 
 def columns(runs: Sequence[Measured]) -> list[Column]:
@@ -130,17 +125,14 @@ def columns(runs: Sequence[Measured]) -> list[Column]:
 
 def compare(column: Column, runs: Sequence[Measured]) -> list[Paired]:
     """A column of each group against the baseline's; groups without a seed, or numbers, in common are left out."""
-    found = groups(runs)
-    base = baseline(found)
-    compared = [pair(column, group, base) for group in found if group is not base]
+    base, *others = groups(runs)
+    compared = [pair(column, group, base) for group in others]
     return [paired for paired in compared if paired is not None]
 
 
 def table(runs: Sequence[Measured]) -> Table:
     """Every ranking column of every group against the baseline's."""
-    found = groups(runs)
-    base = baseline(found)
-    others = [group for group in found if group is not base]
+    base, *others = groups(runs)
     rows = []
     for column in columns(runs):
         compared = {paired.group: paired for paired in compare(column, runs)}
@@ -157,13 +149,14 @@ def text(runs: Sequence[Measured]) -> str:
     for column, cells in shown.rows:
         row: dict[str, object] = {"difference in": column.heading}
         for (name, _), cell in zip(shown.groups, cells, strict=True):
-            row[name] = "–" if cell is None else f"{cell.difference} {cell.interval}{_mark(cell)}"
+            row[name] = "–" if cell is None else f"{cell.difference} {cell.interval}{_mark(cell)}".strip()
         rows.append(row)
     if not rows:
         return "Paired differences: no two runs have a seed and a number in common."
     seeds = ", ".join(f"{name} {len(common)}" for name, common in shown.groups)
     heading = f"Differences from {shown.baseline}, pair by pair; seeds in common: {seeds}"
-    return f"{heading}\n{tabulated(rows)}\n{fill(WORDS, 110)}"
+    words = WORDS if shown.seeds > 1 else f"One seed: another may turn these differences around. {WORDS}"
+    return f"{heading}\n{tabulated(rows)}\n{fill(words, 110)}"
 
 
 def _cell(column: Column, paired: Paired | None) -> Cell | None:
@@ -171,7 +164,7 @@ def _cell(column: Column, paired: Paired | None) -> Cell | None:
         return None
     low, high = paired.interval.low, paired.interval.high
     ends = "no spread" if low is None or high is None else f"[{column.signed(low)}, {column.signed(high)}]"
-    words = {"seeds": ends, "parts": f"{ends}, n = {paired.units}", None: "one seed"}[paired.over]
+    words = {"seeds": ends, "parts": f"{ends}, n = {paired.units}", None: ""}[paired.over]
     return Cell(column.signed(paired.interval.mean), words, paired.better)
 
 

@@ -28,20 +28,24 @@ def columns() -> list[Column]:
     column = partial(Column, group="Quality and cost")
     return [
         column(
+            key="bits_per_byte", title="validation", unit="bits/byte", better="lower", source="training", show=four,
+            of=lambda run: run.last("bits_per_byte"), headline=True,
+            meaning="Loss on held-out text at the end of training, in bits for each byte of the text, so that models "
+            "with other tokenizers compare.",
+        ),
+        column(
             key="parameters", title="parameters", unit="", better=None, source="model", show=count,
-            of=lambda run: run.parameters,
+            of=lambda run: run.parameters, meaning="Numbers that were trained, shared ones counted once.",
         ),
         column(
             key="tokens", title="trained on", unit="tokens", better=None, source="training", show=count,
-            of=lambda run: run.last("tokens"),
+            of=lambda run: run.last("tokens"), meaning="Tokens that the model has seen in training, repeats counted.",
         ),
         column(
-            key="bits_per_byte", title="validation", unit="bits/byte", better="lower", source="training", show=four,
-            of=lambda run: run.last("bits_per_byte"),
-        ),
-        column(
-            key="speed", title="speed", unit="tokens/s", better="higher", source="training", show=whole, of=speed,
-            interval=readings,
+            key="speed", title="speed in training", unit="tokens/s", better=None, source="training", show=whole,
+            of=speed, interval=readings,
+            meaning="Median of the training log. It depends on what else the machine did, so it ranks nothing; "
+            "python -m benchmarks.bench_train compares speeds in turns.",
         ),
     ]  # fmt: skip
 
@@ -54,32 +58,35 @@ def figures(runs: Sequence[Measured]) -> list[Figure]:
     held_out = [
         curve
         for place, run in enumerate(runs)
-        for curve in _log(run.name, place, run.logged("validation_loss"))
+        for curve in _log(run.name, place, _trained(run, "validation_loss"))
     ]
     bits = [
         curve
         for place, run in enumerate(runs)
-        for curve in _log(
-            run.name, place, [(step, value) for step, value in run.logged("bits_per_byte") if step > 0]
-        )
+        for curve in _log(run.name, place, _trained(run, "bits_per_byte"))
     ]
     return [
         Figure(
             "Loss",
-            "Nats per token. Pale: training, as logged, each on its own batch. With markers: held-out text.",
+            "Nats per token. Pale: training, as logged, each on its own batch. Strong: held-out text, without the "
+            "untrained model (step 0).",
             faint + held_out,
             "step",
             "nats per token",
         ),
         Figure(
             "Bits per byte on held-out text",
-            "The loss in bits, divided by the bytes of the text: independent of the tokenizer. "
-            "The untrained model (step 0) is left out.",
+            "The loss in bits, divided by the bytes of the text: independent of the tokenizer. Without step 0.",
             bits,
             "step",
             "bits per byte",
         ),
     ]
+
+
+def _trained(run: Measured, key: str) -> list[tuple[int, float]]:
+    """What was logged of the model once it had been trained at all."""
+    return [(step, value) for step, value in run.logged(key) if step > 0]
 
 
 def _log(

@@ -76,16 +76,22 @@ def test_the_report_and_its_data_are_written(subject, tmp_path):
     )
     assert cells["runs"] == 2
     data = json.loads((tmp_path / "new" / "report.json").read_text())
-    assert [entry["name"] for entry in data["runs"]] == [str(subject.path), str(subject_too.path)]
-    assert data["runs"][1]["missing"] == {
+    assert [entry["name"] for entry in data["runs"]] == sorted([str(subject.path), str(subject_too.path)])
+    assert next(entry["missing"] for entry in data["runs"] if entry["name"] == str(subject_too.path)) == {
         "training": "not logged",
         "bottleneck": "not measured",
         "passkey": "not measured",
         "synthetic": "not measured",
     }
     assert "<title>Two</title>" in (tmp_path / "new" / "report.html").read_text()
-    command.write([subject], Settings())
+    command.write([subject], Settings(export=str(tmp_path / "paper")))
     assert (tmp_path / "report.html").is_file()
+    written = {file.name for file in (tmp_path / "paper").iterdir()}
+    figure = "sink-rate-by-layer"
+    assert {f"{figure}.svg", f"{figure}.pdf", f"{figure}.png", f"{figure}.csv", "numbers.csv"} <= written
+    header, first, *_ = (tmp_path / "paper" / f"{figure}.csv").read_text().splitlines()
+    assert header == "variant,curve,x,y,low,high"
+    assert first.startswith("softmax,0,0,")
 
 
 @pytest.mark.slow

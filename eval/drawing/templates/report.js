@@ -1,6 +1,6 @@
 "use strict";
 
-// Sorting: all tables have a row for each run, so they are put into one order together.
+// Sorting: the rows of a table that have the same names as those of another are put into one order together.
 const tables = [...document.querySelectorAll("table.sortable")];
 for (const table of tables) {
   const heads = [...table.tHead.rows[0].cells];
@@ -8,16 +8,21 @@ for (const table of tables) {
     head.querySelector("button").addEventListener("click", () => {
       const down = head.getAttribute("aria-sort") === "ascending";
       const rows = [...table.tBodies[0].rows].sort((a, b) => compare(a.cells[column], b.cells[column], down ? -1 : 1));
-      const order = rows.map((row) => row.dataset.run);
+      const order = rows.map(named);
       for (const other of tables) {
         const body = other.tBodies[0];
-        const byRun = Object.fromEntries([...body.rows].map((row) => [row.dataset.run, row]));
-        order.forEach((run) => body.append(byRun[run]));
+        const byName = Object.fromEntries([...body.rows].map((row) => [named(row), row]));
+        if (order.some((name) => !(name in byName))) continue;
+        order.forEach((name) => body.append(byName[name]));
         for (const cell of other.tHead.rows[0].cells) cell.setAttribute("aria-sort", "none");
       }
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
     });
   });
+}
+
+function named({ dataset }) {
+  return dataset.variant ?? `run ${dataset.run}`;
 }
 
 // What is missing comes last in either direction.
@@ -28,5 +33,23 @@ function compare(a, b, sign) {
   return sign * (number ? x - y : x.localeCompare(y));
 }
 
-// Paper has nothing to unfold.
+// A table that is wider than the page says so, until its end is reached.
+for (const box of document.querySelectorAll(".scroll")) {
+  const look = () => box.classList.toggle("goes-on", box.scrollWidth - box.clientWidth - box.scrollLeft > 4);
+  box.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(box);
+}
+
+// The navigation names the section that is read; the way back appears once there is one.
+const links = [...document.querySelectorAll("nav a")];
+const sections = links.map((link) => document.querySelector(link.getAttribute("href")));
+function where() {
+  document.body.classList.toggle("scrolled", scrollY > innerHeight / 2);
+  const last = sections.findLastIndex((section) => section.getBoundingClientRect().top < 0.3 * innerHeight);
+  links.forEach((link, place) => link.classList.toggle("here", place === last));
+}
+addEventListener("scroll", where, { passive: true });
+where();
+
+// A link into what is folded unfolds it; paper has nothing to unfold.
 addEventListener("beforeprint", () => document.querySelectorAll("section > details").forEach((details) => (details.open = true)));
