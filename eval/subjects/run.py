@@ -1,30 +1,24 @@
 """Runs of this project as subjects."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from attention import Mechanism
 from data import Prepared
 from data.corpora.huggingface import is_saved
-from eval.subjects.base import AttentionReport, HiddenReport, Subject, fingerprint
-from eval.subjects.coverage import Coverage
+from eval.subjects.base import fingerprint
+from eval.subjects.gpt import GPTSubject
 from eval.subjects.texts import corpus
-from models import GPT, ModelError
-from models import trace as trace_model
+from models import ModelError
 from storage import load_run
 
 
-class RunSubject(Subject):
+class RunSubject(GPTSubject):
     """A run of this project."""
-
-    network: GPT
 
     def __init__(self, path: Path, step: int | None, device: torch.device, dtype: torch.dtype) -> None:
         run = load_run(path, step=step, device=device, dtype=dtype)
@@ -49,81 +43,6 @@ class RunSubject(Subject):
 
     def pieces(self, ids: Sequence[int]) -> list[str]:  # noqa: D102
         return self._run.tokenizer.pieces(list(ids))
-
-    @torch.inference_mode()
-    def logits(self, tokens: Tensor) -> Tensor:  # noqa: D102
-        return self.network(tokens.to(self.device)).float()
-
-    @torch.inference_mode()
-    def losses(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:  # noqa: D102
-        tokens = tokens.to(self.device)
-        if documents is not None:
-            documents = documents[:, :-1].to(self.device)
-        return self.network(tokens[:, :-1], documents=documents, targets=tokens[:, 1:].contiguous())
-
-    @torch.inference_mode()
-    def states(self, tokens: Tensor) -> Tensor:  # noqa: D102
-        return self._run.model.hidden(tokens.to(self.device))
-
-    @property
-    def head(self) -> Tensor:  # noqa: D102
-        return self._run.model.head_weight
-
-    @torch.inference_mode()
-    def read_out(self, states: Tensor) -> Tensor:  # noqa: D102
-        return self._run.model.logits(states).float()
-
-    def trace(  # noqa: D102
-        self, *, attention: AttentionReport | None = None, hidden: HiddenReport | None = None
-    ) -> AbstractContextManager[None]:
-        return trace_model(self._run.model, attention=attention, hidden=hidden)
-
-    @torch.inference_mode()
-    def generate(  # noqa: D102
-        self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0, **sampling: Any
-    ) -> list[int]:
-        from models import generate
-
-        prompt = torch.tensor([list(tokens)], device=self.device)
-        grown = generate(
-            self._run.model, prompt, max_new_tokens, temperature=temperature, stop=self.bos, **sampling
-        )
-        return grown[0, len(tokens) :].tolist()
-
-    @property
-    def blocks(self) -> nn.ModuleList:  # noqa: D102
-        return self._run.model.layers
-
-    @property
-    def fixed_positions(self) -> str | None:  # noqa: D102
-        return None if self._run.model.rope else f"{self.name} has no rotary positions to rescale"
-
-    @contextmanager
-    def rescaled(self, scaling: str, factor: float, train_length: int) -> Iterator[None]:  # noqa: D102
-        model = self._run.model
-        trained = model.rope
-        if trained is None:
-            raise ModelError(f"{self.fixed_positions}; use --rope none")
-        model.rope = trained.rescaled(scaling, factor, train_length)
-        try:
-            yield
-        finally:
-            model.rope = trained
-
-    @property
-    def mechanisms(self) -> set[Mechanism]:  # noqa: D102
-        blocks: Any = self.blocks
-        return {block.attention.mixer.mechanism for block in blocks}
-
-    @property
-    def coverage(self) -> Coverage:  # noqa: D102
-        blocks: Any = self.blocks
-        steps = dict.fromkeys(name.replace("_", " ") for block in blocks for name in block.attention.post_ops)
-        return replace(super().coverage, followed_by=" and ".join(steps) or None)
-
-    @property
-    def made_of(self) -> set[str]:  # noqa: D102
-        return super().made_of | {type(module).__module__ for module in self.network.modules()}
 
     def own_corpus(self) -> tuple[str, Prepared]:  # noqa: D102
         if "data" not in self.config:
