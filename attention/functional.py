@@ -175,6 +175,8 @@ class RowStats:
         audience: the number of queries that see key j, int64 [B, S].
         key_mass: sum_i W_ij, float64 [B, H, S].
         key_mass_renormalised: sum_i |W_ij| / (magnitude_i + 1e-8), float64 [B, H, S].
+        key_contribution: sum_i |W_ij| ||v_j|| / sum_k |W_ik| ||v_k||, float64 [B, H, S], a row of 0 / 0 left out; None
+            where no values were given.
     """
 
     mass: Tensor
@@ -188,26 +190,39 @@ class RowStats:
     audience: Tensor
     key_mass: Tensor
     key_mass_renormalised: Tensor
+    key_contribution: Tensor | None = None
 
 
 def row_stats(
-    query: Tensor, key: Tensor, mechanism: str | Mechanism, **options: Unpack[CallOptions]
+    query: Tensor,
+    key: Tensor,
+    mechanism: str | Mechanism,
+    *,
+    value: Tensor | None = None,
+    **options: Unpack[CallOptions],
 ) -> RowStats:
     """Mass, entropy, sparsity and sinks of a mechanism's weights, with memory linear in length.
 
-    Arguments and errors as for `attend`.
+    Arguments and errors as for `attend`; values are needed for what keys contribute alone.
     """
     mechanism = get(mechanism)
     with torch.no_grad(), exactly(query):
-        inputs = prepare(query, key, key, mechanism, CallSpec(**options))
+        inputs = prepare(query, key, key if value is None else value, mechanism, CallSpec(**options))
         if asked(inputs.differentiable):
             raise AttentionError(
                 "row statistics have no derivative; call row_stats outside of torch.func and forward mode"
             )
-        return _stats(inputs)
+        return _stats(inputs, None if value is None else _norms(value, query.shape[2]))
 
 
-def _stats(inputs: AttentionInputs) -> RowStats:
+def _norms(value: Tensor, n_head: int) -> Tensor:
+    """||v_j|| [B, H, 1, S] as each query head reads it, float32 at least."""
+    wide = torch.promote_types(value.dtype, torch.float32)
+    norms = torch.linalg.vector_norm(value, dim=-1, dtype=wide).mT
+    return norms.repeat_interleave(n_head // value.shape[2], 1)[:, :, None]
+
+
+def _stats(inputs: AttentionInputs, norms: Tensor | None) -> RowStats:
     query = inputs.scores.query
     batch, queries, n_head, _ = query.shape
     rows = {
@@ -216,7 +231,7 @@ def _stats(inputs: AttentionInputs) -> RowStats:
     }
     columns = {
         name: query.new_zeros(batch, n_head, inputs.visible.keys, dtype=torch.float64)
-        for name in ("key_mass", "key_mass_renormalised")
+        for name in ("key_mass", "key_mass_renormalised", *(() if norms is None else ("key_contribution",)))
     }
     visible = inputs.visible.count.expand(batch, -1)
     for block in _blocks(inputs):
@@ -235,6 +250,10 @@ def _stats(inputs: AttentionInputs) -> RowStats:
         rows["small"][..., here] = torch.le(magnitude, SMALL_WEIGHT, out=scratch).sum(-1) - hidden
         total = magnitude.sum(-1, keepdim=True)
         rows["magnitude"][..., here] = total[..., 0]
+        if norms is not None:
+            given = torch.mul(magnitude, norms[..., keys], out=scratch)
+            whole = given.sum(-1, keepdim=True)
+            columns["key_contribution"][..., keys] += given.div_(whole.masked_fill_(whole == 0, 1)).sum(-2)
         share = magnitude.div_(total + MASS_FLOOR)
         columns["key_mass_renormalised"][..., keys] += share.sum(-2)
         # These shares sum to r = total / (total + floor), and the entropy is that of share / r.

@@ -68,13 +68,12 @@ class RowSums:
 
     def add(self, call: AttentionCall) -> None:
         """Account for one forward pass of the layer."""
-        for query, key, output in zip(
-            call.query.split(1), call.key.split(1), call.output.split(1), strict=True
-        ):
-            self._add(query, key, output, call)
+        sequences = (tensor.split(1) for tensor in (call.query, call.key, call.value, call.output))
+        for query, key, value, output in zip(*sequences, strict=True):
+            self._add(query, key, value, output, call)
 
-    def _add(self, query: Tensor, key: Tensor, output: Tensor, call: AttentionCall) -> None:
-        stats = row_stats(query, key, call.mechanism, **call.spec.options)
+    def _add(self, query: Tensor, key: Tensor, value: Tensor, output: Tensor, call: AttentionCall) -> None:
+        stats = row_stats(query, key, call.mechanism, value=value, **call.spec.options)
         length = query.shape[1]
         seen = stats.audience > self.audience * stats.audience.amax(-1, keepdim=True)
         rows_from = torch.arange(length, 0, -1, device=query.device)[: self.keys]
@@ -82,6 +81,8 @@ class RowSums:
             importance = received / stats.audience
             self._keep(f"importance {kind}", importance[..., : self.keys])
             self._keep(f"largest importance {kind}", importance.where(seen[:, None], -torch.inf).amax(-1))
+        assert stats.key_contribution is not None
+        self._keep("contribution", (stats.key_contribution / stats.audience)[..., : self.keys])
         self._keep("gu", stats.key_mass_renormalised[..., : self.keys] / rows_from)
         self._keep("softpick", stats.key_mass[..., 0] / length)
         self._keep("mass_at", stats.mass[..., self.positions])

@@ -40,6 +40,23 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """Sinks of what keys contribute, |W_ij| ||v_j|| in place of |W_ij|, with rows divided by their sum.
+
+    Attributes:
+        sink_rate: as of weights; by threshold.
+        sink_rate_by_key: the same for the first keys.
+        heads: the sink rate of each head, by threshold.
+        importance: what the first key contributes on average, of each head.
+    """
+
+    sink_rate: Mapping[str, float]
+    sink_rate_by_key: Mapping[str, list[float]]
+    heads: Mapping[str, PerHead]
+    importance: PerHead
+
+
+@dataclass(frozen=True)
 class Heads:
     """The numbers of each head."""
 
@@ -58,7 +75,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class AtLength:
-    """The numbers of windows of one length."""
+    """The numbers of windows of one length; older results lack what keys contribute."""
 
     protocol: Mapping[str, Any]
     sequences: int
@@ -72,6 +89,7 @@ class AtLength:
     sparsity: Sparsity
     dead_heads: Mapping[str, float]
     heads: Heads
+    contribution: Contribution | None = None
 
 
 def at_length(
@@ -138,5 +156,11 @@ def at_length(
             empty_rows=measured.per_head("empty_rows", "rows"),
             max_score=per_head(measured["max_score"].amax(1)),
             dead_tokens={name: per_head(share) for name, share in dead_tokens.items()},
+        ),
+        contribution=Contribution(
+            sink_rate=above("contribution", first),
+            sink_rate_by_key=above("contribution", by_key),
+            heads=above("contribution", lambda hit: per_head(hit[..., 0].mean(1))),
+            importance=per_head(measured["contribution"][..., 0].mean(1)),
         ),
     )

@@ -18,6 +18,10 @@ Two definitions are published, and both are reported under their names in `publi
 Under full causal attention the first is `sink_rate.renormalised` and the second `sink_rate.raw`; under a sliding window
 both divide by rows that cannot see the key.
 
+A key that gets much weight may contribute little, since sinks tend to have small values. `contribution` has the sink
+rate of |W_ij| ||v_j|| in place of |W_ij|, rows divided by their sum: the norms of Kobayashi et al., arXiv 2004.10102,
+but of values as a head mixes them, before the output projection.
+
 All numbers come from `attention.row_stats`, one sequence after the other and with float64 sums: no T x T matrix is
 formed, and the size of a batch changes nothing but how the network's own products round.
 
@@ -82,6 +86,9 @@ DEFINITIONS = {
     "the key from some",
     "softpick": "Zuhri et al., arXiv 2504.20966 (there: T = 512, epsilon 0.2 and 0.3): as sink_rate raw, but the mean "
     "over all T rows, those included that a window keeps from seeing key 1",
+    "contribution": "as sink_rate renormalised, of |W_ij| ||v_j|| / sum_k |W_ik| ||v_k||: how much of what a row mixes "
+    "comes from a key, not how much weight it has (as Kobayashi et al., arXiv 2004.10102, but with values before the "
+    "output projection)",
     "mass": "sum_j W_ij of a row: mean, and by position mean, 5th and 95th percentile over sequences, layers and heads",
     "entropy": "-sum_j p_ij ln p_ij with p = |W| / sum |W|, mean over rows with sum |W| >= 1e-8 (skipped_rows is the "
     "share of the others); normalised: divided by ln n_i, over rows that see n_i > 1 keys; support: mean of e^entropy",
@@ -171,6 +178,7 @@ def row(result: Result) -> dict[str, object]:
         "T": int(length),
         f"sink>{threshold}": measured.sink_rate.raw[threshold],
         "renormalised": measured.sink_rate.renormalised[threshold],
+        **({} if measured.contribution is None else {"by value": measured.contribution.sink_rate[threshold]}),
         "mass": measured.mass.mean,
         "entropy": measured.entropy.nats,
         "zeros": measured.sparsity.zeros,
@@ -205,6 +213,10 @@ def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
 
         return of
 
+    # Older results do not have it.
+    given = at(
+        lambda found: None if found.contribution is None else found.contribution.sink_rate.get(EPSILON)
+    )
     group = f"What attention does{of_windows([] if length is None else [int(length)])}"
     column = partial(Column[Result], group=group, length=length)
     return [
@@ -218,6 +230,9 @@ def columns(runs: Sequence[Shown[Result]]) -> list[Column[Result]]:
             show=percent, value=at(lambda found: found.sink_rate.renormalised.get(EPSILON)), headline=True,
             meaning="The sink rate of rows divided by their magnitude: rows that sum to little hide no sink.",
         ),
+        *([column(
+            key="sink_value", title="sink rate, by contribution", unit=f"ε = {EPSILON}", show=percent, value=given,
+        )] if any(given(run.results) is not None for run in runs) else []),
         column(
             key="zeros", title="exact zeros", unit="of weights", show=percent,
             value=at(lambda found: found.sparsity.zeros),

@@ -105,3 +105,24 @@ def test_rows_below_the_floor_have_no_entropy() -> None:
     stats = attention.row_stats(torch.ones_like(key), key, Linear(), causal=False, scale=1.0)
     assert not stats.entropy.any()
     assert stats.magnitude.all()
+
+
+@pytest.mark.parametrize("mechanism", [Signed(), "softmax", "softpick"])
+def test_a_key_contributes_its_weight_times_the_norm_of_its_value(small_tiles, mechanism):
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 12, 4, 8, generator=generator)
+    key = torch.randn(2, 12, 2, 8, generator=generator)
+    value = torch.randn(2, 12, 2, 5, generator=generator) * torch.rand(2, 12, 1, 1, generator=generator)
+    value[:, 3] = 0.0
+    stats = attention.row_stats(query, key, mechanism, value=value, window=7)
+    weight = attention.weights(query, key, mechanism, kernel="dense", window=7)
+    norm = value.norm(dim=-1).repeat_interleave(2, 2).transpose(1, 2)[:, :, None]
+    given = weight.abs() * norm
+    whole = given.sum(-1, keepdim=True)
+    expected = (given / whole.where(whole > 0, 1)).sum(-2).double()
+    torch.testing.assert_close(stats.key_contribution, expected, rtol=1e-4, atol=1e-6)
+    assert not stats.key_contribution[:, :, 3].any()
+    plain = attention.row_stats(query, key, mechanism, window=7)
+    assert plain.key_contribution is None
+    for name, found in vars(plain).items():
+        assert found is None or torch.equal(found, getattr(stats, name)), name

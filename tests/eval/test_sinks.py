@@ -73,6 +73,9 @@ def dense(calls: list[AttentionCall], window: int, settings: Settings) -> dict[s
         ]
     )
     output = torch.stack([c.output.double().transpose(1, 2) for c in calls])
+    norms = torch.stack([c.value.double().norm(dim=-1).transpose(1, 2) for c in calls])[..., None, :]
+    given = weight.abs() * norms.repeat_interleave(weight.shape[2] // norms.shape[2], 2)
+    whole = given.sum(-1, keepdim=True)
     length = weight.shape[-1]
     row, key = torch.arange(length)[:, None], torch.arange(length)[None]
     visible = (row >= key) & (row - key < window)
@@ -85,6 +88,7 @@ def dense(calls: list[AttentionCall], window: int, settings: Settings) -> dict[s
         "raw": weight.sum(-2) / visible.sum(0),
         "renormalised": (weight.abs() / (magnitude + 1e-8)[..., None]).sum(-2) / visible.sum(0),
     }
+    contributed = (given / whole.where(whole > 0, 1)).sum(-2) / visible.sum(0)
     countable = visible.sum(0) > settings.audience * visible.sum(0).max()
     as_published = (weight.abs() / (magnitude + 1e-8)[..., None]).sum(-2) / torch.arange(length, 0, -1)
 
@@ -146,6 +150,12 @@ def dense(calls: list[AttentionCall], window: int, settings: Settings) -> dict[s
             **heads,
             **{name: hit.sum((1, 3, 4)) / area for name, hit in pairs.items()},
             "dead_tokens": dead,
+        },
+        "contribution": {
+            "sink_rate": rates(contributed[..., 0], (0, 1, 2)),
+            "sink_rate_by_key": rates(contributed[..., :4], (0, 1, 2)),
+            "heads": rates(contributed[..., 0], (1,)),
+            "importance": contributed[..., 0].mean(1),
         },
     }
 
