@@ -37,6 +37,7 @@ from eval.display import Shown
 from eval.drawing.maps import Maps
 from eval.drawing.panels import Panel
 from eval.heatmap_cells import pack, pool
+from eval.heatmap_rows import Rows
 from eval.options import option
 from eval.subjects.base import Subject
 from eval.subjects.coverage import Coverage, ranges
@@ -94,6 +95,7 @@ class HeadMap:
         residual: of the weights before pooling.
         zeros, negative: shares of the visible pairs.
         top, cells: the largest |w|, and the weights as `eval/heatmap_cells.py` packs them.
+        sink, entropy: of the rows, as `eval/heatmap_rows.py` has them; None where no row counts, or in old results.
     """
 
     head: int
@@ -102,6 +104,8 @@ class HeadMap:
     negative: float
     top: float
     cells: str
+    sink: float | None = None
+    entropy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -167,12 +171,9 @@ def finish(
     prompt = measured[0].results.prompt
     scale = heatmaps.Scale.shared(panels, settings.scale)
     files = style.save(heatmaps.draw(panels, scale, prompt), stem)
-    first = panels[0][0]
-    maps = [
-        _maps(one.results, one.subject, one.file["subject"]["label"], place, one.file["protocol"])
-        for place, one in enumerate(measured)
-    ]
-    size = viewer.write(page, maps, prompt, layer=first.layer, head=first.head, scale=settings.scale)
+    asked = settings.layers or settings.heads
+    place = (panels[0][0].layer, panels[0][0].head) if asked else None
+    size = viewer.write(page, maps(measured), prompt, place=place, scale=settings.scale)
     residuals = [head.residual for one in measured for layer in one.results.layers for head in layer.heads]
     return {
         "viewer": f"{page} ({size / 1e6:.2f} MB)",
@@ -182,12 +183,20 @@ def finish(
     }
 
 
+def maps(measured: Sequence[Evaluated[Result]]) -> list[Maps]:
+    """The heatmaps of runs, as the viewer takes them."""
+    return [
+        _maps(one.results, one.subject, one.file["subject"]["label"], place, one.file["protocol"])
+        for place, one in enumerate(measured)
+    ]
+
+
 def section(runs: Sequence[Shown[Result]]) -> str:
     """The viewer of all runs."""
     from eval.drawing import viewer
 
-    maps = [_maps(run.results, run.name, run.label, run.place, run.protocol) for run in runs]
-    return viewer.report_section(maps, list(dict.fromkeys(run.results.prompt for run in runs)))
+    shown = [_maps(run.results, run.name, run.label, run.place, run.protocol) for run in runs]
+    return viewer.report_section(shown, list(dict.fromkeys(run.results.prompt for run in runs)))
 
 
 def run(subject: Subject, settings: Settings) -> Measurement[Result]:
@@ -303,6 +312,8 @@ def _panel(one: Evaluated[Result], layer: Layer, head: HeadMap) -> Panel:
         head=head.head,
         residual=head.residual,
         zeros=head.zeros,
+        sink=head.sink,
+        entropy=head.entropy,
         pieces=one.results.pieces,
         pool=one.results.pool,
         packed={"top": head.top, "cells": head.cells},
@@ -325,7 +336,7 @@ def _layer(call: AttentionCall, factor: int) -> Layer:
     side = -(-length // factor)
     cells = np.full((heads, side, side), math.nan, np.float32)
     zeros, negative = torch.zeros(2, heads, dtype=torch.int64)
-    pairs, mixed = 0, []
+    pairs, mixed, rows = 0, [], Rows(heads)
     # Blocks of whole cells.
     height = max(1, ENTRIES // (heads * length * factor)) * factor
     for start in range(0, length, height):
@@ -335,6 +346,7 @@ def _layer(call: AttentionCall, factor: int) -> Layer:
         zeros += ((weight == 0) & visible).sum((1, 2)).cpu()
         negative += (weight < 0).sum((1, 2)).cpu()
         pairs += int(visible.sum())
+        rows.add(weight, visible)
         shown = weight.masked_fill(~visible, math.nan).cpu().numpy()
         edge = -(-stop // factor)
         for head in range(heads):
@@ -351,6 +363,8 @@ def _layer(call: AttentionCall, factor: int) -> Layer:
                 zeros=zeros[head].item() / pairs,
                 negative=negative[head].item() / pairs,
                 **pack(cells[head]),
+                sink=rows.sink[head],
+                entropy=rows.entropy[head],
             )
             for head in range(heads)
         ],

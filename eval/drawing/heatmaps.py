@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from eval.drawing.panels import Panel
+from eval.drawing.panels import short as residual
 from eval.drawing.style import DECADES, INK, bare, colours, plain, short, style
 
 ZERO = (0.5, 0.5, 0.5, 0.28)
@@ -119,7 +120,8 @@ def draw(panels: Sequence[Sequence[Panel]], scale: Scale, prompt: str) -> Figure
             va="center",
             fontsize=8,
         )
-        _legend(figure, figure.add_axes((0.2, 0.78 / height, 0.6, 0.12 / height)), scale)
+        worst = residual(max(panel.residual for line in panels for panel in line))
+        _legend(figure, figure.add_axes((0.2, 0.78 / height, 0.6, 0.12 / height)), scale, worst)
         return figure
 
 
@@ -135,7 +137,7 @@ def _heatmap(axes: Axes, panel: Panel, scale: Scale, inches: float, *, rows: boo
     bare(axes)
 
 
-def _legend(figure: Figure, axes: Axes, scale: Scale) -> None:
+def _legend(figure: Figure, axes: Axes, scale: Scale, worst: str) -> None:
     bar = figure.colorbar(
         ScalarMappable(scale.norm, scale.colormap),
         cax=axes,
@@ -144,7 +146,10 @@ def _legend(figure: Figure, axes: Axes, scale: Scale) -> None:
         format=lambda value, _: plain(value),
     )
     bar.outline.set_visible(False)
-    bar.set_label(f"attention weight, {scale.words}, the same for all panels (rows: queries, columns: keys)")
+    bar.set_label(
+        f"attention weight, {scale.words}, the same for all panels (rows: queries, columns: keys); residuals at most "
+        f"{worst}"
+    )
     entries = [
         Patch(facecolor=to_rgba(ZERO), label="exactly 0"),
         Patch(facecolor="none", edgecolor=INK, linewidth=0.4, label="blank: not visible to the query"),

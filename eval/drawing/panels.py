@@ -20,6 +20,8 @@ class Panel:
     head: int
     residual: float
     zeros: float
+    sink: float | None
+    entropy: float | None
     pieces: list[str]
     pool: int
     packed: Mapping[str, Any]
@@ -36,9 +38,11 @@ class Panel:
 
     @property
     def caption(self) -> str:
-        """The words on the panel: how well its weights explain the output, zeros, and pooling."""
-        pooled = f" · largest of {self.pool} × {self.pool}" if self.pool > 1 else ""
-        return f"residual {short(self.residual)} · exact zeros {self.zeros:.0%}{pooled}"
+        """The words on the panel: the shape of its rows, zeros, and pooling."""
+        shape = {"sink": self.sink, "entropy": self.entropy}
+        known = [f"{name} {value:.2f}" for name, value in shape.items() if value is not None]
+        pooled = [f"largest of {self.pool} × {self.pool}"] if self.pool > 1 else []
+        return " · ".join([*known, f"zeros {self.zeros:.0%}", *pooled])
 
     @cached_property
     def matrix(self) -> np.ndarray:

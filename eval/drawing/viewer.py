@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.drawing import style
+from eval.drawing import opening, style
 from eval.drawing.maps import Maps
 from eval.drawing.pages import render
 from eval.drawing.panels import short
@@ -28,14 +28,7 @@ def write(path: Path, runs: Sequence[Maps], prompt: str, **start: Any) -> int:
     Raises:
         ModelError: it cannot be written.
     """
-    viewer = section(runs, tracked=True, **start)
-    text = render(
-        "viewer.html",
-        title=f"Attention of {runs[0].name if len(runs) == 1 else f'{len(runs)} runs'}",
-        prompt=prompt,
-        size=f"{len(json.dumps(viewer)) / 1e6:.2f}",
-        viewer=viewer,
-    )
+    text = page(runs, prompt, tracked=True, **start)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -44,22 +37,41 @@ def write(path: Path, runs: Sequence[Maps], prompt: str, **start: Any) -> int:
     return len(text.encode())
 
 
+def page(runs: Sequence[Maps], prompt: str, **start: Any) -> str:
+    """The viewer of runs on one prompt as a page.
+
+    Args:
+        runs: their heatmaps.
+        prompt: that they were given.
+        start: as for `section`.
+    """
+    viewer = section(runs, **start)
+    return render(
+        "viewer.html",
+        title=f"Attention of {runs[0].name if len(runs) == 1 else f'{len(runs)} runs'}",
+        prompt=prompt,
+        size=f"{len(json.dumps(viewer)) / 1e6:.2f}",
+        viewer=viewer,
+    )
+
+
 def report_section(runs: Sequence[Maps], prompts: Sequence[str]) -> str:
     """The viewer as a section of a page, as HTML, behind the prompts that the runs were given."""
     return render("heatmaps_section.html", viewer=section(runs) if runs else None, prompts=prompts)
 
 
 def section(
-    runs: Sequence[Maps], *, layer: int = 0, head: int = 0, scale: str = "log", tracked: bool = False
+    runs: Sequence[Maps], *, place: tuple[int, int] | None = None, scale: str = "log", tracked: bool = False
 ) -> dict[str, Any]:
     """The values that templates/viewer_section.html needs.
 
     Args:
         runs: their heatmaps.
-        layer, head: to begin with.
-        scale: to begin with, "log" or "linear".
+        place: layer and head to begin with; by default where `opening.choose` says.
+        scale: of weights to begin with, "log" or "linear"; differences begin with "linear".
         tracked: whether the address of the page follows what is shown.
     """
+    first = opening.choose(runs) if place is None else opening.Opening(*place, "", 0, min(1, len(runs) - 1))
     return {
         "runs": [
             {
@@ -83,10 +95,11 @@ def section(
             f"The prompt is long: a cell is the weight of largest magnitude of {pool} queries and {pool} keys."
             for pool in sorted({run.pool for run in runs} - {1})
         ),
-        "layer": layer,
-        "head": head,
+        "layer": first.layer,
+        "head": first.head,
+        "why": first.why,
         "scale": scale,
-        "a": 0,
-        "b": min(1, len(runs) - 1),
+        "a": first.a,
+        "b": first.b,
         "tracked": tracked,
     }

@@ -1,7 +1,7 @@
 """The sections of the page: what the runs have left, drawn."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -84,7 +84,8 @@ def sections(groups: Sequence[Group], *, curves_only: bool = False) -> list[Sect
         section.drawings += drawings
         if has_html and analysis.section is not None:
             # Templates have escaped what it holds.
-            section.html = Markup(section.html) + Markup(analysis.section(seen))
+            coloured = [replace(one, place=variants[one.place][0]) for one in seen]
+            section.html = Markup(section.html) + Markup(analysis.section(coloured))
             section.missing += [f"{run.name}: {run.missing[name]}." for run in runs if name in run.missing]
     return list(found.values())
 

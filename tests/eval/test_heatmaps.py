@@ -15,7 +15,7 @@ from eval.analyses.heatmaps import Result, Settings
 from eval.analysis import Evaluated, evaluate
 from eval.drawing import heatmaps as drawn
 from eval.drawing import style
-from eval.drawing.panels import Panel, short
+from eval.drawing.panels import Panel
 from eval.heatmap_cells import pack, pool, unpack
 from eval.subject import open_subject
 from eval.subjects.base import Subject
@@ -71,7 +71,7 @@ def panel_of(*rows: list[float | None], **changes: object) -> Panel:
     matrix = np.full((len(rows), len(rows)), np.nan)
     for query, row in enumerate(rows):
         matrix[query, : len(row)] = [np.nan if weight is None else weight for weight in row]
-    blank = Panel("run", "softmax", 0, 0, 0.0, 0.0, ["x"] * len(rows), 1, pack(matrix))
+    blank = Panel("run", "softmax", 0, 0, 0.0, 0.0, None, None, ["x"] * len(rows), 1, pack(matrix))
     return replace(blank, **changes)
 
 
@@ -96,7 +96,6 @@ def test_the_residual_is_that_of_the_weights_against_the_model(subjects):
                 # The stored weights have a relative error of up to 4e-4.
                 assert found < 2e-3
                 assert panel.residual < 1e-5
-                assert f"residual {short(panel.residual)} " in panel.caption
 
 
 def test_every_run_answers_to_its_own_formula(subjects):
@@ -112,7 +111,29 @@ def test_zeros_are_counted_among_visible_pairs_only(subjects):
     panel = every(record(subjects[1]))[0][1]
     matrix = panel.matrix
     assert panel.zeros == pytest.approx((matrix == 0).sum() / (~np.isnan(matrix)).sum())
-    assert f"exact zeros {panel.zeros:.0%}" in panel.caption
+    assert f"zeros {panel.zeros:.0%}" in panel.caption
+
+
+def test_sink_and_entropy_are_those_of_the_rows(subjects, monkeypatch):
+    """Of rows divided by their magnitude, those without weight and the first left out; in blocks as in one piece."""
+    whole = [record(subject) for subject in subjects]
+    monkeypatch.setattr(heatmaps, "ENTRIES", 64)
+    for subject, found in zip(subjects, whole, strict=True):
+        blocks = evaluate(heatmaps.ANALYSIS, subject, Settings(prompt="To be, or not to be"), fresh=True)
+        for panel, again in zip(chain(*every(found)), chain(*every(blocks)), strict=True):
+            sinks, spreads = [], []
+            for row in panel.matrix[1:]:
+                seen = np.abs(row[~np.isnan(row)])
+                if not seen.sum():
+                    continue
+                share = seen / seen.sum()
+                # A key that a window hides gets nothing.
+                sinks.append(0.0 if np.isnan(row[0]) else share[0])
+                spreads.append(-sum(p * np.log(p) for p in share if p) / np.log(len(seen)))
+            assert panel.sink == pytest.approx(np.mean(sinks), abs=2e-3)
+            assert panel.entropy == pytest.approx(np.mean(spreads), abs=2e-3)
+            assert (again.sink, again.entropy) == (pytest.approx(panel.sink), pytest.approx(panel.entropy))
+            assert f"sink {panel.sink:.2f} · entropy {panel.entropy:.2f} · " in panel.caption
 
 
 def test_an_output_that_the_weights_do_not_give_is_refused(subjects, monkeypatch):

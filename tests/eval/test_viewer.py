@@ -4,11 +4,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from eval.drawing import style, viewer
+from eval.drawing import opening, style, viewer
 from eval.drawing.maps import Maps
 from eval.heatmap_cells import pack, pool, unpack
 from models import ModelError
@@ -40,6 +41,8 @@ def record(kind: str, pieces: list[str] = PIECES, factor: int = 1) -> Maps:
             "residual": 1.5e-7 * (1 + layer),
             "zeros": float((seen == 0).mean()),
             "negative": float((seen < 0).mean()),
+            "sink": round(0.1 + 0.2 * head + 0.3 * layer, 2),
+            "entropy": None if kind == "windowed" else 0.5,
             **pack(pool(matrix, factor)),
         }
 
@@ -62,7 +65,7 @@ def prompt(pieces: list[str] = PIECES) -> str:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("viewer") / "viewer.html"
-    viewer.write(path, [record(kind) for kind in KINDS], prompt())
+    viewer.write(path, [record(kind) for kind in KINDS], prompt(), place=(0, 0))
     return path
 
 
@@ -182,15 +185,20 @@ def test_layers_and_heads_are_switched_by_mouse_and_keyboard(visit, page):
     opened.get_by_label("next layer").click()
     opened.get_by_label("previous head").click()
     assert "layer 1, head 2" in heading.text_content()
-    assert "residual 3.0e-7 · exact zeros" in opened.locator("figure.map .caption").first.text_content()
+    caption = opened.locator("figure.map .caption").first
+    assert caption.locator("summary").text_content().startswith("sink 0.80 · entropy 0.50 · zeros ")
+    assert caption.text_content().endswith("residual 3.0e-7")
     opened.locator("h1").click()
     opened.keyboard.press("l")
     opened.keyboard.press("k")
     assert "layer 0, head 0" in heading.text_content()
     opened.keyboard.press("v")
     assert opened.locator("[name=view][value=difference]").is_checked()
+    # Differences have a scale of their own.
+    assert opened.locator("[name=between][value=linear]").is_checked()
     opened.keyboard.press("s")
-    assert opened.locator("[name=scale][value=linear]").is_checked()
+    assert opened.locator("[name=between][value=log]").is_checked()
+    assert opened.locator("[name=scale][value=log]").is_checked()
 
 
 def test_arrows_move_over_a_heatmap_that_has_the_focus(visit, page):
@@ -208,7 +216,7 @@ def test_arrows_move_over_a_heatmap_that_has_the_focus(visit, page):
 @pytest.mark.parametrize("other", ["same", "1.2"])
 def test_the_difference_of_two_heads(visit, page, other):
     opened = visit(page)
-    pick(opened, view="difference", a="0", b="2", other=other, scale="linear")
+    pick(opened, view="difference", a="0", b="2", other=other)
     first = unpack(pack(weights("softmax", 0, 0)))
     second = unpack(pack(weights("windowed", *((0, 0) if other == "same" else (1, 2)))))
     between = np.nan_to_num(first) - np.nan_to_num(second)
@@ -241,9 +249,87 @@ def test_a_thumbnail_opens_its_head(visit, page):
     pick(opened, view="grid")
     thumbnails = opened.locator(".thumbnail")
     assert thumbnails.count() == 3 * 2 * 3
-    assert thumbnails.nth(5).text_content() == "3.0e-7"
+    zeros = unpack(pack(weights("softmax", 1, 2)))
+    share = (zeros == 0).sum() / (~np.isnan(zeros)).sum()
+    assert thumbnails.nth(5).text_content() == f"0.80 · 0.50 · {100 * share:.0f}%"
     opened.get_by_label("my-signed, layer 1, head 2").click()
     assert "layer 1, head 2" in opened.locator("figure.map h4").first.text_content()
+
+
+def test_heads_are_sorted_and_filtered_by_what_their_captions_say(visit, page):
+    opened = visit(page)
+    pick(opened, view="grid", sort="sink", run="2")
+    names = [
+        text.split("0.")[0] for text in opened.locator(".all").first.locator(".thumbnail").all_text_contents()
+    ]
+    assert names == [
+        f"layer {layer}, head {head}" for layer, head in [(1, 2), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)]
+    ]
+    opened.locator("[name=bound]").fill("0.5")
+    assert opened.locator(".all").first.locator(".thumbnail").count() == 3
+    opened.locator("[name=bound]").fill("")
+    pick(opened, sort="entropy")
+    assert opened.locator(".bound").text_content() == "at most"
+    # Between two runs: half of what each is from their mean.
+    pick(opened, sort="apart")
+    first, *_ = opened.locator(".all").first.locator(".thumbnail").all_text_contents()
+    heads = [(layer, head) for layer in (0, 1) for head in range(3)]
+    far = {place: apart("softmax", "signed", *place) for place in heads}
+    layer, head = max(heads, key=far.__getitem__)
+    assert first.startswith(f"layer {layer}, head {head}apart {said(far[layer, head])}")
+
+
+def apart(one: str, other: str, layer: int, head: int) -> float:
+    difference = np.nan_to_num(weights(one, layer, head)) - np.nan_to_num(weights(other, layer, head))
+    return float(np.abs(difference).sum(-1).mean() / 4)
+
+
+def test_it_opens_where_the_runs_differ_most(visit, tmp_path):
+    runs = [record("softmax"), record("softmax"), record("signed")]
+    heads = [(layer, head) for layer in (0, 1) for head in range(3)]
+    layer, head = max(heads, key=lambda place: apart("softmax", "signed", *place))
+    found = opening.choose(runs)
+    assert (found.layer, found.head, found.a, found.b) == (layer, head, 0, 2)
+    viewer.write(tmp_path / "v.html", runs, prompt())
+    opened = visit(tmp_path / "v.html")
+    assert f"layer {layer}, head {head}" in opened.locator("figure.map h4").first.text_content()
+    assert "where the runs differ most" in opened.locator(".viewer").text_content()
+
+
+def test_one_run_opens_on_its_largest_sink():
+    found = opening.choose([record("softmax")])
+    assert (found.layer, found.head, found.why) == (1, 2, "the largest sink")
+    old = record("softmax")
+    layers = [{**layer, "heads": [{**head, "sink": None} for head in layer["heads"]]} for layer in old.layers]
+    found = opening.choose([replace(old, layers=layers)])
+    assert (found.layer, found.head, found.why) == (0, 0, "")
+    other = record("softmax", [*PIECES, "!"])
+    assert opening.choose([record("signed"), other]).why == "the largest sink of my-signed"
+
+
+def test_the_mean_of_heads_is_shown(visit, page):
+    opened = visit(page)
+    pick(opened, head="mean")
+    assert "layer 0, mean of heads" in opened.locator("figure.map h4").first.text_content()
+    assert opened.locator("figure.map summary").first.text_content().startswith("sink 0.30 · entropy 0.50")
+    expected = np.mean([unpack(pack(weights("softmax", 0, head))) for head in range(3)], 0)
+    canvas = opened.locator("figure.map canvas").first
+    canvas.scroll_into_view_if_needed()
+    x, y = place(opened, 0, 3, 1)
+    canvas.hover(position={"x": x, "y": y})
+    assert opened.locator("output .cell").first.text_content().endswith(f": {said(expected[3, 1])}")
+
+
+def test_a_heatmap_is_saved_as_a_picture_with_its_tokens(visit, page):
+    opened = visit(page)
+    for kind in ("PNG", "SVG"):
+        with opened.expect_download() as saved:
+            opened.locator("figure.map").first.get_by_role("button", name=kind).click()
+        content = Path(saved.value.path()).read_bytes()
+        assert saved.value.suggested_filename == f"my-softmaxsoftmax-layer-0-head-0.{kind.lower()}"
+        assert content.startswith(b"\x89PNG" if kind == "PNG" else b"<svg")
+    root = ElementTree.fromstring(content)
+    assert [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")].count("\u00b7be") == 2
 
 
 def test_the_address_leads_back_to_what_is_shown(visit, page):
@@ -264,7 +350,7 @@ def test_without_a_run_the_page_says_so(visit, page, view):
 
 def test_pooled_cells_name_all_their_tokens(visit, tmp_path):
     pieces = ["<s>"] + [f" w{index}" for index in range(11)]
-    viewer.write(tmp_path / "v.html", [record("softmax", pieces, factor=4)], prompt(pieces))
+    viewer.write(tmp_path / "v.html", [record("softmax", pieces, factor=4)], prompt(pieces), place=(0, 0))
     opened = visit(tmp_path / "v.html")
     assert "4 queries and 4 keys" in opened.locator("header").text_content()
     assert "each cell the largest of 4 × 4" in opened.locator(".caption").first.text_content()
