@@ -11,7 +11,7 @@ class Maps:
 
     Attributes:
         name, label: of the run.
-        place: of the run on the page, which decides its colour.
+        place: which decides its colour; seeds of one mechanism share theirs.
         pieces: the tokens of the prompt.
         pool: tokens to the side of a cell.
         layers: what templates/viewer.js reads: number, mechanism, window and heads of each, as JSON holds them.

@@ -78,11 +78,13 @@ def section(
                 "name": run.name,
                 "label": run.label,
                 "colour": style.colour(run.place),
+                # Of the seeds of one mechanism, which share a place, one is enough to begin with.
+                "shown": run.place not in [other.place for other in runs[:number]],
                 "pieces": run.pieces,
                 "pool": run.pool,
                 "layers": run.layers,
             }
-            for run in runs
+            for number, run in enumerate(runs)
         ],
         "palettes": style.palettes(),
         "decades": style.DECADES,
