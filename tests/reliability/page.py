@@ -11,8 +11,9 @@ from tests.reliability.trial import Trial
 TITLE = """\
 # What it survives
 
-Faults are made on purpose; each must end in the right answer or in one clear line. Every table is written by the
-command above it, never by hand; a short version of each runs with the tests.
+This page counts faults that were made on purpose: invalid calls, full disks, killed processes, damaged files. Each
+must end in the right answer or in one clear line. Every table is written by the command above it, never by hand; a
+short version of each runs with the tests.
 """
 NOT_TABLES = {"__init__", "__main__", "trial", "page"}
 
