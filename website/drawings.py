@@ -121,7 +121,7 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
     height = 0.55 + 1.55 * count
     figure = Figure(figsize=(WIDTH, height))
     panels = figure.subplots(count, 1, sharex=True)
-    margins = {"left": 0.62 / WIDTH, "right": 0.98, "bottom": 0.42 / height, "top": 1 - 0.1 / height}
+    margins = {"left": 0.78 / WIDTH, "right": 0.98, "bottom": 0.42 / height, "top": 1 - 0.1 / height}
     figure.subplots_adjust(**margins, hspace=0.14)
     figure.align_ylabels()
     return figure, panels
