@@ -5,6 +5,9 @@ out = attend(query, key, value, "softpick")
 out = attend(query, key, value, get("lssar", power=3), window=256)
 """
 
+from importlib import import_module
+from types import ModuleType
+
 from attention import requirements  # noqa: F401  (first: all else needs torch)
 from attention.capabilities import capabilities
 from attention.core.call import INFERENCE, Call, CallSpec, Phase
@@ -18,6 +21,14 @@ from attention.functional import RowStats, attend, row_stats, weights
 from attention.module import Attention, set_progress
 
 discover()
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`attention.transformers` without an import of its own: that package is optional, and heavy."""
+    if name == "transformers":
+        return import_module("attention.transformers")
+    raise AttributeError(f"module 'attention' has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 

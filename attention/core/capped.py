@@ -8,7 +8,7 @@ functions of the score, those of the form's own `capped` are the same functions 
 scores before it weighs them, as by a bias or a temperature, would have to come after the cap: such are refused.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -34,8 +34,10 @@ class Capped(Mechanism):
 
     inner: Mechanism
     cap: float
+    window: int | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "window", self.inner.window)
         if self.cap > LARGEST:
             raise AttentionError(f"softcap must be at most {LARGEST:g}, got {self.cap:g}")
         if type(self.inner).scores is not Mechanism.scores:
@@ -52,11 +54,6 @@ class Capped(Mechanism):
     def bounds(self) -> Bounds:  # type: ignore[override]
         """The mechanism's own, but for a key that equals its query."""
         return Bounds(self.inner.bounds.weight, self.inner.bounds.mass)
-
-    @property
-    def window(self) -> int | None:  # type: ignore[override]
-        """The mechanism's own."""
-        return self.inner.window
 
     @property
     def follows_training(self) -> bool:  # type: ignore[override]

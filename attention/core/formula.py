@@ -41,16 +41,26 @@ class UntraceableError(AttentionError):
     """A function that is not made of known elementary operations."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Exact:
+    """Equal where it reads the same: to Python the place 4 and the constant 4.0 are equal, here they are not."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and repr(other) == repr(self)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Step(Exact):
     """One elementary operation."""
 
     operation: str
     operands: tuple[Operand, ...]
 
 
-@dataclass(frozen=True)
-class Function:
+@dataclass(frozen=True, eq=False)
+class Function(Exact):
     """A pointwise function: its arguments, what it computes from them, and which values it returns."""
 
     name: str

@@ -126,7 +126,7 @@ def prepare(
     check_tensors(query, key, value)
     check_softcap(spec.softcap)
     if spec.softcap is not None:
-        mechanism = mechanism.form.capped(mechanism, float(spec.softcap))
+        mechanism = _CAPPED[_capped(mechanism, float(spec.softcap))]
     visible = visibility(
         query.shape[1],
         key.shape[1],
@@ -154,6 +154,19 @@ def prepare(
             f"{mechanism.name} scales its scores by {scores.scale}, which float32 cannot hold"
         )
     return AttentionInputs(mechanism, scores, value, visible, call, (query, key))
+
+
+_CAPPED: list[Mechanism] = []
+"""Those made so far: torch.compile takes a mechanism from a place that outlives the call, not one made in it."""
+
+
+@torch.compiler.assume_constant_result
+def _capped(mechanism: Mechanism, cap: float) -> int:
+    """The place of a mechanism of capped scores."""
+    made = mechanism.form.capped(mechanism, cap)
+    if made not in _CAPPED:
+        _CAPPED.append(made)
+    return _CAPPED.index(made)
 
 
 def example(

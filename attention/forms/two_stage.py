@@ -1,15 +1,12 @@
 """Two stages: rows are normalised, re-weighted and normalised again."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from attention.core.capped import Capped
 from attention.core.form import Rowwise, form
 from attention.core.masks import Tile
-from attention.core.mechanism import Mechanism
 
 
 @form
@@ -27,10 +24,6 @@ class TwoStage(Rowwise):
         "second_derivative": ("relative", "largest", "count"),
     }
     epsilon: float
-
-    def capped(self, cap: float) -> Mechanism:
-        """A first stage of capped scores."""
-        return CappedTwoStage(self, cap)
 
     @abstractmethod
     def first(self, score: Tensor) -> Tensor:
@@ -84,32 +77,3 @@ class TwoStage(Rowwise):
         power = tile.zero_(self.second(relative, largest, count))
         total = power.sum(-1, keepdim=True)
         return power, total.masked_fill_(total == 0, 1)
-
-
-@dataclass(frozen=True)
-class CappedTwoStage(Capped, TwoStage):
-    """A first stage of capped scores."""
-
-    inner: TwoStage
-    form = TwoStage
-
-    @property
-    def epsilon(self) -> float:  # type: ignore[override]
-        """The mechanism's own."""
-        return self.inner.epsilon
-
-    def first(self, score: Tensor) -> Tensor:
-        """The mechanism's, after the cap."""
-        return self.inner.first(self.capping(score))
-
-    def first_derivative(self, score: Tensor) -> Tensor:
-        """The mechanism's, times the cap's own."""
-        return self.inner.first_derivative(self.capping(score)) * self.slope(score)
-
-    def second(self, relative: Tensor, largest: Tensor, count: Tensor) -> Tensor:
-        """The mechanism's own."""
-        return self.inner.second(relative, largest, count)
-
-    def second_derivative(self, relative: Tensor, largest: Tensor, count: Tensor) -> Tensor:
-        """The mechanism's own."""
-        return self.inner.second_derivative(relative, largest, count)

@@ -1,5 +1,7 @@
 """The traced functions against the methods they were traced from."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -68,3 +70,29 @@ class _Overwriting(_Branching):
 def test_what_cannot_be_traced_is_refused_by_name(mechanism, message):
     with pytest.raises(UntraceableError, match=message):
         formula_of(mechanism)
+
+
+@dataclass(frozen=True)
+class _Coincident(Pointwise):
+    """A constant that is also the place of a value among the steps."""
+
+    name = "coincident"
+    constant: float = 2.0
+
+    def weights(self, score, visible):
+        return self.weight(score)
+
+    def weight(self, score):
+        half = (score / self.constant).tanh()
+        return (half * self.constant) + half * half
+
+    def weight_derivative(self, score, weight):
+        return weight
+
+
+@pytest.mark.parametrize("constant", [0.0 + x for x in range(1, 8)])
+def test_a_constant_is_no_place_of_a_value(constant):
+    mechanism = _Coincident(constant)
+    score = torch.linspace(-3, 3, 50, dtype=torch.float64)
+    (found,) = evaluate(formula_of(mechanism)["weight"], score)
+    assert torch.allclose(found, mechanism.weight(score), rtol=1e-12, atol=0)
