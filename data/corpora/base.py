@@ -37,7 +37,7 @@ class Corpus(ABC):
     """A dataclass, whose fields become keys of `data`."""
     options: ClassVar[frozenset[str]] = frozenset()
     """Their names."""
-    answers_after: ClassVar[str | None] = None
+    answers_after: str | None = None
     """What ends, where it first stands, the part of a document that is given and not learned; None: all is learned."""
 
     remote: bool = False

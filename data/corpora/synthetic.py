@@ -16,6 +16,14 @@ length; the others from 26 letters. A document is a function of task, size, seed
 Training documents are short more often than long, and those of induction come in pieces of two symbols up to all: long
 pieces teach to go on copying, and from there finding where a piece begins is a small step. With pieces of two alone, or
 with a loss on the symbols that are given, a small model is still naming any symbol of the context after 1500 steps.
+
+One task asks for nothing most of the time, and there all symbols are learned:
+
+    trigger     a b a c b b ! B         which of four letters came most often, the first in the alphabet among equals
+
+Nothing foretells the letters before the `!`, so a head has nothing to attend to there: its output should be the same
+whatever they are. A row of weights that sums to one can be silent only by attending to a token without content, the
+first one: a sink (after the trigger-conditional task of arXiv 2603.11487). Its documents are all as long as asked.
 """
 
 import itertools
@@ -43,6 +51,7 @@ PASSKEY = 4
 SHORTEST = 12
 """Symbols of the shortest document."""
 ASKED = "?"
+TRIGGER, LETTERS = "!", CONTENT[:4]
 
 
 @dataclass(frozen=True)
@@ -76,12 +85,15 @@ def example(task: str, size: int, seed: int, index: int) -> Example:
 
 
 def lesson(task: str, longest: int, seed: int, index: int) -> Example:
-    """Training document `index` of a task, of at most `longest` symbols; the logarithm of its size is uniform.
+    """Training document `index` of a task, of at most `longest` symbols; the logarithm of its size is uniform, but
+    those of trigger have all the same.
 
     Raises:
         DataError: unknown task, or `longest` below 12.
     """
     chance = random.Random(f"lesson {task} {longest} {seed} {index}")
+    if task == "trigger":
+        return _trigger(chance, longest)
     size = _log_uniform(chance, SHORTEST, longest)
     if task == "induction":
         return _induction(chance, size, piece=_log_uniform(chance, 2, size // 2))
@@ -91,14 +103,14 @@ def lesson(task: str, longest: int, seed: int, index: int) -> Example:
 class Synthetic(Corpus):
     """Training documents of one task, of up to `task_length` symbols."""
 
-    answers_after = ASKED
+    answers_after: str | None = ASKED
 
     @dataclass
     class Options:
         """Keys of `data`.
 
         Attributes:
-            task: synthetic: "copy", "induction", "maximum" or "passkey".
+            task: synthetic: "copy", "induction", "maximum", "passkey" or "trigger".
             task_length: synthetic: symbols of the longest documents.
         """
 
@@ -118,6 +130,8 @@ class Synthetic(Corpus):
         if config.tokenizer.path is None and config.tokenizer.kind != "char":
             raise DataError("corpus 'synthetic' needs tokenizer.kind=char, which makes each symbol a token")
         self.task = config.task
+        if self.task == "trigger":
+            self.answers_after = None
 
     def identity(self, hashes: Hashes = content_hashes) -> dict[str, Any]:
         """The options, and a few documents, which change whenever the way they are made does."""
@@ -163,6 +177,12 @@ def _passkey(chance: random.Random, size: int) -> Example:
     return _asked(given, key, range(PASSKEY), KEYS)
 
 
+def _trigger(chance: random.Random, size: int) -> Example:
+    letters = "".join(chance.choices(LETTERS, k=size - 2))
+    most = max(LETTERS, key=letters.count)
+    return Example(letters + TRIGGER + most.upper(), (size - 1,), LETTERS.upper())
+
+
 def _asked(given: str, wanted: str, answers: Iterable[int], choices: str = SYMBOLS) -> Example:
     """What is given, and what is wanted, of which `answers` follow."""
     begin = len(given) + len(ASKED)
@@ -188,4 +208,5 @@ TASKS: dict[str, Callable[[random.Random, int], Example]] = {
     "induction": _induction,
     "maximum": _maximum,
     "passkey": _passkey,
+    "trigger": _trigger,
 }
