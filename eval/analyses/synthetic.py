@@ -1,4 +1,4 @@
-"""Copy, induction, maximum and passkey at 1 to 16 times the training length, for runs that were trained on them.
+"""Tasks made of symbols at 1 to 16 times the training length, for runs that were trained on them.
 
 The tasks are in `data/corpora/synthetic.py`, which makes the training documents, too: those have from a quarter of
 `data.task_length` symbols up to all of it. Here documents have 1 to 16 times `task_length` symbols, each behind a

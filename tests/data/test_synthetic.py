@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from common.targets import IGNORED
 from data import DataConfig, DataError, TokenizerConfig, prepare
 from data.corpora import open_corpus
-from data.corpora.synthetic import KEYS, SYMBOLS, TASKS, example, lesson
+from data.corpora.synthetic import KEYS, LETTERS, SYMBOLS, TASKS, example, lesson
 from data.packing import PackedDataset
 
 CHAR = TokenizerConfig(kind="char")
@@ -31,6 +31,9 @@ def solve(task: str, context: str) -> str:
             return context[context.index(max(symbol for symbol in context if symbol in KEYS)) + 1]
         case "passkey":
             return context[context.index("#") + len(context) - context.index("?")]
+        case "trigger":
+            counts = [(context.count(letter), -place) for place, letter in enumerate(LETTERS)]
+            return LETTERS[-max(counts)[1]].upper()
     raise AssertionError(task)
 
 
@@ -46,7 +49,7 @@ def test_every_answer_follows_from_what_stands_before(task, size, seed, index):
     for taught in (found, lesson(task, size, seed, index)):
         assert taught.answers
         assert len(taught.text) <= size
-        assert taught.text.index("?") < taught.answers[0]
+        assert taught.text.index("!" if task == "trigger" else "?") < taught.answers[0]
         for answer in taught.answers:
             assert taught.text[answer] in taught.choices
             assert solve(task, taught.text[:answer]) == taught.text[answer]
@@ -108,10 +111,18 @@ def test_a_corpus_learns_answers_alone_and_each_symbol_is_a_token(tmp_path):
     assert again.identity() != open_corpus(config()).identity()
 
 
+def test_where_nothing_is_asked_for_all_symbols_are_learned(tmp_path):
+    prepared = prepare(config(task="trigger", task_length=24), tmp_path)
+    row = PackedDataset(prepared.train, 24)[0]
+    assert prepared.train.n_tokens == 24 * len(prepared.train)
+    assert prepared.tokenizer.decode(row["targets"].tolist())[22:].startswith("!")
+    assert open_corpus(config()).answers_after == "?"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": None}, "needs task, one of copy, induction, maximum, passkey"),
+        ({"task": None}, "needs task, one of copy, induction, maximum, passkey, trigger"),
         ({"task": "sort"}, "got 'sort'"),
         ({"task_length": 8}, "task_length is 8; it must be at least 12"),
         ({"max_documents": None}, "say how much of it with max_documents"),
