@@ -11,6 +11,7 @@ import argparse
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ FAMILIES = {
     "Llama": "plain softmax",
 }
 """Families, and what their attention asks for."""
+
+Runs = dict[str, Callable[[], Any]]
+"""A part of a model by implementation."""
 
 TOLERANCE = 1e-4
 """Largest difference of outputs between the two: the speed of something else is not worth printing."""
@@ -77,25 +81,30 @@ def measure(family: str, length: int, rounds: int) -> list[Measured]:
     return found
 
 
-def _parts(family: str, length: int) -> dict[str, dict[str, Callable[[], torch.Tensor]]]:
+def _parts(family: str, length: int) -> dict[str, Runs]:
     tokens = torch.randint(3, 90, (1, length), generator=torch.Generator().manual_seed(0))
     models = {name: tiny(family, name, **SIZES) for name in ("eager", AUTO)}
     calls = {name: _calls(model, tokens) for name, model in models.items()}
     module = importlib.import_module(type(models["eager"]).__module__)
     functions = {"eager": module.eager_attention_forward, AUTO: attention_function(AUTO)}
-    parts: dict[str, dict[str, Callable[[], torch.Tensor]]] = {}
+    parts: dict[str, Runs] = {}
     for layer in range(len(calls["eager"])):
-        window = getattr(models["eager"].config, "layer_types", ["full_attention"] * 2)[layer]
-        parts[f"attention, {window.removesuffix('_attention')}"] = {
-            name: lambda name=name, layer=layer: functions[name](
-                *calls[name][layer][0], **calls[name][layer][1]
-            )[0]
-            for name in models
+        kind = getattr(models["eager"].config, "layer_types", ["full_attention"] * 2)[layer]
+        parts[f"attention, {kind.removesuffix('_attention')}"] = {
+            name: partial(_attention, functions[name], *calls[name][layer]) for name in models
         }
-    parts["model"] = {
-        name: lambda model=model: model(tokens, use_cache=False).logits for name, model in models.items()
-    }
+    parts["model"] = {name: partial(_logits, model, tokens) for name, model in models.items()}
     return parts
+
+
+def _attention(
+    function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> torch.Tensor:
+    return function(*arguments, **options)[0]
+
+
+def _logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    return model(tokens, use_cache=False).logits
 
 
 def _calls(model: Any, tokens: torch.Tensor) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
