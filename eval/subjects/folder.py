@@ -16,14 +16,16 @@ from eval.subjects.texts import corpus
 class FolderSubject(Subject):
     """A causal language model of transformers with its tokenizer."""
 
-    def __init__(self, path: Path, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, path: Path, device: torch.device, dtype: torch.dtype, attention: str | None = None
+    ) -> None:
         weights = weight_files(path)
-        self._model, self._tokenizer = load(path, weights[0], dtype)
+        self._model, self._tokenizer = load(path, weights[0], dtype, attention)
         self._model.to(device).eval().requires_grad_(False)
         self.name = path.resolve().name
         self.path, self.step = path, None
         self.checkpoint = weights_hash(weights)
-        self.architecture = _architecture(self._model)
+        self.architecture = _architecture(self._model, attention)
         self.vocab_size = self._model.config.get_text_config().vocab_size
         self.bos, self.eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         self.tokenizer_fingerprint = _tokenizer_fingerprint(self._tokenizer)
@@ -47,16 +49,15 @@ class FolderSubject(Subject):
         return corpus({})
 
 
-def _architecture(network: Any) -> str:
+def _architecture(network: Any, attention: str | None) -> str:
     configs = {"model": network.config.to_dict(), "generation": network.generation_config.to_dict()}
     # Where the model lies and who wrote its files decide nothing; its dtype is the protocol's.
     idle = ("_name_or_path", "transformers_version", "dtype")
-    return fingerprint(
-        {
-            which: {key: value for key, value in config.items() if key not in idle}
-            for which, config in configs.items()
-        }
-    )
+    own = {
+        which: {key: value for key, value in config.items() if key not in idle}
+        for which, config in configs.items()
+    }
+    return fingerprint(own if attention is None else {**own, "attention": attention})
 
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:

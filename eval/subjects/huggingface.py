@@ -11,19 +11,21 @@ from torch import Tensor, nn
 
 from attention import Mechanism
 from eval.subjects import rotary
-from eval.subjects.attention_function import Seen, watched
 from eval.subjects.base import AttentionReport, HiddenReport
 from eval.subjects.coverage import Coverage
 from eval.subjects.folder import FolderSubject
 from eval.subjects.probe import TOKENS, Probe, probe
-from models import AttentionCall, ModelError
+from eval.subjects.watching import watched
+from models import ModelError
 
 
 class HuggingFaceSubject(FolderSubject):
     """A model of a family of transformers."""
 
-    def __init__(self, path: Path, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(path, device, dtype)
+    def __init__(
+        self, path: Path, device: torch.device, dtype: torch.dtype, attention: str | None = None
+    ) -> None:
+        super().__init__(path, device, dtype, attention)
         config = self._model.config.get_text_config()
         self.train_length = config.max_position_embeddings
         # Rotary embeddings go on beyond the training length; tables of positions do not.
@@ -146,15 +148,7 @@ class HuggingFaceSubject(FolderSubject):
         return rotary.rotary_tables(self.network, getattr(config, "rope_parameters", None) or {})
 
     def _reporting(self, report: AttentionReport) -> AbstractContextManager[None]:
-        layers = self._traceable().layers
-
-        def watch(seen: Seen) -> Tensor | None:
-            layer = layers[seen.module]
-            return report(
-                AttentionCall(layer, seen.query, seen.key, seen.value, seen.output, seen.mechanism, seen.spec)
-            )
-
-        return watched(self._model, watch)
+        return watched(self._model, self._traceable().layers.__getitem__, lambda module, call: report(call))
 
 
 def _hidden_hooks(blocks: nn.ModuleList, report: HiddenReport) -> list[Callable[..., None]]:

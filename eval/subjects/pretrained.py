@@ -9,6 +9,9 @@ import torch
 import transformers
 from torch import nn
 
+from attention import AttentionError
+from attention.transformers import register
+from attention.transformers.calls import CHILD
 from common.errors import InputError
 from common.hashing import file_hash
 from common.reading import read_json
@@ -29,10 +32,18 @@ SIZES = {
 """Entries that the config of every model must state, and up to which size they are believed."""
 
 
-def load(path: Path, weights: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def load(path: Path, weights: Path, dtype: torch.dtype, attention: str | None = None) -> tuple[Any, Any]:
     """The model and the tokenizer of a directory.
 
+    Args:
+        path: of the directory.
+        weights: the first of its files of weights.
+        dtype: to compute in.
+        attention: what takes the place of the model's own attention, as of `attention.transformers.mechanism_of`. What
+            it learns begins at its initial values where the files have nothing of it.
+
     Raises:
+        AttentionError: no such mechanism, or the model cannot attend so.
         ModelError: it cannot be opened, brings code of its own, or its weights are not exactly the model's.
     """
     _check_files(path)
@@ -41,6 +52,8 @@ def load(path: Path, weights: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if weights.suffix == ".gguf":
         options["gguf_file"] = weights.name
+    register()  # a folder may say that its model attends by a mechanism of this project
+    chosen = {} if attention is None else {"attn_implementation": attention}
     try:
         config = transformers.AutoConfig.from_pretrained(path, **options)
         _check_sizes(path, config.get_text_config())
@@ -50,18 +63,26 @@ def load(path: Path, weights: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
+            **chosen,
             **options,
         )
         network, found = opened
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
-    except InputError:
+    except (InputError, AttentionError):
         raise
     # What transformers, tokenizers, safetensors and torch raise over damaged files has no common ancestor.
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise ModelError(f"{path} cannot be opened as a causal language model: {reason}") from error
+    if attention is not None:
+        found["missing_keys"] = {name for name in found["missing_keys"] if not _learned(name)}
     _check_weights(path, network, found)
     return network, tokenizer
+
+
+def _learned(name: str) -> bool:
+    """Whether a tensor is one that a mechanism learns, in the child that its layer holds for it."""
+    return f".{CHILD}.learned." in name
 
 
 def is_export(path: Path) -> bool:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attention import Mechanism
+from attention import AttentionError, Mechanism
 from common.errors import InputError
-from eval.subjects.attention_function import Seen, watched
 from eval.subjects.coverage import GATE, Coverage
-from models import ModelError
+from eval.subjects.watching import watched
+from models import AttentionCall, ModelError
 
 TOKENS = 24
 """Of the pass, unless the model has fewer positions."""
@@ -65,7 +65,7 @@ def probe(model: Any, blocks: nn.ModuleList, states: Callable[[], Tensor]) -> Pr
             f"{name} does not attend as the trace has it: its final states differ by {error:.1%}"
         )
     if not found.layers:
-        raise ModelError(f"{type(model).__name__} has no layer with attention weights")
+        raise ModelError(f"{type(model).__name__} has no layer whose attention weights can be traced")
     layers = sorted(found.layers.values())
     left_out = {
         str(index): _reason(model.config.get_text_config(), index, block)
@@ -78,10 +78,12 @@ def probe(model: Any, blocks: nn.ModuleList, states: Callable[[], Tensor]) -> Pr
 
 def _watched_states(model: Any, found: "_Findings", states: Callable[[], Tensor]) -> Tensor:
     try:
-        with watched(model, found.see):
+        with watched(model, found.place, found.see):
             return states().float()
     except InputError:
         raise
+    except AttentionError as error:
+        raise ModelError(str(error)) from error
     # A model that reads its mask itself, or expects weights, fails in ways of its own.
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -103,24 +105,32 @@ class _Findings:
         self.handles: list[Any] = []
         self.reads: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
-    def see(self, seen: Seen) -> None:
-        """Note a call, and what the linear layers of its module read after it."""
-        name = type(seen.module).__name__
-        if seen.module not in self.places:
+    def place(self, module: nn.Module) -> int:
+        """The layer of a module that attends.
+
+        Raises:
+            ModelError: it stands in none, or another call of this pass was in the same.
+        """
+        name = type(module).__name__
+        if module not in self.places:
             raise ModelError(f"{name} stands in no block of the model, so its layer is not known")
-        layer = self.places[seen.module]
+        layer = self.places[module]
         if layer in self.layers.values():
             raise ModelError(f"{name} attends more than once in layer {layer}, which a trace cannot show")
-        self.layers[seen.module] = layer
-        self.mechanisms.add(seen.mechanism)
-        mixed = seen.output.flatten(-2).clone()
-        reads = self.reads.setdefault(seen.module, [])
+        return layer
+
+    def see(self, attention: nn.Module, call: AttentionCall) -> None:
+        """Note a call, and what the linear layers of its module read after it."""
+        self.layers[attention] = call.layer
+        self.mechanisms.add(call.mechanism)
+        mixed = call.output.flatten(-2).clone()
+        reads = self.reads.setdefault(attention, [])
 
         def read(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
             if inputs and inputs[0].numel() == mixed.numel():
                 reads.append((mixed, inputs[0].reshape(mixed.shape)))
 
-        for module in seen.module.modules():
+        for module in attention.modules():
             if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
                 self.handles.append(module.register_forward_pre_hook(read))
 

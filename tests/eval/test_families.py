@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attention import weights
+from attention import AttentionError, weights
 from eval.analyses import heatmaps, quantize, sinks
 from eval.subject import open_subject
 from eval.subjects.base import Subject
@@ -164,10 +164,10 @@ def test_they_are_quantized_by_every_method_that_makes_sense(
 @pytest.mark.parametrize(
     ("family", "reason"),
     [
-        ("bloom", "does not let its attention be replaced"),
+        ("bloom", "has no layer whose attention weights can be traced"),
         ("diffllama", "DiffLlamaAttention attends more than once in layer 0"),
         ("doge", "does not work while its attention is traced"),
-        ("mamba", "has no layer with attention weights"),
+        ("mamba", "has no layer whose attention weights can be traced"),
     ],
 )
 def test_what_cannot_be_traced_says_so_in_one_line(
@@ -179,3 +179,58 @@ def test_what_cannot_be_traced_says_so_in_one_line(
         measure(sinks, subject, sinks.Settings(lengths=(16,), sequences=2))
     assert "\n" not in str(caught.value)
     assert subject.label == f"{family} attention"
+
+
+@pytest.mark.parametrize("mechanism", ["softpick", "lssar?power=3", "ssmax"])
+def test_a_model_that_runs_a_mechanism_of_the_zoo_is_traced_as_that(
+    mechanism: str, tokenizer: Any, prose_file: str, tmp_path: Path
+) -> None:
+    folder = save(tiny("llama"), tokenizer, tmp_path / "tiny")
+    subject = open_subject(folder, text=prose_file, attention=f"zoo:{mechanism}")
+    plain = open_subject(folder, text=prose_file)
+    name = mechanism.partition("?")[0]
+    assert (subject.label, plain.label) == (f"llama {name}", "llama softmax")
+    assert subject.architecture != plain.architecture
+    assert subject.results == folder / f"eval-{mechanism.replace('?', '-').replace('=', '-')}"
+    tokens = torch.tensor([subject.token_documents[0][:24]])
+    calls: list[AttentionCall] = []
+    with subject.trace(attention=calls.append):
+        traced = subject.logits(tokens)
+    assert torch.equal(traced, subject.logits(tokens))
+    assert not torch.allclose(traced, plain.logits(tokens), atol=1e-2)
+    assert {call.mechanism.name for call in calls} == {name}
+    assert {getattr(call.mechanism, "power", 3) for call in calls} == {3}
+    assert set(calls[0].spec.params or {}) == ({"length_scale"} if name == "ssmax" else set())
+    results = measure(sinks, subject, sinks.Settings(lengths=(16,), train_length=False, sequences=3))[
+        "results"
+    ]
+    zeros = results["lengths"]["16"]["sparsity"]["zeros"]
+    assert (zeros > 0.05) is (name != "ssmax")
+
+
+def test_a_folder_that_says_how_it_attends_is_opened_so(
+    tokenizer: Any, prose_file: str, tmp_path: Path
+) -> None:
+    from attention.transformers import register
+
+    register()
+    model = tiny("llama")
+    model.set_attn_implementation("zoo:softpick")
+    subject = open_subject(save(model, tokenizer, tmp_path / "tiny"), text=prose_file)
+    assert subject.label == "llama softpick"
+    with torch.no_grad():
+        tokens = torch.arange(20)[None]
+        torch.testing.assert_close(subject.logits(tokens), model(tokens).logits)
+
+
+def test_a_mechanism_that_has_no_place_is_refused(
+    tokenizer: Any, run_path: Path, prose_file: str, tmp_path: Path
+) -> None:
+    folder = save(tiny("llama"), tokenizer, tmp_path / "tiny")
+    with pytest.raises(AttentionError, match="unknown mechanism 'softpik'; did you mean 'softpick'"):
+        open_subject(folder, attention="zoo:softpik")
+    with pytest.raises(ModelError, match="attends as it was trained to"):
+        open_subject(run_path, attention="zoo:softpick")
+    sinky = save(tiny("gpt_oss"), tokenizer, tmp_path / "sinky")
+    with pytest.raises((ModelError, AttentionError), match="has learned sinks"):
+        open_subject(sinky, text=prose_file, attention="zoo:softpick")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from attention import AttentionError
 from eval.analyses import activations, bottleneck, lengths, quantize, sinks
 from eval.analysis import evaluate
 from eval.catalogue import get
@@ -106,33 +107,11 @@ def test_a_head_that_does_more_than_is_known_is_refused(
         measure(bottleneck, subject, bottleneck.Settings(length=16, tokens=64))
 
 
-def test_masks_become_intervals_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from eval.subjects import attention_function
-
-    sizes: list[int] = []
-
-    def windowed(batch: Any, head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        mask = (key <= query) & (query - key < 7)
-        sizes.append(mask.numel())
-        return mask
-
-    monkeypatch.setattr(attention_function, "MASK_ENTRIES", 300)
-    mask = attention_function.interval_mask(1, 48, 50, 2, mask_function=windowed)
-    position = torch.arange(2, 50)
-    expected = torch.stack([(position - 6).clamp(min=0), position + 1], -1)
-    assert torch.equal(mask[0, 0], expected)
-    assert max(sizes) <= 300
-    with pytest.raises(ModelError, match="masks keys amid visible ones"):
-        attention_function.interval_mask(
-            1, 8, 8, mask_function=lambda batch, head, query, key: (query - key) % 2 == 0
-        )
-
-
 def test_the_usual_attention_comes_back(folders: dict[str, Path], prose_file: str, tmp_path: Path) -> None:
     subject = opened(folders, "llama", prose_file, tmp_path)
     usual = subject.network.config._attn_implementation
     with subject.trace(attention=lambda call: None):
-        assert subject.network.config._attn_implementation == "attention_zoo"
+        assert subject.network.config._attn_implementation == "zoo:auto"
     assert subject.network.config._attn_implementation == usual
 
 
@@ -167,12 +146,12 @@ def test_masks_and_dropout_that_would_be_lost_are_refused(
             subject.network(tokens, attention_mask=padding)
         block = subject.network.model.layers[0].self_attn
         block.is_causal = False
-        with pytest.raises(ModelError, match="not causal"):
+        with pytest.raises(ModelError, match="mask other than causal"):
             subject.observe(tokens)
         block.is_causal = True
         block.attention_dropout = 0.1
         block.train()
-        with pytest.raises(ModelError, match="dropout"):
+        with pytest.raises(AttentionError, match="drops"):
             subject.observe(tokens)
 
 
