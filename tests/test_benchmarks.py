@@ -19,10 +19,12 @@ from benchmarks import (
     bench_checkpointing,
     bench_long,
     bench_train,
+    bench_transformers,
     learn,
     measure,
 )
 from benchmarks.peers import PEERS, Llama, PlainGPT
+from common.errors import InputError
 from models import GPT, ModelConfig, resolve
 from training.config import TrainConfig
 
@@ -261,3 +263,19 @@ def test_long_texts_are_compared_with_softmax_up_to_a_length(tmp_path, capsys):
     assert "x)" not in rows["simrf"][1]
     raw = json.loads((tmp_path / "benchmarks/results/long.json").read_text())
     assert all(len(x["samples"]) == 2 for x in raw["times"])
+
+
+def test_models_of_hugging_face_are_timed_by_part(tmp_path, capsys):
+    bench_transformers.main(
+        ["--lengths", "64", "--families", "gpt-oss", "--rounds", "1", "--write", str(tmp_path)]
+    )
+    page = (tmp_path / "benchmarks/results/transformers.md").read_text()
+    assert page in capsys.readouterr().out
+    for part in ("attention, sliding", "attention, full", "model"):
+        assert f"| gpt-oss | {part} | 64 |" in page
+
+
+def test_another_result_is_not_timed(monkeypatch):
+    monkeypatch.setattr(bench_transformers, "TOLERANCE", -1.0)
+    with pytest.raises(InputError, match="gpt-oss, attention, sliding, 64 tokens: outputs differ by"):
+        bench_transformers.main(["--lengths", "64", "--families", "gpt-oss", "--rounds", "1"])
