@@ -13,7 +13,7 @@ class TokenizerConfig:
     Attributes:
         kind: "bpe", "unigram" or "char"; unused with `path`.
         vocab_size: pieces, the 256 bytes and BOS included (char: at most); unused with `path`.
-        path: a SentencePiece model file to use as it is.
+        path: a SentencePiece model file, or the byte-level tokenizer.json of a model, to use as it is.
     """
 
     kind: str = "bpe"

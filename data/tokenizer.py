@@ -1,4 +1,7 @@
-"""SentencePiece, with settings under which text survives encoding and decoding byte for byte."""
+"""SentencePiece, with settings under which text survives encoding and decoding byte for byte.
+
+A byte-level tokenizer of a model that others trained serves, too (`data.bytelevel`).
+"""
 
 import hashlib
 import io
@@ -15,6 +18,7 @@ import numpy as np
 import sentencepiece
 
 from common.errors import nearest
+from data.bytelevel import ByteLevel, adopted, is_bytelevel
 from data.config import TokenizerConfig
 from data.errors import DataError
 from data.words import GAP, SPACE, Words, by_words
@@ -64,16 +68,13 @@ class LostTextError(DataError):
 
 
 class Tokenizer:
-    """A SentencePiece model with a BOS piece; its `fingerprint` is the hex sha256 of the model's bytes."""
+    """A SentencePiece or byte-level model with a BOS; its `fingerprint` is the hex sha256 of the model's bytes."""
 
     def __init__(self, model: bytes, source: str = "the model") -> None:
         """DataError: `model`, called `source` in the message, is no SentencePiece model or has no BOS."""
         if not model:
             raise DataError(f"{source} is not a SentencePiece model: it is empty")
-        try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError:
-            raise DataError(f"{source} is not a SentencePiece model") from None
+        self._model: Any = ByteLevel(model, source) if is_bytelevel(model) else _sentencepiece(model, source)
         if self._model.vocab_size() == 0:
             raise DataError(f"{source} is not a SentencePiece model: it has no pieces")
         if self._model.bos_id() < 0:
@@ -140,6 +141,8 @@ class Tokenizer:
 
     def piece_bytes(self) -> list[bytes]:
         """The bytes that each id stands for; none for BOS and other control pieces."""
+        if isinstance(self._model, ByteLevel):
+            return [self._model.bytes_of(id) for id in range(self.vocab_size)]
         found = []
         for id in range(self.vocab_size):
             piece = self._model.id_to_piece(id)
@@ -155,12 +158,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Reads a SentencePiece model file. DataError: no such file, or not one."""
+        """Reads a SentencePiece model file, or a model's tokenizer.json. DataError: no such file, or not one."""
         try:
             model = Path(path).expanduser().read_bytes()
         except (OSError, RuntimeError, ValueError) as error:
             said = getattr(error, "strerror", None) or error
             raise DataError(f"cannot read the tokenizer {str(path)[:300]}: {said}") from None
+        if is_bytelevel(model):
+            model = adopted(model, Path(path).expanduser())
         return cls(model, source=str(path))
 
     @property
@@ -176,7 +181,7 @@ class Tokenizer:
 
     @cached_property
     def _words(self) -> Words | None:
-        return Words(self._pack) if by_words(self.model) else None
+        return None if is_bytelevel(self.model) or not by_words(self.model) else Words(self._pack)
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         checked = [int(id) for id in ids]
@@ -191,13 +196,20 @@ class Tokenizer:
         return ids if all(self._model.is_byte(id) for id in ids) else []
 
 
+def _sentencepiece(model: bytes, source: str) -> Any:
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except RuntimeError:
+        raise DataError(f"{source} is not a SentencePiece model") from None
+
+
 def load_foreign(path: str | os.PathLike[str]) -> Tokenizer:
     """A SentencePiece model of somebody else, without the space that it puts before every text, if it does.
 
     That space would stand before each part of a text that is encoded by itself. DataError: as of `Tokenizer`.
     """
     tokenizer = Tokenizer.load(path)
-    if not tokenizer.adds_space:
+    if is_bytelevel(tokenizer.model) or not tokenizer.adds_space:
         return tokenizer
     return Tokenizer(tokenizer.model + NO_DUMMY_PREFIX, source=str(path))
 

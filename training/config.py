@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common.configs import chain, did_you_mean, one_line
 from common.describe import described
+from common.errors import InputError
 from common.hashing import json_hash
 from common.ranges import FLOAT32, SEED, ranged, violation
 from common.reading import references
@@ -29,8 +30,11 @@ from data import DataConfig
 from data.choice import consequences, located, whole
 from data.options import read_option
 from models import ModelConfig, ModelError, recompute
+from models.patterns import parse
 from models.plan import resolve
 from storage.machine import multiplies_bfloat16
+from storage.run import CONFIG as SAVED
+from storage.source import model_section
 from training import losses, optimizers, schedules, tracking
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -43,7 +47,8 @@ class TrainConfig(losses.Options, schedules.Options, optimizers.Options, recompu
     Attributes:
         steps: optimiser steps of the whole run; the schedule spans them. A resumed run may be given others where that
             leaves the steps it has done as they were, which it does with a constant learning rate.
-        init_from: directory of a run whose newest weights this one begins with; null: random ones.
+        init_from: directory of a run whose newest weights this one begins with, or of a Hugging Face model of Llama's
+            shape; null: random ones. Without a preset, what is not said of the model is as it is there.
         batch_size: sequences per optimiser step, over all processes and micro-batches.
         micro_batch_size: sequences per process in one forward pass; None: the process's whole share.
         length: tokens per sequence.
@@ -148,11 +153,29 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ModelError, DataError, AttentionError: anything wrong, as one line.
     """
-    config = OmegaConf.structured(Config)
     paths = [Path(path), *(Path(text) for text in overrides if _names_config(text))]
     files = [file for over in paths for file in chain(over)]
     options = [_override(text) for text in overrides if not _names_config(text)]
-    for layer in [*([file] for file in files), options]:
+    layers = [*([file] for file in files), options]
+    loaded = _filled(OmegaConf.structured(Config), layers, path)
+    loaded = replace(loaded, name=loaded.name or "-".join(over.stem for over in paths))
+    if loaded.train.init_from is not None and loaded.model.preset is None:
+        # What nobody says of the model is as in the model that it begins with.
+        start = OmegaConf.merge(OmegaConf.structured(Config), {"model": _begun(loaded, layers)})
+        loaded = replace(_filled(start, layers, path), name=loaded.name)
+    train = replace(loaded.train, init_from=whole(loaded.train.init_from))
+    found = replace(loaded, data=located(loaded.data), train=train)
+    check(found)
+    return found
+
+
+Layer = Sequence[tuple[str, dict[str, Any]]]
+"""What one file says, or all overrides together, each with where it was written."""
+
+
+def _filled(config: Any, layers: Sequence[Layer], path: str | Path) -> Config:
+    """A config with layers over it, the first first."""
+    for layer in layers:
         for source, values in layer:
             _check_keys(config, values, source)
         for source, values in [_consequences(config, layer), *layer]:
@@ -165,15 +188,23 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except OmegaConfBaseException as error:
         raise ModelError(f"{path}: {one_line(error)}") from error
     assert isinstance(loaded, Config)
-    train = replace(loaded.train, init_from=whole(loaded.train.init_from))
-    named = replace(
-        loaded,
-        name=loaded.name or "-".join(over.stem for over in paths),
-        data=located(loaded.data),
-        train=train,
-    )
-    check(named)
-    return named
+    return loaded
+
+
+def _begun(config: Config, layers: Sequence[Layer]) -> dict[str, Any]:
+    """The model section that a run with `train.init_from` builds on: its own if it exists, else that of the source.
+
+    Options of mechanisms that it does not use are left out.
+    """
+    try:
+        place = config.path if (config.path / SAVED).is_file() else str(config.train.init_from)
+        found = model_section(Path(place).expanduser())
+    except InputError as error:
+        raise ModelError(f"train.init_from={config.train.init_from}: {error}") from error
+    said = {key for layer in layers for _, values in layer for key in values.get("model") or {}}
+    used = parse(config.model.attention if "attention" in said else str(found.get("attention")))
+    options = {name: entry for name, entry in found.get("attention_options", {}).items() if name in used}
+    return {**found, "preset": None, "kernel": "auto", "attention_options": options}
 
 
 def check(config: Config) -> None:
@@ -279,9 +310,7 @@ def describe_keys() -> str:
     return described(Config)
 
 
-def _consequences(
-    config: DictConfig, layer: Sequence[tuple[str, dict[str, Any]]]
-) -> tuple[str, dict[str, Any]]:
+def _consequences(config: DictConfig, layer: Layer) -> tuple[str, dict[str, Any]]:
     """What the data sections of a file, or of all overrides together, change beyond what they say."""
     section = {key: value for _, values in layer for key, value in (values.get("data") or {}).items()}
     inherited = OmegaConf.to_container(config.data)

@@ -1,10 +1,11 @@
-"""Weights that a run begins with where they are another run's: to train on other text, or under another attention.
+"""Weights that a run begins with where others trained them: for other text, or under another attention.
 
 What both models have is taken. The learned parameters of a layer's mechanism belong to that mechanism: where a layer
 has another one, the old ones are dropped and the new ones keep their initial values. All else must be the same in name
 and shape, and so must the tokenizer.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +16,23 @@ from common.errors import InputError
 from data import Tokenizer
 from models import GPT, ModelError
 from models.block import Mixer
-from storage import Run, load_run
+from models.config import ModelConfig, from_dict
 from storage.run import read_run
+from storage.source import Source, open_source
 from training.config import Config
 
 
 @dataclass(frozen=True)
 class Initial:
-    """What a run takes of another one.
+    """What a run takes of a trained model.
 
     Attributes:
-        run: the other one.
+        source: the model.
         taken: its tensors that are used, by name.
-        dropped, new: learned parameters that only the other has, and those that it does not have.
+        dropped, new: learned parameters that only the source has, and those that it does not have.
     """
 
-    run: Run
+    source: Source
     taken: dict[str, Tensor]
     dropped: list[str]
     new: list[str]
@@ -38,21 +40,18 @@ class Initial:
     @property
     def record(self) -> dict[str, Any]:
         """The entry in a run's record; its checkpoint is the sha256 of the weights."""
-        run = self.run
+        source = self.source
         return {
-            "run": str(run.path.resolve()),
-            "step": run.step,
-            "checkpoint": run.checkpoint,
+            "run": str(source.path.resolve()),
+            "step": source.step,
+            "checkpoint": source.checkpoint,
             "dropped": self.dropped,
             "new": self.new,
         }
 
     def describe(self) -> list[str]:
         """What happens to the weights, in lines for the one who asked for it."""
-        run = self.run
-        found = [
-            f"begins with {len(self.taken)} tensors of {run.path}, step {run.step}, {run.checkpoint[:12]}..."
-        ]
+        found = [f"begins with {len(self.taken)} tensors of {self.source.describe()}"]
         for names, what in (
             (self.dropped, "dropped, parameters of another mechanism"),
             (self.new, "at their initial values"),
@@ -66,46 +65,61 @@ def find(config: Config, tokenizer: Tokenizer) -> Initial:
     """The weights that `train.init_from` names, checked against the run's model.
 
     Raises:
-        ModelError: no such run, another tokenizer, or tensors that differ in name or shape.
+        ModelError: no such model, another tokenizer, or tensors that differ in name or shape.
     """
-    source = f"train.init_from={config.train.init_from}"
+    asked = f"train.init_from={config.train.init_from}"
     try:
-        run = load_run(str(config.train.init_from))
+        source = open_source(str(config.train.init_from))
+        source.check_tokenizer(tokenizer)
     except InputError as error:
-        raise ModelError(f"{source}: {error}") from error
-    if run.tokenizer.fingerprint != tokenizer.fingerprint:
-        raise ModelError(
-            f"{source} has another tokenizer; give this run the same: data.tokenizer.path={run.path}/tokenizer.model"
-        )
+        raise ModelError(f"{asked}: {error}") from error
+    return compare(source, config.model, asked)
+
+
+def compare(source: Source, model: ModelConfig, asked: str) -> Initial:
+    """What a model takes of a source.
+
+    Args:
+        source: the trained weights.
+        model: what they shall be put into.
+        asked: what a message begins with.
+
+    Raises:
+        ModelError: tensors differ in name or shape.
+    """
     with torch.device("meta"):
-        network = GPT(config.model)
-    theirs, ours = run.model.state_dict(), network.state_dict()
-    before, now = _mechanisms(run.model), _mechanisms(network)
-    taken = {name: tensor for name, tensor in theirs.items() if before.get(name) == now.get(name)}
-    dropped = sorted(theirs.keys() - taken.keys())
+        network, theirs = GPT(model), GPT(from_dict({**source.model, "kernel": "auto"}))
+    ours = network.state_dict()
+    before, now = _mechanisms(theirs), _mechanisms(network)
+    taken = {name: tensor for name, tensor in source.state.items() if before.get(name) == now.get(name)}
+    dropped = sorted(source.state.keys() - taken.keys())
     new = sorted(name for name in now if now[name] != before.get(name))
+    _refuse_others(taken, {name: tensor.shape for name, tensor in ours.items() if name not in new}, asked)
+    return Initial(source, taken, dropped, new)
+
+
+def _refuse_others(taken: Mapping[str, Tensor], wanted: Mapping[str, torch.Size], asked: str) -> None:
     wrong = {
-        "missing there": sorted(ours.keys() - taken.keys() - set(new)),
-        "unknown here": sorted(taken.keys() - ours.keys()),
+        "missing there": sorted(wanted.keys() - taken.keys()),
+        "unknown here": sorted(taken.keys() - wanted.keys()),
         "of another shape": sorted(
-            name for name in taken.keys() & ours.keys() if taken[name].shape != ours[name].shape
+            name for name in taken.keys() & wanted.keys() if taken[name].shape != wanted[name]
         ),
     }
     found = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in wrong.items() if names]
     if found:
-        raise ModelError(f"{source} does not fit this run's model: tensors {'; '.join(found)}")
-    return Initial(run, taken, dropped, new)
+        raise ModelError(f"{asked} does not fit this run's model: tensors {'; '.join(found)}")
 
 
 def begin(network: GPT, config: Config, tokenizer: Tokenizer) -> list[str]:
     """Put the weights of `train.init_from` into a network that has its own initial ones; says what it did in lines.
 
     Raises:
-        ModelError: as `find`, or the other run has other weights now than when this run was made.
+        ModelError: as `find`, or the source has other weights now than when this run was made.
     """
     found = find(config, tokenizer)
     recorded = read_run(config.path)[1].get("init_from", {})
-    if recorded.get("checkpoint") != found.run.checkpoint:
+    if recorded.get("checkpoint") != found.source.checkpoint:
         raise ModelError(
             f"train.init_from={config.train.init_from} has other weights than when run {config.path} was made, which "
             "has no checkpoint yet: delete it and start again"

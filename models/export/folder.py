@@ -5,10 +5,11 @@ from pathlib import Path
 
 from models import ModelError
 from models.export.card import card
-from models.export.tokenizer import exported
+from models.export.tokenizer import exported, padding
 from models.huggingface import AttentionZooConfig, AttentionZooForCausalLM
 from storage import Run, load_run
 from storage.checkpoint import publish, remove
+from storage.run import TOKENIZER
 
 
 def export(path: str | Path, folder: str | Path, step: int | None = None) -> Path:
@@ -31,6 +32,8 @@ def export(path: str | Path, folder: str | Path, step: int | None = None) -> Pat
     try:
         exported_model(run).save_pretrained(partial)
         exported(run.tokenizer, run.model.plan.max_length, ends_documents(run)).save_pretrained(partial)
+        # For a run that begins with these weights (`train.init_from`).
+        run.tokenizer.save(partial / TOKENIZER)
         (partial / "README.md").write_text(card(run, folder.name), encoding="utf-8")
         publish(partial, folder)
     finally:
@@ -44,7 +47,7 @@ def exported_model(run: Run) -> AttentionZooForCausalLM:
     ids = {
         "bos_token_id": tokenizer.bos,
         "eos_token_id": tokenizer.bos if ends_documents(run) else None,
-        "pad_token_id": tokenizer.unknown,
+        "pad_token_id": padding(tokenizer),
     }
     model = AttentionZooForCausalLM(AttentionZooConfig(plan=asdict(plan), **ids))
     model.network.load_state_dict(run.model.state_dict())

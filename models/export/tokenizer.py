@@ -1,4 +1,4 @@
-"""A SentencePiece tokenizer of this project as one of the `tokenizers` library, which gives the same ids.
+"""A tokenizer of this project as one of the `tokenizers` library, which gives the same ids.
 
 Pieces keep their ids, and a space is a space: SentencePiece writes it as ▁, and this project encodes the character ▁
 itself as bytes, which is what happens to a character that the vocabulary does not have. Texts are not searched for
@@ -6,8 +6,10 @@ special tokens: the characters "<s>" are characters.
 """
 
 import itertools
+import json
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
@@ -15,6 +17,7 @@ from tokenizers import Tokenizer as Fast
 from transformers import PreTrainedTokenizerFast
 
 from data import Tokenizer
+from data.bytelevel import is_bytelevel
 from data.words import SPACE, by_words, messages
 from models import ModelError
 
@@ -43,49 +46,42 @@ def exported(tokenizer: Tokenizer, max_length: int, generates_ends: bool) -> Pre
     """The tokenizer for `AutoTokenizer`, compared with the original on hostile texts and on its own pieces.
 
     Args:
-        tokenizer: BPE or of characters, without a normaliser.
+        tokenizer: byte-level, BPE or of characters, without a normaliser.
         max_length: positions of the model.
         generates_ends: whether the model ends documents, with the token that begins them.
 
     Raises:
         ModelError: one of another kind, or gives other ids somewhere.
     """
-    message = messages.ModelProto.FromString(tokenizer.model)
-    normal, kinds = message.normalizer_spec, messages.ModelProto.SentencePiece
-    if normal.precompiled_charsmap or normal.remove_extra_whitespaces or not normal.escape_whitespaces:
-        raise ModelError("this tokenizer changes text before it encodes it, which the export cannot do alike")
-    if any(piece.type == kinds.UNUSED for piece in message.pieces):
-        raise ModelError("this tokenizer has unused pieces, which the export cannot treat alike")
-    fast = Fast(_model(message))
-    fast.encode_special_tokens = True
-    fast.add_tokens(
-        [
-            AddedToken(piece.piece, normalized=False)
-            for piece in message.pieces
-            if piece.type == kinds.USER_DEFINED
-        ]
+    bytelevel = is_bytelevel(tokenizer.model)
+    fast = (
+        Fast.from_str(json.dumps(json.loads(tokenizer.model)["tokenizer"]))
+        if bytelevel
+        else _of_pieces(tokenizer)
     )
-    bos, unknown = (message.pieces[id].piece for id in (tokenizer.bos, tokenizer.unknown))
-    fast.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in (unknown, bos)])
-    if by_words(tokenizer.model):
-        fast.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
-    fast.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    fast.encode_special_tokens = True
+    bos = fast.id_to_token(tokenizer.bos)
     fast.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos)]
     )
     found = PreTrainedTokenizerFast(
         tokenizer_object=fast,
         bos_token=bos,
-        unk_token=unknown,
-        pad_token=unknown,
+        unk_token=None if bytelevel else fast.id_to_token(tokenizer.unknown),
+        pad_token=fast.id_to_token(padding(tokenizer)),
         eos_token=bos if generates_ends else None,
         model_max_length=max_length,
         split_special_tokens=True,
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
-    compare(tokenizer, found, itertools.chain(HOSTILE, _of_pieces(tokenizer, message)))
+    compare(tokenizer, found, itertools.chain(HOSTILE, _mixtures(tokenizer)))
     return found
+
+
+def padding(tokenizer: Tokenizer) -> int:
+    """The id that fills up a batch: of unknown pieces, which no text has, or else that which begins a document."""
+    return tokenizer.unknown if tokenizer.unknown >= 0 else tokenizer.bos
 
 
 def compare(tokenizer: Tokenizer, other: PreTrainedTokenizerFast, texts: Iterable[str]) -> None:
@@ -105,6 +101,25 @@ def compare(tokenizer: Tokenizer, other: PreTrainedTokenizerFast, texts: Iterabl
         for text, back in zip(batch, fast.decode_batch(theirs), strict=True):
             if back != text:
                 raise ModelError(f"the exported tokenizer would give {text[:40]!r} back as {back[:40]!r}")
+
+
+def _of_pieces(tokenizer: Tokenizer) -> Fast:
+    """A SentencePiece model for the `tokenizers` library."""
+    message = messages.ModelProto.FromString(tokenizer.model)
+    normal, kinds = message.normalizer_spec, messages.ModelProto.SentencePiece
+    if normal.precompiled_charsmap or normal.remove_extra_whitespaces or not normal.escape_whitespaces:
+        raise ModelError("this tokenizer changes text before it encodes it, which the export cannot do alike")
+    if any(piece.type == kinds.UNUSED for piece in message.pieces):
+        raise ModelError("this tokenizer has unused pieces, which the export cannot treat alike")
+    fast = Fast(_model(message))
+    own = [piece.piece for piece in message.pieces if piece.type == kinds.USER_DEFINED]
+    fast.add_tokens([AddedToken(piece, normalized=False) for piece in own])
+    special = [message.pieces[id].piece for id in (tokenizer.unknown, tokenizer.bos)]
+    fast.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in special])
+    if by_words(tokenizer.model):
+        fast.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
+    fast.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return fast
 
 
 def _model(message: Any) -> models.Model:
@@ -141,15 +156,17 @@ def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
     return [(left, right) for *_, left, right in sorted(pairs)]
 
 
-def _of_pieces(tokenizer: Tokenizer, message: Any) -> Iterator[str]:
+def _mixtures(tokenizer: Tokenizer) -> Iterator[str]:
     """Texts of pieces in random order, each once and many beside many others; the same in every call."""
-    kinds = messages.ModelProto.SentencePiece
-    pieces = [piece.piece.replace(SPACE, " ") for piece in message.pieces if piece.type == kinds.NORMAL]
+    pieces = []
+    for content in tokenizer.piece_bytes():
+        with suppress(UnicodeDecodeError):
+            pieces.append(content.decode())
     chance = random.Random(0)
     for size in (1, 2, 3, 8, 64):
         chance.shuffle(pieces)
         for start in range(0, len(pieces), size):
             yield "".join(pieces[start : start + size])
     letters = sorted(set("".join(pieces)))
-    for _ in range(200 if letters else 0):
+    for _ in range(200):
         yield "".join(chance.choices(letters, k=60))

@@ -14,7 +14,7 @@ from models import ModelError
 from storage import checkpoint_path, load_run
 from tests.training.conftest import MakeConfig
 from tests.training.test_trainer import logged
-from training import train
+from training import load, train
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +44,18 @@ def test_steps_and_then_more_are_one_long_run(make: MakeConfig, mechanism: str) 
     before = (parts / "run.json").read_text()
     train(make(*options, "name=parts", "train.steps=6"), resume=True)
     assert (parts / "run.json").read_text() == before
+
+
+def test_wsd_goes_on_before_its_decay_and_not_after(make: MakeConfig) -> None:
+    options = ["train.schedule=wsd", "train.decay_share=0.5", "train.warmup_steps=1", "train.batch_size=2"]
+    stopped = train(make(*options, "name=parts", "train.steps=12", "train.checkpoint_every=6"))
+    shutil.rmtree(checkpoint_path(stopped, 12))
+    whole = train(make(*options, "name=whole", "train.steps=16"))
+    train(make(*options, "name=parts", "train.steps=16", "train.checkpoint_every=6"), resume=True)
+    one, two = weights(whole, 16), weights(stopped, 16)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    with pytest.raises(ModelError, match=r"its wsd learning rate spans train\.steps=16.*train\.init_from="):
+        train(make(*options, "name=whole", "train.steps=20"), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +147,6 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_with_the_same_weights(
             ["data.tokenizer.vocab_size=290"],
             "has another tokenizer; give this run the same: data.tokenizer.path=",
         ),
-        (["train.init_from=/nowhere/run"], r"train\.init_from=/nowhere/run: no run at"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(make: MakeConfig, options: list[str], complaint: str) -> None:
@@ -146,3 +157,26 @@ def test_weights_that_do_not_fit_are_refused(make: MakeConfig, options: list[str
         train(config)
     assert "\n" not in str(refused.value)
     assert not config.path.exists()
+
+
+def test_what_is_not_said_of_the_model_is_as_in_the_source(make: MakeConfig, tmp_path: Path) -> None:
+    shape = ["model.qk_norm=true", "model.rope_theta=77", "model.window=9", "model.attention=lssar*1,swat*1"]
+    shape += ["model.attention_options={lssar: {power: 3}}"]
+    first = train(make(*CONSTANT, *shape, "train.steps=1", "train.warmup_steps=1", "name=first"))
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(f"out: {tmp_path}/runs\ntrain: {{init_from: {first}, warmup_steps: 0}}\n")
+    found = load(plain, ["train.length=32"]).model
+    assert (found.n_layer, found.d_model, found.qk_norm, found.rope_theta, found.window) == (
+        2,
+        32,
+        True,
+        77,
+        "9",
+    )
+    assert (found.attention, found.attention_options) == ("lssar*1,swat*1", {"lssar": {"power": 3}})
+    swapped = load(plain, ["train.length=32", "model.attention=softpick", "model.window=5"]).model
+    assert (swapped.window, swapped.attention_options) == ("5", {})
+    # A preset says it all.
+    assert load(plain, ["train.length=32", "model.preset=nano"]).model.d_model is None
+    with pytest.raises(ModelError, match=r"train\.init_from=/nowhere/run: no run at"):
+        load(plain, ["train.init_from=/nowhere/run"])

@@ -1,0 +1,73 @@
+"""Damage and recovery of a swap of attention."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from data import DataConfig, TokenizerConfig
+from eval.analyses import healing
+from eval.analyses.healing import Settings
+from eval.subject import open_subject
+from models import ModelError
+from storage import load_run
+from tests.eval.conftest import RunMaker, add_checkpoint, untrained_run
+from tests.eval.measuring import measure
+
+
+def begun(source: Path, place: Path, attention: str, **shape: object) -> Path:
+    """A run that begins with the weights of another, and has taken a step."""
+    config = load_run(source).config
+    data = config["data"] | {"tokenizer": TokenizerConfig(**config["data"]["tokenizer"])}
+    path = untrained_run(
+        place, DataConfig(**data), 32, step=1, **{**config["model"], "attention": attention, **shape}
+    )
+    record = json.loads((path / "run.json").read_text())
+    origin = load_run(source)
+    record["init_from"] = {"run": str(source), "step": origin.step, "checkpoint": origin.checkpoint}
+    (path / "run.json").write_text(json.dumps(record))
+    return path
+
+
+def test_the_three_losses_are_those_of_the_three_models(make_run: RunMaker, tmp_path: Path) -> None:
+    source = make_run("source", init_std=0.3)
+    run = begun(source, tmp_path / "run", "softpick")
+    result = measure(healing, open_subject(run), Settings(sequences=6))["results"]["began"]
+    alone = measure(healing, open_subject(begun(source, tmp_path / "same", "softmax")), Settings(sequences=6))
+    assert alone["results"]["began"]["damage"] == pytest.approx(0, abs=1e-9)
+    assert alone["results"]["began"]["recovered"] is None
+    assert result["source"] == alone["results"]["began"]["source"]
+    assert (result["attention"], result["steps"]) == ("softmax", 1)
+    # Weights of the source under the run's attention, without the analysis.
+    swapped = load_run(run).model
+    swapped.load_state_dict(load_run(source).model.state_dict())
+    add_checkpoint(run, 2, swapped)
+    moved = measure(healing, open_subject(run), Settings(sequences=6))["results"]["began"]
+    assert moved["run"]["loss"] == pytest.approx(result["swapped"]["loss"])
+    assert moved["left"] == pytest.approx(moved["damage"]) == pytest.approx(result["damage"])
+    damage, left = result["damage"], result["left"]
+    assert result["recovered"] == (pytest.approx((damage - left) / damage) if damage > 0 else None)
+    mean = torch.tensor(list(result["run"]["by_document"].values())).mean()
+    assert float(mean) == pytest.approx(result["run"]["loss"], rel=1e-5)
+
+
+def test_a_source_that_is_gone_or_has_changed_is_refused(make_run: RunMaker, tmp_path: Path) -> None:
+    source = make_run("source", folder=tmp_path / "one")
+    run = begun(source, tmp_path / "run", "ssmax")
+    source.rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match=r"no run at .*; --source says where it lies"):
+        healing.run(open_subject(run), Settings(sequences=2))
+    found = healing.run(open_subject(run), Settings(sequences=2, source=str(tmp_path / "moved"))).results
+    assert healing.row(found)["began with"] == "softmax"
+    assert [number.title for number in healing.numbers(found)] == ["damage", "left", "recovered"]
+    add_checkpoint(tmp_path / "moved", 20, load_run(run).model)
+    with pytest.raises(ModelError, match="do not fit"):
+        healing.run(open_subject(run), Settings(source=str(tmp_path / "moved")))
+
+
+def test_a_run_of_random_weights_has_none(run_path: Path) -> None:
+    found = healing.run(open_subject(run_path), Settings()).results
+    assert found.began is None
+    assert healing.row(found) == {"began with": "random weights"}
+    assert healing.numbers(found) == []
