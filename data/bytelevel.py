@@ -124,6 +124,8 @@ def adopted(model: bytes, path: Path) -> bytes:
     found = _json(model, str(path))
     if "begins" in found:
         return model
+    if "model" not in found:
+        raise DataError(f"{path} is not a SentencePiece model, and no tokenizer.json")
     beside = path.with_name(BESIDE)
     names = _json(beside.read_bytes(), str(beside)) if beside.is_file() else {}
     for key in ("bos_token", "eos_token"):
@@ -147,5 +149,5 @@ def _json(text: bytes, source: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise DataError(f"{source} is not JSON")
+        raise DataError(f"{source} is not a SentencePiece model, and not JSON")
     return found

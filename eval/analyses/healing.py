@@ -1,6 +1,6 @@
 """What a swap of attention costs and how much training gives back, in runs that begin with trained weights.
 
-    python train.py configs/heal.yaml train.init_from=runs/softmax model.attention=softpick name=healed
+    python train.py configs/micro-softpick.yaml configs/recipes/heal.yaml train.init_from=runs/micro-softmax name=healed
     python -m eval healing runs/healed
 
 Three models score the same held-out windows of the run: the source, from which the run took its weights; those weights

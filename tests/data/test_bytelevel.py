@@ -58,7 +58,16 @@ def test_it_is_kept_in_one_file(tmp_path: Path) -> None:
         ({}, None, "names no bos_token and no eos_token"),
         ({"bos_token": "<other>"}, None, "no special token '<other>'"),
         ({"bos_token": "<|end|>"}, lambda found: found.update(decoder=None), "is not byte-level"),
-        ({"bos_token": "<|end|>"}, lambda found: found.pop("model"), "is not a tokenizer.json"),
+        (
+            {"bos_token": "<|end|>"},
+            lambda found: found.pop("model"),
+            "is not a SentencePiece model, and no tokenizer.json",
+        ),
+        (
+            {"bos_token": "<|end|>"},
+            lambda found: found.update(model={"type": "X"}),
+            "is not a tokenizer.json",
+        ),
     ],
 )
 def test_what_is_none_is_refused(tmp_path: Path, beside: dict, change, complaint: str) -> None:

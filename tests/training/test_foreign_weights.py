@@ -158,12 +158,12 @@ def test_a_run_begins_with_the_weights_of_others(
     ]
     other = "another tokenizer; give this run the same: data.tokenizer.path=.*tokenizer.json"
     with pytest.raises(ModelError, match=other):
-        train(load(plain, [*options, "data.tokenizer.vocab_size=300"]))
+        train(load(plain, [*options, "data.tokenizer.vocab_size=300", "model.vocab_size=300"]))
     options.append(f"data.tokenizer.path={others}/tokenizer.json")
     run = train(load(plain, options))
     said = capsys.readouterr().out
     assert "begins with 20 tensors of" in said
-    assert "at their initial values: layers.0.attention.mixer.learned.scale" in said
+    assert "at their initial values: layers.0.attention.mixer.learned.length_scale" in said
     source, found = open_source(others), load_file(checkpoint_path(run, 4) / "model.safetensors")
     for name, tensor in source.state.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-8)
