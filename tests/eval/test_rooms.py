@@ -12,8 +12,9 @@ COMMANDS = {
     "quantization/__main__.py": "quantize",
     "quantization/table.py": "quantize",
     "lm_tasks/separation.py": "harness",
+    "notebook.py": "heatmaps",
 }
-"""Commands of their own that go on with the results of one analysis."""
+"""Commands of their own, and cells of notebooks, that go on with the results of one analysis."""
 
 
 def imported(path: Path) -> set[str]:
@@ -39,7 +40,7 @@ def importers(package: str) -> set[str]:
 
 
 def test_nothing_imports_the_report_but_the_command() -> None:
-    assert importers("eval.report") == {"measuring.py"}
+    assert importers("eval.report") == {"measuring.py", "notebook.py"}
 
 
 def test_nothing_imports_an_analysis_by_its_name() -> None:
