@@ -11,15 +11,16 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.bench_train import Candidate, build, emulated, training_step
+from benchmarks.bench_train import Candidate, build, emulated
 from benchmarks.machine import describe, facts, table
-from benchmarks.measure import interleaved, median
+from benchmarks.measure import median
 from common.command import Parser, guarded
 from models import ModelConfig, presets, resolve
 from storage.machine import default_device
 from training.config import TrainConfig
 from training.plan.page import CHECKPOINTING
 from training.plan.sizes import sizes
+from training.timing import interleaved, training_step
 
 
 @dataclass

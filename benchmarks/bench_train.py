@@ -18,8 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch import nn
 from tqdm import tqdm
 
 import attention
@@ -27,15 +26,14 @@ from attention.core.errors import AttentionError
 from attention.core.inputs import example
 from attention.kernels.dispatch import choose
 from benchmarks.machine import describe, facts, table
-from benchmarks.measure import broken, interleaved, median
+from benchmarks.measure import broken, median
 from benchmarks.peers import PEERS, missing
 from common.command import Parser, guarded
 from models import GPT, ModelConfig, presets, resolve
 from storage.machine import default_device
 from training.config import TrainConfig, resolve_precision
-from training.losses import Loss
 from training.losses.objective import Objective
-from training.optimizers import build_optimizer
+from training.timing import interleaved, training_step
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -90,33 +88,6 @@ def build(candidate: Candidate, plan: ModelConfig, train: TrainConfig) -> nn.Mod
     network = GPT(replace(plan, attention=candidate.name, kernel=candidate.kernel))
     network.checkpointing = train.activation_checkpointing
     return Objective(network, train)
-
-
-def training_step(
-    module: nn.Module, vocabulary: int, train: TrainConfig, device: torch.device, compiled: bool
-) -> Callable[[], Tensor]:
-    """A model with its optimiser and one batch, as a step to repeat; it returns the loss."""
-    module.to(device)
-    model = torch.compile(module) if compiled else module
-    optimizer = build_optimizer(module, train)
-    shape = (train.batch_size, train.length + 1)
-    text = torch.randint(vocabulary, shape, device=device)
-    tokens, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16")
-    clip = train.clip or float("inf")
-
-    def step() -> Tensor:
-        with autocast:
-            loss = model(tokens, targets)
-            total = (loss.total if isinstance(loss, Loss) else loss) / targets.numel()
-        total.backward()
-        norm = get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
-        clip_grads_with_norm_(module.parameters(), clip, norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        return total.detach()
-
-    return step
 
 
 def candidates(mechanisms: list[str], compiled: bool) -> list[Candidate]:

@@ -22,10 +22,11 @@ from attention.transformers.families import tiny
 from attention.transformers.names import AUTO
 from attention.transformers.seams import attention_layers, register
 from benchmarks.machine import describe, table
-from benchmarks.measure import interleaved, median
+from benchmarks.measure import median
 from common.command import Parser, guarded
 from common.errors import InputError
 from storage.machine import default_device
+from training.timing import interleaved
 
 SIZES: dict[str, Any] = {
     "hidden_size": 512,

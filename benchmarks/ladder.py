@@ -21,9 +21,8 @@ from statistics import geometric_mean, mean
 
 import torch
 
-from benchmarks.bench_train import training_step
 from benchmarks.machine import describe, facts, table
-from benchmarks.measure import interleaved, median
+from benchmarks.measure import median
 from benchmarks.rungs import (
     LONGER,
     PAPER,
@@ -43,6 +42,7 @@ from models import GPT
 from training import load
 from training.config import resolve_precision
 from training.losses.objective import Objective
+from training.timing import interleaved, training_step
 
 Outcomes = dict[str, dict[int, Outcome]]
 """What the runs came to, by rung and seed."""

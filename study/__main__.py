@@ -3,7 +3,8 @@
     run      start workers on what is left, and show how far they are
     status   how far the study is
     report   write runs/studies/NAME/report.html and .md: differences, verdicts, noise; report.json and numbers.csv
-    export   write every figure as SVG, PNG and PDF, every table as CSV and LaTeX
+    speed    measure training steps of all variants in turns; the report then has their speed
+    export   write every figure as SVG, PNG, PDF and CSV, every table as CSV and LaTeX
     work     be one worker, in this process: `run` starts these, a cluster's own scripts may, too
 
 A study is a YAML file, like those in configs/studies.
@@ -64,8 +65,19 @@ def _report(arguments: list[str]) -> None:
     command.report(options.file)
 
 
+def _speed(arguments: list[str]) -> None:
+    parser = _parser(
+        "speed", "Measure training steps of all variants in turns, on a machine that does nothing else."
+    )
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="steps of each (default: 15)")
+    options = parser.parse_args(arguments)
+    from study import command
+
+    command.speed(options.file, options.rounds)
+
+
 def _export(arguments: list[str]) -> None:
-    parser = _parser("export", "Write every figure as SVG, PNG and PDF, every table as CSV and LaTeX.")
+    parser = _parser("export", "Write every figure as SVG, PNG, PDF and CSV, every table as CSV and LaTeX.")
     parser.add_argument("folder", metavar="DIR", help="folder to write to")
     options = parser.parse_args(arguments)
     from study import command
@@ -92,6 +104,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "run": _run,
     "status": _status,
     "report": _report,
+    "speed": _speed,
     "export": _export,
     "work": _work,
 }

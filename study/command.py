@@ -89,6 +89,13 @@ def report(path: str) -> None:
         print(line)
 
 
+def speed(path: str, rounds: int) -> None:
+    """Measure the speed of the variants in turns."""
+    from study.speed import measure
+
+    print(f"wrote {measure(load(path), rounds)}; the report shows it")
+
+
 def export(path: str, folder: str) -> None:
     """Write figures and tables for a paper."""
     from study.export import write

@@ -12,7 +12,7 @@ from eval.report.comparison import columns
 from eval.report.numbers import Number, number
 from eval.report.pairs import Group
 from eval.subject import open_subject
-from study import claims
+from study import claims, speed
 from study.claims import Verdict
 from study.definition import Study
 from study.tasks import chosen, losses, states
@@ -102,6 +102,9 @@ def gather(study: Study) -> Evidence:
             )
     groups = [Group(variant, some) for variant, some in runs.items()]
     numbers = [number(known[key], groups) for key in wanted]
+    speeds = speed.read(study)
+    if speeds is not None and study.file.baseline in speeds.seconds:
+        numbers.append(speed.number(speeds, groups))
     tuned = study.file.tuning is not None
     odd = {number.key: number.odd for number in numbers if number.odd}
     verdicts = claims.verdicts(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from eval.codec import encode
 from eval.report.export import write_numbers
 from eval.report.numbers import Number, interval
+from study import speed
 from study.claims import Verdict
 from study.definition import Study
 from study.evidence import Evidence, gather
@@ -182,6 +183,7 @@ def noise_rows(found: Evidence) -> list[tuple[str, int, str, str]]:
             written(number.noise.shows, number),
         )
         for number in found.numbers
+        if number.noise.seeds
     ]
 
 
@@ -191,6 +193,9 @@ def conditions(found: Evidence, sealed: Seal) -> Iterator[str]:
     yield f"Seeds: {', '.join(map(str, file.seeds))}."
     if added := sorted({*file.seeds} - {*sealed.seeds}):
         yield f"Added after the first result: seeds {', '.join(map(str, added))}."
+    speeds = speed.read(found.study)
+    if speeds is not None:
+        yield speed.condition(speeds)
     if len(file.seeds) == 1:
         yield "One seed: nothing here says what another would give."
     if found.missing:

@@ -21,11 +21,11 @@ from benchmarks import (
     bench_train,
     bench_transformers,
     learn,
-    measure,
 )
 from benchmarks.peers import PEERS, Llama, PlainGPT
 from common.errors import InputError
 from models import GPT, ModelConfig, resolve
+from training import timing
 from training.config import TrainConfig
 
 pytestmark = pytest.mark.slow
@@ -99,11 +99,11 @@ def test_work_counts_visible_pairs(window):
 
 
 def test_candidates_take_turns(monkeypatch):
-    monkeypatch.setattr(measure, "SHORTEST", 0)
+    monkeypatch.setattr(timing, "SHORTEST", 0)
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "abc"}
-    monkeypatch.setattr(measure, "_seconds", lambda run, repeats, device: run() or 1.0)
-    samples = measure.interleaved(runs, 3, CPU)
+    monkeypatch.setattr(timing, "_seconds", lambda run, repeats, device: run() or 1.0)
+    samples = timing.interleaved(runs, 3, CPU)
     assert order[6:] == list("abc") * 3
     assert samples == {name: [1.0] * 3 for name in "abc"}
 

@@ -105,7 +105,7 @@ def _panel(number: Number) -> Panel:
             mean=found.interval.mean,
             text=number.signed(found.interval.mean),
             words=_words(number, variant),
-            kind=number.verdict(variant) or ("open" if found.over == "seeds" else "lone"),
+            kind=number.verdict(variant) or ("open" if found.over in ("seeds", "rounds") else "lone"),
             dot=place(found.interval.mean),
             bar=None if None in ends else between(left, right),
             cut=" ".join(side for side, beyond in (("left", left < low), ("right", right > high)) if beyond),
@@ -130,6 +130,7 @@ def _words(number: Number, variant: str) -> str:
     over = {
         "seeds": f"95 % interval over {found.units} seeds",
         "parts": f"95 % interval over {found.units} documents or questions, one seed",
+        "rounds": f"95 % interval of the median of {found.units} rounds",
         None: "one seed",
     }[found.over]
     if found.over == "seeds" and found.interval.low is None:

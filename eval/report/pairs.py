@@ -49,7 +49,8 @@ class Paired:
         group, baseline: names of the groups; differences are group minus baseline.
         seeds: what they have in common.
         differences: one for each seed.
-        over: what `interval` ranges over: "seeds", "parts" (documents or questions, of the one seed in common) or None.
+        over: what `interval` ranges over: "seeds", "parts" (documents or questions, of the one seed in common),
+            "rounds" (of measuring speeds in turns) or None.
         units: how many of them.
         interval: of the mean difference; without ends where `over` is None or the differences are all the same.
         better: whether the group is better, or worse, for all of an interval over seeds; None where that is open.

@@ -42,7 +42,7 @@ def columns() -> list[Column]:
             of=lambda run: run.last("tokens"), meaning="Tokens that the model has seen in training, repeats counted.",
         ),
         column(
-            key="speed", title="speed in training", unit="tokens/s", better=None, source="training", show=whole,
+            key="logged_speed", title="speed in training", unit="tokens/s", better=None, source="training", show=whole,
             of=speed, interval=readings,
             meaning="Median of the training log. It depends on what else the machine did, so it ranks nothing; "
             "python -m benchmarks.bench_train compares speeds in turns.",

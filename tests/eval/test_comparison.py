@@ -170,7 +170,7 @@ def test_speed_from_a_log_shows_its_spread_and_ranks_nobody() -> None:
 
     base, _ = two_runs()
     busy = at(base, *[300] * 20, 800, *[1200] * 20)
-    shown = column("speed", [busy])
+    shown = column("logged_speed", [busy])
     assert cells(shown, [busy])[0].text == "800 [300 to 1,200]"
     assert shown.better is None
     assert not shown.headline

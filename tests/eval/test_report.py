@@ -71,7 +71,7 @@ def test_every_table_has_a_row_for_each_run_with_the_numbers_of_the_data_file(ru
     assert by_key["parameters"][0]["text"] == "1.23M"
     assert by_key["sink_raw"][0]["text"] == "40.0%"
     assert by_key["largest"][1]["text"] == "32.2"
-    assert by_key["speed"][0]["text"] == "915 [910 to 920]"
+    assert by_key["logged_speed"][0]["text"] == "915 [910 to 920]"
     assert by_key["order_acc"][0]["text"] == "0.550"
 
 

@@ -117,7 +117,7 @@ def test_a_report_of_nothing_says_what_to_do(write):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rnu", "x.yaml"], "unknown command 'rnu'; there are run, status, report, export, work"),
+        (["rnu", "x.yaml"], "unknown command 'rnu'; there are run, status, report, speed, export, work"),
         (["run"], "the following arguments are required: FILE"),
         (["run", "FILE", "--workers", "0"], "--workers must be at least 1"),
         (["run", "FILE", "--workers", "999"], "999 workers on .* cores"),
