@@ -61,6 +61,7 @@ class Analysis(Generic[S, R]):
         row: a result as a line of the table that the command prints.
         notes: sentences on what the numbers of a result do not cover, which the command prints, too.
         before: refuses what can be refused before a model is opened.
+        applies: whether there is anything to measure of a subject; where not, a report misses nothing.
         shared: settings that depend on the subjects together, such as a prompt for all of them.
         finish: writes what is to be written of all subjects together; what it returns is printed.
         reusable: whether the protocol holds all that the numbers depend on; otherwise they are computed again.
@@ -78,6 +79,7 @@ class Analysis(Generic[S, R]):
     row: Callable[[R], Mapping[str, object]] = lambda result: {}
     notes: Callable[[R], Iterable[str]] = lambda result: ()
     before: Callable[[S], None] = lambda settings: None
+    applies: Callable[[Subject], bool] = lambda subject: True
     shared: Callable[[Sequence[Subject], S], S] = lambda subjects, settings: settings
     finish: Callable[[Sequence[Evaluated[R]], S, Sequence[Subject]], Mapping[str, object]] | None = None
     reusable: Callable[[S], bool] = lambda settings: True

@@ -95,7 +95,7 @@ class Result:
 
 def run(subject: Subject, settings: Settings) -> Measurement[Result]:
     """Measure one subject."""
-    origin = read_run(subject.path)[1].get("init_from") if isinstance(subject, RunSubject) else None
+    origin = _origin(subject)
     if origin is None or not isinstance(subject, RunSubject):
         return Measurement(Result())
     source = _source(subject, settings.source or str(origin["run"]), str(origin["checkpoint"]))
@@ -174,6 +174,11 @@ def numbers(result: Result) -> list[Number]:
     ]
 
 
+def _origin(subject: Subject) -> dict[str, Any] | None:
+    """What the record of a run says of the weights that it began with; None where they were random."""
+    return read_run(subject.path)[1].get("init_from") if isinstance(subject, RunSubject) else None
+
+
 def _difference(one: Loss, other: Loss) -> Mapping[str, float] | None:
     if one.by_document is None or other.by_document is None:
         return None
@@ -222,6 +227,7 @@ ANALYSIS = Analysis(
     result=Result,
     run=run,
     row=row,
+    applies=lambda subject: _origin(subject) is not None,
     heading="Begun with trained weights",
     order=90,
     columns=lambda runs: columns_of(runs, numbers, "Begun with trained weights"),

@@ -109,8 +109,10 @@ def measured(subject: Subject, name: str) -> Measured:
     for kind, known in catalogue.every().items():
         file = read_result(subject.results / f"{kind}.json")
         if file is None:
-            damaged = (subject.results / f"{kind}.json").exists()
-            missing[kind] = "the result file is damaged or was edited" if damaged else "not measured"
+            if (subject.results / f"{kind}.json").exists():
+                missing[kind] = "the result file is damaged or was edited"
+            elif known.applies(subject):
+                missing[kind] = "not measured"
         elif reason := _foreign(file, subject) or _unreadable(file, known):
             missing[kind] = reason
         else:

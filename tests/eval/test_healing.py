@@ -9,6 +9,7 @@ import torch
 from data import DataConfig, TokenizerConfig
 from eval.analyses import healing
 from eval.analyses.healing import Settings
+from eval.report.collection import collect
 from eval.subject import open_subject
 from models import ModelError
 from storage import load_run
@@ -71,3 +72,5 @@ def test_a_run_of_random_weights_has_none(run_path: Path) -> None:
     assert found.began is None
     assert healing.row(found) == {"began with": "random weights"}
     assert healing.numbers(found) == []
+    assert not healing.ANALYSIS.applies(open_subject(run_path))
+    assert "healing" not in collect([open_subject(run_path)])[0].missing
