@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +165,12 @@ def test_lm_evals_own_class_gives_the_harness_numbers(
                 task,
                 name,
             )
+
+
+def test_the_page_shows_what_works(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    exec(shown[1].replace("exports/micro-softpick", str(folder)), {})
+    assert capsys.readouterr().out.startswith("To be, or")
 
 
 class Hub:
