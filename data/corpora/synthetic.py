@@ -19,7 +19,7 @@ with a loss on the symbols that are given, a small model is still naming any sym
 
 One task asks for nothing most of the time, and there all symbols are learned:
 
-    trigger     a b a c b b ! B         which of four letters came most often, the first in the alphabet among equals
+    trigger     a b b a b ! B           which of two letters came more often, the first where both are equal
 
 Nothing foretells the letters before the `!`, so a head has nothing to attend to there: its output should be the same
 whatever they are. A row of weights that sums to one can be silent only by attending to a token without content, the
@@ -51,7 +51,7 @@ PASSKEY = 4
 SHORTEST = 12
 """Symbols of the shortest document."""
 ASKED = "?"
-TRIGGER, LETTERS = "!", CONTENT[:4]
+TRIGGER, LETTERS = "!", CONTENT[:2]
 
 
 @dataclass(frozen=True)
