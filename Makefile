@@ -19,7 +19,12 @@ help: ## Show what can be made
 
 install: .venv/installed ## Build .venv from the lock file
 
-demo: .venv/installed ## Train five mechanisms, evaluate them, write runs/demo/report.html
+SINKS := configs/studies/demo.yaml
+SINKS_RUNS := runs/studies/demo
+
+demo: .venv/installed ## Train five mechanisms on a task with sinks and on language, evaluate, write two pages
+	@$(BIN)/python -m study run $(SINKS) && $(BIN)/python -m study report $(SINKS)
+	@$(BIN)/python -m eval heatmaps $(SINKS_RUNS)/softmax-seed-1 $(SINKS_RUNS)/softpick-seed-1 --prompt 'abbaabababbab!' --out $(SINKS_RUNS)/heatmaps
 	@for name in $(DEMO); do $(BIN)/python train.py configs/demo/$$name.yaml --resume || exit $$?; done
 	@$(BIN)/python -m eval all $(DEMO:%=runs/demo/%)
 
@@ -65,4 +70,4 @@ lock: ## Pin what pyproject.toml resolves to
 	rm -rf .venv-lock build attention_zoo.egg-info
 
 clean: ## Remove the environment and the demo's runs
-	rm -rf .venv runs/demo
+	rm -rf .venv runs/demo $(SINKS_RUNS)
