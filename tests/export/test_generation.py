@@ -48,6 +48,8 @@ def test_padding_on_either_side_changes_nothing(reopen: Reopen, changes: dict) -
     with torch.no_grad():
         found = model(torch.cat([torch.cat([short, nothing], 1), long]), attention_mask=right).logits
         torch.testing.assert_close(found[0, :6], model(short).logits[0])
+        found_left = model(batch, attention_mask=left).logits
+        torch.testing.assert_close(found_left[0, 7:], model(short).logits[0])
     assert bool(found.isfinite().all())
 
 
