@@ -27,6 +27,7 @@ CHAPTERS = {
         "eval.analysis",
         "eval.options",
         "eval.language_model",
+        "eval.notebook",
     ),
 }
 """Modules of each page."""

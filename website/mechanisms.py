@@ -93,7 +93,8 @@ def page(name: str, sources: Sources) -> str:
         f"moves, while {drawings.OTHERS} others stay.</figcaption></figure>",
         f'<figure class="drawing">{drawings.draw_row(name)}<figcaption>One row of scores, and its weights. '
         f"{drawings.row(mechanism).sentence()}</figcaption></figure>",
-        "Learned parameters are at their initial values; weights are those of the plain formula.",
+        "Weights are those of the plain formula"
+        + (", learned parameters at their start." if notes.learned(mechanism) else "."),
         "## Hazards",
         '!!! warning "Beware"\n\n' + textwrap.indent(_sentence(said["Beware"]), "    "),
         "## Use it",
@@ -118,7 +119,9 @@ _SECTIONS = (
 
 def _sentence(text: str) -> str:
     """A note as the beginning of a paragraph."""
-    return f"{text[0].upper()}{text[1:]}".replace(" <= ", " ≤ ").replace(" >= ", " ≥ ")
+    # A single letter is a symbol, not a word.
+    begun = f"{text[0].upper()}{text[1:]}" if text[1].isalpha() else text
+    return begun.replace(" <= ", " ≤ ").replace(" >= ", " ≥ ")
 
 
 def _typeset(text: str) -> str:
