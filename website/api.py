@@ -7,6 +7,7 @@ from importlib import import_module
 
 CHAPTERS = {
     "attention": ("attention", "attention.capabilities"),
+    "transformers": ("attention.transformers",),
     "mechanisms": ("attention.core.mechanism", "attention.core.scores", "attention.core.masks"),
     "forms": (
         "attention.forms.pointwise",
@@ -34,6 +35,7 @@ CHAPTERS = {
 
 TITLES = {
     "attention": "attention, the library",
+    "transformers": "attention.transformers",
     "mechanisms": "What a mechanism says",
     "forms": "Forms of mechanisms",
     "models": "models",
