@@ -63,6 +63,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "Granite": ("Granite", {"attention_multiplier": 0.3}),
     "Granite SWA": ("GraniteSWA", {**WINDOWED, "attention_multiplier": 0.25}),
+    "Granite MoE SWA": (
+        "GraniteMoeSWA",
+        {**WINDOWED, **EXPERTS, "num_local_experts": 4, "attention_multiplier": 0.25},
+    ),
+    "Flint": ("Flint", {**WINDOWED, **EXPERTS, "n_routed_experts": 4}),
+    "MiMo-V2-Flash": ("MiMoV2Flash", {**WIDE, **EXPERTS, "n_routed_experts": 4, "sliding_window": WINDOW}),
     "gpt-oss": (
         "GptOss",
         {

@@ -2,9 +2,10 @@
 
 A name may have options, so that not every name can be listed beforehand; a mechanism may learn, so that layers must
 hold what it learns before weights are loaded; and a model that was trained with a mechanism must not open as another.
-transformers has no hook for these, so `register` extends three methods of `PreTrainedModel`:
+transformers has no hook for these, so `register` extends four methods of `PreTrainedModel`:
 
     get_correct_attn_implementation    a name beginning with "zoo:" is registered; the config says it, also on disk
+    set_attn_implementation            a model that would only warn, and go on as it was, refuses
     post_init                          layers of a new model hold what the mechanism learns
     _initialize_weights                it begins at the mechanism's own initial values
 
@@ -16,8 +17,10 @@ import inspect
 from functools import wraps
 from typing import Any
 
+import transformers
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, initialization
+from transformers.masking_utils import sdpa_mask
 
 from attention.core.errors import AttentionError
 from attention.core.registry import names
@@ -30,18 +33,29 @@ MARK = "_attention_zoo"
 RECORD = "attn_implementation"
 """The key of config.json that transformers reads as the implementation."""
 
+TESTED = "5.23"
+"""The version of transformers that this was written for."""
+
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 
 
 def register() -> None:
-    """Let transformers take `attn_implementation="zoo:..."`; a second call does nothing."""
+    """Let transformers take `attn_implementation="zoo:..."`; a second call does nothing.
+
+    Raises:
+        AttentionError: this transformers makes its masks in another way.
+    """
+    if "q_offset" not in inspect.signature(sdpa_mask).parameters:
+        raise AttentionError(
+            f"transformers {transformers.__version__} makes masks in a way that is not known here; "
+            f"pip install 'transformers>={TESTED}'"
+        )
     for name in (AUTO, *(PREFIX + name for name in names())):
         _offer(name)
-    for extended in (_named, _made, _initialised):
-        method, extension = extended.__name__, extended
-        original = getattr(PreTrainedModel, METHODS[method])
+    for method, extended in EXTENSIONS.items():
+        original = getattr(PreTrainedModel, method)
         if not hasattr(original, MARK):
-            setattr(PreTrainedModel, METHODS[method], extension(original))
+            setattr(PreTrainedModel, method, extended(original))
 
 
 def attention_layers(model: nn.Module) -> list[nn.Module]:
@@ -63,8 +77,7 @@ def _named(original: Any) -> Any:
         if is_ours(requested_attention):
             assert requested_attention is not None
             _offer(requested_attention)
-            if not self._can_set_attn_implementation():
-                raise AttentionError(f"{type(self).__name__} does not let its attention be replaced")
+            _check_replaceable(self)
         chosen = original(self, requested_attention, *args, **options)
         _record(self.config, chosen)
         _equip(self, chosen)
@@ -74,13 +87,27 @@ def _named(original: Any) -> Any:
     return get_correct_attn_implementation
 
 
+def _set(original: Any) -> Any:
+    @wraps(original)
+    def set_attn_implementation(
+        self: PreTrainedModel, attn_implementation: str | dict[str, Any], *args: Any, **options: Any
+    ) -> None:
+        if is_ours(attn_implementation):
+            _check_replaceable(self)
+            _check_attends(self, str(attn_implementation))
+        original(self, attn_implementation, *args, **options)
+
+    setattr(set_attn_implementation, MARK, True)
+    return set_attn_implementation
+
+
 def _made(original: Any) -> Any:
     @wraps(original)
     def post_init(self: PreTrainedModel, *args: Any, **options: Any) -> None:
         chosen = self.config._attn_implementation
         _equip(self, chosen)
-        if is_ours(chosen) and self.can_generate() and not attention_layers(self):
-            raise AttentionError(f"{type(self).__name__} has no layer whose attention can be {chosen}")
+        if is_ours(chosen) and self.can_generate():
+            _check_attends(self, chosen)
         original(self, *args, **options)
 
     setattr(post_init, MARK, True)
@@ -100,11 +127,25 @@ def _initialised(original: Any) -> Any:
     return _initialize_weights
 
 
-METHODS = {
-    "_named": "get_correct_attn_implementation",
-    "_made": "post_init",
-    "_initialised": "_initialize_weights",
+EXTENSIONS = {
+    "get_correct_attn_implementation": _named,
+    "set_attn_implementation": _set,
+    "post_init": _made,
+    "_initialize_weights": _initialised,
 }
+"""What each method of `PreTrainedModel` becomes."""
+
+
+def _check_replaceable(model: PreTrainedModel) -> None:
+    """AttentionError: its code does not ask transformers' interface."""
+    if not model._can_set_attn_implementation():
+        raise AttentionError(f"{type(model).__name__} does not let its attention be replaced")
+
+
+def _check_attends(model: PreTrainedModel, chosen: str) -> None:
+    """AttentionError: none of its layers does."""
+    if not attention_layers(model):
+        raise AttentionError(f"{type(model).__name__} has no layer whose attention can be {chosen}")
 
 
 def _record(config: Any, chosen: str) -> None:

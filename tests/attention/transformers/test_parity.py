@@ -52,7 +52,7 @@ def test_what_a_family_asks_for_changes_its_logits(family, changes):
     assert (kept - changed).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("family", ["gpt-oss", "Granite SWA"])
+@pytest.mark.parametrize("family", ["gpt-oss", "Granite SWA", "Granite MoE SWA", "Flint", "MiMo-V2-Flash"])
 def test_sinks_change_logits(family):
     model = tiny(family, "zoo:auto")
     before = logits(model, "causal", "none")

@@ -6,6 +6,7 @@ import transformers
 from torch import nn
 
 from attention import AttentionError, get
+from attention.transformers import seams
 from attention.transformers.calls import read
 from attention.transformers.families import tiny
 from attention.transformers.masks import documents_of, intervals_of
@@ -116,6 +117,9 @@ def test_models_that_do_not_let_their_attention_be_replaced():
     config = transformers.BloomConfig(vocab_size=97, hidden_size=32, n_layer=1, n_head=2)
     with pytest.raises(AttentionError, match=r"Bloom.* does not let its attention be replaced"):
         transformers.AutoModelForCausalLM.from_config(config, attn_implementation="zoo:auto")
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with pytest.raises(AttentionError, match=r"Bloom.* does not let its attention be replaced"):
+        model.set_attn_implementation("zoo:softpick")  # transformers alone would warn, and go on with softmax
 
 
 def test_models_without_attention():
@@ -124,6 +128,15 @@ def test_models_without_attention():
     )
     with pytest.raises(AttentionError, match="has no layer whose attention can be zoo:softpick"):
         transformers.AutoModelForCausalLM.from_config(config, attn_implementation="zoo:softpick")
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with pytest.raises(AttentionError, match=r"(no layer whose|does not let its) attention"):
+        model.set_attn_implementation("zoo:softpick")
+
+
+def test_a_transformers_whose_masks_are_made_otherwise(monkeypatch):
+    monkeypatch.setattr(seams, "sdpa_mask", lambda batch_size, cache_position, kv_length: None)
+    with pytest.raises(AttentionError, match=r"not known here; pip install 'transformers>=5\.23'"):
+        seams.register()
 
 
 @pytest.mark.parametrize("name", ["zoo:softpik", "zoo:lssar?powr=3", "zoo:"])
