@@ -11,6 +11,7 @@ from attention import AttentionError, weights
 from eval.analyses import heatmaps, quantize, sinks
 from eval.subject import open_subject
 from eval.subjects.base import Subject
+from eval.subjects.probe import probe
 from models import AttentionCall, ModelError
 from tests.eval.families import HYBRIDS, OWN, save, tiny
 from tests.eval.measuring import measure, typed
@@ -234,3 +235,11 @@ def test_a_mechanism_that_has_no_place_is_refused(
     sinky = save(tiny("gpt_oss"), tokenizer, tmp_path / "sinky")
     with pytest.raises((ModelError, AttentionError), match="has learned sinks"):
         open_subject(sinky, text=prose_file, attention="zoo:softpick")
+
+
+def test_a_trace_that_is_not_what_the_model_computes_is_refused() -> None:
+    model = tiny("llama")
+    tokens, factors = torch.arange(24)[None], iter([1.0, 1.01, 1.0, 1.0])
+    with pytest.raises(ModelError, match=r"its final states differ by 1\.0%"):
+        probe(model, model.model.layers, lambda: model.model(tokens).last_hidden_state * next(factors))
+    assert probe(model, model.model.layers, lambda: model.model(tokens).last_hidden_state).coverage.of == 2
