@@ -4,6 +4,8 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from attention import notes
 
 ROOT = Path(__file__).parent.parent
@@ -58,8 +60,14 @@ def test_every_folder_of_the_map_exists():
         assert (ROOT / name).exists(), name
 
 
-def test_the_example_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_examples_run(tmp_path):
+    library, foreign = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict = {}
-    exec(example, names)
+    exec(library, names)
     assert names["out"].shape == names["query"].shape
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=50, num_key_value_heads=2, **sizes)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    exec(foreign.replace("path/to/a/model", str(tmp_path)), names)
+    assert names["model"].config._attn_implementation == "zoo:softpick"
