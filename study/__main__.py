@@ -57,12 +57,12 @@ def _status(arguments: list[str]) -> None:
 
 
 def _report(arguments: list[str]) -> None:
-    options = _parser("report", "Write means, differences, noise and verdicts of a study.").parse_args(
-        arguments
-    )
+    parser = _parser("report", "Write means, differences, noise and verdicts of a study.")
+    parser.add_argument("--write", metavar="DIR", help="copy the page to read and its numbers to DIR, too")
+    options = parser.parse_args(arguments)
     from study import command
 
-    command.report(options.file)
+    command.report(options.file, options.write)
 
 
 def _speed(arguments: list[str]) -> None:

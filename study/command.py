@@ -80,13 +80,15 @@ def status(path: str) -> None:
         print(line)
 
 
-def report(path: str) -> None:
-    """Write the report of a study from what has been measured."""
-    from study.report import write
+def report(path: str, folder: str | None) -> None:
+    """Write the report of a study from what has been measured, and what of it is published to a folder."""
+    from study.report import publish, write
 
     study = load(path)
     for line in write(study, seal(study)):
         print(line)
+    if folder is not None:
+        print(f"wrote {', '.join(map(str, publish(study, Path(folder))))}")
 
 
 def speed(path: str, rounds: int) -> None:

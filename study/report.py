@@ -2,8 +2,10 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from eval.codec import encode
 from eval.report.export import write_numbers
@@ -47,6 +49,15 @@ def write(study: Study, sealed: Seal) -> list[str]:
     write_numbers(study.folder / "numbers.csv", found.numbers)
     lines = [f"{verdict.outcome}: {said}" for verdict, said in sentences(found)]
     return [*lines, f"wrote {study.folder / 'report.html'}, report.md, report.json and numbers.csv"]
+
+
+def publish(study: Study, folder: Path) -> list[Path]:
+    """Copy a report's page to read and its numbers to a folder, as NAME.md and NAME.csv; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copies = {"report.md": folder / f"{study.name}.md", "numbers.csv": folder / f"{study.name}.csv"}
+    for name, copy in copies.items():
+        shutil.copyfile(study.folder / name, copy)
+    return list(copies.values())
 
 
 def page(found: Evidence, sealed: Seal) -> Iterator[str]:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 if find_spec("transformers") is None:
     raise ModuleNotFoundError(
-        "attention.transformers needs the package transformers: pip install 'transformers>=5.0'",
+        "attention.transformers needs the package transformers: pip install 'transformers>=5.23'",
         name="transformers",
     )
 

@@ -62,7 +62,7 @@ def test_a_study_survives_a_kill_and_a_run_that_fails(write, capsys):
     )
     assert sorted(states(study).values()) == ["done"] * 4 + ["failed"] * 2
 
-    command.main(["report", str(path)])
+    command.main(["report", str(path), "--write", str(path.parent / "published")])
     shown = capsys.readouterr().out
     assert "undecided: Softpick has fewer sinks than softmax (no-sinks)." in shown
     report = json.loads((study.folder / "report.json").read_text())
@@ -72,7 +72,9 @@ def test_a_study_survives_a_kill_and_a_run_that_fails(write, capsys):
         "softpick": ["1", "2"],
         "lonely": [],
     }
-    page = (study.folder / "report.md").read_text()
+    page = (path.parent / "published" / f"{study.name}.md").read_text()
+    assert page == (study.folder / "report.md").read_text()
+    assert (path.parent / "published" / f"{study.name}.csv").is_file()
     assert "| softpick | 2 |" in page
     assert "Missing: lonely-seed-1 (failed), lonely-seed-2 (failed)." in page
     assert (study.folder / "numbers.csv").read_text().count("\n") == 1 + 2 * 4
