@@ -64,7 +64,10 @@ def test_one_file_adds_an_analysis(
 def test_the_analysis_of_the_docs_works(make_run: RunMaker, tmp_path: Path, add_analysis: Any) -> None:
     page = (provenance.ROOT / "docs" / "evaluation.md").read_text()
     path = make_run("fresh", folder=tmp_path)
-    add_analysis("diagonal", re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "ANALYSIS =" in block
+    )
+    add_analysis("diagonal", code)
     main(["diagonal", str(path), "--length", "16"])
     found = results.read(path / "eval" / "diagonal.json")["results"]["layers"]
     assert len(found) == 2

@@ -10,6 +10,7 @@ from eval.analyses import quantize
 from eval.display import Figure
 from eval.report.collection import Measured, shown
 from eval.report.drawings import sections
+from eval.report.pairs import Group
 from tests.eval.examples import page_of, run, score
 
 SCORE = score()
@@ -92,12 +93,13 @@ def test_activations_cache_and_attention_share_a_figure() -> None:
         "corr.\n4": 1.05,
     }
     assert quantize._parts(typed(bare)) == {"cache\n4": 1.0}
-    picture = next(
-        drawing.svg
-        for section in sections([full, bare])
+    groups = [Group(run.name, {0: run}) for run in (full, bare)]
+    chart = next(
+        drawing.chart
+        for section in sections(groups)
         for drawing in section.drawings
         if "cache" in drawing.title
     )
     for label in ("W8A8", "static", "cache", "prob.", "corr."):
-        assert f">{label}<" in str(picture)
+        assert label in str(chart)
     assert "Loss with fewer bits in activations" in page_of([full, bare])

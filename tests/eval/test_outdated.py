@@ -104,7 +104,7 @@ def test_a_result_with_other_libraries_is_marked(path: Path, monkeypatch: pytest
     assert "Numbers with a † would now be measured otherwise: fresh." in findings([run])
     page = page_of([run])
     assert "† fresh, not as it would be measured now: versions (activations)." in page
-    assert 'title="not as it would be measured now: versions"' in page
+    assert 'title="would now be measured with other versions"' in page
     text = Report("A", [run], {}).text()
     assert shown(run) in text
     assert "fresh: † not as it would be measured now (versions): activations." in text
