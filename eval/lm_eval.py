@@ -23,7 +23,6 @@ DEFAULT = "cuda:0"
 """The device that lm-eval's command asks for where nobody named one."""
 
 
-@register_model("zoo")
 class ZooModel(HarnessModel):
     """A subject by its path, as lm-eval makes models from `--model_args`."""
 
@@ -65,4 +64,8 @@ class ZooModel(HarnessModel):
 
 
 if __name__ == "__main__":
+    import eval.lm_eval  # noqa: F401 - the model is registered once, under the name of its module
+
     guarded(cli_evaluate)
+else:
+    register_model("zoo")(ZooModel)

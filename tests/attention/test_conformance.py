@@ -254,6 +254,7 @@ def test_gradcheck(mechanism, kernel, small_tiles):
 
 
 @mechanisms
+@torch.no_grad()
 def test_weights_are_what_the_kernel_used(mechanism, small_tiles):
     inputs = make(heads=4, key_heads=4)
     window = 5 if takes_windows(mechanism) else None

@@ -13,6 +13,8 @@ FLOORS = ("core", "forms", "mechanisms", "kernels")
 """Each imports itself and those before it."""
 
 OUTSIDE = {"torch", "einops", "triton", "filelock", "flash_attn"}
+BRIDGE = "transformers"
+"""The folder that serves the optional package of this name, and alone imports it."""
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 
@@ -34,7 +36,7 @@ def test_a_file_imports_its_own_floor_and_those_below(path):
     for name in imported(path):
         package, *inner = name.split(".")
         if package != "attention":
-            assert package in OUTSIDE | sys.stdlib_module_names, name
+            assert package in OUTSIDE | sys.stdlib_module_names or own == package == BRIDGE, name
         elif own in FLOORS and name != "attention.mechanisms":  # the registry lists that folder
             assert inner[0] in FLOORS[: FLOORS.index(own) + 1], name
 
@@ -43,6 +45,7 @@ def test_the_folders_of_forms_and_mechanisms_hold_nothing_else():
     assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
         *FLOORS,
         "conformance",
+        BRIDGE,
     }
     for path in (PACKAGE / "mechanisms").glob("*.py"):
         assert path.name == "__init__.py" or "@register" in path.read_text(), path

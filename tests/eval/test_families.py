@@ -165,10 +165,10 @@ def test_they_are_quantized_by_every_method_that_makes_sense(
 @pytest.mark.parametrize(
     ("family", "reason"),
     [
-        ("bloom", "has no layer whose attention weights can be traced"),
+        ("bloom", "does not let its attention be replaced"),
         ("diffllama", "DiffLlamaAttention attends more than once in layer 0"),
         ("doge", "does not work while its attention is traced"),
-        ("mamba", "has no layer whose attention weights can be traced"),
+        ("mamba", "has no layer whose attention can be zoo:auto"),
     ],
 )
 def test_what_cannot_be_traced_says_so_in_one_line(

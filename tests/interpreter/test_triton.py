@@ -144,13 +144,14 @@ def test_values_of_another_width_and_strided_inputs(name):
     fused = torch.cat([inputs.query, inputs.key, wide], -1).transpose(1, 2).contiguous().transpose(1, 2)
     fused = fused.detach().requires_grad_()
     plain = [x.detach().clone().contiguous().requires_grad_() for x in fused.split([8, 8, 20], -1)]
-    strided = attend(*fused.split([8, 8, 20], -1), name)
-    whole = attend(*plain, name)
+    learned = dict(attention.get(name).initial_values(2, 8))
+    strided = attend(*fused.split([8, 8, 20], -1), name, params=learned)
+    whole = attend(*plain, name, params=learned)
     assert torch.equal(strided, whole)
     (gradient,) = torch.autograd.grad(strided.sum(), fused)
     expected = torch.autograd.grad(whole, plain, torch.ones_like(whole))
     assert torch.equal(gradient, torch.cat(expected, -1))
-    dense = attention.attend(*plain, name, kernel="dense")
+    dense = attention.attend(*plain, name, kernel="dense", params=learned)
     assert torch.allclose(whole, dense, rtol=1e-4, atol=1e-5)
 
 
@@ -179,6 +180,7 @@ def test_few_queries_and_many_keys_are_split_evenly_over_the_processors():
 
 
 @mechanisms
+@torch.no_grad()
 def test_decode_equals_the_whole(mechanism):
     inputs = make(batch=1, queries=20, heads=4, key_heads=2, head_dim=8).to(torch.float32)
     whole = attend(inputs.query, inputs.key, inputs.value, mechanism, window=6)
@@ -195,6 +197,7 @@ def test_decode_equals_the_whole(mechanism):
 
 
 @mechanisms
+@torch.no_grad()
 def test_the_future_changes_nothing_bit_for_bit(mechanism):
     inputs = make(batch=1, queries=21, heads=2, key_heads=1).to(torch.float32)
     before = attend(inputs.query, inputs.key, inputs.value, mechanism)
@@ -245,8 +248,9 @@ def test_every_output_is_written_and_the_same_call_twice_is_bitwise_equal(name, 
 def test_a_compiled_call_is_one_graph(name):
     inputs = make(batch=1, queries=9, heads=2, key_heads=1).to(torch.float32)
     operands = (inputs.query, inputs.key, inputs.value)
-    compiled = torch.compile(lambda *x: attend(*x, name), backend="aot_eager", fullgraph=True)
-    out, plain = compiled(*operands), attend(*operands, name)
+    learned = dict(attention.get(name).initial_values(*inputs.query.shape[2:]))
+    compiled = torch.compile(lambda *x: attend(*x, name, params=learned), backend="aot_eager", fullgraph=True)
+    out, plain = compiled(*operands), attend(*operands, name, params=learned)
     assert torch.equal(out, plain)
     gradients, expected = (torch.autograd.grad(x.square().sum(), operands) for x in (out, plain))
     assert all(torch.equal(one, other) for one, other in zip(gradients, expected, strict=True))

@@ -314,9 +314,13 @@ def remembered_call(dice: random.Random) -> tuple[str, Call, Callable[[], str]]:
     call = valid(dice)
     call.mechanism = dice.choice([x for x in MECHANISMS if isinstance(x, Chunked)])
     call.arguments |= {"causal": True, "kernel": "auto"}
-    for name in ("window", "params", "scale"):
+    for name in ("window", "scale"):
         call.arguments.pop(name, None)
     call.arguments["query"] = call.arguments["key"].repeat_interleave(dice.choice([1, 2]), 2)
+    heads, head_dim = call.arguments["query"].shape[2:]
+    call.arguments["params"] = (
+        dict(call.mechanism.initial_values(heads, head_dim)) if heads and head_dim else {}
+    )
     keys = call.arguments["key"].shape[1]
     cut, spoil = (
         dice.randrange(keys + 1),

@@ -69,7 +69,7 @@ def check(line: str) -> None:
 
 
 def _one(words: list[str]) -> None:
-    while words and re.fullmatch(r"[A-Z_0-9]+=\S*", words[0]):
+    while words and re.fullmatch(r"[A-Z_0-9]+=.*", words[0]):
         words.pop(0)
     if not words or words[0] in ELSEWHERE or any("$" in word or "..." in word for word in words):
         return
