@@ -59,8 +59,11 @@ def test_a_wrong_command_is_found(line: str, reader: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["start.md", "huggingface.md"])
-def test_examples_run(page: str, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
     for example in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL):
         exec(example, {})
     assert capsys.readouterr().out
