@@ -69,6 +69,21 @@ class Example:
     choices: str = SYMBOLS
 
 
+@dataclass(frozen=True)
+class Task:
+    """One task, and how it is taught.
+
+    Attributes:
+        make: a document of so many symbols.
+        teach: a training document of at most so many; None: one that `make` makes, the logarithm of its size uniform.
+        answers_after: what ends the part that is given and not learned; None: all is learned.
+    """
+
+    make: Callable[[random.Random, int], Example]
+    teach: Callable[[random.Random, int], Example] | None = None
+    answers_after: str | None = ASKED
+
+
 def example(task: str, size: int, seed: int, index: int) -> Example:
     """Document `index` of a task: of `size` symbols, or up to two fewer where the task comes in pairs.
 
@@ -77,33 +92,34 @@ def example(task: str, size: int, seed: int, index: int) -> Example:
     Raises:
         DataError: unknown task, or a size below 12.
     """
-    if task not in TASKS:
-        raise DataError(f"unknown task {task!r}{nearest(task, TASKS)}")
-    if size < SHORTEST:
-        raise DataError(f"a document of a task has at least {SHORTEST} symbols, got {size}")
-    return TASKS[task](random.Random(f"{task} {size} {seed} {index}"), size)
+    _check(task, size)
+    return TASKS[task].make(random.Random(f"{task} {size} {seed} {index}"), size)
 
 
 def lesson(task: str, longest: int, seed: int, index: int) -> Example:
-    """Training document `index` of a task, of at most `longest` symbols; the logarithm of its size is uniform, but
-    those of trigger have all the same.
+    """Training document `index` of a task, of at most `longest` symbols.
 
     Raises:
         DataError: unknown task, or `longest` below 12.
     """
-    chance = random.Random(f"lesson {task} {longest} {seed} {index}")
-    if task == "trigger":
-        return _trigger(chance, longest)
-    size = _log_uniform(chance, SHORTEST, longest)
-    if task == "induction":
-        return _induction(chance, size, piece=_log_uniform(chance, 2, size // 2))
-    return example(task, size, seed, index)
+    _check(task, longest)
+    chance, teach = random.Random(f"lesson {task} {longest} {seed} {index}"), TASKS[task].teach
+    if teach is not None:
+        return teach(chance, longest)
+    return example(task, _log_uniform(chance, SHORTEST, longest), seed, index)
+
+
+def _check(task: str, size: int) -> None:
+    if task not in TASKS:
+        raise DataError(f"unknown task {task!r}{nearest(task, TASKS)}")
+    if size < SHORTEST:
+        raise DataError(f"a document of a task has at least {SHORTEST} symbols, got {size}")
 
 
 class Synthetic(Corpus):
     """Training documents of one task, of up to `task_length` symbols."""
 
-    answers_after: str | None = ASKED
+    answers_after: str | None = ASKED  # of most tasks; each says its own
 
     @dataclass
     class Options:
@@ -130,8 +146,7 @@ class Synthetic(Corpus):
         if config.tokenizer.path is None and config.tokenizer.kind != "char":
             raise DataError("corpus 'synthetic' needs tokenizer.kind=char, which makes each symbol a token")
         self.task = config.task
-        if self.task == "trigger":
-            self.answers_after = None
+        self.answers_after = TASKS[self.task].answers_after
 
     def identity(self, hashes: Hashes = content_hashes) -> dict[str, Any]:
         """The options, and a few documents, which change whenever the way they are made does."""
@@ -157,6 +172,11 @@ def _induction(chance: random.Random, size: int, piece: int = 2) -> Example:
     chance.shuffle(pieces)
     followers = (place for place in range(piece * len(pieces)) if place % piece)
     return _asked(symbols, "".join(pieces), followers)
+
+
+def _induction_in_pieces(chance: random.Random, longest: int) -> Example:
+    size = _log_uniform(chance, SHORTEST, longest)
+    return _induction(chance, size, piece=_log_uniform(chance, 2, size // 2))
 
 
 def _maximum(chance: random.Random, size: int) -> Example:
@@ -203,10 +223,10 @@ def _filler(size: int) -> str:
     return (CONTENT * (size // len(CONTENT) + 1))[:size]
 
 
-TASKS: dict[str, Callable[[random.Random, int], Example]] = {
-    "copy": _copy,
-    "induction": _induction,
-    "maximum": _maximum,
-    "passkey": _passkey,
-    "trigger": _trigger,
+TASKS = {
+    "copy": Task(_copy),
+    "induction": Task(_induction, teach=_induction_in_pieces),
+    "maximum": Task(_maximum),
+    "passkey": Task(_passkey),
+    "trigger": Task(_trigger, teach=_trigger, answers_after=None),
 }
