@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # The baseline, then every other mechanism that has a config for the demo.
-DEMO := softmax $(filter-out base softmax,$(basename $(notdir $(wildcard configs/demo/*.yaml))))
+DEMO := softmax $(filter-out base pico softmax,$(basename $(notdir $(wildcard configs/demo/*.yaml))))
 
 MINUTES ?= 10
 
