@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
+from data.words import SPACE
 
-SPACE = "\u2581"
 BESIDE = "tokenizer_config.json"
 
 
