@@ -1,13 +1,25 @@
-"""Compiled kernels for the caches that tests make: borrowed from the user's cache, and what is new given back to it."""
+"""Caches that tests make, with compiled kernels borrowed from the user's cache; what is new is given back to it."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from attention.core import cache
 from attention.kernels.cpu.build import BuildError
 from attention.kernels.cpu.ops import load_engine
+
+
+@contextmanager
+def own_cache(folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """Keep what tests make in a folder, with the user's kernels in it; nothing is asked of a network."""
+    with borrowed_kernels(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTENTION_ZOO_CACHE", str(folder))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_DATASETS_OFFLINE", "1")
+        yield patch
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from eval.subjects.base import AttentionReport, HiddenReport, Subject
 from eval.subjects.coverage import Coverage
 from models import GPT, AttentionCall, ModelConfig, resolve
 from storage import checkpoint_path, create_run, partial_path, publish, write_checksums
-from tests.kernels import borrowed_kernels
+from tests.kernels import own_cache
 
 VOCABULARY = """the queen king speaks of night and gentle morning where shadow takes every crown from
 Verona to Rome"""
@@ -51,10 +51,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("cache")
-    with borrowed_kernels(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTENTION_ZOO_CACHE", str(folder))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HF_DATASETS_OFFLINE", "1")
+    with own_cache(folder):
         yield
 
 

@@ -12,7 +12,7 @@ from data import DataConfig, TokenizerConfig
 from models import GPT
 from models.plan import resolve
 from tests.eval.conftest import prose, untrained_run
-from tests.kernels import borrowed_kernels
+from tests.kernels import own_cache
 from tests.models.conftest import tiny
 
 pytest.importorskip("transformers")
@@ -29,10 +29,7 @@ LENGTH = 32
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Caches of these tests' own; nothing is asked of a network."""
     folder = tmp_path_factory.mktemp("cache")
-    with borrowed_kernels(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTENTION_ZOO_CACHE", str(folder))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HF_DATASETS_OFFLINE", "1")
+    with own_cache(folder) as patch:
         patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(folder / "modules"))
         yield
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 
-from tests.kernels import borrowed_kernels
+from tests.kernels import own_cache
 from training import Config, load
 
 ROOT = Path(__file__).parents[2]
@@ -93,8 +93,7 @@ def tiny_yaml(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tokenizers and shards of these tests stay out of the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
-    with borrowed_kernels(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTENTION_ZOO_CACHE", str(folder))
+    with own_cache(folder):
         yield
 
 
