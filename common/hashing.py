@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,14 @@ def file_hash(path: Path) -> str:
     """Hex sha256 of a file's content. OSError: it cannot be read."""
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def files_hash(paths: Iterable[Path]) -> str:
+    """Hex sha256 of the sha256 of each file, in this order. OSError: one cannot be read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(bytes.fromhex(file_hash(path)))
+    return digest.hexdigest()
 
 
 def text_hash(text: str) -> str:

@@ -5,9 +5,7 @@ the block cannot express is refused by name; nothing is left out. Weights are sa
 no code of a folder is run.
 """
 
-import hashlib
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.errors import nearest
-from common.hashing import file_hash
 from common.reading import read_json
 from common.shapes import shown
 from models.errors import ModelError
@@ -147,14 +144,6 @@ def weight_files(path: Path) -> list[Path]:
             f"{path} has no *.safetensors; other files of weights are not read (save it as safetensors)"
         )
     return files
-
-
-def checksum(files: Iterable[Path]) -> str:
-    """The sha256 of the sha256 of each file."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(bytes.fromhex(file_hash(file)))
-    return digest.hexdigest()
 
 
 def state(path: Path, tied: bool) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from common.errors import InputError
+from common.hashing import files_hash
 from data import DataError, Tokenizer
 from data.tokenizer import load_foreign
 from models.errors import ModelError
@@ -82,7 +83,7 @@ def open_source(path: str | Path) -> Source:
     try:
         section = model_section(path)
         if llama.is_model(path):
-            weights = llama.checksum(llama.weight_files(path))
+            weights = files_hash(llama.weight_files(path))
             state = llama.state(path, bool(section.get("tie_embeddings", True)))
             return Source(path, None, weights, section, state)
         run = load_run(path)

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from common.hashing import text_hash
+from common.hashing import files_hash, text_hash
 from data import Prepared
 from eval.subjects.base import Subject, fingerprint
-from eval.subjects.pretrained import load, weight_files, weights_hash
+from eval.subjects.pretrained import load, weight_files
 from eval.subjects.texts import corpus
 
 
@@ -24,7 +24,7 @@ class FolderSubject(Subject):
         self._model.to(device).eval().requires_grad_(False)
         self.name = path.resolve().name
         self.path, self.step = path, None
-        self.checkpoint = weights_hash(weights)
+        self.checkpoint = files_hash(weights)
         self.architecture = _architecture(self._model, attention)
         self.vocab_size = self._model.config.get_text_config().vocab_size
         self.bos, self.eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id

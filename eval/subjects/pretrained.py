@@ -1,6 +1,5 @@
 """Opening a directory that transformers can read, which may come from anybody: nothing of it is run."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from attention import AttentionError
 from attention.transformers import register
 from attention.transformers.calls import CHILD
 from common.errors import InputError
-from common.hashing import file_hash
 from common.reading import read_json
 from common.shapes import shown
 from models import ModelError
@@ -140,11 +138,3 @@ def weight_files(path: Path) -> list[Path]:
         if files:
             return files
     raise ModelError(f"{path} has a config.json but no weights (*.safetensors, pytorch_model*.bin or *.gguf)")
-
-
-def weights_hash(files: list[Path]) -> str:
-    """sha256 of all files together."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(bytes.fromhex(file_hash(file)))
-    return digest.hexdigest()
