@@ -126,7 +126,9 @@ def prepare(
     check_tensors(query, key, value)
     check_softcap(spec.softcap)
     if spec.softcap is not None:
-        mechanism = _CAPPED[_capped(mechanism, float(spec.softcap))]
+        from attention.core.capping import CAPPED, place
+
+        mechanism = CAPPED[place(mechanism, float(spec.softcap))]
     visible = visibility(
         query.shape[1],
         key.shape[1],
@@ -154,19 +156,6 @@ def prepare(
             f"{mechanism.name} scales its scores by {scores.scale}, which float32 cannot hold"
         )
     return AttentionInputs(mechanism, scores, value, visible, call, (query, key))
-
-
-_CAPPED: list[Mechanism] = []
-"""Those made so far: torch.compile takes a mechanism from a place that outlives the call, not one made in it."""
-
-
-@torch.compiler.assume_constant_result
-def _capped(mechanism: Mechanism, cap: float) -> int:
-    """The place of a mechanism of capped scores."""
-    made = mechanism.form.capped(mechanism, cap)
-    if made not in _CAPPED:
-        _CAPPED.append(made)
-    return _CAPPED.index(made)
 
 
 def example(

@@ -10,7 +10,6 @@ from torch import Tensor
 from attention.core.call import Call
 from attention.core.capped import Capped
 from attention.core.form import Rowwise, form
-from attention.core.formula import evaluate, formula_of
 from attention.core.masks import Tile
 from attention.core.mechanism import Mechanism
 
@@ -135,6 +134,8 @@ class CappedRatio(Capped, Ratio):
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """The numerators over the offset and the sum of the denominators, 0 where that is 0."""
+        from attention.core.formula import evaluate, formula_of  # imports torch's compiler
+
         pivot = score.new_zeros(1)
         numerator, denominator = evaluate(formula_of(self)["terms"], score, pivot)
         total = denominator.where(visible, 0).sum(-1, keepdim=True) + self.offset(pivot)

@@ -124,6 +124,12 @@ def test_attention_imports_nothing_from_the_rest_of_the_project():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
+def test_torchs_compiler_comes_with_the_first_call():
+    code = "import sys, attention; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize(
     "call",
     [
