@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from markupsafe import Markup
@@ -17,16 +18,41 @@ from eval.report.pairs import Group
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of the page, over its full width if `wide`: curves as data, or a picture; neither where no run has its
-    data.
+    """A figure of the page.
+
+    Attributes:
+        figure: the means over the seeds of each group.
+        caption: its own, and which runs are missing.
+        names: of the groups, by place.
     """
 
-    title: str
-    caption: str
     figure: Figure | Grid
-    chart: dict[str, Any] | None = None
-    svg: Markup | None = None
-    wide: bool = False
+    caption: str
+    names: dict[int, str]
+
+    @property
+    def title(self) -> str:
+        """Its heading."""
+        return self.figure.title
+
+    @property
+    def wide(self) -> bool:
+        """Whether it stands over the full width of the page."""
+        return isinstance(self.figure, Grid)
+
+    @cached_property
+    def chart(self) -> dict[str, Any] | None:
+        """Curves as data; None where no run has any."""
+        if isinstance(self.figure, Grid) or not self.figure.curves:
+            return None
+        return charts.chart(self.figure, self.names)
+
+    @cached_property
+    def svg(self) -> Markup | None:
+        """A grid as a picture; None for curves."""
+        if not isinstance(self.figure, Grid):
+            return None
+        return Markup(style.svg(figures.grids(self.figure), _plain(self.title), self.title))
 
 
 @dataclass
@@ -52,42 +78,49 @@ def sections(groups: Sequence[Group], *, curves_only: bool = False) -> list[Sect
         curves_only: whether to leave out pictures, what analyses show beside figures, and what was not measured.
     """
     runs = [run for group in groups for run in group.runs.values()]
-    members = [(place, group) for place, group in enumerate(groups) for _ in group.runs]
-    variants = {place: (of, group.name) for place, (of, group) in enumerate(members)}
     names = {place: group.name for place, group in enumerate(groups)}
-    named = {run.name: group.name for group in groups for run in group.runs.values()}
-
-    def drawn(declared: Figure | Grid, source: str) -> Iterator[Drawing]:
-        caption = " ".join([declared.caption, *_missing(runs, source)])
-        if isinstance(declared, Figure):
-            mean = averaged(declared, variants)
-            chart = charts.chart(mean, names) if mean.curves else None
-            if chart is None and curves_only:
-                return
-            yield Drawing(declared.title, caption, mean, chart=chart)
-        elif not curves_only:
-            mean_grid = averaged_grid(declared, named)
-            picture = Markup(style.svg(figures.grids(mean_grid), _plain(declared.title), declared.title))
-            yield Drawing(declared.title, caption, mean_grid, svg=picture, wide=True)
-
+    places = [place for place, group in enumerate(groups) for _ in group.runs]
+    analyses = catalogue.every()
     found = {"Training": Section("Training")}
-    for figure in training.figures(runs):
-        found["Training"].drawings += drawn(figure, "training")
-    for name, analysis in catalogue.every().items():
-        seen = shown(runs, name)
-        drawings = [drawing for figure in analysis.figures(seen) for drawing in drawn(figure, name)]
-        has_html = not curves_only and analysis.section is not None
-        if not drawings and not has_html:
+    for source, heading, declared in means(groups):
+        drawings = [
+            Drawing(figure, " ".join([figure.caption, *_missing(runs, source)]), names)
+            for figure in declared
+            if not curves_only or (isinstance(figure, Figure) and figure.curves)
+        ]
+        beside = None if curves_only or source not in analyses else analyses[source].section
+        if not drawings and beside is None:
             continue
-        heading = analysis.heading or name.capitalize()
         section = found.setdefault(heading, Section(heading))
         section.drawings += drawings
-        if has_html and analysis.section is not None:
+        if beside is not None:
             # Templates have escaped what it holds.
-            coloured = [replace(one, place=variants[one.place][0]) for one in seen]
-            section.html = Markup(section.html) + Markup(analysis.section(coloured))
-            section.missing += [f"{run.name}: {run.missing[name]}." for run in runs if name in run.missing]
+            coloured = [replace(one, place=places[one.place]) for one in shown(runs, source)]
+            section.html = Markup(section.html) + Markup(beside(coloured))
+            section.missing += [
+                f"{run.name}: {run.missing[source]}." for run in runs if source in run.missing
+            ]
     return list(found.values())
+
+
+def means(groups: Sequence[Group]) -> Iterator[tuple[str, str, list[Figure | Grid]]]:
+    """The figures of the training log, then of each analysis, with the mean over the seeds of each group.
+
+    Yields:
+        Where they come from, the heading that they stand under, and the figures.
+    """
+    runs = [run for group in groups for run in group.runs.values()]
+    members = [(place, group) for place, group in enumerate(groups) for _ in group.runs]
+    variants = {place: (of, group.name) for place, (of, group) in enumerate(members)}
+    named = {run.name: group.name for group in groups for run in group.runs.values()}
+
+    def mean(declared: Figure | Grid) -> Figure | Grid:
+        return averaged_grid(declared, named) if isinstance(declared, Grid) else averaged(declared, variants)
+
+    yield "training", "Training", [mean(figure) for figure in training.figures(runs)]
+    for name, analysis in catalogue.every().items():
+        declared = analysis.figures(shown(runs, name))
+        yield name, analysis.heading or name.capitalize(), [mean(figure) for figure in declared]
 
 
 def _plain(title: str) -> str:

@@ -10,7 +10,7 @@ from common.errors import InputError
 from eval import display
 from eval.drawing import figures, style
 from eval.report import forest
-from eval.report.drawings import sections
+from eval.report.drawings import means
 from eval.report.numbers import Number
 from eval.report.pairs import Group
 
@@ -32,9 +32,9 @@ def write(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         written = _forest(groups, headline, folder)
-        for section in sections(groups):
-            for drawing in section.drawings:
-                written += _drawing(drawing.figure, folder / file_name(drawing.title))
+        for _, _, declared in means(groups):
+            for figure in declared:
+                written += _drawing(figure, folder / file_name(figure.title))
         for number in numbers:
             path = folder / f"{file_name(number.key)}.tex"
             path.write_text(latex(number, groups), encoding="utf-8")
