@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,6 +18,11 @@ def machine() -> dict[str, str]:
         "commit": _commit(),
     }
     return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+
+
+def words(facts: Mapping[str, object]) -> str:
+    """Facts on one line of text."""
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def default_device() -> torch.device:

@@ -10,6 +10,7 @@ from pathlib import Path
 from eval.codec import encode
 from eval.report.export import write_numbers
 from eval.report.numbers import Number, interval
+from storage.machine import words
 from study import speed
 from study.claims import Verdict
 from study.definition import Study
@@ -202,6 +203,8 @@ def conditions(found: Evidence, sealed: Seal) -> Iterator[str]:
     """Sentences on what a reader must know of how the numbers came about."""
     file = found.study.file
     yield f"Seeds: {', '.join(map(str, file.seeds))}."
+    if trained := dict.fromkeys(_machines(found)):
+        yield f"Trained on {'; '.join(trained)}."
     if added := sorted({*file.seeds} - {*sealed.seeds}):
         yield f"Added after the first result: seeds {', '.join(map(str, added))}."
     speeds = speed.read(found.study)
@@ -212,6 +215,14 @@ def conditions(found: Evidence, sealed: Seal) -> Iterator[str]:
     if found.missing:
         yield f"Missing: {', '.join(f'{name} ({state})' for name, state in found.missing.items())}."
     yield f"The file of the study is {found.study.path}; `python -m study run {found.study.path}` makes all of it."
+
+
+def _machines(found: Evidence) -> Iterator[str]:
+    """The machine and the torch of each run that recorded them."""
+    for run in (run for seeds in found.runs.values() for run in seeds.values()):
+        if run.record and "machine" in run.record:
+            torch = run.record.get("versions", {}).get("torch", "of unknown version")
+            yield words({**run.record["machine"], "torch": torch})
 
 
 def _table(number: Number, study: Study) -> Iterator[str]:

@@ -24,7 +24,7 @@ from eval.noise import Noise
 from eval.report.numbers import Number
 from eval.report.pairs import Group, Paired
 from storage import load_run
-from storage.machine import default_device, machine
+from storage.machine import default_device, machine, words
 from study.definition import Study
 from study.tasks import Task, config, states
 from training.config import resolve_precision
@@ -129,8 +129,9 @@ def condition(found: Speeds) -> str:
         if found.load is not None and found.load > BUSY
         else ""
     )
-    facts = ", ".join(f"{name} {value}" for name, value in found.machine.items())
-    return f"Speed: {rounds} steps of each variant in turns on {found.measured} ({facts}){busy}."
+    return (
+        f"Speed: {rounds} steps of each variant in turns on {found.measured} ({words(found.machine)}){busy}."
+    )
 
 
 def _step(study: Study, task: Task, device: torch.device) -> tuple[Callable[[], object], int]:

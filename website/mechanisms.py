@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attention import Mechanism, get, names, notes
 from website import drawings, notation
-from website.tables import Table, plain, tables
+from website.tables import plain, tables, written
 
 CAPABILITIES = Path("docs/capabilities.md")
 RESULTS = ("benchmarks/results", "docs/studies")
@@ -71,7 +71,7 @@ def index() -> str:
         ]
         for mechanism in map(get, names())
     ]
-    return INTRODUCTION + "\n" + Table("", ["mechanism", "weights"], rows).markdown(rows)
+    return INTRODUCTION + "\n" + written(["mechanism", "weights"], rows)
 
 
 def page(name: str, sources: Sources) -> str:
@@ -147,7 +147,7 @@ def _use(mechanism: Mechanism, sources: Sources) -> str:
             field, _, meaning = option.partition(": ")
             key, _, default = field.partition(", ")
             rows.append([key, f"`{default.removesuffix(' by default')}`", meaning.replace("|", "\\|")])
-        parts.append(Table("", ["option", "default", "meaning"], rows).markdown(rows))
+        parts.append(written(["option", "default", "meaning"], rows))
     if learned := notes.learned(mechanism):
         parts.append(f"Learned per head: {learned}")
     if mechanism.window is not None:
@@ -187,7 +187,7 @@ def _kernels(name: str, capabilities: str) -> str:
     ]
     parts = [
         "Each kernel was held to the plain formula in float64, gradients included, on a machine without a GPU.",
-        Table("", ["kernel", *PRECISIONS, "all other checks"], rows).markdown(rows)
+        written(["kernel", *PRECISIONS, "all other checks"], rows)
         if rows
         else "No kernel has been tried yet: `python -m attention.conformance --mechanism "
         f"{name} --write docs/capabilities.md` does.",
@@ -209,7 +209,7 @@ def _measured(name: str, results: dict[str, str]) -> str:
             if not rows or (len(table.rows) == len(rows) and len(table.rows) > 8):
                 continue
             beside = [row for row in table.about(drawings.BASELINE) if row not in rows][:1]
-            found.append(f"**{table.heading}**\n\n{table.markdown(beside + rows)}")
+            found.append(f"**{table.heading}**\n\n{written(table.header, beside + rows)}")
         if found:
             heading = re.search(r"^# (.*)$", text, re.MULTILINE)
             title = heading[1] if heading else path

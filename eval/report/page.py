@@ -14,6 +14,7 @@ from eval.report.contents import Report
 from eval.report.drawings import sections
 from eval.report.findings import checks, findings
 from eval.report.view import view
+from storage.machine import words
 
 
 def render(report: Report) -> str:
@@ -95,7 +96,7 @@ def _provenance(runs: Sequence[Measured]) -> dict[str, list[Any]]:
 
 def _words(value: Any) -> str | None:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {entry}" for key, entry in value.items())
+        return words(value)
     return None if value is None else str(value)
 
 

@@ -1,5 +1,6 @@
 """The page of a study: many variants, several axes, gaps, and what a reader does with it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,19 @@ def test_the_plain_sentence_of_a_verdict_names_difference_seeds_and_interval():
     said = report.said(found.verdicts[0], found.number("bits_per_byte"))
     assert said.startswith("validation bits/byte, mechanism_23 − softmax: +9.0026 [+8.9")
     assert said.endswith("over 3 seeds.")
+
+
+def test_conditions_name_every_machine_that_trained() -> None:
+    found = evidence({"attention": ["softmax", "softpick"]})
+    sealed = Seal([], "f", [1, 2, 3], "2026-01-01 10:00:00")
+    assert not any(line.startswith("Trained on") for line in report.conditions(found, sealed)), (
+        "none is recorded"
+    )
+    for variant, processor in (("softmax", "EPYC"), ("softpick", "Xeon")):
+        for seed, run in found.runs[variant].items():
+            record = {"machine": {"processor": processor, "cores": "2"}, "versions": {"torch": "2.13.0"}}
+            found.runs[variant][seed] = replace(run, record=record)
+    assert (
+        "Trained on processor EPYC, cores 2, torch 2.13.0; processor Xeon, cores 2, torch 2.13.0."
+        in report.conditions(found, sealed)
+    )
