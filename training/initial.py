@@ -17,6 +17,7 @@ from data import Tokenizer
 from models import GPT, ModelError
 from models.block import Mixer
 from models.config import ModelConfig, from_dict
+from models.errors import listed
 from storage.run import read_run
 from storage.source import Source, open_source
 from training.config import Config
@@ -100,15 +101,14 @@ def compare(source: Source, model: ModelConfig, asked: str) -> Initial:
 
 def _refuse_others(taken: Mapping[str, Tensor], wanted: Mapping[str, torch.Size], asked: str) -> None:
     wrong = {
-        "missing there": sorted(wanted.keys() - taken.keys()),
-        "unknown here": sorted(taken.keys() - wanted.keys()),
-        "of another shape": sorted(
+        "missing there": wanted.keys() - taken.keys(),
+        "unknown here": taken.keys() - wanted.keys(),
+        "of another shape": {
             name for name in taken.keys() & wanted.keys() if taken[name].shape != wanted[name]
-        ),
+        },
     }
-    found = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in wrong.items() if names]
-    if found:
-        raise ModelError(f"{asked} does not fit this run's model: tensors {'; '.join(found)}")
+    if found := listed(wrong):
+        raise ModelError(f"{asked} does not fit this run's model: tensors {found}")
 
 
 def begin(network: GPT, config: Config, tokenizer: Tokenizer) -> list[str]:

@@ -7,7 +7,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from models.config import from_dict
-from models.errors import ModelError
+from models.errors import ModelError, listed
 from models.gpt import GPT
 from models.huggingface.cache import TextCache
 from models.huggingface.configuration import AttentionZooConfig
@@ -132,13 +132,8 @@ class AttentionZooForCausalLM(PreTrainedModel, GenerationMixin):
             "unknown": found["unexpected_keys"],
             "of another shape": [each[0] for each in found["mismatched_keys"]],
         }
-        words = [
-            f"{len(names)} {what} ({', '.join(sorted(names)[:3])})"
-            for what, names in problems.items()
-            if names
-        ]
-        if words:
-            raise ModelError(f"the weights do not fit the model's plan: tensors {'; '.join(words)}")
+        if words := listed(problems):
+            raise ModelError(f"the weights do not fit the model's plan: tensors {words}")
         return (model, found) if output_loading_info else model
 
     def get_input_embeddings(self) -> nn.Embedding:  # noqa: D102
