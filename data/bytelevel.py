@@ -136,6 +136,14 @@ def adopted(model: bytes, path: Path) -> bytes:
     raise DataError(f"{beside} names no bos_token and no eos_token; every document begins with one")
 
 
+def original(model: bytes) -> str:
+    """The tokenizer.json of which these are the kept bytes.
+
+    DataError: they are none.
+    """
+    return json.dumps(_parsed(model, "the tokenizer")["tokenizer"])
+
+
 def _parsed(model: bytes, source: str) -> dict[str, Any]:
     found = _json(model, source)
     if not isinstance(found.get("tokenizer"), dict) or not isinstance(found.get("begins"), str):

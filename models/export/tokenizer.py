@@ -6,7 +6,6 @@ special tokens: the characters "<s>" are characters.
 """
 
 import itertools
-import json
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -17,7 +16,7 @@ from tokenizers import Tokenizer as Fast
 from transformers import PreTrainedTokenizerFast
 
 from data import Tokenizer
-from data.bytelevel import is_bytelevel
+from data.bytelevel import is_bytelevel, original
 from data.words import SPACE, by_words, messages
 from models import ModelError
 
@@ -54,11 +53,7 @@ def exported(tokenizer: Tokenizer, max_length: int, generates_ends: bool) -> Pre
         ModelError: one of another kind, or gives other ids somewhere.
     """
     bytelevel = is_bytelevel(tokenizer.model)
-    fast = (
-        Fast.from_str(json.dumps(json.loads(tokenizer.model)["tokenizer"]))
-        if bytelevel
-        else _of_pieces(tokenizer)
-    )
+    fast = Fast.from_str(original(tokenizer.model)) if bytelevel else _of_pieces(tokenizer)
     fast.encode_special_tokens = True
     bos = fast.id_to_token(tokenizer.bos)
     fast.post_processor = processors.TemplateProcessing(

@@ -7,23 +7,16 @@ from pathlib import Path
 import pytest
 
 from data import DataError, Tokenizer
+from tests import bytelevel
 
-tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("tokenizers")
 
 TEXTS = ("", "the queen's  speech\n\n", "naïve ▁ 日本 👩‍👧 \x00\x7f", "<|end|> and <s>", "a" * 300)
 
 
 def trained(folder: Path, **beside: object) -> Path:
     """The tokenizer.json of a small byte-level BPE, and the file beside it."""
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    fast = tokenizers.Tokenizer(models.BPE())
-    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    fast.train_from_iterator(["the queen's speech, the king's speech"] * 4, trainer)
+    fast = bytelevel.trained(["the queen's speech, the king's speech"] * 4, 300)
     fast.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(beside))
     return folder / "tokenizer.json"

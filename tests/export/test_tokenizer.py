@@ -1,5 +1,6 @@
 """The exported tokenizer gives the ids of the original, whatever the text."""
 
+import json
 import random
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from data import Tokenizer, TokenizerConfig
 from data import tokenizer as tokenizers
 from models import ModelError
 from models.export.tokenizer import HOSTILE, compare, exported
+from tests import bytelevel
 from tests.eval.conftest import prose
 
 TEXTS = [prose(index, 300) for index in range(8)] + ["aaabab aba naïve 123 日本 👩‍👧 \t\u00a0x"] * 4
@@ -53,6 +55,16 @@ def test_a_text_begins_a_document(pair: tuple) -> None:
     assert batch["attention_mask"][0][0] == 0
     assert batch["input_ids"][0][0] == theirs.pad_token_id != theirs.bos_token_id
     assert theirs.decode(theirs("the  queen\n").input_ids, skip_special_tokens=True) == "the  queen\n"
+
+
+def test_a_byte_level_tokenizer_is_exported_as_it_was(tmp_path: Path) -> None:
+    bytelevel.trained(TEXTS, 300).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": bytelevel.END}))
+    mine = Tokenizer.load(tmp_path / "tokenizer.json")
+    exported(mine, 128, generates_ends=True).save_pretrained(tmp_path / "exported")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    compare(mine, theirs, [*HOSTILE, *TEXTS])
+    assert theirs("the queen").input_ids == mine.encode("the queen", bos=True)
 
 
 def test_other_ids_are_seen() -> None:

@@ -13,6 +13,7 @@ from models import GPT, ModelError
 from models.config import from_dict
 from storage import checkpoint_path, load_run
 from storage.source import open_source
+from tests import bytelevel
 from tests.training.conftest import MakeConfig
 from tests.training.test_going_on import record
 from training import load, train
@@ -128,17 +129,12 @@ def test_files_that_cannot_be_trusted_are_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def others(tmp_path: Path, corpus: Path) -> Path:
     """A folder with a random Llama and a byte-level tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
     folder = tmp_path / "others"
-    fast = Tokenizer(models.BPE())
-    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=280, special_tokens=["<|end|>"], initial_alphabet=alphabet)
-    fast.train([str(corpus)], trainer)
+    fast = bytelevel.trained([corpus.read_text()], 280)
     saved(folder, "LlamaConfig", tie_word_embeddings=True)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<|end|>").save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=fast, eos_token=bytelevel.END).save_pretrained(
+        folder
+    )
     return folder
 
 
