@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import random
 import shutil
 import sys
@@ -151,6 +152,25 @@ def add_analysis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
     yield add
     for name in added:
         sys.modules.pop(f"eval.analyses.{name}", None)
+
+
+@pytest.fixture
+def own_tasks(tmp_path: Path) -> Path:
+    """A folder with `mine.yaml`, a task for lm-eval of two questions."""
+    questions = [
+        {"question": "the queen", "choices": [" speaks", " zzz"], "answer": 0},
+        {"question": "of night", "choices": [" qqq", " and"], "answer": 1},
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/questions.jsonl}}}}\n"
+        "output_type: multiple_choice\ntest_split: test\ndoc_to_text: '{{question}}'\n"
+        "doc_to_choice: '{{choices}}'\ndoc_to_target: answer\nmetric_list: [{metric: acc}]\n"
+    )
+    return folder
 
 
 class Scripted(Subject):

@@ -203,44 +203,26 @@ def test_a_task_that_the_text_cannot_give_does_not_fail_the_others(tmp_path: Pat
     assert bits == pytest.approx(-nats / written / math.log(2), rel=1e-5)
 
 
-@pytest.fixture
-def own_task(tmp_path: Path) -> Path:
-    questions = [
-        {"question": "the queen", "choices": [" speaks", " zzz"], "answer": 0},
-        {"question": "of night", "choices": [" qqq", " and"], "answer": 1},
-    ]
-    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
-    folder = tmp_path / "tasks"
-    folder.mkdir()
-    (folder / "mine.yaml").write_text(
-        "task: mine\ndataset_path: json\n"
-        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/questions.jsonl}}}}\n"
-        "output_type: multiple_choice\ntest_split: test\ndoc_to_text: '{{question}}'\n"
-        "doc_to_choice: '{{choices}}'\ndoc_to_target: answer\nmetric_list: [{metric: acc}]\n"
-    )
-    return folder
-
-
-def test_tasks_of_ones_own_by_file_folder_and_name(subject: Subject, own_task: Path) -> None:
+def test_tasks_of_ones_own_by_file_folder_and_name(subject: Subject, own_tasks: Path) -> None:
     found = [
         measure(harness, subject, Settings(tasks=tasks, include_path=include))["results"]
         for tasks, include in (
-            ((str(own_task / "mine.yaml"),), None),
-            ((f"{own_task}/",), None),
-            (("mine",), str(own_task)),
+            ((str(own_tasks / "mine.yaml"),), None),
+            ((f"{own_tasks}/",), None),
+            (("mine",), str(own_tasks)),
         )
     ]
     assert found[0]["tasks"]["mine"]["samples"] == 2
     assert found[0]["headline"] == {"mine": "acc"}
     assert found[0] == found[1] == found[2]
-    assert not harness.reusable(Settings(tasks=("mine",), include_path=str(own_task)))
+    assert not harness.reusable(Settings(tasks=("mine",), include_path=str(own_tasks)))
     assert not harness.reusable(Settings(tasks=("mine.yaml",)))
     assert harness.reusable(Settings())
 
 
-def test_samples_are_written_beside_the_result(subject: Subject, own_task: Path, tmp_path: Path) -> None:
+def test_samples_are_written_beside_the_result(subject: Subject, own_tasks: Path, tmp_path: Path) -> None:
     subject.results = tmp_path / "results"
-    measure(harness, subject, Settings(tasks=(str(own_task),), log_samples=True))
+    measure(harness, subject, Settings(tasks=(str(own_tasks),), log_samples=True))
     lines = (tmp_path / "results" / "harness-samples" / "mine.jsonl").read_text().splitlines()
     assert [json.loads(line)["doc"]["question"] for line in lines] == ["the queen", "of night"]
 

@@ -1,6 +1,7 @@
 """lm-eval's own command on a run, and lm-eval's own class for Hugging Face models beside the harness."""
 
 import json
+import runpy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import torch
 lm_eval = pytest.importorskip("lm_eval")
 transformers = pytest.importorskip("transformers")
 
-from lm_eval.__main__ import cli_evaluate  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 from tokenizers import ByteLevelBPETokenizer  # noqa: E402
 from tokenizers.processors import TemplateProcessing  # noqa: E402
@@ -26,39 +26,23 @@ from tests.eval.measuring import measure  # noqa: E402
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def tasks(tmp_path: Path) -> Path:
-    questions = [
-        {"question": "the queen", "choices": [" speaks", " of night"], "answer": 0},
-        {"question": "of night", "choices": [" where", " and"], "answer": 1},
-    ]
-    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
-    folder = tmp_path / "tasks"
-    folder.mkdir()
-    (folder / "mine.yaml").write_text(
-        "task: mine\ndataset_path: json\n"
-        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/questions.jsonl}}}}\n"
-        "output_type: multiple_choice\ntest_split: test\ndoc_to_text: '{{question}}'\n"
-        "doc_to_choice: '{{choices}}'\ndoc_to_target: answer\nmetric_list: [{metric: acc}]\n"
-    )
-    return folder
-
-
 def test_the_command_of_lm_eval_takes_a_run_and_tasks_by_name_and_by_path(
-    run_path: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_path: Path, own_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = tmp_path / "other.yaml"
-    other.write_text((tasks / "mine.yaml").read_text().replace("task: mine", "task: other"))
+    other.write_text((own_tasks / "mine.yaml").read_text().replace("task: mine", "task: other"))
     told = ["--model", "zoo", "--model_args", f"run={run_path},max_length=64", "--tasks", f"mine,{other}"]
-    told += ["--include_path", str(tasks), "--log_samples", "--output_path", str(tmp_path / "out")]
+    told += ["--include_path", str(own_tasks), "--log_samples", "--output_path", str(tmp_path / "out")]
     monkeypatch.setattr("sys.argv", ["lm_eval", *told])
     # Looking through the thousands of tasks that lm-eval has takes ten seconds.
     manager = partial(TaskManager, include_defaults=False)
     monkeypatch.setattr("lm_eval.tasks.TaskManager", manager)
-    cli_evaluate()
+    with pytest.raises(SystemExit) as exited:
+        runpy.run_module("eval.lm_eval", run_name="__main__")
+    assert exited.value.code == 0
     (report,) = (tmp_path / "out").rglob("results_*.json")
     found = json.loads(report.read_text())["results"]
-    asked = harness.Settings(tasks=("mine",), include_path=str(tasks), max_length=64)
+    asked = harness.Settings(tasks=("mine",), include_path=str(own_tasks), max_length=64)
     ours = measure(harness, open_subject(run_path), asked)["results"]["tasks"]["mine"]["metrics"]
     assert found["mine"]["acc,none"] == found["other"]["acc,none"] == ours["acc"]["value"]
     (samples,) = (tmp_path / "out").rglob("samples_mine_*.jsonl")

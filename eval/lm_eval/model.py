@@ -1,18 +1,10 @@
-"""lm-eval's own command with one model more: `zoo`, a run of this project or a Hugging Face folder.
-
-python -m eval.lm_eval --model zoo --model_args run=runs/micro-softmax --tasks mine --include_path tasks --log_samples
-
-All subcommands and options are lm-eval's. Its command `lm_eval` looks models up in a table of its own, which an
-installed package cannot add to; importing this module adds to it for `lm_eval.simple_evaluate(model="zoo", ...)`.
-"""
+"""The model `zoo`: a run of this project or a Hugging Face folder, as lm-eval makes models."""
 
 import inspect
 
 import lm_eval.models  # noqa: F401 - lm-eval registers its own models only where it knows of none
-from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import register_model
 
-from common.command import guarded
 from common.errors import nearest
 from eval.language_model import HarnessModel
 from eval.subject import open_subject
@@ -23,6 +15,7 @@ DEFAULT = "cuda:0"
 """The device that lm-eval's command asks for where nobody named one."""
 
 
+@register_model("zoo")
 class ZooModel(HarnessModel):
     """A subject by its path, as lm-eval makes models from `--model_args`."""
 
@@ -61,11 +54,3 @@ class ZooModel(HarnessModel):
         place = str(default_device()) if device in (None, DEFAULT) else str(device)
         subject = open_subject(str(run), step=step, device=place, dtype=dtype, batch_tokens=batch_tokens)
         super().__init__(subject, max_length, bos)
-
-
-if __name__ == "__main__":
-    import eval.lm_eval  # noqa: F401 - the model is registered once, under the name of its module
-
-    guarded(cli_evaluate)
-else:
-    register_model("zoo")(ZooModel)
