@@ -77,7 +77,7 @@ def training_pass(
     gradient = torch.randn_like(query)
     learned = {} if mechanism is None else mechanism.initial_values(heads, head_dim)
     params = {name: initial.to(device).requires_grad_() for name, initial in learned.items()}
-    kernel = "cpu" if mechanism is not None and mechanism.name == "softmax" else "auto"
+    kernel = "cpu" if mechanism is not None and "cpu" in kernels(mechanism) else "auto"
 
     def run() -> object:
         if mechanism is None:

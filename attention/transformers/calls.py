@@ -84,6 +84,11 @@ class LayerCall:
         return layer
 
 
+def brings(layer: nn.Module, mechanism: Mechanism) -> bool:
+    """Whether what a mechanism learns is the layer's own, as the sinks of a model that was trained with them."""
+    return mechanism == SINK and isinstance(getattr(layer, "sinks", None), nn.Parameter)
+
+
 def attention_function(name: str) -> Callable[..., tuple[Tensor, None]]:
     """Return what transformers calls for the implementation of this name.
 
@@ -182,8 +187,8 @@ def _resolved(
         if mechanism not in (None, SINK):
             assert mechanism is not None
             raise AttentionError(
-                f"{owner} has learned sinks (s_aux), for which {mechanism.name} has no place; take {AUTO!r} or "
-                "'zoo:softmax_sink'"
+                f"{owner} has learned sinks (s_aux), for which {implementation(mechanism)} has no place; take {AUTO!r} "
+                f"or {implementation(SINK)!r}"
             )
         return SINK, {"params": {"sink": sinks}, "phase": INFERENCE}
     if mechanism is None:

@@ -25,7 +25,7 @@ from transformers.masking_utils import sdpa_mask
 from attention.core.errors import AttentionError
 from attention.core.registry import names
 from attention.module import Attention
-from attention.transformers.calls import CHILD, attention_function
+from attention.transformers.calls import CHILD, attention_function, brings
 from attention.transformers.masks import interval_mask
 from attention.transformers.names import AUTO, PREFIX, is_ours, mechanism_of
 
@@ -170,8 +170,8 @@ def _equip(model: PreTrainedModel, chosen: str) -> None:
             continue
         if own is not None:
             delattr(layer, CHILD)
-        if mechanism.name == "softmax_sink" and isinstance(getattr(layer, "sinks", None), nn.Parameter):
-            continue  # the model's own
+        if brings(layer, mechanism):
+            continue
         n_head, head_dim = _heads(layer, model.config)
         made = Attention(mechanism, n_head, head_dim)
         near = next(layer.parameters(), None)

@@ -33,7 +33,7 @@ class Layer(nn.Module):
         (
             "s_aux",
             torch.zeros(4),
-            r"learned sinks \(s_aux\), for which softpick has no place; take 'zoo:auto'",
+            r"learned sinks \(s_aux\), for which zoo:softpick has no place; take 'zoo:auto'",
         ),
         ("sliding_window", 5, "window of 5 keys, and passes no mask"),
     ],
