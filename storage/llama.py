@@ -69,12 +69,18 @@ def section(path: Path) -> dict[str, Any]:
     """The model section of a config that builds what lies in a folder.
 
     Raises:
-        ModelError: a model of another kind, or an option that the block does not have.
+        ModelError: a model of another kind, an option that the block does not have, or an export without its plan.
     """
     config: dict[str, Any] = read_json(path / CONFIG, dict)
     kind = config.get("model_type")
-    if kind == OWN and isinstance(config.get("plan"), dict):
-        return dict(config["plan"])
+    if kind == OWN:
+        plan = config.get("plan")
+        if not isinstance(plan, dict) or "attention" not in plan:
+            raise ModelError(
+                f"{path / CONFIG} has no plan that says how its layers attend; export the run anew, or give the run "
+                "itself"
+            )
+        return dict(plan)
     if kind not in FAMILIES:
         raise ModelError(
             f"{path} is a model of type {kind!r}, not of one that is read{nearest(str(kind), FAMILIES)}"
