@@ -1,7 +1,8 @@
 """The file of a study: a base config, a grid, seeds, what is measured, and the claims.
 
-    base: ../demo/base.yaml                     # a config of training; relative to this file
-    overrides: [train.steps=300]                # changes for every run, as train.py takes them
+    extends: other.yaml                         # a study whose entries hold where this file has none of its own
+    base: ../demo/base.yaml                     # a config of training; paths are relative to this file
+    overrides: [train.steps=300]                # changes for every run, as train.py takes them: keys, or configs
     grid:                                       # one part of each axis makes a variant, "softpick-muon"
       attention:
         softmax: []
@@ -23,6 +24,7 @@ Everything but base, grid, baseline and seeds may be left out.
 """
 
 import itertools
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -40,9 +42,13 @@ from eval.codec import decode
 from eval.options import add_options
 from study import claims
 from study.claims import Claim
+from training.config import names_config
 
 ROOT = Path("runs/studies")
 """The folder of all studies' runs."""
+
+LENGTH = ("train.steps", "train.warmup_steps")
+"""Keys of how long a run is."""
 
 NAME = re.compile(r"[\w][\w.]*")
 
@@ -106,10 +112,24 @@ class Study:
         """The parts of each variant's name, one of every axis."""
         return {"-".join(parts): parts for parts in itertools.product(*self.file.grid.values())}
 
+    def overrides(self, variant: str) -> list[str]:
+        """What every run and those of a variant change of the base config; configs as paths from here."""
+        told = [*self.file.overrides, *self.variants[variant]]
+        return [os.path.relpath(self.path.parent / text) if names_config(text) else text for text in told]
+
     @cached_property
     def base_config(self) -> list[Any]:
         """What the base config says, file by file."""
-        return [values for _, values in chain(self.base)]
+        return said_by(self.base)
+
+    @property
+    def lengths(self) -> list[str]:
+        """The baseline and the variants that differ from it in the number of steps alone."""
+        rest = {
+            name: [text for text in told if text.partition("=")[0] not in LENGTH]
+            for name, told in self.variants.items()
+        }
+        return [name for name, told in rest.items() if told == rest[self.file.baseline]]
 
 
 def load(path: str | Path) -> Study:
@@ -121,13 +141,22 @@ def load(path: str | Path) -> Study:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no study file {path}; those that come along lie in configs/studies")
-    file = decode(File, read_yaml(path, dict), str(path))
+    entries: dict[str, Any] = {}
+    for source, _ in chain(path):
+        entries = _laid_over(entries, read_yaml(Path(source), dict))
+    entries.pop("extends", None)
+    file = decode(File, entries, str(path))
     study = Study(path.stem, path, (path.parent / file.base).resolve(), file, dict(_variants(file.grid)))
     try:
         _check(study)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return study
+
+
+def said_by(path: Path) -> list[Any]:
+    """What a config and those that it extends say, file by file."""
+    return [values for _, values in chain(path)]
 
 
 def options_of(line: str) -> tuple[str, list[str]]:
@@ -144,6 +173,16 @@ def options_of(line: str) -> tuple[str, list[str]]:
     add_options(parser, catalogue.get(name).settings)
     parser.parse_args(options)
     return name, options
+
+
+def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Entries over others; of sections that both have, entry by entry."""
+    both = {
+        key: _laid_over(under[key], value)
+        for key, value in over.items()
+        if isinstance(value, dict) and isinstance(under.get(key), dict)
+    }
+    return under | over | both
 
 
 def _variants(grid: dict[str, dict[str, list[str]]]) -> Iterator[tuple[str, list[str]]]:

@@ -12,7 +12,7 @@ from eval.report.comparison import columns
 from eval.report.numbers import Number, number
 from eval.report.pairs import Group
 from eval.subject import open_subject
-from study import claims, speed
+from study import claims, equal_time, speed
 from study.claims import Verdict
 from study.definition import Study
 from study.tasks import chosen, losses, states
@@ -94,6 +94,9 @@ def gather(study: Study) -> Evidence:
     every = [run for some in runs.values() for run in some.values()]
     known = {column.key: column for column in columns(every)}
     wanted = dict.fromkeys([*study.file.metrics, *(claim.metric for claim in study.file.claims)])
+    speeds = speed.read(study)
+    if equal_time.KEY in wanted:
+        known[equal_time.KEY] = equal_time.column(study, speeds, runs)
     for key in wanted:
         if key not in known:
             raise InputError(
@@ -102,11 +105,16 @@ def gather(study: Study) -> Evidence:
             )
     groups = [Group(variant, some) for variant, some in runs.items()]
     numbers = [number(known[key], groups) for key in wanted]
-    speeds = speed.read(study)
     if speeds is not None and study.file.baseline in speeds.seconds:
         numbers.append(speed.number(speeds, groups))
     tuned = study.file.tuning is not None
-    odd = {number.key: number.odd for number in numbers if number.odd}
+    why = {
+        number.key: f"the runs were measured differently ({', '.join(number.odd)})"
+        for number in numbers
+        if number.odd
+    }
+    if speeds is None:
+        why[equal_time.KEY] = equal_time.untimed(study)
     verdicts = claims.verdicts(
         study.file.claims, {number.key: _by_seed(number) for number in numbers if not number.odd}
     )
@@ -115,9 +123,7 @@ def gather(study: Study) -> Evidence:
         runs,
         numbers,
         [
-            replace(found, why=f"the runs were measured differently ({', '.join(odd[found.claim.metric])})")
-            if found.claim.metric in odd
-            else found
+            replace(found, why=why[found.claim.metric]) if found.claim.metric in why else found
             for found in verdicts
         ],
         {name: Choice(chosen(study, name), losses(study, name) or {}) for name in study.variants}

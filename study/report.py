@@ -11,7 +11,7 @@ from eval.codec import encode
 from eval.report.export import write_numbers
 from eval.report.numbers import Number, interval
 from storage.machine import words
-from study import speed
+from study import equal_time, speed
 from study.claims import Verdict
 from study.definition import Study
 from study.evidence import Evidence, gather
@@ -210,6 +210,8 @@ def conditions(found: Evidence, sealed: Seal) -> Iterator[str]:
     speeds = speed.read(found.study)
     if speeds is not None:
         yield speed.condition(speeds)
+    elif any(number.key == equal_time.KEY for number in found.numbers):
+        yield f"Nothing at equal time: {equal_time.untimed(found.study)}."
     if len(file.seeds) == 1:
         yield "One seed: nothing here says what another would give."
     if found.missing:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -118,6 +119,13 @@ def number(found: Speeds, groups: Sequence[Group]) -> Number:
         odd=[],
         show=whole,
         signed=_percent,
+    )
+
+
+def slowdown(found: Speeds, variant: str, base: str) -> float:
+    """How many times as long a step of a variant takes as one of another: the median over rounds."""
+    return median(
+        mine / theirs for mine, theirs in zip(found.seconds[variant], found.seconds[base], strict=True)
     )
 
 

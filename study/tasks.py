@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -15,9 +15,10 @@ from common.hashing import json_hash
 from common.reading import read_json
 from eval.codec import decode, encode
 from storage import log
-from study.definition import Study
+from study.definition import Study, said_by
 from training import Config
 from training import load as load_config
+from training.config import names_config
 
 State = Literal["done", "failed", "running", "ready", "waiting"]
 
@@ -80,7 +81,7 @@ def _choosing(variant: str, seed: int, value: float) -> Task:
 
 def overrides(study: Study, task: Task) -> list[str] | None:
     """The overrides of a task's run; None where a value is not chosen yet."""
-    told = [*study.file.overrides, *study.variants[task.variant]]
+    told = study.overrides(task.variant)
     if study.file.tuning is not None:
         value = chosen(study, task.variant) if task.value is None else task.value
         if value is None:
@@ -147,9 +148,13 @@ def end(study: Study, task: Task, seconds: float, error: str | None) -> None:
 
 
 def asked(study: Study, task: Task) -> str:
-    """Fingerprint of what a task is told: base config, overrides, and what is measured of it."""
+    """Fingerprint of what a task is told: base config, overrides with what their files say, what is measured of it."""
     measured = study.file.analyses if task.value is None else []
-    return json_hash([study.base_config, overrides(study, task), measured])
+    told = overrides(study, task)
+    said: list[Any] | None = None
+    if told is not None:
+        said = [said_by(Path(text)) if names_config(text) else text for text in told]
+    return json_hash([study.base_config, said, measured])
 
 
 def state(study: Study, task: Task, *, mine: bool = False) -> State:

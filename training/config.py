@@ -153,9 +153,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ModelError, DataError, AttentionError: anything wrong, as one line.
     """
-    paths = [Path(path), *(Path(text) for text in overrides if _names_config(text))]
+    paths = [Path(path), *(Path(text) for text in overrides if names_config(text))]
     files = [file for over in paths for file in chain(over)]
-    options = [_override(text) for text in overrides if not _names_config(text)]
+    options = [_override(text) for text in overrides if not names_config(text)]
     layers = [*([file] for file in files), options]
     loaded = _filled(OmegaConf.structured(Config), layers, path)
     loaded = replace(loaded, name=loaded.name or "-".join(over.stem for over in paths))
@@ -318,7 +318,8 @@ def _consequences(config: DictConfig, layer: Layer) -> tuple[str, dict[str, Any]
     return "data", {"data": consequences(inherited, section)}  # type: ignore[arg-type]
 
 
-def _names_config(text: str) -> bool:
+def names_config(text: str) -> bool:
+    """Whether an override is the path of a config, and no `key=value`."""
     return "=" not in text and text.endswith((".yaml", ".yml"))
 
 

@@ -29,6 +29,22 @@ def test_a_variant_is_one_part_of_every_axis(write):
     }
 
 
+def test_a_study_that_extends_another_says_what_is_different(write):
+    path = write(overrides=["train.clip=0.5", "recipes/muon.yaml"])
+    child = path.with_name("child.yaml")
+    child.write_text("extends: tiny.yaml\nseeds: [7]\ngrid: {attention: {softpick: [model.qk_norm=true]}}\n")
+    study = load(child)
+    assert (study.name, study.file.seeds, study.file.claims) == ("child", [7], load(path).file.claims)
+    assert study.variants == {"softmax": [], "softpick": ["model.qk_norm=true"]}
+    assert study.overrides("softpick") == ["train.clip=0.5", "recipes/muon.yaml", "model.qk_norm=true"]
+
+
+def test_configs_lie_where_the_file_of_the_study_does(write, monkeypatch):
+    path = write(overrides=["recipes/muon.yaml"])
+    monkeypatch.chdir(path.parent.parent)
+    assert load(path).overrides("softmax") == [f"{path.parent.name}/recipes/muon.yaml"]
+
+
 def test_an_analysis_stands_as_after_python_m_eval():
     assert options_of("sinks --lengths 16,32") == ("sinks", ["--lengths", "16,32"])
 

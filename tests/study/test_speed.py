@@ -12,6 +12,7 @@ from study.definition import load
 from study.evidence import gather
 from study.speed import Speeds
 from study.work import work
+from tests.study.conftest import FILE
 
 
 def speeds(seconds: dict[str, list[float]], load: float | None = 0.1) -> Speeds:
@@ -57,19 +58,26 @@ def test_a_busy_machine_is_said():
 
 
 @pytest.mark.slow
-def test_the_speed_of_a_study_is_measured_and_shown(write):
-    path = write(seeds=[1], analyses=[], metrics=["bits_per_byte"], claims=[])
+def test_the_speed_of_a_study_is_measured_and_shown(write, capsys):
+    grid = FILE["grid"]["attention"] | {"longer": ["train.steps=24"], "shorter": ["train.steps=2"]}
+    claim = FILE["claims"][0] | {"metric": "bits_at_equal_time"}
+    path = write(
+        grid={"attention": grid}, seeds=[1], analyses=[], metrics=["bits_at_equal_time"], claims=[claim]
+    )
     with pytest.raises(ValueError, match="must be trained before speeds compare"):
         command.main(["speed", str(path)])
     work(path, None)
+    command.main(["report", str(path)])
+    assert "Open: steps have not been timed; python -m study speed" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--rounds must be at least 6"):
         command.main(["speed", str(path), "--rounds", "5"])
     command.main(["speed", str(path), "--rounds", "6"])
     study = load(path)
     stored = json.loads((study.folder / "speed.json").read_text())
-    assert {name: len(spent) for name, spent in stored["seconds"].items()} == {"softmax": 6, "softpick": 6}
+    assert {name: len(spent) for name, spent in stored["seconds"].items()} == dict.fromkeys(grid, 6)
     found = gather(study).number("speed")
     assert found.differences["softpick"].low is not None
+    assert gather(study).number("bits_at_equal_time").values["softpick"]
     command.main(["report", str(path)])
     page = (study.folder / "report.html").read_text()
     assert "of the median of 6 rounds" in page

@@ -76,6 +76,17 @@ def test_a_run_that_would_be_told_something_else_is_done_again(write):
     assert state(load(write(seeds=[1, 2, 3])), task) == "done"
 
 
+def test_a_run_whose_recipe_changes_is_done_again(write, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train: {clip: 0.5}")
+    study = load(write(overrides=["recipe.yaml"]))
+    task = tasks(study)[0]
+    finish(study, task, 1.0)
+    assert state(study, task) == "done"
+    recipe.write_text("train: {clip: 0.25}")
+    assert state(study, task) == "ready"
+
+
 def test_a_locked_task_is_running(study):
     task = tasks(study)[0]
     with lock_of(study, task):

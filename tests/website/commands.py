@@ -110,10 +110,10 @@ def _python(arguments: list[str]) -> None:
         from study.definition import load as load_study
 
         study = load_study(read.file)
-        for overrides in study.variants.values():
+        for variant in study.variants:
             from training.config import load
 
-            load(str(study.base), [*study.file.overrides, *overrides])
+            load(str(study.base), study.overrides(variant))
 
 
 def _parsed(name: str, arguments: list[str], *, by_module: bool) -> argparse.Namespace | None:
