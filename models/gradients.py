@@ -33,7 +33,7 @@ def products(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) ⊙ up, of which only gate and up are kept."""
-    return functional.silu(gate) * up if plain(gate, up) else _Gated.apply(gate, up)
+    return _Gated.apply(gate, up) if _learns(gate, up) else functional.silu(gate) * up
 
 
 def normalised(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
@@ -41,9 +41,15 @@ def normalised(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
 
     GPUs have a kernel of PyTorch's own that does so.
     """
-    if not x.is_cpu or plain(x, gain):
-        return functional.rms_norm(x, x.shape[-1:], gain, eps)
-    return _Normalised.apply(x, gain, eps)  # type: ignore[no-any-return]
+    if x.is_cpu and _learns(x, gain):
+        return _Normalised.apply(x, gain, eps)  # type: ignore[no-any-return]
+    return functional.rms_norm(x, x.shape[-1:], gain, eps)
+
+
+def _learns(*tensors: Tensor | None) -> bool:
+    """Whether a gradient is wanted, in a pass in reverse and nothing else."""
+    wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    return wanted and not plain(*tensors)
 
 
 def _ordinary(layer: nn.Linear) -> bool:

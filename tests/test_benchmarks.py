@@ -3,6 +3,7 @@
 import collections
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from attention.kernels import dispatch, tiled, vendor
 from benchmarks import (
     bench_attention,
     bench_checkpointing,
+    bench_decode,
     bench_long,
     bench_train,
     bench_transformers,
@@ -279,3 +281,18 @@ def test_another_result_is_not_timed(monkeypatch):
     monkeypatch.setattr(bench_transformers, "TOLERANCE", -1.0)
     with pytest.raises(InputError, match="gpt-oss, attention, sliding, 64 tokens: outputs differ by"):
         bench_transformers.main(["--lengths", "64", "--families", "gpt-oss", "--rounds", "1"])
+
+
+def test_writing_is_timed_beside_a_llama(tmp_path, capsys):
+    sizes = ["--models", "nano", "--batches", "2", "--contexts", "8", "--new", "3", "--rounds", "1"]
+    bench_decode.main([*sizes, "--mechanisms", "softpick", "--write", str(tmp_path)])
+    page = (tmp_path / "benchmarks/results/decode.md").read_text()
+    assert page in capsys.readouterr().out
+    assert "| nano, batch of 2, prompts of 8 |" in page
+    (peer,) = re.findall(r"\| transformers' Llama \| ([\d,]+) \|", page)
+    ((speed, ratio),) = re.findall(r"\| softpick \| ([\d,]+) \(([\d.]+)x\) \|", page)
+    assert float(ratio) == pytest.approx(_number(speed) / _number(peer), abs=0.05)
+
+
+def _number(text):
+    return float(text.replace(",", ""))

@@ -26,8 +26,11 @@ def layers() -> list[nn.Linear]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gain", [True, False])
 def test_a_norm_is_torchs_to_the_last_bit(dtype, gain):
-    x, weight = random(3, 5, 32, dtype=dtype), random(32, dtype=dtype) if gain else None
-    assert torch.equal(normalised(x, weight, EPS), functional.rms_norm(x, (32,), weight, EPS))
+    x, weight = random(3, 5, 32, dtype=dtype).requires_grad_(), random(32, dtype=dtype) if gain else None
+    wanted = functional.rms_norm(x, (32,), weight, EPS)
+    assert torch.equal(normalised(x, weight, EPS), wanted)
+    with torch.no_grad():
+        assert torch.equal(normalised(x, weight, EPS), wanted)
 
 
 def test_derivatives_are_those_of_the_functions(layers):
