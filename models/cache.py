@@ -38,22 +38,27 @@ class RollingBuffer:
             self.buffer = _allocate(new, _FIRST_ALLOCATION if self.limit is None else 2 * self.limit)
         if new.shape[0] != self.buffer.shape[0]:
             raise ModelError(f"the cache holds a batch of {self.buffer.shape[0]}, got one of {new.shape[0]}")
-        capacity = self.buffer.shape[1]
-        kept = self.buffer[:, self.start : self.stop]
-        length = kept.shape[1] + new.shape[1]
+        capacity, count = self.buffer.shape[1], new.shape[1]
+        length = self.stop - self.start + count
         if length > capacity and self.limit is not None:
-            whole = torch.cat([kept, new], dim=1)
+            whole = torch.cat([self.kept, new], dim=1)
             self._refill(self.buffer, whole[:, length - self.limit :])
             return whole
         if length > capacity:
-            self._refill(_allocate(new, max(2 * capacity, length)), kept)
-        elif self.stop + new.shape[1] > capacity:
-            self._refill(self.buffer, kept.clone())
+            self._refill(_allocate(new, max(2 * capacity, length)), self.kept)
+        elif self.stop + count > capacity:
+            self._refill(self.buffer, self.kept.clone())
+        self.buffer[:, self.stop : self.stop + count] = new
         whole = self.buffer[:, self.start : self.start + length]
-        whole[:, kept.shape[1] :] = new
         self.stop = self.start + length
         self.start = self.start if self.limit is None else max(self.start, self.stop - self.limit)
         return whole
+
+    @property
+    def kept(self) -> Tensor:
+        """The positions [B, n, ...] that are held."""
+        assert self.buffer is not None, "nothing was appended yet"
+        return self.buffer[:, self.start : self.stop]
 
     def reorder(self, rows: Tensor) -> None:
         """Put sequences int [B] of the batch in the place of all."""
