@@ -2,7 +2,7 @@
 
     run      start workers on what is left, and show how far they are
     status   how far the study is
-    report   write runs/studies/NAME/report.html and .md: differences, verdicts, noise; report.json and numbers.csv
+    report   write runs/studies/NAME/report.html, .md, .json, forest.svg and numbers.csv: differences, verdicts, noise
     speed    measure training steps of all variants in turns; the report then has their speed
     export   write every figure as SVG, PNG, PDF and CSV, every table as CSV and LaTeX
     work     be one worker, in this process: `run` starts these, a cluster's own scripts may, too

@@ -1,4 +1,4 @@
-"""The report of a study: report.html and report.md to read, report.json and numbers.csv to compute with."""
+"""The report of a study: report.html, report.md and forest.svg to read, report.json and numbers.csv to compute with."""
 
 import json
 import math
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.codec import encode
+from eval.drawing import style
+from eval.report import forest
 from eval.report.export import write_numbers
 from eval.report.numbers import Number, interval
 from storage.machine import words
@@ -22,6 +24,13 @@ WORDS = (
     "that share initial weights, data and order; **bold** where its interval leaves out zero. These intervals are not "
     "corrected for their number: of twenty around no difference, one leaves out zero. Verdicts are: the chance of a "
     "false one among all claims is at most 5 % (Holm's correction)."
+)
+
+FOREST = "forest.svg"
+
+SHOWN = (
+    "Differences from {baseline} with 95 % intervals over seeds: green is better, orange worse, both beyond the noise; "
+    "grey is within it"
 )
 
 NOISE_WORDS = (
@@ -48,17 +57,27 @@ def write(study: Study, sealed: Seal) -> list[str]:
     for name, text in pages.items():
         (study.folder / name).write_text(text, encoding="utf-8")
     write_numbers(study.folder / "numbers.csv", found.numbers)
+    if compared := _compared(found):
+        style.save(forest.figure(compared, list(study.variants)), study.folder / Path(FOREST).stem)
     lines = [f"{verdict.outcome}: {said}" for verdict, said in sentences(found)]
     return [*lines, f"wrote {study.folder / 'report.html'}, report.md, report.json and numbers.csv"]
 
 
 def publish(study: Study, folder: Path) -> list[Path]:
-    """Copy a report's page to read and its numbers to a folder, as NAME.md and NAME.csv; returns their paths."""
+    """Copy what a report has to read, and its numbers, to a folder; returns the paths NAME.md, .csv and .svg.
+
+    A study of one variant has no differences, and no picture of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    copies = {"report.md": folder / f"{study.name}.md", "numbers.csv": folder / f"{study.name}.csv"}
-    for name, copy in copies.items():
-        shutil.copyfile(study.folder / name, copy)
-    return list(copies.values())
+    page, *others = (folder / f"{study.name}{suffix}" for suffix in (".md", ".csv", ".svg"))
+    text = (study.folder / "report.md").read_text(encoding="utf-8")
+    page.write_text(text.replace(f"({FOREST})", f"({study.name}.svg)"), encoding="utf-8")
+    copied = [page]
+    for name, copy in zip(("numbers.csv", FOREST), others, strict=True):
+        if (study.folder / name).is_file():
+            shutil.copyfile(study.folder / name, copy)
+            copied.append(copy)
+    return copied
 
 
 def page(found: Evidence, sealed: Seal) -> Iterator[str]:
@@ -69,6 +88,8 @@ def page(found: Evidence, sealed: Seal) -> Iterator[str]:
         yield from ("## Verdicts", "", f"The claims stand since {sealed.since}, before the first result.", "")
         yield from (f"- **{verdict.outcome.capitalize()}**: {said}" for verdict, said in sentences(found))
         yield ""
+    if _compared(found):
+        yield from ("## Differences", "", f"![{SHOWN.format(baseline=study.file.baseline)}]({FOREST})", "")
     yield from ("## Numbers", "", WORDS, "")
     for number in found.numbers:
         yield from _table(number, study)
@@ -76,6 +97,11 @@ def page(found: Evidence, sealed: Seal) -> Iterator[str]:
     if found.choices:
         yield from ("## Chosen values", "", *_choices(found), "")
     yield from ("## Conditions", "", *(f"- {line}" for line in conditions(found, sealed)))
+
+
+def _compared(found: Evidence) -> list[Number]:
+    """The numbers that have differences from the baseline."""
+    return [number for number in found.numbers if number.pairs]
 
 
 def sentences(found: Evidence) -> list[tuple[Verdict, str]]:
@@ -224,7 +250,8 @@ def _machines(found: Evidence) -> Iterator[str]:
     for run in (run for seeds in found.runs.values() for run in seeds.values()):
         if run.record and "machine" in run.record:
             torch = run.record.get("versions", {}).get("torch", "of unknown version")
-            yield words({**run.record["machine"], "torch": torch})
+            known = {name: fact for name, fact in run.record["machine"].items() if name != "platform"}
+            yield words({**known, "torch": torch})
 
 
 def _table(number: Number, study: Study) -> Iterator[str]:

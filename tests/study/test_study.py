@@ -72,9 +72,12 @@ def test_a_study_survives_a_kill_and_a_run_that_fails(write, capsys):
         "softpick": ["1", "2"],
         "lonely": [],
     }
-    page = (path.parent / "published" / f"{study.name}.md").read_text()
-    assert page == (study.folder / "report.md").read_text()
-    assert (path.parent / "published" / f"{study.name}.csv").is_file()
+    published = path.parent / "published" / study.name
+    page = published.with_suffix(".md").read_text()
+    assert page.replace(f"({study.name}.svg)", "(forest.svg)") == (study.folder / "report.md").read_text()
+    assert f"]({study.name}.svg)" in page
+    assert "<svg" in published.with_suffix(".svg").read_text()
+    assert published.with_suffix(".csv").is_file()
     assert "| softpick | 2 |" in page
     assert "Missing: lonely-seed-1 (failed), lonely-seed-2 (failed)." in page
     assert (study.folder / "numbers.csv").read_text().count("\n") == 1 + 2 * 4
