@@ -42,12 +42,9 @@ def measure(preset: str, train: TrainConfig, rounds: int) -> list[Measured]:
         module = build(Candidate("softpick"), config, chosen)
         runs[mode] = training_step(module, resolve(config).vocab_size, chosen, device, compiled=False)
     samples = interleaved(runs, rounds, device)
+    kept = [sizes(config, replace(train, precision=precision)) for precision in ("fp32", "bf16")]
     for mode in CHECKPOINTING:
-        kept = [
-            sizes(config, replace(train, activation_checkpointing=mode, precision=precision)).block_token
-            for precision in ("fp32", "bf16")
-        ]
-        found.append(Measured(mode, *kept, samples[mode]))
+        found.append(Measured(mode, *(of[mode].block_token for of in kept), samples[mode]))
     return found
 
 

@@ -1,20 +1,27 @@
 """The plan of a run, held against what a run really keeps."""
 
+import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from models import GPT, ModelConfig, resolve
+from models import GPT, ModelConfig
 from training.config import TrainConfig
 from training.losses.objective import Objective
 from training.memory import saved_bytes
 from training.optimizers import OPTIMIZERS, build_optimizer
+from training.plan import __main__ as command
+from training.plan import page
 from training.plan.estimate import RESERVED, Cluster, estimate
-from training.plan.page import CHECKPOINTING, choices, choices_table
+from training.plan.page import choices, choices_table
 from training.plan.sharding import SHARDINGS, share
-from training.plan.sizes import Sizes, optimizer_bytes, sizes
+from training.plan.sizes import CHECKPOINTING, Sizes, optimizer_bytes, sizes
 
+PAPER = "configs/340m-softpick.yaml --gpus 8 --memory 80"
+ROOT = Path(__file__).parents[2]
 SHAPE = ModelConfig(vocab_size=300, n_layer=3, n_head=8, d_model=64, d_ff=96, max_length=256)
 TRAIN = TrainConfig(batch_size=64, length=80, precision="fp32")
 RUN = Sizes(
@@ -51,7 +58,7 @@ def really_kept(config: ModelConfig, train: TrainConfig, sequences: int) -> int:
 def test_what_a_run_keeps_is_foretold(mode, precision, attention):
     config = replace(SHAPE, attention=attention)
     train = replace(TRAIN, precision=precision, activation_checkpointing=mode)
-    found = sizes(config, train)
+    found = sizes(config, train, [mode])[mode]
     foretold = found.head + found.casts + 3 * found.sequence
     # Cosines and sines of positions are counted with every block; they are a thousandth of what larger ones keep.
     assert abs(foretold - really_kept(config, train, 3)) <= 0.02 * foretold
@@ -61,16 +68,17 @@ def test_what_a_run_keeps_is_foretold(mode, precision, attention):
 def test_what_an_optimizer_keeps_is_foretold_to_the_byte(name):
     train = replace(TRAIN, optimizer=name)
     network = GPT(SHAPE)
+    foretold = optimizer_bytes(network, train)
     optimizer = build_optimizer(network, train)
     tokens = torch.randint(300, (2, 80))
     Objective(network, train)(tokens, tokens).total.backward()
     optimizer.step()
     kept = [value for entry in optimizer.state.values() for value in entry.values()]
-    assert optimizer_bytes(resolve(SHAPE), train) == sum(x.nbytes for x in kept if torch.is_tensor(x)) > 0
+    assert foretold == sum(x.nbytes for x in kept if torch.is_tensor(x)) > 0
 
 
 def test_checkpointing_trades_memory_for_operations():
-    found = [sizes(SHAPE, replace(TRAIN, activation_checkpointing=mode)) for mode in CHECKPOINTING]
+    found = [sizes(SHAPE, TRAIN)[mode] for mode in CHECKPOINTING]
     assert found[0].sequence > found[1].sequence > found[2].sequence
     assert found[0].flops < found[1].flops < found[2].flops < found[0].flops * 4 / 3
     # What is computed again is there again, for one block.
@@ -117,3 +125,28 @@ def test_every_combination_has_a_row():
     lines = choices_table(choices(SHAPE, TRAIN, Cluster(gpus=2))).splitlines()
     assert len(lines) == 2 + len(SHARDINGS) * len(CHECKPOINTING)
     assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_page_are_those_that_the_commands_print(monkeypatch, capsys):
+    """Line by line; of the presets the two smallest, since the larger take a minute and follow from the same rules."""
+    known = {}
+
+    def once(config, train, modes=CHECKPOINTING):
+        key = repr((config, train, modes))
+        known[key] = known.get(key) or sizes(config, train, modes)
+        return known[key]
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(page, "sizes", once)
+    monkeypatch.setattr(page, "PRESETS", page.PRESETS[:2])
+    lines = Path("docs/scaling.md").read_text(encoding="utf-8").splitlines()
+    for options in (PAPER, "--presets --memory 80", "--presets --memory 24"):
+        monkeypatch.setattr(sys, "argv", ["training.plan", *options.split()])
+        command.main()
+        said, table = capsys.readouterr().out.split("\n\n", 1)
+        stale = [line for line in table.strip().splitlines() if line not in lines]
+        assert not stale, f"docs/scaling.md is stale: python -m training.plan {options}"
+        for size, mode in re.findall(r"([\d.]+) \((\w+)\)", said):
+            row = next(line for line in lines if line.startswith(f"| `{mode}` |"))
+            assert f"| {size} |" in row, f"docs/scaling.md is stale: {size} KiB with {mode}"

@@ -6,9 +6,8 @@ from models.config import ModelConfig
 from training.config import TrainConfig
 from training.plan.estimate import RESERVED, Cluster, Estimate, estimate
 from training.plan.sharding import SHARDINGS
-from training.plan.sizes import Sizes, sizes
+from training.plan.sizes import CHECKPOINTING, Sizes, sizes
 
-CHECKPOINTING = ("none", "selective", "full")
 PRESETS = ("60m", "125m", "340m", "760m", "1.8b")
 GPUS = (1, 8, 64)
 
@@ -24,11 +23,12 @@ def choices(
     checkpointing: tuple[str, ...] = CHECKPOINTING,
 ) -> list[Choice]:
     """Every combination, the least work first."""
-    found = []
-    for mode in checkpointing:
-        measured = sizes(model, replace(train, activation_checkpointing=mode))
-        found += [(mode, measured, estimate(measured, train, cluster, sharding)) for sharding in shardings]
-    return found
+    measured = sizes(model, train, checkpointing)
+    return [
+        (mode, found, estimate(found, train, cluster, sharding))
+        for mode, found in measured.items()
+        for sharding in shardings
+    ]
 
 
 def headline(name: str, train: TrainConfig, found: list[Choice], cluster: Cluster) -> str:
@@ -105,9 +105,7 @@ def presets_table(train: TrainConfig, cluster: Cluster) -> str:
     rows = []
     for preset in PRESETS:
         model = ModelConfig(preset=preset)
-        measured = {
-            mode: sizes(model, replace(train, activation_checkpointing=mode)) for mode in CHECKPOINTING
-        }
+        measured = sizes(model, train)
         for gpus in GPUS:
             mode, best = _least_work(measured, train, replace(cluster, gpus=gpus))
             millions = f"{measured[mode].parameters / 1e6:,.0f} M"

@@ -1,6 +1,7 @@
 """The sizes of a step, measured: on one small block of each kind, and on tensors that have shapes and no memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +17,9 @@ from training.optimizers import build_optimizer
 
 _KERNELS = ("tiled", "auto")
 """Attention kernels that need no compiler, the first that runs every layer: they keep what fused ones on a GPU keep."""
+
+CHECKPOINTING = ("none", "selective", "full")
+"""Modes of activation checkpointing, the least work first."""
 
 _TOKENS = 128
 """Length of the one and of the two sequences from which it is told what grows with the batch and what does not."""
@@ -68,48 +72,61 @@ class Kept:
         return cls(2 * one - two, (two - one) // _TOKENS)
 
 
-def sizes(config: ModelConfig, train: TrainConfig) -> Sizes:
+def sizes(config: ModelConfig, train: TrainConfig, modes: Sequence[str] = CHECKPOINTING) -> dict[str, Sizes]:
     """The sizes of a step with sequences of `train.length`, in bf16 where `train.precision` is "auto".
+
+    Args:
+        config: of the model.
+        train: of the step, whatever its activation checkpointing.
+        modes: of activation checkpointing.
 
     Raises:
         ModelError, AttentionError: as `models.resolve`.
     """
-    plan, length, mode = _measurable(config), train.length, train.activation_checkpointing
+    plan, length = _measurable(config), train.length
     narrow = {"fp32": None, "fp16": torch.float16}.get(train.precision, torch.bfloat16)
     with torch.device("meta"):
         network = GPT(plan)
-    blocks = _blocks(network, mode, narrow)
-    everything = blocks if mode == "none" else _blocks(network, "none", narrow)
-    ends = Kept.found(lambda sequences: _ends(plan, train, narrow, sequences))
-    head = Kept.found(lambda sequences: _ends(plan, train, None, sequences)).constant
-    counts = [sum(parameter.numel() for parameter in layer.parameters()) for layer in network.layers]
-    token = sum(block.token for block in blocks)
-    return Sizes(
-        parameters=network.parameter_count(),
-        n_layer=plan.n_layer,
-        block=max(counts),
-        outside=network.parameter_count() - sum(counts),
-        state=optimizer_bytes(plan, train),
-        casts=sum(block.constant for block in blocks) + ends.constant - head,
-        head=head,
-        block_token=token / plan.n_layer,
-        sequence=length * (token + ends.token),
-        again=length * max(whole.token - part.token for whole, part in zip(everything, blocks, strict=True)),
-        logits=_logits(plan.vocab_size, narrow),
-        flops=network.flops_per_token(length) + _flops_again(network, mode, length),
-    )
-
-
-def optimizer_bytes(plan: Plan, train: TrainConfig) -> int:
-    """What the optimizer remembers after a step."""
+    blocks = _blocks(network, {"none", *modes}, narrow)
     with FakeTensorMode():
-        network = GPT(plan)
-        optimizer = build_optimizer(network, train)
-        for parameter in network.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-        remembered = [value for entry in optimizer.state.values() for value in entry.values()]
-        return sum(value.nbytes for value in remembered if isinstance(value, Tensor))
+        fake = GPT(plan)
+        state = optimizer_bytes(fake, train)
+        fake.layers = nn.ModuleList()
+        ends = Kept.found(lambda sequences: _ends(fake, train, narrow, sequences))
+        head = Kept.found(lambda sequences: _ends(fake, train, None, sequences)).constant
+    counts = [sum(parameter.numel() for parameter in layer.parameters()) for layer in network.layers]
+
+    def found(mode: str) -> Sizes:
+        kept = blocks[mode]
+        token = sum(block.token for block in kept)
+        return Sizes(
+            parameters=network.parameter_count(),
+            n_layer=plan.n_layer,
+            block=max(counts),
+            outside=network.parameter_count() - sum(counts),
+            state=state,
+            casts=sum(block.constant for block in kept) + ends.constant - head,
+            head=head,
+            block_token=token / plan.n_layer,
+            sequence=length * (token + ends.token),
+            again=length
+            * max(whole.token - part.token for whole, part in zip(blocks["none"], kept, strict=True)),
+            logits=_logits(plan.vocab_size, narrow),
+            flops=network.flops_per_token(length) + _flops_again(network, mode, length),
+        )
+
+    return {mode: found(mode) for mode in modes}
+
+
+def optimizer_bytes(network: GPT, train: TrainConfig) -> int:
+    """What the optimizer remembers after a step."""
+    optimizer = build_optimizer(network, train)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    remembered = [value for entry in optimizer.state.values() for value in entry.values()]
+    return sum(value.nbytes for value in remembered if isinstance(value, Tensor))
 
 
 def _measurable(config: ModelConfig) -> Plan:
@@ -123,54 +140,59 @@ def _measurable(config: ModelConfig) -> Plan:
     raise refused
 
 
-def _blocks(network: GPT, mode: str, narrow: torch.dtype | None) -> list[Kept]:
-    """What each block keeps; those of one kind, alike in attention and shapes, are measured once."""
-    known: dict[object, Kept] = {}
-    found = []
+def _blocks(network: GPT, modes: Collection[str], narrow: torch.dtype | None) -> dict[str, list[Kept]]:
+    """What each block keeps, by mode; those of one kind, alike in attention and shapes, are measured once."""
+    known: dict[object, dict[str, Kept]] = {}
+    found: dict[str, list[Kept]] = {mode: [] for mode in modes}
     for depth, layer in enumerate(network.plan.layers):
-        module = network.layers[depth]
-        shapes = tuple((name, parameter.shape) for name, parameter in module.named_parameters())
+        shapes = tuple(
+            (name, parameter.shape) for name, parameter in network.layers[depth].named_parameters()
+        )
         kind = (layer.mechanism, layer.window, shapes)
         if kind not in known:
-            known[kind] = _block(network.plan, depth, mode, narrow)
-        found.append(known[kind])
+            alone = _alone(network, depth)
+            known[kind] = {mode: _block(alone, mode, narrow) for mode in modes}
+        for mode in modes:
+            found[mode].append(known[kind][mode])
     return found
 
 
-def _block(plan: Plan, depth: int, mode: str, narrow: torch.dtype | None) -> Kept:
-    """What one block keeps: what a model of it alone does, less what one of no block does."""
-    with torch.device("meta"):
-        network = GPT(plan)
-    network.checkpointing = mode
-    ends, network.layers = nn.ModuleList(), nn.ModuleList([network.layers[depth]])
-    network.to_empty(device="cpu")
-    for parameter in network.parameters():
+def _alone(network: GPT, depth: int) -> GPT:
+    """A copy of one block with embedding and last norm, in memory, of a network that has shapes only."""
+    whole, network.layers = network.layers, nn.ModuleList([network.layers[depth]])
+    alone = deepcopy(network).to_empty(device="cpu")
+    network.layers = whole
+    for parameter in alone.parameters():
         nn.init.zeros_(parameter)
+    return alone
+
+
+def _block(alone: GPT, mode: str, narrow: torch.dtype | None) -> Kept:
+    """What one block keeps: what a model of it alone does, less what one of no block does."""
+    alone.checkpointing = mode
+    block, ends = alone.layers, nn.ModuleList()
 
     def measure(sequences: int) -> int:
         tokens = torch.zeros(sequences, _TOKENS, dtype=torch.int64)
-        block, totals = network.layers, []
-        for network.layers in (block, ends):
-            with saved_bytes([*network.parameters(), tokens]) as saved, _autocast(narrow):
-                hidden = network.hidden(tokens)
+        totals = []
+        for alone.layers in (block, ends):
+            with saved_bytes([*alone.parameters(), tokens]) as saved, _autocast(narrow):
+                hidden = alone.hidden(tokens)
             totals.append(saved.total)
             del hidden
-        network.layers = block
+        alone.layers = block
         return totals[0] - totals[1]
 
     return Kept.found(measure)
 
 
-def _ends(plan: Plan, train: TrainConfig, narrow: torch.dtype | None, sequences: int) -> int:
-    """What embedding, last norm and loss keep."""
-    with FakeTensorMode():
-        network = GPT(plan)
-        network.layers = nn.ModuleList()
-        tokens = torch.zeros(sequences, _TOKENS, dtype=torch.int64)
-        with saved_bytes([*network.parameters(), tokens]) as saved, _autocast(narrow):
-            loss = Objective(network, train)(tokens, tokens)
-        del loss
-        return saved.total
+def _ends(ends: GPT, train: TrainConfig, narrow: torch.dtype | None, sequences: int) -> int:
+    """What embedding, last norm and loss keep: what a model of no block does."""
+    tokens = torch.zeros(sequences, _TOKENS, dtype=torch.int64)
+    with saved_bytes([*ends.parameters(), tokens]) as saved, _autocast(narrow):
+        loss = Objective(ends, train)(tokens, tokens)
+    del loss
+    return saved.total
 
 
 def _autocast(narrow: torch.dtype | None) -> torch.autocast:
