@@ -1,8 +1,8 @@
 """Take a picture of an HTML page of this project with a headless Chromium.
 
-    python docs/images/screenshot.py runs/demo/viewer.html docs/images/viewer.png --height 1180
+    python docs/images/screenshot.py runs/short/viewer.html docs/images/viewer.png --height 1100
 
-What the viewer shows follows the address: `runs/demo/viewer.html#view=difference&a=0&b=1`.
+What the viewer shows follows the address: `runs/short/viewer.html#view=difference&a=0&b=1`.
 """
 
 import argparse
