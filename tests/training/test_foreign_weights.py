@@ -106,6 +106,17 @@ def test_what_does_not_fit_is_refused_by_name(
     assert "\n" not in str(refused.value)
 
 
+def test_a_copy_of_a_tied_embedding_is_left_out(tmp_path: Path) -> None:
+    saved(tmp_path, "LlamaConfig", tie_word_embeddings=True)
+    state = load_file(tmp_path / "model.safetensors")
+    save_file(
+        state | {"lm_head.weight": state["model.embed_tokens.weight"].clone()}, tmp_path / "model.safetensors"
+    )
+    source = open_source(tmp_path)
+    assert not any(name.startswith("head.") for name in source.state)
+    compare(source, from_dict(source.model), "it")
+
+
 def test_files_that_cannot_be_trusted_are_refused(tmp_path: Path) -> None:
     saved(tmp_path, "LlamaConfig")
     state = load_file(tmp_path / "model.safetensors")
