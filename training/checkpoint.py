@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,9 +25,9 @@ from storage import checkpoint_path, checkpoints, log, partial_path, prune, publ
 from storage.averaged import AVERAGE
 from storage.checkpoint import WEIGHTS, remove, save_weights
 from training.engine import Engine
-from training.launch import agreed, from_main
+from training.launch import agreed, background_group, from_main
 from training.noise_scale import NoiseScale
-from training.sharding import OPTIMIZER, gathered, load_optimizer, save_optimizer, spread
+from training.sharding import OPTIMIZER, gathered, load_optimizer, spread, taken_optimizer
 
 STATE = "trainer.json"
 
@@ -71,29 +73,76 @@ class TrainerState:
 class Checkpointer:
     """Saves and restores one run; every process calls every method.
 
+    In the background, a checkpoint is copied to the CPU's memory, and a thread writes, checks, publishes and prunes
+    while the training goes on. There is one at a time: the next save waits for it, and so does the end of the run.
+
     A checkpoint is the same to whoever reads it, on whatever number of processes it was written: weights are whole,
     and an optimizer is whole or in parts that any process can put together (`training.sharding`). DeepSpeed alone has
     files of its own.
     """
 
-    def __init__(self, run: Path, engine: Engine, keep: int, memory: Sequence[set[str]]) -> None:
-        """`memory` names what the optimizer remembers of a parameter, one set per kind."""
+    def __init__(
+        self, run: Path, engine: Engine, keep: int, memory: Sequence[set[str]], background: bool = False
+    ) -> None:
+        """Prepare for the checkpoints of a run.
+
+        Args:
+            run: its folder.
+            engine: what it trains.
+            keep: how many checkpoints.
+            memory: what the optimizer remembers of a parameter, one set per kind.
+            background: whether checkpoints are written while the training goes on.
+
+        Raises:
+            ModelError: in the background under DeepSpeed, which writes by itself.
+        """
+        if background and engine.deepspeed:
+            raise ModelError(
+                "DeepSpeed writes checkpoints by itself; use train.checkpoint_async=false with it"
+            )
         self._run = run
         self._engine = engine
         self._accelerator = engine.accelerator
         self._keep = keep
         self._memory = memory
+        self._background = background
+        self._group = background_group() if background else None
+        self._writing: tuple[Path, Future[None]] | None = None
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        """Writes in the background; left as a context, it has ended what it began."""
 
     def save(self, state: TrainerState) -> None:
         """Write the checkpoint of `state.step`, then drop the oldest beyond the number to keep.
 
         Raises:
-            OSError: it cannot be written; what was written of it is gone, and older checkpoints are as they were.
+            OSError: it, or the one before, cannot be written; what was written of it is gone, and older checkpoints are
+                as they were.
         """
+        self.finish()
         folder = from_main(self._accelerator, lambda: self._begin(state.step))
+        with self._whole_or_absent(folder):
+            write: list[Callable[[], None]] = []
+            agreed(self._accelerator, lambda: write.append(self._take(folder, state)))
+            if not self._background:
+                agreed(self._accelerator, write[0])
+                return
+        self._writing = folder, self.thread.submit(write[0])
+
+    def finish(self) -> None:
+        """Wait for what is written in the background.
+
+        Raises:
+            OSError: as `save`.
+        """
+        if self._writing is not None:
+            (folder, written), self._writing = self._writing, None
+            with self._whole_or_absent(folder):
+                agreed(self._accelerator, lambda: written.result())
+
+    @contextmanager
+    def _whole_or_absent(self, folder: Path) -> Iterator[None]:
         try:
-            agreed(self._accelerator, lambda: self._write(folder, state))
-            from_main(self._accelerator, lambda: self._publish(folder, state.step))
+            yield
         except (InputError, OSError):
             if self._accelerator.is_main_process:
                 remove(folder)
@@ -104,30 +153,50 @@ class Checkpointer:
         folder.mkdir(parents=True)
         return folder
 
-    def _write(self, folder: Path, state: TrainerState) -> None:
-        accelerator, engine = self._accelerator, self._engine
-        try:
+    def _take(self, folder: Path, state: TrainerState) -> Callable[[], None]:
+        """Take what the checkpoint holds, as it is now; returns the rest of the work, which needs no more of it."""
+        accelerator, engine, copy = self._accelerator, self._engine, self._background
+        main, step = accelerator.is_main_process, state.step
+        parts: list[Callable[[], object]] = []
+        files = {}
+        with self._explained(folder):
             if engine.deepspeed:
                 accelerator.save_state(str(folder))
                 named = accelerator.get_state_dict(engine.root) or {}
-                weights = {name.partition("network.")[2]: tensor for name, tensor in named.items()}
+                files[WEIGHTS] = {name.partition("network.")[2]: tensor for name, tensor in named.items()}
             else:
-                save_optimizer(engine.optimizer, engine.parameters, folder, accelerator.is_main_process)
+                parts.append(
+                    taken_optimizer(engine.optimizer, engine.parameters, folder, main, copy, self._group)
+                )
                 save_accelerator_state(
                     str(folder), [], [], [], [], accelerator.process_index, 0, accelerator.scaler
                 )
-                weights = gathered(engine.network.state_dict(), accelerator.is_main_process)
-            if accelerator.is_main_process:
-                save_weights(weights, folder / WEIGHTS)
+                files[WEIGHTS] = gathered(engine.network.state_dict(), main, copy)
             if engine.average is not None:
-                weights = gathered(engine.average.weights, accelerator.is_main_process)
-                if accelerator.is_main_process:
-                    save_weights(weights, folder / AVERAGE)
-            if accelerator.is_main_process:
-                values = asdict(replace(state, log=log.fingerprint(self._run)))
+                files[AVERAGE] = gathered(engine.average.weights, main, copy)
+            values = asdict(replace(state, log=log.fingerprint(self._run))) if main else {}
+
+        def write() -> None:
+            with self._explained(folder):
+                for part in parts:
+                    part()
+                if not main:
+                    return
+                for name, weights in files.items():
+                    save_weights(weights, folder / name)
                 (folder / STATE).write_text(json.dumps(values, indent=2) + "\n")
-        except (RuntimeError, SafetensorError) as error:  # torch and safetensors hide what the system said
-            full = shutil.disk_usage(folder).free < sum(value.nbytes for value in engine.parameters.values())
+            self._publish(folder, step)
+
+        return write
+
+    @contextmanager
+    def _explained(self, folder: Path) -> Iterator[None]:
+        """Raise what the system said, which torch and safetensors hide."""
+        try:
+            yield
+        except (RuntimeError, SafetensorError) as error:
+            needed = sum(value.nbytes for value in self._engine.parameters.values())
+            full = shutil.disk_usage(folder).free < needed
             reason = (errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else (errno.EIO, _one_line(error))
             raise OSError(*reason, str(folder)) from error
 

@@ -63,6 +63,7 @@ class TrainConfig(losses.Options, schedules.Options, optimizers.Options, recompu
         validate_every: steps between validations; one is made before the first step and one after the last.
         validation_sequences: held-out sequences per validation, evenly spaced; None: all of them.
         checkpoint_every: steps between checkpoints; one is made after the last step.
+        checkpoint_async: write checkpoints while the training goes on, from a copy in the CPU's memory.
         keep_checkpoints: how many of the newest stay on disk.
         log_every: steps between lines of metrics.jsonl.
         processes: the number of processes this run must have; None: any.
@@ -84,6 +85,7 @@ class TrainConfig(losses.Options, schedules.Options, optimizers.Options, recompu
     validate_every: int = ranged(250, 1, 10**9)
     validation_sequences: int | None = ranged(256, 1, 10**9)
     checkpoint_every: int = ranged(500, 1, 10**9)
+    checkpoint_async: bool = False
     keep_checkpoints: int = ranged(2, 1, 10**9)
     log_every: int = ranged(10, 1, 10**9)
     processes: int | None = ranged(None, 1, 2**20)
@@ -123,6 +125,7 @@ FREE_ON_RESUME = {
     "train.micro_batch_size",
     "train.validate_every",
     "train.checkpoint_every",
+    "train.checkpoint_async",
     "train.keep_checkpoints",
     "train.log_every",
     "train.profile",

@@ -17,6 +17,7 @@ from accelerate.utils import (
     get_int_from_env,
     parse_flag_from_env,
 )
+from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from models import GPT, ModelConfig, ModelError
@@ -142,6 +143,15 @@ def keep_process_group() -> None:
 
 
 _kept: list[Any] = []
+
+
+def background_group() -> ProcessGroup | None:
+    """A process group over the CPU for what goes on beside the training; None for a process that is alone."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None
+    group = torch.distributed.new_group(backend="gloo")
+    _kept.append(group)
+    return group
 
 
 def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:

@@ -6,7 +6,8 @@ on one process, or on another number of them.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import torch
 import torch.distributed
 from safetensors import safe_open
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from models import ModelError
 
@@ -37,13 +40,19 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(state: Mapping[str, Tensor], main: bool) -> dict[str, Tensor]:
-    """Whole tensors in the memory of the main process, nothing on the others; every process must ask."""
+def gathered(state: Mapping[str, Tensor], main: bool, copy: bool = False) -> dict[str, Tensor]:
+    """Whole tensors in the memory of the main process, nothing on the others; every process must ask.
+
+    Args:
+        state: tensors by name.
+        main: whether this is the main process.
+        copy: whether they must stay as they are when the training goes on.
+    """
     found = {}
     for name, tensor in state.items():
         full = whole(tensor)
         if main:
-            found[name] = full.cpu()
+            found[name] = full.to("cpu", copy=copy)
     return found
 
 
@@ -64,12 +73,32 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
 
 
-def save_optimizer(optimizer: Optimizer, parameters: Mapping[str, Tensor], folder: Path, main: bool) -> None:
-    """Write what an optimizer remembers into a checkpoint: whole, by the main process, or every process its part."""
+def taken_optimizer(
+    optimizer: Optimizer,
+    parameters: Mapping[str, Tensor],
+    folder: Path,
+    main: bool,
+    copy: bool = False,
+    group: ProcessGroup | None = None,
+) -> Callable[[], object]:
+    """Take what an optimizer remembers; returns its writing into a checkpoint.
+
+    It is written whole, by the main process, or in parts, by every process its own.
+
+    Args:
+        optimizer, parameters: of the training.
+        folder: of the checkpoint.
+        main: whether this is the main process.
+        copy: whether the training goes on while it is written.
+        group: of processes, through which those that write parts agree then.
+    """
     if not any(isinstance(parameter, DTensor) for parameter in parameters.values()):
-        if main:
-            torch.save(optimizer.state_dict(), folder / OPTIMIZER)
-        return
+        if not main:
+            return lambda: None
+        state = optimizer.state_dict()
+        if copy:
+            state = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state)
+        return lambda: torch.save(state, folder / OPTIMIZER)
     names = {id(parameter): name for name, parameter in parameters.items()}
     memory = {
         f"{names[id(parameter)]}.{kind}": value
@@ -77,8 +106,11 @@ def save_optimizer(optimizer: Optimizer, parameters: Mapping[str, Tensor], folde
         for kind, value in state.items()
     }
     writer = dcp.HuggingFaceStorageWriter(str(folder / PARTS), save_distributed=True)
-    with _plain_errors():
-        dcp.save(memory, storage_writer=writer)
+    if copy:
+        saved = dcp.async_save(memory, storage_writer=writer, process_group=group)
+        assert isinstance(saved, Future)
+        return _plain_errors()(saved.result)
+    return _plain_errors()(lambda: dcp.save(memory, storage_writer=writer))
 
 
 def load_optimizer(optimizer: Optimizer, parameters: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:

@@ -131,7 +131,11 @@ class Trainer:
             bytes_per_token=prepared.bytes_per_token("valid"),
         )
         self.checkpointer = Checkpointer(
-            config.path, self.engine, train.keep_checkpoints, OPTIMIZERS[train.optimizer].MEMORY
+            config.path,
+            self.engine,
+            train.keep_checkpoints,
+            OPTIMIZERS[train.optimizer].MEMORY,
+            background=train.checkpoint_async,
         )
         self.losses, self.forecast = Mean(), Forecast()
         self.cause = ""
@@ -148,7 +152,7 @@ class Trainer:
         self.journal = Journal(self.config, accelerator, self.state.step, self.state.config)
         tracing = profiled(self.config.path, train.profile, accelerator.process_index)
         began = time.perf_counter() - self.state.seconds
-        with StopRequest() as stop, self.journal.bar, tracing as traced:
+        with StopRequest() as stop, self.journal.bar, tracing as traced, self.checkpointer.thread:
             self.journal.say(self._headline())
             self._foretell()
             if self.state.step == 0:
@@ -186,6 +190,8 @@ class Trainer:
         if not self._skipping:
             self.state.loss = self.losses.take()
             self.checkpointer.save(self.state)
+            if last:
+                self.checkpointer.finish()
         elif last:
             raise ModelError(
                 f"the run ends at step {self.state.step} with {self.state.skipped_in_a_row} skipped steps, which are "

@@ -114,6 +114,7 @@ def main(config: str, out: str) -> None:
     for name, options in VARIANTS.items():
         go(made, f"ddp-{name}", *options)
         go(sharded, f"fsdp-{name}", *options)
+    go(sharded, "fsdp-async", *VARIANTS["adamw"], "train.checkpoint_async=true")
     # What each begins with was put there by the test, or is a copy of what lies there now.
     go(sharded, "fsdp-from-one", *VARIANTS["adamw"], resume=True)
     if dist.get_rank() == 0:

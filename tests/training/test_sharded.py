@@ -94,10 +94,24 @@ def test_a_sharded_run_resumes_to_the_bit(runs: Path) -> None:
     assert logged(again) == logged(whole)
 
 
-def parts(run: Path) -> dict[str, list[Tensor]]:
+def test_checkpoints_written_while_a_sharded_run_goes_on_are_the_same(runs: Path) -> None:
+    whole, later = runs / "fsdp-adamw", runs / "fsdp-async"
+    assert checkpoints(later) == checkpoints(whole)
+    for step in checkpoints(whole):
+        one, two = weights(whole, step), weights(later, step)
+        assert all(torch.equal(one[name], two[name]) for name in one)
+        first, second = parts(whole, step), parts(later, step)
+        assert first.keys() == second.keys()
+        for name in first:
+            assert all(torch.equal(*pair) for pair in zip(first[name], second[name], strict=True)), name
+    assert newest_checkpoint(later) == 4
+    assert logged(later) == logged(whole)
+
+
+def parts(run: Path, step: int = 4) -> dict[str, list[Tensor]]:
     """What lies in the files of an optimizer by name, in the order of the processes."""
     found: dict[str, list[Tensor]] = {}
-    for file in sorted((checkpoint_path(run, 4) / "optimizer").iterdir()):
+    for file in sorted((checkpoint_path(run, step) / "optimizer").iterdir()):
         for name, tensor in load_file(file).items():
             found.setdefault(name, []).append(tensor)
     return found
