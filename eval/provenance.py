@@ -10,10 +10,12 @@ import ast
 import functools
 import platform
 import re
-from collections.abc import Iterable, Iterator, Set
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TypeVar
 
 from common.hashing import text_hash
 
@@ -38,6 +40,35 @@ BESIDE = {".cpp", ".h", ".yaml"}
 LIBRARIES = {"hqq", "lm_eval", "numpy", "scipy", "sentencepiece", "torch", "transformers"}
 """Libraries that compute numbers. Those of kernels are left out: like devices, they differ in rounding only."""
 
+Finding = TypeVar("Finding")
+
+_found: ContextVar[dict[tuple[str, str], Any] | None] = ContextVar("found", default=None)
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """While open, what was found of a module's sources holds: for commands that look at many runs."""
+    token = _found.set({})
+    try:
+        yield
+    finally:
+        _found.reset(token)
+
+
+def _held(find: Callable[[str], Finding]) -> Callable[[str], Finding]:
+    """A function of a module's name, not called twice within `read_once`."""
+
+    @functools.wraps(find)
+    def held(module: str) -> Finding:
+        known, key = _found.get(), (find.__name__, module)
+        if known is None:
+            return find(module)
+        if key not in known:
+            known[key] = find(module)
+        return known[key]  # type: ignore[no-any-return]
+
+    return held
+
 
 def protocol(module: str, made_of: Iterable[str] = ()) -> dict[str, object]:
     """The entries of a result's protocol about sources and libraries.
@@ -49,15 +80,23 @@ def protocol(module: str, made_of: Iterable[str] = ()) -> dict[str, object]:
     return {
         "versions": versions(module),
         "code": code(module),
-        "parts": {part: _hashed({part}, parts=True) for part in sorted(made_of) if _inside(part, PARTS)},
+        "parts": {part: _part(part) for part in sorted(made_of) if _inside(part, PARTS)},
     }
 
 
+@_held
 def code(module: str) -> str:
     """Short hash of the sources behind the numbers of an analysis, those of a model's parts apart."""
     return _hashed(_roots(module))
 
 
+@_held
+def _part(module: str) -> str:
+    """Short hash of the sources of what a model is made of."""
+    return _hashed({module}, parts=True)
+
+
+@_held
 def versions(module: str) -> dict[str, str]:
     """Versions of Python and of the libraries that the sources import, where these are installed.
 

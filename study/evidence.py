@@ -7,6 +7,7 @@ Intervals are Student's, 95 %, each by itself; verdicts on claims are corrected 
 from dataclasses import dataclass, field, replace
 
 from common.errors import InputError, nearest
+from eval import provenance
 from eval.report.collection import Measured, measured
 from eval.report.comparison import columns
 from eval.report.numbers import Number, number
@@ -76,9 +77,10 @@ def collect(study: Study) -> Runs:
     found: Runs = {
         variant: {} for variant in sorted(study.variants, key=lambda name: name != study.file.baseline)
     }
-    for task, state in states(study).items():
-        if task.value is None and state == "done":
-            found[task.variant][task.seed] = measured(open_subject(study.folder / task.name), task.name)
+    with provenance.read_once():
+        for task, state in states(study).items():
+            if task.value is None and state == "done":
+                found[task.variant][task.seed] = measured(open_subject(study.folder / task.name), task.name)
     if not any(found.values()):
         raise InputError(f"no run of {study.name} has been measured yet: python -m study run {study.path}")
     return found

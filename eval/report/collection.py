@@ -88,10 +88,11 @@ def shown(runs: Sequence[Measured], analysis: str) -> list[Shown[Any]]:
 def collect(subjects: Sequence[Subject]) -> list[Measured]:
     """Everything the runs have left on disk; runs of one name are told apart by their path."""
     names = [subject.name for subject in subjects]
-    return [
-        measured(subject, subject.name if names.count(subject.name) == 1 else str(subject.path))
-        for subject in subjects
-    ]
+    with provenance.read_once():
+        return [
+            measured(subject, subject.name if names.count(subject.name) == 1 else str(subject.path))
+            for subject in subjects
+        ]
 
 
 def measured(subject: Subject, name: str) -> Measured:

@@ -120,3 +120,16 @@ def test_libraries_count_where_they_are_imported() -> None:
         return provenance.versions(get(name).module).keys() & {"lm_eval", "hqq"}
 
     assert [libraries(name) for name in ("sinks", "harness", "quantize")] == [set(), {"lm_eval"}, {"hqq"}]
+
+
+def test_sources_are_read_once_where_many_runs_are_compared(monkeypatch):
+    asked = []
+    monkeypatch.setattr(provenance, "files", lambda modules, parts=False: asked.append(modules) or set())
+    before = provenance.protocol("eval.analyses.sinks", ["attention.mechanisms.softmax"])
+    each = len(asked)
+    with provenance.read_once():
+        for _ in range(3):
+            assert provenance.protocol("eval.analyses.sinks", ["attention.mechanisms.softmax"]) == before
+    assert len(asked) == 2 * each
+    provenance.protocol("eval.analyses.sinks", ["attention.mechanisms.softmax"])
+    assert len(asked) == 3 * each
