@@ -17,7 +17,7 @@ BETTER, WORSE, OPEN = "#009e73", "#d55e00", "#8f939a"
 """Colours of a difference beyond the noise, to either side, and of one within it."""
 
 FAR = 4
-"""An end is cut off that lies so many times as far from zero as the ends usually do."""
+"""An end is cut off that is so many times as far from zero as half of the ends, and half as many as three quarters."""
 
 MARGIN = 0.06
 """Of the width of a panel, to either side."""
@@ -77,7 +77,8 @@ def spread(number: Number) -> tuple[float, float]:
     ends = [
         end for found in number.differences.values() for end in (found.low, found.mean, found.high) if end
     ]
-    usual = FAR * median([abs(end) for end in ends] or [1.0])
+    far = sorted(abs(end) for end in ends) or [1.0]
+    usual = FAR * max(median(far), far[len(far) * 3 // 4] / 2)
     low, high = min([0.0, *(end for end in ends if end < 0)]), max([0.0, *(end for end in ends if end > 0)])
     if low == high:
         return -1.0, 1.0

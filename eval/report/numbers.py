@@ -5,6 +5,7 @@ one seed share initial weights, data and order. A variant is better or worse tha
 interval over seeds leaves out zero; with a single seed nothing is.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -120,6 +121,7 @@ def numbers(groups: Sequence[Group]) -> list[Number]:
 
 def interval(found: Interval, show: Callable[[float], str] = "{:.4g}".format) -> str:
     """A mean and the ends of its interval."""
-    if found.low is None or found.high is None:
-        return show(found.mean)
-    return f"{show(found.mean)} [{show(found.low)} to {show(found.high)}]"
+    mean, *ends = (
+        re.sub("^-", "−", show(value)) for value in (found.mean, found.low, found.high) if value is not None
+    )
+    return f"{mean} [{' to '.join(ends)}]" if len(ends) == 2 else mean

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.intervals import Interval
 from eval.report.comparison import columns
 from eval.report.forest import panels
 from eval.report.numbers import number
@@ -128,6 +129,17 @@ def test_a_variant_that_diverged_does_not_hide_the_rest():
     usual = [cell.dot for name, cell in bits.cells.items() if name != "mechanism_23"]
     assert max(usual) - min(usual) > 25
     assert all(not cell.cut for name, cell in bits.cells.items() if name != "mechanism_23")
+
+
+def test_a_scale_shows_differences_of_many_where_others_have_none():
+    """As the mass of a row, which is one for half of the mechanisms."""
+    found = evidence(ZOO).numbers[0]
+    pairs = {}
+    for place, (name, pair) in enumerate(found.pairs.items()):
+        mean = -0.5 if place % 2 else 1e-9
+        pairs[name] = replace(pair, interval=Interval(mean, mean - 1e-3, mean + 1e-3))
+    (panel,) = panels([replace(found, pairs=pairs)])
+    assert not any(cell.cut for cell in panel.cells.values())
 
 
 def test_places_of_a_forest_are_those_of_the_numbers():
