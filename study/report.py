@@ -270,7 +270,9 @@ def _table(number: Number, study: Study) -> Iterator[str]:
 def _noise(found: Evidence) -> Iterator[str]:
     yield from (NOISE_WORDS.format(baseline=found.study.file.baseline), "")
     yield from ("| number | seeds | deviation | shows |", "| --- | --- | --- | --- |")
-    yield from (f"| {' | '.join(map(str, row))} |" for row in noise_rows(found))
+    for row in noise_rows(found):
+        cells = [str(cell).replace("|", "\\|") for cell in row]
+        yield f"| {' | '.join(cells)} |"
 
 
 def _choices(found: Evidence) -> Iterator[str]:
