@@ -30,7 +30,7 @@ def entropy(
         AttentionError: as for `attend`, or the mechanism is not softmax of scores without biases.
     """
     from attention.kernels import dispatch
-    from attention.kernels.kernel import obstacle, widened
+    from attention.kernels.kernel import widened
     from attention.kernels.vendor import is_softmax
 
     mechanism = get(mechanism)
@@ -46,5 +46,5 @@ def entropy(
         if inputs.vacant:
             return inputs.blank().sum(-1)
         kernels = (kernel for kernel in dispatch.KERNELS.values() if kernel.gives_mass)
-        kernel = next(kernel for kernel in kernels if obstacle(kernel, inputs) is None)
+        kernel = next(kernel for kernel in kernels if dispatch.serves(kernel, inputs, aloud=True))
         return row_entropy(scores, kernel.run(inputs, with_mass=True))

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
+from attention.core.machine import processor
+
 
 def machine() -> dict[str, str]:
     """Readable facts by name; a GPU only where there is one."""
     found = {
-        "processor": f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})",
+        "processor": processor(),
         "cores": str(os.cpu_count()),
         "platform": platform.platform(),
         "commit": _commit(),
@@ -36,14 +38,6 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capable = torch.cpu.get_capabilities()
     return device.type == "cpu" and bool(capable.get("avx512_bf16") or capable.get("amx_bf16"))
-
-
-def _processor() -> str:
-    facts = Path("/proc/cpuinfo")
-    for line in facts.read_text().splitlines() if facts.exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _commit() -> str:

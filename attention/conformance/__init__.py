@@ -1,7 +1,7 @@
 """One contract for every mechanism and kernel; the dense formula in float64 is the truth.
 
 A root mean square error may be twice that of the formula run in the same dtype plus twice that of rounding, plus what
-`precision.SLACK` says in float32; gradients of queries, keys, values and learned parameters are held to it as well.
+`trial.SLACK` says in float32; gradients of queries, keys, values and learned parameters are held to it as well.
 
 Beside that every kernel is held to what a mechanism promises of its weights (`Mechanism.bounds`), which a formula with
 the same flaw as a kernel cannot hide; and what no error can be judged by is told as an exemption, never as a success.

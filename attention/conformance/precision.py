@@ -12,16 +12,13 @@ from attention.core.inputs import example
 from attention.core.mechanism import Mechanism
 from attention.kernels.dispatch import KERNELS
 from attention.kernels.kernel import obstacle
+from attention.kernels.trial import SLACK
 
 ACTIVATIONS = Path(__file__).parent / "activations.pt"
 LONG = "long"
 CANCELLING = "identical keys"
 SEEDS, LEARNED_SEEDS = 4, 16
 """Inputs per case; more where something is learned: its gradient is one number a head, too few to judge rounding by."""
-SLACK = {torch.float64: 1e-8, torch.float32: 2.0**-19, torch.bfloat16: 2.0**-10, torch.float16: 2.0**-13}
-"""Allowed on top, relative to the truth. In float32, sixteen units in the last place: a kernel that keeps one number
-per row recomputes weights as e^(s - logsumexp) and loses digits where scores are large; torch's fused softmax does.
-In half types an eighth of one, where gradients cancel and their rounding is all that is left."""
 
 
 def float64(mechanism: Mechanism, kernel: str, device: torch.device | str) -> None:

@@ -17,6 +17,7 @@ from attention.forms.composite import Composite
 from attention.functional import attend
 from attention.kernels.dispatch import KERNELS
 from attention.kernels.kernel import obstacle
+from attention.kernels.trial import LEARNED, allowed, root_mean_square
 
 SLACK = {torch.float64: 1e-8, torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Root mean square error, of values of size one, that is rounding and not a wrong mask, shape or stride."""
@@ -177,11 +178,11 @@ def judge(
         if eager_error > max(0.1, 10 * size):
             exempt(place, "the formula itself returns noise")
             continue
-        size = max(floor, size) * (1 if name in MIXED else 100)
-        allowed = mixings * (2 * eager_error + 2 * rounding) + slack * size + 1e-12
-        if not error <= allowed:
+        size = max(floor, size) * (1 if name in MIXED else LEARNED)
+        most = allowed(eager_error, rounding, size, slack, mixings)
+        if not error <= most:
             raise ConformanceError(
-                f"{place}: error {error:.3g}, at most {allowed:.3g} is allowed "
+                f"{place}: error {error:.3g}, at most {most:.3g} is allowed "
                 f"(the formula in this precision: {eager_error:.3g}, rounding: {rounding:.3g})"
             )
 
@@ -213,8 +214,3 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor], what: str) -> Non
         if not torch.equal(tensor, second[name]):
             difference = float((tensor - second[name]).abs().max())
             raise ConformanceError(f"{what}, {name}: not bit for bit the same, off by up to {difference:.3g}")
-
-
-def root_mean_square(values: Tensor) -> float:
-    """Over all entries, 0 where there is none."""
-    return float(values.detach().double().square().mean().sqrt()) if values.numel() else 0.0

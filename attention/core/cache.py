@@ -47,6 +47,27 @@ def keep(made: Path, library: Path) -> None:
     _sync(library.parent)
 
 
+def recall(note: Path) -> object:
+    """What a note of `remember` says, as JSON has it; None where it cannot be read or others could have written it."""
+    try:
+        return json.loads(_read(note)) if trusted(note.parent) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def remember(note: Path, content: object) -> None:
+    """Keep a note, seen whole or not at all. OSError: it cannot be kept, or others could change it."""
+    open_folder(note.parent)
+    descriptor, name = tempfile.mkstemp(prefix=UNFINISHED, dir=note.parent)
+    try:
+        with open(descriptor, "w") as file:
+            file.write(json.dumps(content, indent=1) + "\n")
+        os.replace(name, note)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
 def discard(library: Path) -> None:
     """Forget a library that cannot be loaded, so that the next process makes it anew."""
     for path in (library, _record_of(library)):

@@ -7,6 +7,7 @@ from attention import kernels
 from attention.core.arguments import shown
 from attention.core.errors import AttentionError, nearest, quoted
 from attention.core.inputs import AttentionInputs
+from attention.kernels import proof
 from attention.kernels.kernel import Kernel, obstacle
 
 
@@ -27,7 +28,7 @@ KERNELS: dict[str, Kernel] = _found()
 
 
 def choose(name: str, inputs: AttentionInputs) -> Kernel:
-    """The kernel by name, or the fastest capable one for "auto"; all that it needs is built.
+    """The kernel by name, or the fastest capable one for "auto"; all that it needs is built, and has proven itself.
 
     Raises:
         AttentionError: unknown kernel, or one that cannot serve the call; those that can are named.
@@ -35,13 +36,18 @@ def choose(name: str, inputs: AttentionInputs) -> Kernel:
     if not isinstance(name, str):
         raise AttentionError(f"kernel must be a kernel's name, got {shown(name)}")
     if name == "auto":
-        return next(kernel for kernel in KERNELS.values() if obstacle(kernel, inputs) is None)
+        return next(kernel for kernel in KERNELS.values() if serves(kernel, inputs, aloud=True))
     if name not in KERNELS:
         raise AttentionError(f"unknown kernel {quoted(name)}{nearest(name, [*KERNELS, 'auto'])}")
-    reason = obstacle(KERNELS[name], inputs)
+    reason = obstacle(KERNELS[name], inputs) or proof.flaw(KERNELS[name], inputs)
     if reason:
-        capable = [kernel.name for kernel in KERNELS.values() if obstacle(kernel, inputs) is None]
+        capable = [kernel.name for kernel in KERNELS.values() if serves(kernel, inputs)]
         raise AttentionError(
             f"kernel {name!r} cannot run {inputs.mechanism.name} here: {reason}; use {', '.join(capable)}"
         )
     return KERNELS[name]
+
+
+def serves(kernel: Kernel, inputs: AttentionInputs, *, aloud: bool = False) -> bool:
+    """Whether a kernel can serve a call and has proven itself; `aloud`: a failed proof is a warning, once."""
+    return obstacle(kernel, inputs) is None and proof.flaw(kernel, inputs, aloud=aloud) is None

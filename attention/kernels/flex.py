@@ -16,14 +16,15 @@ the frame of the row's maximum takes a forward pass for that maximum. On a CPU F
 Weights come back from FlexAttention as e^{log f - total}, which costs a relative error of machine epsilon times |total|
 where the formula divides: on large scores float32 gradients are about four times less exact than the formula's.
 
-The formulas are tested on a CPU; the generated GPU kernels have never been run by this project, so the first use of a
-mechanism on a device compares a small call with the dense formula and refuses to go on if it differs.
+The formulas are tested on a CPU; the generated GPU kernels have never been run by this project. As all compiled code
+they have to prove themselves (`attention.kernels.proof`), in a model that torch.compile traces when it runs.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,15 +33,15 @@ from torch.nn import functional
 
 from attention.core.errors import AttentionError
 from attention.core.formula import Formula, Function, Operand, formula_of, untraceable
-from attention.core.inputs import AttentionInputs, prepare
+from attention.core.inputs import AttentionInputs
 from attention.core.masks import Visibility
 from attention.core.mechanism import Mechanism
 from attention.core.modes import first_order
 from attention.forms.composite import Mixture
 from attention.forms.pointwise import Pointwise
 from attention.forms.ratio import Ratio
-from attention.kernels import dense
 from attention.kernels.kernel import Kernel
+from attention.kernels.proof import flaw, sources
 
 BLOCK = 128
 SMALLEST_HEAD_DIM = 16
@@ -50,9 +51,6 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 DTYPES = (torch.float32, torch.bfloat16)
 """float16 is left out: gradients of logarithms, which cancel later, overflow it."""
-
-TOLERANCE = 0.02
-"""Tolerance of the self-check, relative to the largest value: a wrong formula is off by more, rounding by less."""
 
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(scaled dot product, batch, head, row, column) -> what takes its place; all scalars."""
@@ -65,43 +63,15 @@ def attend(inputs: AttentionInputs) -> Tensor:
     Raises:
         AttentionError: on this device the generated kernel does not compute the mechanism's formula.
     """
-    verify(inputs.mechanism, inputs.value.device)
+    if reason := flaw(KERNEL, inputs):
+        raise AttentionError(
+            f"kernel 'flex' cannot run {inputs.mechanism.name} here: {reason}; use another kernel"
+        )
     scores = inputs.scores
     tensors = (scores.query, scores.key, inputs.value, scores.query_bias, scores.key_bias)
     query, key, value, query_bias, key_bias = first_order("kernel 'flex'", *tensors)
     scores = replace(scores, query=query, key=key, query_bias=query_bias, key_bias=key_bias)
     return _attend(replace(inputs, scores=scores, value=value))
-
-
-@cache
-def verify(mechanism: Mechanism, device: torch.device) -> None:
-    """Compare output and gradients of a small call with the dense formula, once per mechanism and device.
-
-    Raises:
-        AttentionError: they differ.
-    """
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(2, BLOCK + 5, heads, 32) for heads in (4, 2, 2)]
-    query, key, value = (torch.randn(shape, generator=generator).to(device) for shape in shapes)
-    expected, found = (
-        _output_and_gradients(run, mechanism, query, key, value) for run in (dense.attend, _attend)
-    )
-    for name, right, tensor in zip(("output", "dq", "dk", "dv"), expected, found, strict=True):
-        error = ((tensor - right).abs().max() / right.abs().max()).item()
-        if not error <= TOLERANCE:
-            raise AttentionError(
-                f"FlexAttention does not compute {mechanism.name} on {device} with torch {torch.__version__}: "
-                f"relative error {error:.2g} in {name}; use another kernel"
-            )
-
-
-def _output_and_gradients(
-    run: Callable[[AttentionInputs], Tensor], mechanism: Mechanism, *tensors: Tensor
-) -> list[Tensor]:
-    with torch.enable_grad():
-        query, key, value = leaves = tuple(tensor.requires_grad_() for tensor in tensors)
-        out = run(prepare(query, key, value, mechanism))
-        return [out.detach(), *torch.autograd.grad(out, leaves, query.detach())]
 
 
 def _attend(inputs: AttentionInputs) -> Tensor:
@@ -332,10 +302,9 @@ class Flex(Kernel):
     """FlexAttention."""
 
     name = "flex"
-    summary = (
-        "FlexAttention on CUDA from logarithms of the weights; no second stage; checks itself, never run here"
-    )
+    summary = "FlexAttention on CUDA from logarithms of the weights; no second stage; never run here"
     rank = 40
+    proves_when_run = True
 
     def refuses(self, inputs: AttentionInputs) -> str | None:
         """Other forms than two, devices and types that the generated kernel does not serve."""
@@ -356,6 +325,10 @@ class Flex(Kernel):
     def build(self, inputs: AttentionInputs) -> str | None:
         """Nothing, but weights without a logarithm are found."""
         return _has_no_logarithm(inputs.mechanism)
+
+    def code(self, mechanism: Mechanism) -> str:
+        """The formula, and this file; torch's version is told in any case."""
+        return f"{formula_of(mechanism).key}, {sources(Path(__file__))}"
 
     def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
         """Outputs."""

@@ -24,6 +24,8 @@ class Kernel(Protocol):
         modes: what autograd may ask of it beyond a pass in reverse (`attention.core.modes`).
         gives_mass: whether it tells the log mass of forms that have one, which composites need.
         runs_composites: whether it runs a composite by the composite's own formula.
+        proves_when_run: whether a proof (`attention.kernels.proof`) has to wait for the run where torch.compile traces,
+            since it compiles by torch.compile itself; `run` then asks for it.
     """
 
     name: str
@@ -32,12 +34,17 @@ class Kernel(Protocol):
     modes: frozenset[str] = frozenset()
     gives_mass: bool = False
     runs_composites: bool = False
+    proves_when_run: bool = False
 
     def refuses(self, inputs: AttentionInputs) -> str | None:
         """Say why it does not serve a call, None if it does. Looks only: computes, compiles and loads nothing."""
 
     def build(self, inputs: AttentionInputs) -> str | None:
         """Make what it needs for calls like this one, once; why that cannot be had here, None where it is ready."""
+        return None
+
+    def code(self, mechanism: Mechanism) -> str | None:
+        """Name the code that was compiled here for a mechanism and has to prove itself; None where it is PyTorch's."""
         return None
 
     def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
@@ -84,6 +91,14 @@ def widened(inputs: AttentionInputs) -> AttentionInputs:
     scores, wide = inputs.scores, torch.promote_types(inputs.value.dtype, torch.float32)
     scores = replace(scores, query=scores.query.to(wide), key=scores.key.to(wide))
     return replace(inputs, scores=scores, value=inputs.value.to(wide))
+
+
+def elementary(kernel: Kernel, inputs: AttentionInputs) -> list[tuple[Mechanism, torch.dtype]]:
+    """The mechanisms that a kernel runs for a call, and the dtype of their tensors."""
+    mechanism, dtype = inputs.mechanism, inputs.value.dtype
+    if not isinstance(mechanism, Composite) or kernel.runs_composites:
+        return [(mechanism, dtype)]
+    return [(part, torch.promote_types(dtype, torch.float32)) for part in mechanism.parts]
 
 
 def _parts(kernel: Kernel, inputs: AttentionInputs) -> list[AttentionInputs]:

@@ -7,6 +7,7 @@ of its calls are tested.
 
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attention.core.formula import Function, Step, formula_of, untraceable
 from attention.core.inputs import AttentionInputs
+from attention.core.machine import version_of
 from attention.core.mechanism import Mechanism
 from attention.core.modes import TRANSFORMED, first_order
 from attention.forms.composite import Mixture
 from attention.kernels.kernel import Kernel
+from attention.kernels.proof import sources
 
 SOFTMAX = (
     Function("terms", ("score", "pivot"), (Step("sub", (0, 1)), Step("exp", (2,))), (3, 3)),
@@ -172,6 +175,10 @@ class Flash(Kernel):
         if visible.documents is not None and query.shape[1] != visible.keys:
             return "it takes documents without a cache only"
         return None if _has_flash() else "flash-attn is not installed: pip install -e '.[flash]'"
+
+    def code(self, mechanism: Mechanism) -> str:
+        """The package's version, and this file."""
+        return f"flash-attn {version_of('flash-attn')}, {sources(Path(__file__))}"
 
     def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
         """Outputs."""

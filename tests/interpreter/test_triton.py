@@ -32,8 +32,8 @@ from attention.core import formula
 from attention.core.formula import Function, Step, evaluate, formula_of
 from attention.core.inputs import example, prepare
 from attention.forms.two_stage import TwoStage
-from attention.kernels import dispatch
-from attention.kernels.kernel import refusal
+from attention.kernels import dispatch, trial
+from attention.kernels.kernel import elementary, refusal
 from attention.kernels.triton import KERNEL, attend_with_statistics, launch, operators, printer, tiles
 from benchmarks.gpu_static import REPRESENTATIVES
 from tests.attention.conftest import tiered
@@ -340,3 +340,18 @@ def test_every_operation_is_printed_and_accurate(steps, spread):
     _apply[(1,)](printer.load(printer.module_name(traced)).FUNCTIONS[0], first, second, out, 256)
     (exact,) = evaluate(function, first.double(), second.double())
     assert torch.allclose(out.double(), exact.double(), rtol=5e-6, atol=1e-37, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("swat", torch.float16), ("lssar", torch.bfloat16)]
+    + [pytest.param(name, torch.float32, marks=pytest.mark.exhaustive) for name in FORMS],
+    ids=str,
+)
+def test_a_trial_of_the_templates_finds_no_flaw(name, dtype):
+    mechanism = attention.get(name)
+    for part, wide in elementary(KERNEL, example(mechanism, dtype=dtype)):
+        with_mass = part is not mechanism and part.form.has_mass
+        verdict = trial.attempt(KERNEL, trial.Case(part, wide, torch.device("cpu"), 16, 16, 1, with_mass))
+        assert verdict.flaw is None
+        assert 0 < verdict.ratio <= trial.MOST

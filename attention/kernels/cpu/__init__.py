@@ -45,6 +45,10 @@ class Cpu(Kernel):
         """Compile the engine and the mechanism's functions, where no library of theirs is kept; load them."""
         return _unready(inputs.mechanism, inputs.value.dtype)
 
+    def code(self, mechanism: Mechanism) -> str:
+        """The libraries, whose names are digests of all that goes into them."""
+        return ", ".join(path.name for path in ops.libraries(formula_of(mechanism)))
+
     def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
         """Outputs and log masses."""
         scores = inputs.scores

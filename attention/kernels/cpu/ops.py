@@ -1,6 +1,7 @@
 """The compiled engine as PyTorch operators, with shapes for tracing and gradients."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,13 @@ def look_for(formula: Formula) -> None:
     """
     builder.look_for("engine", _engine(), torch_flags())
     builder.look_for(formula.key, source(formula))
+
+
+def libraries(formula: Formula) -> tuple[Path, Path]:
+    """Where the engine's library and that of a mechanism's functions lie, or would lie."""
+    return builder.place_of("engine", _engine(), torch_flags()), builder.place_of(
+        formula.key, source(formula)
+    )
 
 
 def _engine() -> str:

@@ -4,6 +4,7 @@ A form's own part is one file in `forms/`. Neither these nor the templates are i
 """
 
 import importlib.util
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,9 +14,11 @@ from attention.core.inputs import AttentionInputs
 from attention.core.mechanism import Mechanism
 from attention.forms.composite import Mixture
 from attention.kernels.kernel import Kernel
+from attention.kernels.proof import sources
 from attention.kernels.triton import forms
 from attention.kernels.triton.tiles import family
 
+HERE = Path(__file__).parent
 WIDEST_HEAD = 256
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -93,6 +96,10 @@ class Triton(Kernel):
             or untraceable(inputs.mechanism)
             or _refuses_form(inputs.mechanism)
         )
+
+    def code(self, mechanism: Mechanism) -> str | None:
+        """The templates and the printed functions; the interpreter, which compiles nothing, has nothing to prove."""
+        return None if interpreted() else f"{sources(HERE)}, {_printed(mechanism)}"
 
     def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
         """Outputs and log masses."""
