@@ -1,5 +1,6 @@
 """`python -m attention`: the mechanisms, their formulas, papers, options and kernels."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -7,10 +8,23 @@ from attention import notes
 from attention.command import Parser, guarded
 from attention.core.registry import names
 
+OTHERS = """\
+other commands:
+  python -m attention.check        what runs on this machine, how exact, how fast: a page for a report
+  python -m attention.build        compile the CPU kernels ahead of time
+  python -m attention.conformance  every check of every mechanism on every kernel
+  python -m attention.transformers models of Hugging Face beside their own eager code
+"""
+
 
 def main() -> None:
     """Print or write what the mechanisms say of themselves."""
-    parser = Parser(prog="python -m attention", description=__doc__)
+    parser = Parser(
+        prog="python -m attention",
+        description=__doc__,
+        epilog=OTHERS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="every mechanism: formula, paper, form, kernels (the default)")
     listing.add_argument("--markdown", action="store_true", help="as a Markdown table")

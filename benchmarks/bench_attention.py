@@ -30,6 +30,7 @@ from attention.core.errors import AttentionError
 from attention.core.inputs import prepare
 from attention.core.masks import visibility
 from attention.kernels.dispatch import KERNELS, choose
+from attention.timing import interleaved
 from benchmarks.drawing import draw_speed
 from benchmarks.machine import facts
 from benchmarks.measure import broken, median, peak_growth
@@ -37,7 +38,6 @@ from benchmarks.tables import attention_page
 from common.command import Parser, guarded
 from storage.machine import default_device
 from training.telemetry import matmul_rate
-from training.timing import interleaved
 
 SDPA = "SDPA softmax"
 PASSES = {"forward": 2.0, "forward + backward": 7.0}

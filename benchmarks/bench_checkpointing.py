@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from attention.timing import interleaved
 from benchmarks.bench_train import Candidate, build, emulated
 from benchmarks.machine import describe, facts, table
 from benchmarks.measure import median
@@ -20,7 +21,7 @@ from storage.machine import default_device
 from training.config import TrainConfig
 from training.plan.page import CHECKPOINTING
 from training.plan.sizes import sizes
-from training.timing import interleaved, training_step
+from training.timing import training_step
 
 
 @dataclass

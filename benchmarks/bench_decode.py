@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import attention
+from attention.timing import interleaved
 from benchmarks.machine import describe, table
 from benchmarks.measure import median
 from benchmarks.peers import Llama, missing
@@ -26,7 +27,6 @@ from common.errors import InputError
 from models import GPT, ModelConfig, presets
 from models.sampling import generate
 from storage.machine import default_device
-from training.timing import interleaved
 
 PEER = "transformers' Llama"
 DEFAULTS = ["softmax", "softpick", "lssar", "sigmoid", "gaussian", "swat", "simrf", "soft_lowrank"]

@@ -22,11 +22,11 @@ import attention
 from attention import Mechanism
 from attention.capabilities import kernels
 from attention.forms.chunked import Chunked
+from attention.timing import interleaved
 from benchmarks.machine import describe, facts, table
 from benchmarks.measure import median
 from common.command import Parser, guarded
 from storage.machine import default_device
-from training.timing import interleaved
 
 SDPA = "SDPA softmax"
 OURS = "softmax by cpu"

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attention.timing import interleaved
 from benchmarks.machine import describe, table
 from benchmarks.measure import median, peak_growth
 from common.command import Parser, guarded
 from models.loss import token_losses
 from storage.machine import default_device
 from training.losses.chunked import cross_entropy
-from training.timing import interleaved
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Shape = tuple[int, int, int]

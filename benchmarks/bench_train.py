@@ -14,7 +14,7 @@ products of it and emulates them.
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ import attention
 from attention.core.errors import AttentionError
 from attention.core.inputs import example
 from attention.kernels.dispatch import choose
+from attention.timing import interleaved
 from benchmarks.machine import describe, facts, table
 from benchmarks.measure import broken, median
 from benchmarks.peers import PEERS, missing
@@ -33,7 +34,8 @@ from models import GPT, ModelConfig, presets, resolve
 from storage.machine import default_device
 from training.config import TrainConfig, resolve_precision
 from training.losses.objective import Objective
-from training.timing import interleaved, training_step
+from training.timing import training_step
+from training.utilisation import Utilisation
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -73,6 +75,7 @@ class Timing:
     seconds: float | None = None
     samples: list[float] | None = None
     refused: str | None = None
+    utilisation: dict[str, float] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -104,6 +107,7 @@ def time_model(
     """Every candidate in the model of a preset, in one precision."""
     found: list[Timing] = []
     runs: dict[str, Callable[[], object]] = {}
+    work = 0.0
     config = ModelConfig(preset=preset)
     for candidate in chosen:
         kernel, reason = "–", missing(candidate.name)
@@ -115,13 +119,17 @@ def time_model(
         if reason is None:
             module = build(candidate, config, train)
             timing.parameters = sum(parameter.numel() for parameter in module.parameters())
+            if isinstance(module, Objective):
+                work = module.network.flops_per_token(train.length)
             vocabulary = resolve(config).vocab_size
             runs[str(candidate)] = training_step(module, vocabulary, train, device, candidate.compiled)
     samples = interleaved(runs, rounds, device)
+    used = Utilisation(train, device, 1, work)
     for timing in found:
         if timing.refused is None:
             timing.samples = samples[timing.candidate]
             timing.seconds = median(timing.samples)
+            timing.utilisation = used.at(timing.tokens_per_second)
     return found
 
 
@@ -149,8 +157,10 @@ def page(timed: list[Timing], rounds: int, left_out: list[str]) -> str:
         "# Training steps",
         f"{describe()}.",
         f"Random tokens; medians of {rounds} steps in which all candidates take turns, with lowest and highest. "
-        "The last two columns are speeds, above 1 is faster: relative to the same model with torch's SDPA softmax, and "
-        "to the fastest peer. Peers are a plain GPT-2 block and transformers' Llama (`benchmarks/peers.py`).",
+        "Two columns are speeds, above 1 is faster: relative to the same model with torch's SDPA softmax, and "
+        "to the fastest peer. Peers are a plain GPT-2 block and transformers' Llama (`benchmarks/peers.py`). MFU is "
+        "the share of the peak that the device's maker publishes; where none is known, in brackets, the share of what "
+        "a large product reaches here.",
         *left_out,
     ]
     for model, precision in dict.fromkeys((x.model, x.precision) for x in timed):
@@ -166,13 +176,25 @@ def model_table(timed: list[Timing]) -> str:
     best = max((x.tokens_per_second for x in timed if x.peer), default=0.0)
     rows = []
     for x in timed:
-        figures = [f"not measured: {x.refused}", *"––––"]
+        figures = [f"not measured: {x.refused}", *"–––––"]
         if x.seconds and x.samples:
             relative = [f"{x.tokens_per_second / y:.2f}" if y else "–" for y in (baseline, best)]
             spread = f"{min(x.samples) * 1e3:.0f} to {max(x.samples) * 1e3:.0f}"
-            figures = [f"{x.seconds * 1e3:.1f}", spread, f"{x.tokens_per_second:,.0f}", *relative]
+            share = x.utilisation.get("mfu")
+            used = f"({x.utilisation['matmul_utilisation']:.0%})" if share is None else f"{share:.0%}"
+            figures = [f"{x.seconds * 1e3:.1f}", spread, f"{x.tokens_per_second:,.0f}", *relative, used]
         rows.append([x.candidate, x.kernel, f"{x.parameters / 1e6:.1f} M", *figures])
-    header = ["model", "kernel", "parameters", "ms / step", "range", "tokens / s", "of SDPA", "of best peer"]
+    header = [
+        "model",
+        "kernel",
+        "parameters",
+        "ms / step",
+        "range",
+        "tokens / s",
+        "of SDPA",
+        "of best peer",
+        "MFU",
+    ]
     return table(header, rows)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from attention.timing import interleaved
 from attention.transformers.calls import attention_function
 from attention.transformers.families import tiny
 from attention.transformers.names import AUTO
@@ -26,7 +27,6 @@ from benchmarks.measure import median
 from common.command import Parser, guarded
 from common.errors import InputError
 from storage.machine import default_device
-from training.timing import interleaved
 
 SIZES: dict[str, Any] = {
     "hidden_size": 512,

@@ -15,6 +15,7 @@ from statistics import median
 
 import torch
 
+from attention.timing import interleaved
 from common.errors import InputError
 from common.files import write_json
 from common.reading import read_json
@@ -30,7 +31,7 @@ from study.definition import Study
 from study.tasks import Task, config, states
 from training.config import resolve_precision
 from training.losses.objective import Objective
-from training.timing import interleaved, training_step
+from training.timing import training_step
 
 MEANING = (
     "Training steps of all variants in turns on one machine; differences in percent of the baseline's speed."
