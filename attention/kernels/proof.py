@@ -60,7 +60,7 @@ def flaw(kernel: Kernel, inputs: AttentionInputs, *, aloud: bool = False) -> str
         inputs: the call.
         aloud: whether to warn of it, once.
     """
-    if kernel.proves_when_run and torch.compiler.is_compiling():
+    if inputs.vacant or (kernel.proves_when_run and torch.compiler.is_compiling()):
         return None
     _, _, heads, head_dim = inputs.scores.query.shape
     _, _, key_heads, value_dim = inputs.value.shape

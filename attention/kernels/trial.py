@@ -87,7 +87,7 @@ def attempt(kernel: Kernel, case: Case) -> Verdict:
     """Run the calls.
 
     Raises:
-        Exception: whatever the formula raises, which says nothing of the kernel.
+        Exception: whatever the formula raises, or a lack of memory; neither says anything of the kernel.
     """
     worst = Verdict(0.0, None)
     for queries, keys, documents in ((sum(DOCUMENTS), sum(DOCUMENTS), DOCUMENTS), (1, CONTEXT, None)):
@@ -99,7 +99,7 @@ def attempt(kernel: Kernel, case: Case) -> Verdict:
         eager = _run(DENSE, case, rounded, documents, learns)
         try:
             found = _run(kernel, case, rounded, documents, learns)
-        except torch.OutOfMemoryError:
+        except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             words = " ".join(str(error).split())[:200]

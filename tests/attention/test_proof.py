@@ -49,6 +49,8 @@ class Toy(Kernel):
         out, mass = dense.KERNEL.run(inputs, with_mass=with_mass)
         if self.mistake == "raises":
             raise RuntimeError("no kernel image\nis available")
+        if self.mistake == "memory":
+            raise MemoryError
         if self.mistake == "gradient":
             out = _Scaled.apply(out)
         decoding = out.shape[1] == 1 and self.mistake == "decoding"
@@ -206,6 +208,18 @@ def test_a_new_trial_replaces_a_verdict(toy):
     assert proof.renew(toy, case).ratio <= 1
     assert chosen() == "toy"
     assert proof.renew(dense.KERNEL, case) is None
+
+
+def test_a_lack_of_memory_is_no_verdict(toy, tmp_path):
+    toy.mistake = "memory"
+    assert chosen() == "toy"
+    assert not (tmp_path / "trials").exists()
+
+
+def test_a_call_without_anything_to_compute_asks_for_no_trial(toy, tries):
+    query, value = torch.ones(1, 5, 1, 8), torch.ones(1, 5, 1, 0)
+    assert attention.attend(query, query, value, "softmax").shape == value.shape
+    assert tries == []
 
 
 def _in_a_backward_pass():

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 import re
 import runpy
 import shlex
@@ -81,6 +82,8 @@ def _one(words: list[str]) -> None:
         program, arguments = "python", arguments[arguments.index("train.py") :]
     if program == "sbatch":
         assert Path(arguments[0]).is_file(), arguments[0]
+    elif program.endswith(".sh"):
+        assert os.access(ROOT / program, os.X_OK), program
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert arguments[0] in targets, arguments
