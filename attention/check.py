@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import attention
+from attention.capabilities import kernels
 from attention.command import Parser, guarded
-from attention.core.arguments import DTYPES
+from attention.core.arguments import DTYPES, dtype_name
 from attention.core.errors import AttentionError
 from attention.core.inputs import example
 from attention.core.machine import device_name, processor, software
@@ -23,12 +24,13 @@ from attention.core.mechanism import Mechanism
 from attention.core.registry import get, names
 from attention.forms.composite import Composite
 from attention.kernels import proof
+from attention.kernels.dense import KERNEL as DENSE
 from attention.kernels.dispatch import KERNELS
 from attention.kernels.kernel import Kernel, elementary, obstacle
 from attention.kernels.trial import MOST, Case, Verdict, attempt
+from attention.markdown import table
 from attention.timing import interleaved
 
-ALWAYS = ("softmax", "softpick")
 HEADS, HEAD_DIM, ROUNDS = 8, 64, 5
 SDPA = "torch's SDPA softmax"
 
@@ -44,10 +46,8 @@ def main() -> int:
     """
     parser = Parser(prog="python -m attention.check", description=__doc__)
     parser.add_argument("--device", help="where to run (default: the GPU if there is one)")
-    parser.add_argument(
-        "--mechanism", nargs="+", metavar="NAME", help="these (default: one of each form and two)"
-    )
-    dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+    parser.add_argument("--mechanism", nargs="+", metavar="NAME", help="these (default: one of each form)")
+    dtypes = {dtype_name(dtype): dtype for dtype in DTYPES}
     usual = ["float32", "bfloat16", "float16"]
     parser.add_argument("--dtype", nargs="+", default=usual, choices=list(dtypes), help=f"{' '.join(usual)}")
     parser.add_argument(
@@ -73,7 +73,7 @@ def main() -> int:
         _exactness(found, kinds),
     ]
     if lengths:
-        parts += ["## How fast", _speed(mechanisms, _timed(kinds, found), lengths, device, found)]
+        parts += ["## How fast", _speed(mechanisms, _timed(kinds, found), lengths, device)]
     page = "\n\n".join(parts) + "\n"
     print(page, end="")
     if options.write is not None:
@@ -82,9 +82,9 @@ def main() -> int:
 
 
 def representatives() -> list[str]:
-    """The first mechanism of each form by name, and those that everybody knows."""
+    """The first mechanism of each form by name, and what torch has a kernel for."""
     of_form = {get(name).form: name for name in reversed(names())}
-    return sorted({*of_form.values(), *ALWAYS})
+    return sorted({*of_form.values(), *(name for name in names() if "sdpa" in kernels(get(name)))})
 
 
 def exactness(mechanisms: Iterable[Mechanism], dtypes: Iterable[torch.dtype], device: torch.device) -> Found:
@@ -94,7 +94,7 @@ def exactness(mechanisms: Iterable[Mechanism], dtypes: Iterable[torch.dtype], de
         for mechanism in mechanisms
         for kernel in KERNELS.values()
         for dtype in dtypes
-        if kernel.name != "dense"
+        if kernel is not DENSE
     }
 
 
@@ -105,8 +105,7 @@ def _tried(kernel: Kernel, mechanism: Mechanism, dtype: torch.dtype, device: tor
     if reason is not None:
         return reason
     worst = Verdict(0.0, None)
-    for part, wide in elementary(kernel, inputs):
-        with_mass = part is not mechanism and part.form.has_mass
+    for part, wide, with_mass in elementary(kernel, inputs):
         case = Case(part, wide, inputs.value.device, HEAD_DIM, HEAD_DIM, 1, with_mass)
         verdict = proof.renew(kernel, case) or attempt(kernel, case)
         if verdict.flaw is not None:
@@ -132,7 +131,7 @@ def _kernels(found: Found) -> str:
         reasons = dict.fromkeys(x for x in of_kernel.values() if isinstance(x, str))
         known = ", ".join(served) or "nothing" if of_kernel else "everything: the formula"
         rows.append([f"`{kernel.name}`", kernel.summary, known, "; ".join(reasons) or "–"])
-    return _table(["kernel", "what it is", "runs of these", "does not run the rest because"], rows)
+    return table(["kernel", "what it is", "runs of these", "does not run the rest because"], rows)
 
 
 def _exactness(found: Found, dtypes: list[torch.dtype]) -> str:
@@ -150,10 +149,10 @@ def _exactness(found: Found, dtypes: list[torch.dtype]) -> str:
                 cells.append(f"{verdict.ratio:.2f}")
             else:
                 cells.append("**FAILS**")
-                flaws.append(f"- `{kernel}`, {name}, {_word(dtype)}: {verdict.flaw}")
+                flaws.append(f"- `{kernel}`, {name}, {dtype_name(dtype)}: {verdict.flaw}")
         rows.append([name, get(name).form.__name__, f"`{kernel}`", *cells])
-    table = _table(["mechanism", "form", "kernel", *map(_word, dtypes)], rows)
-    return table + ("\n\n" + "\n".join(flaws) if flaws else "")
+    ratios = table(["mechanism", "form", "kernel", *map(dtype_name, dtypes)], rows)
+    return ratios + ("\n\n" + "\n".join(flaws) if flaws else "")
 
 
 def _timed(dtypes: list[torch.dtype], found: Found) -> list[torch.dtype]:
@@ -169,11 +168,7 @@ def _timed(dtypes: list[torch.dtype], found: Found) -> list[torch.dtype]:
 
 
 def _speed(
-    mechanisms: list[Mechanism],
-    dtypes: list[torch.dtype],
-    lengths: list[int],
-    device: torch.device,
-    found: Found,
+    mechanisms: list[Mechanism], dtypes: list[torch.dtype], lengths: list[int], device: torch.device
 ) -> str:
     """Time over SDPA's, by mechanism; a column per dtype and length."""
     columns = [(dtype, length) for dtype in dtypes for length in lengths]
@@ -198,8 +193,8 @@ def _speed(
         f"over that of {SDPA}, medians of {ROUNDS} rounds in which all take turns. Below 1 is faster. Types that no "
         "compiled kernel computes in here are not timed."
     )
-    head = ["mechanism", *(f"{_word(dtype)}, {length}" for dtype, length in columns)]
-    return f"{said}\n\n{_table(head, ([name, *row] for name, row in cells.items()))}"
+    head = ["mechanism", *(f"{dtype_name(dtype)}, {length}" for dtype, length in columns)]
+    return f"{said}\n\n{table(head, ([name, *row] for name, row in cells.items()))}"
 
 
 def _runs(run: Callable[[], object]) -> bool:
@@ -233,15 +228,6 @@ def _device(wanted: str | None) -> torch.device:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise AttentionError(f"cannot run on device {name!r}: {str(error).splitlines()[0]}") from error
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _table(header: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 
+from attention import markdown
 from attention.capabilities import Capability, capabilities, kernels
 from attention.core.errors import AttentionError
 from attention.core.mechanism import Mechanism
@@ -136,11 +137,11 @@ def table(chosen: Iterable[str]) -> str:
     Raises:
         AttentionError: an unknown name.
     """
-    rows = [["name", "weights", "paper"], ["---"] * 3]
+    rows = []
     for mechanism in map(get, chosen):
         formula = mechanism.formula.replace("|", "\\|")
         rows.append([f"[`{mechanism.name}`]({PAGE}#{mechanism.name})", formula, mechanism.paper])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return markdown.table(["name", "weights", "paper"], rows) + "\n"
 
 
 def write(root: Path) -> None:

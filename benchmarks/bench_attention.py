@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import attention
 from attention import CallSpec, Mechanism
+from attention.core.arguments import dtype_name
 from attention.core.errors import AttentionError
 from attention.core.inputs import prepare
 from attention.core.masks import visibility
@@ -34,6 +35,7 @@ from attention.timing import interleaved
 from benchmarks.drawing import draw_speed
 from benchmarks.machine import facts
 from benchmarks.measure import broken, median, peak_growth
+from benchmarks.publish import publish
 from benchmarks.tables import attention_page
 from common.command import Parser, guarded
 from storage.machine import default_device
@@ -179,7 +181,7 @@ def time_shape(
         work = 2.0 * shape.batch * shape.heads * shape.head_dim * pairs(shape.length, candidate.window)
         found += [
             Timing(
-                str(dtype).removeprefix("torch."),
+                dtype_name(dtype),
                 name,
                 shape.batch,
                 shape.length,
@@ -338,11 +340,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def write(folder: Path, raw: dict[str, Any]) -> None:
     """benchmarks/results/attention.md and .json, docs/images/speed.png."""
-    results, images = folder / "benchmarks/results", folder / "docs/images"
-    for place in (results, images):
-        place.mkdir(parents=True, exist_ok=True)
-    (results / "attention.md").write_text(attention_page(raw))
-    (results / "attention.json").write_text(json.dumps(raw, indent=1) + "\n")
+    publish(folder, "attention", attention_page(raw), raw)
+    images = folder / "docs/images"
+    images.mkdir(parents=True, exist_ok=True)
     draw_speed(raw, images / "speed.png")
 
 

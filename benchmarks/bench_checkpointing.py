@@ -7,14 +7,15 @@ Bytes are counted (`training.plan.sizes`), steps timed in turns as in `benchmark
 """
 
 import argparse
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from attention.markdown import table
 from attention.timing import interleaved
 from benchmarks.bench_train import Candidate, build, emulated
-from benchmarks.machine import describe, facts, table
+from benchmarks.machine import describe, facts
 from benchmarks.measure import median
+from benchmarks.publish import publish
 from common.command import Parser, guarded
 from models import ModelConfig, presets, resolve
 from storage.machine import default_device
@@ -91,12 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = measure(options.model, train, options.steps)
     text = page(found, options.model, train)
     print(text)
-    if options.write:
-        results = options.write / "benchmarks/results"
-        results.mkdir(parents=True, exist_ok=True)
-        (results / "checkpointing.md").write_text(text)
-        raw = {"machine": facts(), "ways": [asdict(x) for x in found]}
-        (results / "checkpointing.json").write_text(json.dumps(raw, indent=1) + "\n")
+    publish(options.write, "checkpointing", text, {"machine": facts(), "ways": [asdict(x) for x in found]})
 
 
 if __name__ == "__main__":

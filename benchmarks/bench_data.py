@@ -27,7 +27,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks.machine import describe, table
+from attention.markdown import table
+from benchmarks.machine import describe
+from benchmarks.publish import publish
 from common.command import Parser, guarded
 from data.config import DataConfig
 from data.corpora import documents, open_corpus
@@ -197,8 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
             against = options.against if megabytes == options.megabytes[0] else None
             written += f"\n\n{measure(Path(folder), megabytes, against)}"
     print(written)
-    if options.write:
-        (options.write / "benchmarks" / "results" / "data.md").write_text(written + "\n", encoding="utf-8")
+    publish(options.write, "data", written + "\n")
 
 
 if __name__ == "__main__":

@@ -18,18 +18,20 @@ import torch
 from torch import Tensor
 
 import attention
+from attention.check import representatives
+from attention.markdown import table
 from attention.timing import interleaved
-from benchmarks.machine import describe, table
+from benchmarks.machine import describe
 from benchmarks.measure import median
 from benchmarks.peers import Llama, missing
+from benchmarks.publish import publish
 from common.command import Parser, guarded
 from common.errors import InputError
-from models import GPT, ModelConfig, presets
+from models import GPT, ModelConfig, Plan, presets, resolve
 from models.sampling import generate
 from storage.machine import default_device
 
 PEER = "transformers' Llama"
-DEFAULTS = ["softmax", "softpick", "lssar", "sigmoid", "gaussian", "swat", "simrf", "soft_lowrank"]
 
 
 @dataclass(frozen=True)
@@ -48,26 +50,24 @@ def measure(
     place: Place, mechanisms: list[str], new: int, rounds: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Seconds of each candidate's calls, the peer's first."""
-    prompt: Tensor | None = None
-    runs: dict[str, Callable[[], object]] = {}
+    torch.manual_seed(0)
+    plan = resolve(ModelConfig(preset=place.model))
+    prompt = torch.randint(plan.vocab_size, (place.batch, place.context), device=device)
+    runs: dict[str, Callable[[], object]] = {PEER: _peer(plan, prompt, new)}
     for name in mechanisms:
-        torch.manual_seed(0)
         model = GPT(ModelConfig(preset=place.model, attention=name)).to(device).eval()
-        if prompt is None:
-            prompt = torch.randint(model.pieces, (place.batch, place.context), device=device)
-            runs[PEER] = _peer(model, prompt, new)
         runs[name] = partial(generate, model, prompt, new, temperature=0.0)
     return interleaved(runs, rounds, device)
 
 
-def _peer(model: GPT, prompt: Tensor, new: int) -> Callable[[], object]:
-    """transformers' own generation by a Llama of a model's shape."""
-    peer: Any = Llama(model.plan, model.plan.max_length).to(prompt.device).eval().model
+def _peer(plan: Plan, prompt: Tensor, new: int) -> Callable[[], object]:
+    """transformers' own generation by a Llama of a plan's shape."""
+    peer: Any = Llama(plan, plan.max_length).to(prompt.device).eval().model
     peer.config.use_cache = peer.generation_config.use_cache = True
     peer.generation_config.eos_token_id = peer.generation_config.bos_token_id = None
     peer.generation_config.pad_token_id = 0
     options = {"max_new_tokens": new, "do_sample": False, "attention_mask": torch.ones_like(prompt)}
-    return partial(torch.no_grad()(peer.generate), prompt, **options)
+    return partial(peer.generate, prompt, **options)
 
 
 def page(found: dict[Place, dict[str, list[float]]], new: int, rounds: int) -> str:
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--models", nargs="+", default=["micro", "60m"], choices=presets())
-    parser.add_argument("--mechanisms", nargs="+", default=DEFAULTS, choices=attention.names())
+    parser.add_argument("--mechanisms", nargs="+", default=representatives(), choices=attention.names())
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="texts at once")
     parser.add_argument("--contexts", type=int, nargs="+", default=[256, 4096], help="tokens of a prompt")
     parser.add_argument("--new", type=int, default=32, help="tokens written behind each prompt")
@@ -125,10 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     text = page(found, options.new, options.rounds)
     print(text)
-    if options.write:
-        results = options.write / "benchmarks/results"
-        results.mkdir(parents=True, exist_ok=True)
-        (results / "decode.md").write_text(text)
+    publish(options.write, "decode", text)
 
 
 if __name__ == "__main__":

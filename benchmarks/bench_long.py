@@ -9,7 +9,6 @@ medians are compared.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +21,11 @@ import attention
 from attention import Mechanism
 from attention.capabilities import kernels
 from attention.forms.chunked import Chunked
+from attention.markdown import table
 from attention.timing import interleaved
-from benchmarks.machine import describe, facts, table
+from benchmarks.machine import describe, facts
 from benchmarks.measure import median
+from benchmarks.publish import publish
 from common.command import Parser, guarded
 from storage.machine import default_device
 
@@ -147,11 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
     shape = {"heads": options.heads, "head_dim": options.head_dim, "rounds": options.rounds}
     raw = {"machine": facts(), **shape, "times": [asdict(x) for x in timed]}
     print(page(raw))
-    if options.write:
-        results = options.write / "benchmarks/results"
-        results.mkdir(parents=True, exist_ok=True)
-        (results / "long.md").write_text(page(raw))
-        (results / "long.json").write_text(json.dumps(raw, indent=1) + "\n")
+    publish(options.write, "long", page(raw), raw)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attention.markdown import table
 from attention.timing import interleaved
-from benchmarks.machine import describe, table
+from benchmarks.machine import describe
 from benchmarks.measure import median, peak_growth
 from common.command import Parser, guarded
 from models.loss import token_losses

@@ -12,7 +12,6 @@ products of it and emulates them.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,10 +24,12 @@ import attention
 from attention.core.errors import AttentionError
 from attention.core.inputs import example
 from attention.kernels.dispatch import choose
+from attention.markdown import table
 from attention.timing import interleaved
-from benchmarks.machine import describe, facts, table
+from benchmarks.machine import describe, facts
 from benchmarks.measure import broken, median
 from benchmarks.peers import PEERS, missing
+from benchmarks.publish import publish
 from common.command import Parser, guarded
 from models import GPT, ModelConfig, presets, resolve
 from storage.machine import default_device
@@ -107,7 +108,6 @@ def time_model(
     """Every candidate in the model of a preset, in one precision."""
     found: list[Timing] = []
     runs: dict[str, Callable[[], object]] = {}
-    work = 0.0
     config = ModelConfig(preset=preset)
     for candidate in chosen:
         kernel, reason = "–", missing(candidate.name)
@@ -119,11 +119,11 @@ def time_model(
         if reason is None:
             module = build(candidate, config, train)
             timing.parameters = sum(parameter.numel() for parameter in module.parameters())
-            if isinstance(module, Objective):
-                work = module.network.flops_per_token(train.length)
             vocabulary = resolve(config).vocab_size
             runs[str(candidate)] = training_step(module, vocabulary, train, device, candidate.compiled)
     samples = interleaved(runs, rounds, device)
+    with torch.device("meta"):
+        work = GPT(config).flops_per_token(train.length)
     used = Utilisation(train, device, 1, work)
     for timing in found:
         if timing.refused is None:
@@ -230,12 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
             timed += time_model(model, train, chosen, options.steps, device)
     text = page(timed, options.steps, left_out)
     print(text)
-    if options.write:
-        results = options.write / "benchmarks/results"
-        results.mkdir(parents=True, exist_ok=True)
-        raw = {"machine": facts(), "steps": [asdict(x) for x in timed]}
-        (results / "train.md").write_text(text)
-        (results / "train.json").write_text(json.dumps(raw, indent=1) + "\n")
+    publish(options.write, "train", text, {"machine": facts(), "steps": [asdict(x) for x in timed]})
 
 
 if __name__ == "__main__":

@@ -17,13 +17,15 @@ from typing import Any
 
 import torch
 
+from attention.markdown import table
 from attention.timing import interleaved
 from attention.transformers.calls import attention_function
 from attention.transformers.families import tiny
 from attention.transformers.names import AUTO
 from attention.transformers.seams import attention_layers, register
-from benchmarks.machine import describe, table
+from benchmarks.machine import describe
 from benchmarks.measure import median
+from benchmarks.publish import publish
 from common.command import Parser, guarded
 from common.errors import InputError
 from storage.machine import default_device
@@ -178,10 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     text = page(found, options.rounds)
     print(text)
-    if options.write:
-        results = options.write / "benchmarks/results"
-        results.mkdir(parents=True, exist_ok=True)
-        (results / "transformers.md").write_text(text)
+    publish(options.write, "transformers", text)
 
 
 if __name__ == "__main__":

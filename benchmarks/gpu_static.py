@@ -29,7 +29,7 @@ from attention.forms import rowwise_forms
 from attention.forms.pointwise import Pointwise
 from attention.kernels.triton import forms, launch, printer
 from attention.kernels.triton.tiles import Tiles
-from benchmarks.machine import table
+from attention.markdown import table
 from common.command import Parser, guarded
 
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

@@ -8,14 +8,15 @@ the first stopped.
 """
 
 import argparse
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 import attention
-from benchmarks.machine import describe, facts, table
+from attention.markdown import table
+from benchmarks.machine import describe, facts
+from benchmarks.publish import publish
 from common.command import Parser, guarded
 from data import Prepared, prepare
 from storage import log
@@ -94,17 +95,13 @@ def main(arguments: list[str] | None = None) -> int:
     floor = unigram(prepare(configured(options.mechanisms[0], options.steps).data))
     text = page(learned, floor, options.steps)
     print(text)
-    if options.write:
-        results = options.write / "benchmarks/results"
-        results.mkdir(parents=True, exist_ok=True)
-        raw = {
-            "machine": facts(),
-            "steps": options.steps,
-            "unigram": floor,
-            "runs": [asdict(x) for x in learned],
-        }
-        (results / "learn.md").write_text(text)
-        (results / "learn.json").write_text(json.dumps(raw, indent=1) + "\n")
+    raw = {
+        "machine": facts(),
+        "steps": options.steps,
+        "unigram": floor,
+        "runs": [asdict(x) for x in learned],
+    }
+    publish(options.write, "learn", text, raw)
     return int(any(x.after >= floor for x in learned))
 
 

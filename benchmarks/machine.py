@@ -28,9 +28,3 @@ def describe(found: dict[str, str] | None = None) -> str:
     precision = f"float32 matmul precision {found['matmul precision']}"
     load = f", load {found['load']}" if "load" in found else ""
     return f"{device}, {threads}{load}, {versions}, {precision}, commit {found['commit']}"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -7,6 +7,7 @@ from functools import cache
 import torch
 
 from attention.conformance import failures
+from attention.core.arguments import dtype_name
 from attention.core.mechanism import Mechanism
 from common.memory import peak_memory
 
@@ -33,5 +34,5 @@ def peak_growth(run: Callable[[], object], device: torch.device) -> float:
 @cache
 def broken(mechanism: Mechanism, kernel: str, dtype: torch.dtype, device: torch.device) -> str | None:
     """The first check of the contract that a kernel fails: the speed of a wrong result is not worth printing."""
-    checks = [str(dtype).removeprefix("torch."), "grouped heads", "causality"]
+    checks = [dtype_name(dtype), "grouped heads", "causality"]
     return next(iter(failures(mechanism, kernel, checks=checks, device=device)), None)

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.machine import describe, table
+from attention.markdown import table
+from benchmarks.machine import describe
 
 Entry = dict[str, Any]
 Place = tuple[str, str, int, int]

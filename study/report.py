@@ -57,7 +57,7 @@ def write(study: Study, sealed: Seal) -> list[str]:
     for name, text in pages.items():
         (study.folder / name).write_text(text, encoding="utf-8")
     write_numbers(study.folder / "numbers.csv", found.numbers)
-    if compared := _compared(found):
+    if compared := forest.compared(found.numbers):
         style.save(forest.figure(compared, list(study.variants)), study.folder / Path(FOREST).stem)
     lines = [f"{verdict.outcome}: {said}" for verdict, said in sentences(found)]
     return [*lines, f"wrote {study.folder / 'report.html'}, report.md, report.json and numbers.csv"]
@@ -88,7 +88,7 @@ def page(found: Evidence, sealed: Seal) -> Iterator[str]:
         yield from ("## Verdicts", "", f"The claims stand since {sealed.since}, before the first result.", "")
         yield from (f"- **{verdict.outcome.capitalize()}**: {said}" for verdict, said in sentences(found))
         yield ""
-    if _compared(found):
+    if forest.compared(found.numbers):
         yield from ("## Differences", "", f"![{SHOWN.format(baseline=study.file.baseline)}]({FOREST})", "")
     yield from ("## Numbers", "", WORDS, "")
     for number in found.numbers:
@@ -97,11 +97,6 @@ def page(found: Evidence, sealed: Seal) -> Iterator[str]:
     if found.choices:
         yield from ("## Chosen values", "", *_choices(found), "")
     yield from ("## Conditions", "", *(f"- {line}" for line in conditions(found, sealed)))
-
-
-def _compared(found: Evidence) -> list[Number]:
-    """The numbers that have differences from the baseline."""
-    return [number for number in found.numbers if number.pairs]
 
 
 def sentences(found: Evidence) -> list[tuple[Verdict, str]]:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from attention import get, names
+from attention.forms.chunked import Chunked
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_first_contact.sh"
 
 
@@ -50,6 +53,12 @@ def test_a_rehearsal_tries_the_same_parts():
     ]
     assert found[0] == found[1]
     assert len(found[0]) == 4
+
+
+def test_every_form_that_is_compiled_is_tried():
+    (*_, line) = (line for options, line in COMMANDS if not options and line[2] == "attention.conformance")
+    tried = line[line.index("--mechanism") + 1 : line.index("--check")]
+    assert {get(name).form for name in tried} == {get(name).form for name in names()} - {Chunked}
 
 
 def test_a_part_that_fails_is_told_and_the_next_one_begins(tmp_path):

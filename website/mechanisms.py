@@ -9,9 +9,9 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from attention import Mechanism, get, names, notes
+from attention import Mechanism, get, markdown, names, notes
 from website import drawings, notation
-from website.tables import plain, tables, written
+from website.tables import plain, tables
 
 CAPABILITIES = Path("docs/capabilities.md")
 RESULTS = ("benchmarks/results", "docs/studies")
@@ -71,7 +71,7 @@ def index() -> str:
         ]
         for mechanism in map(get, names())
     ]
-    return INTRODUCTION + "\n" + written(["mechanism", "weights"], rows)
+    return INTRODUCTION + "\n" + markdown.table(["mechanism", "weights"], rows) + "\n"
 
 
 def page(name: str, sources: Sources) -> str:
@@ -147,7 +147,7 @@ def _use(mechanism: Mechanism, sources: Sources) -> str:
             field, _, meaning = option.partition(": ")
             key, _, default = field.partition(", ")
             rows.append([key, f"`{default.removesuffix(' by default')}`", meaning.replace("|", "\\|")])
-        parts.append(written(["option", "default", "meaning"], rows))
+        parts.append(markdown.table(["option", "default", "meaning"], rows))
     if learned := notes.learned(mechanism):
         parts.append(f"Learned per head: {learned}")
     if mechanism.window is not None:
@@ -187,7 +187,7 @@ def _kernels(name: str, capabilities: str) -> str:
     ]
     parts = [
         "Each kernel was held to the plain formula in float64, gradients included, on a machine without a GPU.",
-        written(["kernel", *PRECISIONS, "all other checks"], rows)
+        markdown.table(["kernel", *PRECISIONS, "all other checks"], rows)
         if rows
         else "No kernel has been tried yet: `python -m attention.conformance --mechanism "
         f"{name} --write docs/capabilities.md` does.",
@@ -209,7 +209,7 @@ def _measured(name: str, results: dict[str, str]) -> str:
             if not rows or (len(table.rows) == len(rows) and len(table.rows) > 8):
                 continue
             beside = [row for row in table.about(drawings.BASELINE) if row not in rows][:1]
-            found.append(f"**{table.heading}**\n\n{written(table.header, beside + rows)}")
+            found.append(f"**{table.heading}**\n\n{markdown.table(table.header, beside + rows)}")
         if found:
             heading = re.search(r"^# (.*)$", text, re.MULTILINE)
             title = heading[1] if heading else path

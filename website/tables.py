@@ -1,4 +1,4 @@
-"""Tables of Markdown, read and written: what benchmarks and checks wrote is what a mechanism's page shows of it."""
+"""Tables of Markdown pages, read: what benchmarks and checks wrote is what a mechanism's page shows of it."""
 
 import re
 from collections.abc import Iterator
@@ -24,12 +24,6 @@ class Table:
     def about(self, name: str) -> list[list[str]]:
         """Rows whose first cell is this name, alone or followed by something that says more."""
         return [row for row in self.rows if re.match(rf"{re.escape(name)}(?![\w(])", plain(row[0]))]
-
-
-def written(header: list[str], rows: list[list[str]]) -> str:
-    """A table as Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 def tables(markdown: str) -> Iterator[Table]:

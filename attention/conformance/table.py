@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
+from attention import markdown
 from attention.conformance.checks import CHECKS
 from attention.core.errors import AttentionError
 from attention.core.mechanism import Mechanism
@@ -98,11 +99,11 @@ def page(outcomes: Outcomes, device: str) -> str:
             if mechanism not in refused
         ]
         if cells:
-            table = _rows([header, ["---"] * len(header), *cells])
+            table = markdown.table(header, cells)
             parts.append(f"## {kernel}\n\n{KERNELS[kernel].summary}.\n\n{table}\n")
         unserved += _refusals(kernel, refused, notes)
     if unserved:
-        table = _rows([["kernel", "refusal", "mechanisms"], ["---"] * 3, *unserved])
+        table = markdown.table(["kernel", "refusal", "mechanisms"], unserved)
         parts.append(UNSERVED.format(device=device, table=table))
     if notes:
         parts.append("## Notes\n\n" + "".join(f"{number}. {note}\n" for note, number in notes.items()))
@@ -111,10 +112,6 @@ def page(outcomes: Outcomes, device: str) -> str:
 
 def _refuses_everything(found: dict[str, str]) -> bool:
     return len(set(found.values())) == 1 and all(result.startswith("no") for result in found.values())
-
-
-def _rows(rows: Iterable[Iterable[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def _cells(found: dict[str, str], notes: dict[str, int]) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attention.conformance.inputs import Inputs, RefusedError, run
-from attention.core.arguments import DTYPES
+from attention.core.arguments import DTYPES, dtype_name
 from attention.core.inputs import example
 from attention.core.mechanism import Mechanism
 from attention.forms.chunked import Chunked
@@ -198,7 +198,7 @@ def judged(truth: Tensor, eager: Tensor, dtype: torch.dtype, place: str) -> Tens
     The gradient of a learned parameter is float32, and made of those of queries and keys in the call's dtype. What is
     left out is told to `exemptions`.
     """
-    kind = str(dtype).removeprefix("torch.")
+    kind = dtype_name(dtype)
     fits = truth.abs() <= torch.finfo(eager.dtype).max / 2
     if not fits.all():
         exempt(place, f"more than {kind} holds")

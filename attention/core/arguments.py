@@ -155,6 +155,11 @@ def check_scalar(name: str, value: Tensor, device: torch.device) -> None:
         _check_device(name, value, device)
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """A dtype without "torch."."""
+    return str(dtype).removeprefix("torch.")
+
+
 def is_whole(value: Any) -> bool:
     """Whether it is a whole number, and not True or False."""
     if type(value) is int:

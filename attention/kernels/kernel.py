@@ -93,12 +93,13 @@ def widened(inputs: AttentionInputs) -> AttentionInputs:
     return replace(inputs, scores=scores, value=inputs.value.to(wide))
 
 
-def elementary(kernel: Kernel, inputs: AttentionInputs) -> list[tuple[Mechanism, torch.dtype]]:
-    """The mechanisms that a kernel runs for a call, and the dtype of their tensors."""
+def elementary(kernel: Kernel, inputs: AttentionInputs) -> list[tuple[Mechanism, torch.dtype, bool]]:
+    """The mechanisms that a kernel runs for a call, the dtype of their tensors, and whether their mass is wanted."""
     mechanism, dtype = inputs.mechanism, inputs.value.dtype
     if not isinstance(mechanism, Composite) or kernel.runs_composites:
-        return [(mechanism, dtype)]
-    return [(part, torch.promote_types(dtype, torch.float32)) for part in mechanism.parts]
+        return [(mechanism, dtype, False)]
+    wide = torch.promote_types(dtype, torch.float32)
+    return [(part, wide, part.form.has_mass) for part in mechanism.parts]
 
 
 def _parts(kernel: Kernel, inputs: AttentionInputs) -> list[AttentionInputs]:

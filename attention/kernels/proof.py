@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 
 from attention.core import cache as store
+from attention.core.arguments import dtype_name
 from attention.core.inputs import AttentionInputs
 from attention.core.machine import device_name, version_of
 from attention.core.mechanism import Mechanism
@@ -66,8 +67,7 @@ def flaw(kernel: Kernel, inputs: AttentionInputs, *, aloud: bool = False) -> str
     _, _, key_heads, value_dim = inputs.value.shape
     # As an index, a size that torch.compile leaves open becomes a number.
     device, sizes = inputs.value.device, (index(head_dim), index(value_dim), index(heads // key_heads))
-    for mechanism, dtype in elementary(kernel, inputs):
-        with_mass = mechanism is not inputs.mechanism and mechanism.form.has_mass
+    for mechanism, dtype, with_mass in elementary(kernel, inputs):
         found = _flaw(kernel, mechanism, dtype, device, *sizes, with_mass, aloud)
         if found is not None:
             return found
@@ -157,7 +157,7 @@ def _facts(kernel: Kernel, case: Case, code: str) -> dict[str, object]:
         "code": code,
         "trial": sources(Path(__file__).with_name("trial.py")),
         "mechanism": repr(case.mechanism),
-        "dtype": _word(case.dtype),
+        "dtype": dtype_name(case.dtype),
         "sizes": [case.head_dim, case.value_dim, case.group],
         "with mass": case.with_mass,
         "device": device_name(case.device),
@@ -208,12 +208,8 @@ def sources(*paths: Path) -> str:
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _named(case: Case) -> str:
-    return f"{case.mechanism.name} in {_word(case.dtype)} on {device_name(case.device)}"
+    return f"{case.mechanism.name} in {dtype_name(case.dtype)} on {device_name(case.device)}"
 
 
 @cache

@@ -82,7 +82,7 @@ def latex(number: Number, groups: Sequence[Group]) -> str:
 
 
 def _forest(groups: Sequence[Group], numbers: Sequence[Number], folder: Path) -> list[Path]:
-    compared = [number for number in numbers if number.pairs]
+    compared = forest.compared(numbers)
     if not compared:
         return []
     rows = [

@@ -67,9 +67,14 @@ class Panel:
     cells: dict[str, Cell]
 
 
+def compared(numbers: Sequence[Number]) -> list[Number]:
+    """The numbers that have differences from the baseline."""
+    return [number for number in numbers if number.pairs]
+
+
 def panels(numbers: Sequence[Number]) -> list[Panel]:
     """A panel for each number that has a difference."""
-    return [_panel(number) for number in numbers if number.pairs]
+    return list(map(_panel, compared(numbers)))
 
 
 def spread(number: Number) -> tuple[float, float]:

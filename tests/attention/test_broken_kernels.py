@@ -18,6 +18,7 @@ from attention.core.modes import EVERY, asked
 from attention.forms.composite import Mixture
 from attention.kernels import dense, dispatch
 from attention.kernels.kernel import Kernel
+from tests.attention.scaled import Scaled
 
 pytestmark = pytest.mark.slow
 
@@ -31,18 +32,6 @@ class Softmax(type(SOFTMAX)):
     def weights(self, score, visible):
         exponential = score.exp() * visible
         return exponential / exponential.sum(-1, keepdim=True)
-
-
-class _Scaled(torch.autograd.Function):
-    """The identity whose gradient is too large."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * 1.5
 
 
 class _Flat(torch.autograd.Function):
@@ -206,7 +195,7 @@ def _wrong_when_compiled(inputs: AttentionInputs) -> torch.Tensor:
 
 def _gradient_unscaled(inputs: AttentionInputs) -> torch.Tensor:
     scores = inputs.scores
-    return dense.attend(replace(inputs, scores=replace(scores, query=_Scaled.apply(scores.query))))
+    return dense.attend(replace(inputs, scores=replace(scores, query=Scaled.apply(scores.query, 1.5))))
 
 
 BROKEN: dict[str, Callable[[AttentionInputs], torch.Tensor]] = {
@@ -288,7 +277,7 @@ class Noisy(type(SOFTMAX)):
     """Softmax whose gradient is noise in every precision but the truth's."""
 
     def weights(self, score, visible):
-        noise = 0.0 if score.dtype == torch.float64 else 1e3 * (_Scaled.apply(score) - score)
+        noise = 0.0 if score.dtype == torch.float64 else 1e3 * (Scaled.apply(score, 1.5) - score)
         return super().weights(score + noise, visible)
 
 

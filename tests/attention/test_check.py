@@ -60,6 +60,15 @@ def test_one_mechanism_stands_for_each_form():
     assert len(check.representatives()) <= len(forms) + 2
 
 
+def test_a_dtype_that_is_imitated_here_is_not_timed():
+    kinds = [torch.float32, torch.bfloat16, torch.float16]
+    found = check.exactness([check.get("softpick")], [torch.float32], torch.device("cpu"))
+    found |= {("softpick", "tiled", dtype): Verdict(0.5, None) for dtype in kinds}
+    assert check._timed(kinds, found) == kinds[:1]
+    found["softpick", "cpu", torch.bfloat16] = Verdict(0.5, None)
+    assert check._timed(kinds, found) == kinds[:2]
+
+
 def test_a_verdict_with_mass_counts_for_a_composite():
     found = check.exactness([check.get("adaptive_softmax")], [torch.float32], torch.device("cpu"))
     assert isinstance(found["adaptive_softmax", "tiled", torch.float32], Verdict)

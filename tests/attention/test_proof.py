@@ -16,20 +16,9 @@ from attention.core.inputs import example
 from attention.forms.composite import Mixture
 from attention.kernels import cpu, dense, dispatch, flex, proof, trial
 from attention.kernels.kernel import Kernel, obstacle
+from tests.attention.scaled import Scaled
 
 SOFTMAX = attention.get("softmax")
-
-
-class _Scaled(torch.autograd.Function):
-    """The identity whose gradient is too large."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * 1.01
 
 
 class Toy(Kernel):
@@ -52,7 +41,7 @@ class Toy(Kernel):
         if self.mistake == "memory":
             raise MemoryError
         if self.mistake == "gradient":
-            out = _Scaled.apply(out)
+            out = Scaled.apply(out, 1.01)
         decoding = out.shape[1] == 1 and self.mistake == "decoding"
         in_float32 = out.dtype == torch.float32 and self.mistake == "float32"
         if self.mistake == "mass" and mass is not None:
