@@ -350,8 +350,7 @@ def test_every_operation_is_printed_and_accurate(steps, spread):
 )
 def test_a_trial_of_the_templates_finds_no_flaw(name, dtype):
     mechanism = attention.get(name)
-    for part, wide in elementary(KERNEL, example(mechanism, dtype=dtype)):
-        with_mass = part is not mechanism and part.form.has_mass
+    for part, wide, with_mass in elementary(KERNEL, example(mechanism, dtype=dtype)):
         verdict = trial.attempt(KERNEL, trial.Case(part, wide, torch.device("cpu"), 16, 16, 1, with_mass))
         assert verdict.flaw is None
         assert 0 < verdict.ratio <= trial.MOST
