@@ -52,14 +52,14 @@ struct HeadSpace {
   std::vector<Bounds> bounds;
   int64_t keys;
 
-  explicit HeadSpace(const Shape& shape) : keys(round_up(shape.keys, TILE_KEYS)) {
+  explicit HeadSpace(const Shape& shape) : keys(round_up(shape.keys, shape.tile_keys)) {
     for (auto* of_keys : {&key, &key_transposed}) of_keys->resize(keys * shape.padded_dim);
     value.resize(keys * shape.padded_value);
     for (auto* of_queries : {&query, &query_transposed}) of_queries->resize(shape.padded_queries * shape.padded_dim);
     for (auto* of_grads : {&grad, &grad_transposed}) of_grads->resize(shape.padded_queries * shape.padded_value);
-    for (auto* tile : {&score, &grad_weight}) tile->resize(TILE_KEYS * QUERIES);
+    for (auto* tile : {&score, &grad_weight}) tile->resize(shape.tile_keys * shape.tile_queries);
     if (paired<Element>)
-      for (auto* tile : {&weight, &grad_score, &grad_score_pairs}) tile->resize(TILE_KEYS * QUERIES);
+      for (auto* tile : {&weight, &grad_score, &grad_score_pairs}) tile->resize(shape.tile_keys * shape.tile_queries);
     grad_key.resize(keys * shape.padded_dim);
     grad_value.resize(keys * shape.padded_value);
     grad_query.resize(shape.group * shape.padded_queries * shape.padded_dim);
@@ -70,7 +70,7 @@ struct HeadSpace {
     sums.resize(PREPARED * shape.padded_queries);
     for (auto* per_query : {&delta, &count, &position, &query_bias}) per_query->resize(shape.padded_queries);
     for (auto* per_query : {&first, &last}) per_query->resize(shape.padded_queries);
-    bounds.resize(shape.padded_queries / QUERIES);
+    bounds.resize(shape.padded_queries / shape.tile_queries);
   }
 };
 
@@ -80,9 +80,10 @@ void read_keys(const Shape& shape, const Inputs& inputs, int64_t b, int64_t h, H
   copy_rows(key.at(b, 0, h), key.length, shape.keys, shape.head_dim, space.key.data(), space.keys, shape.padded_dim);
   copy_rows(value.at(b, 0, h), value.length, shape.keys, shape.value_dim, space.value.data(), space.keys,
             shape.padded_value);
-  for (int64_t start = 0; start < space.keys; start += TILE_KEYS)
+  for (int64_t start = 0; start < space.keys; start += shape.tile_keys)
     transpose_rows(key.at(b, start, h), key.length, shape.keys - start, shape.head_dim,
-                   space.key_transposed.data() + start * shape.padded_dim, TILE_KEYS, shape.padded_dim, space.scratch);
+                   space.key_transposed.data() + start * shape.padded_dim, shape.tile_keys, shape.padded_dim,
+                   space.scratch);
 }
 
 template <class Element>
@@ -90,16 +91,17 @@ void read_queries(const Shape& shape, const Inputs& inputs, const Tensor& grad_o
                   const float* statistics, int64_t b, int64_t h, HeadSpace<Element>& space) {
   View<const Element> query(inputs.query), grad(grad_out);
   const Scoring& scoring = inputs.scoring;
-  for (int64_t start = 0; start < shape.padded_queries; start += QUERIES) {
-    int64_t count = std::min(QUERIES, shape.queries - start);
+  int64_t height = shape.tile_queries;
+  for (int64_t start = 0; start < shape.padded_queries; start += height) {
+    int64_t count = std::min(height, shape.queries - start);
     const Element *queries = query.at(b, start, h), *grads = grad.at(b, start, h);
     int64_t at_query = start * shape.padded_dim, at_grad = start * shape.padded_value;
-    pack_rows(queries, query.length, count, shape.head_dim, space.query.data() + at_query, QUERIES, shape.padded_dim);
-    pack_rows(grads, grad.length, count, shape.value_dim, space.grad.data() + at_grad, QUERIES, shape.padded_value);
-    pack_columns(queries, query.length, count, shape.head_dim, space.query_transposed.data() + at_query, QUERIES,
-                 shape.padded_dim, QUERIES, space.scratch);
-    pack_columns(grads, grad.length, count, shape.value_dim, space.grad_transposed.data() + at_grad, QUERIES,
-                 shape.padded_value, QUERIES, space.scratch);
+    pack_rows(queries, query.length, count, shape.head_dim, space.query.data() + at_query, height, shape.padded_dim);
+    pack_rows(grads, grad.length, count, shape.value_dim, space.grad.data() + at_grad, height, shape.padded_value);
+    pack_columns(queries, query.length, count, shape.head_dim, space.query_transposed.data() + at_query, height,
+                 shape.padded_dim, height, space.scratch);
+    pack_columns(grads, grad.length, count, shape.value_dim, space.grad_transposed.data() + at_grad, height,
+                 shape.padded_value, height, space.scratch);
   }
   int64_t head = b * shape.heads + h, all = shape.batch * shape.heads * shape.queries;
   for (int64_t t = 0; t < shape.padded_queries; t++) {
@@ -114,9 +116,9 @@ void read_queries(const Shape& shape, const Inputs& inputs, const Tensor& grad_o
       space.statistics[k * shape.padded_queries + t] = exists ? statistics[k * all + head * shape.queries + t] : 0.f;
   }
   for (size_t tile = 0; tile < space.bounds.size(); tile++) {
-    const int32_t *first = space.first.data() + tile * QUERIES, *last = space.last.data() + tile * QUERIES;
-    auto [low, high] = seen(first, last, QUERIES);
-    space.bounds[tile] = {low, high, *std::max_element(first, first + QUERIES), *std::min_element(last, last + QUERIES)};
+    const int32_t *first = space.first.data() + tile * height, *last = space.last.data() + tile * height;
+    auto [low, high] = seen(first, last, height);
+    space.bounds[tile] = {low, high, *std::max_element(first, first + height), *std::min_element(last, last + height)};
   }
 }
 
@@ -126,8 +128,8 @@ Tile describe_tile(const Shape& shape, const Scoring& scoring, const HeadSpace<E
   Tile tile{};
   tile.score = space.score.data();
   tile.grad_weight = space.grad_weight.data();
-  tile.keys = std::min(TILE_KEYS, round_up(bounds.high - start_key, TILE_KEYS / 2));
-  tile.queries = QUERIES;
+  tile.keys = std::min(shape.tile_keys, round_up(bounds.high - start_key, TILE_KEYS / 2));
+  tile.queries = shape.tile_queries;
   tile.partly_hidden = bounds.shared_low > start_key || bounds.shared_high < start_key + tile.keys;
   tile.first_key = start_key;
   tile.first = space.first.data() + start_query;
@@ -171,17 +173,17 @@ inline void add_noise(const Scoring& scoring, Tile& tile, int64_t b, int64_t h, 
 template <class Element>
 void tile_products(const Shape& shape, const Tile& tile, const HeadSpace<Element>& space, int64_t start_key,
                    int64_t start_query) {
-  int64_t dim = shape.padded_dim, value_dim = shape.padded_value;
-  multiply(tile.keys, QUERIES, dim, space.key.data() + start_key * dim, dim,
-           space.query_transposed.data() + start_query * dim, QUERIES, space.score.data(), QUERIES, false);
-  multiply(tile.keys, QUERIES, value_dim, space.value.data() + start_key * value_dim, value_dim,
-           space.grad_transposed.data() + start_query * value_dim, QUERIES, space.grad_weight.data(), QUERIES, false);
+  int64_t dim = shape.padded_dim, value_dim = shape.padded_value, queries = shape.tile_queries;
+  multiply(tile.keys, queries, dim, space.key.data() + start_key * dim, dim,
+           space.query_transposed.data() + start_query * dim, queries, space.score.data(), queries, false);
+  multiply(tile.keys, queries, value_dim, space.value.data() + start_key * value_dim, value_dim,
+           space.grad_transposed.data() + start_query * value_dim, queries, space.grad_weight.data(), queries, false);
 }
 
 template <class Element>
 void add_gradients(const Shape& shape, const Mechanism& mechanism, const Tile& tile, const HeadSpace<Element>& space,
                    int64_t start_key, int64_t start_query, float* grad_query) {
-  int64_t dim = shape.padded_dim, value_dim = shape.padded_value;
+  int64_t dim = shape.padded_dim, value_dim = shape.padded_value, queries = shape.tile_queries;
   const Element *weight, *grad_score, *grad_score_right;
   if constexpr (paired<Element>) {
     mechanism.gradients_bfloat16(tile, raw(space.weight.data()), raw(space.grad_score.data()),
@@ -194,12 +196,12 @@ void add_gradients(const Shape& shape, const Mechanism& mechanism, const Tile& t
     weight = tile.score;
     grad_score = grad_score_right = tile.grad_weight;
   }
-  multiply(tile.keys, value_dim, QUERIES, weight, QUERIES, space.grad.data() + start_query * value_dim, value_dim,
+  multiply(tile.keys, value_dim, queries, weight, queries, space.grad.data() + start_query * value_dim, value_dim,
            space.grad_value.data() + start_key * value_dim, value_dim, true);
-  multiply(tile.keys, dim, QUERIES, grad_score, QUERIES, space.query.data() + start_query * dim, dim,
+  multiply(tile.keys, dim, queries, grad_score, queries, space.query.data() + start_query * dim, dim,
            space.grad_key.data() + start_key * dim, dim, true);
-  multiply(dim, QUERIES, tile.keys, space.key_transposed.data() + start_key * dim, TILE_KEYS, grad_score_right, QUERIES,
-           grad_query + start_query * dim, QUERIES, true);
+  multiply(dim, queries, tile.keys, space.key_transposed.data() + start_key * dim, shape.tile_keys, grad_score_right,
+           queries, grad_query + start_query * dim, queries, true);
 }
 
 struct Gradients {
@@ -212,18 +214,18 @@ template <class Element>
 void write_query_gradients(const Shape& shape, int64_t b, int64_t key_head, const std::vector<float*>& parts,
                            const std::vector<float*>& bias_parts, Gradients& gradients) {
   View<Element> query(gradients.query);
-  int64_t dim = shape.padded_dim;
-  Buffer<float> rows(QUERIES * dim);
+  int64_t dim = shape.padded_dim, height = shape.tile_queries;
+  Buffer<float> rows(height * dim);
   for (int64_t g = 0; g < shape.group; g++) {
     int64_t h = key_head * shape.group + g;
-    for (int64_t start = 0; start < shape.queries; start += QUERIES) {
+    for (int64_t start = 0; start < shape.queries; start += height) {
       float* first = parts[0] + (g * shape.padded_queries + start) * dim;
       for (size_t part = 1; part < parts.size(); part++)
-        for (int64_t place = 0; place < QUERIES * dim; place++)
+        for (int64_t place = 0; place < height * dim; place++)
           first[place] += parts[part][(g * shape.padded_queries + start) * dim + place];
-      transpose(reinterpret_cast<const int32_t*>(first), QUERIES, dim, QUERIES, reinterpret_cast<int32_t*>(rows.data()),
+      transpose(reinterpret_cast<const int32_t*>(first), height, dim, height, reinterpret_cast<int32_t*>(rows.data()),
                 dim);
-      for (int64_t t = start; t < std::min(start + QUERIES, shape.queries); t++)
+      for (int64_t t = start; t < std::min(start + height, shape.queries); t++)
         store_row(query.at(b, t, h), rows.data() + (t - start) * dim, 1.f, shape.head_dim);
     }
     for (int64_t t = 0; gradients.query_bias && t < shape.queries; t++) {
@@ -239,14 +241,14 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
                     const Tensor& support, const float* delta, const float* grad_log_mass, const float* statistics,
                     Gradients& gradients) {
   const Scoring& scoring = inputs.scoring;
-  int64_t heads = shape.batch * shape.key_heads, key_tiles = (shape.keys + TILE_KEYS - 1) / TILE_KEYS;
+  int64_t heads = shape.batch * shape.key_heads, key_tiles = (shape.keys + shape.tile_keys - 1) / shape.tile_keys;
   // Fewer heads than threads: several threads share a head, each with every n-th tile of its keys.
   int64_t shares = std::clamp<int64_t>((at::get_num_threads() + heads - 1) / heads, 1, key_tiles);
   View<const uint8_t> supported;
   if (support.numel()) supported = View<const uint8_t>(support);
   // Whether a tile of queries of a head has a weight among a tile of keys.
   auto has_weights = [&](int64_t b, int64_t h, int64_t start_query, int64_t start_key) {
-    int64_t row = start_query, end = std::min(start_query + QUERIES, shape.queries);
+    int64_t row = start_query, end = std::min(start_query + shape.tile_queries, shape.queries);
     while (row < end && !supported.at(b, row / GROUP_ROWS, h)[start_key / TILE_KEYS]) row += GROUP_ROWS;
     return row < end;
   };
@@ -265,8 +267,8 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
       if (scoring.biased) space.key_bias.fill(0.f);
       for (int64_t s = 0; scoring.key_bias.data && s < shape.keys; s++) space.key_bias[s] = *scoring.key_bias.at(b, s, h);
       auto visit_tile = [&](int64_t start_key, int64_t start_query, auto visit) {
-        Bounds bounds = space.bounds[start_query / QUERIES];
-        if (bounds.low >= bounds.high || bounds.low >= start_key + TILE_KEYS || bounds.high <= start_key) return;
+        Bounds bounds = space.bounds[start_query / shape.tile_queries];
+        if (bounds.low >= bounds.high || bounds.low >= start_key + shape.tile_keys || bounds.high <= start_key) return;
         if (supported.data && !has_weights(b, h, start_query, start_key)) return;
         Tile tile = describe_tile(shape, scoring, space, bounds, g, h, start_key, start_query, learned);
         tile_products(shape, tile, space, start_key, start_query);
@@ -275,8 +277,8 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
       };
       if (mechanism.prepare) {
         space.sums.fill(0.f);
-        for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += QUERIES) {
-          for (int64_t start_key = 0; start_key < space.keys; start_key += TILE_KEYS)
+        for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += shape.tile_queries) {
+          for (int64_t start_key = 0; start_key < space.keys; start_key += shape.tile_keys)
             visit_tile(start_key, start_query, mechanism.prepare);
           Tile tile = describe_tile(shape, scoring, space, Bounds{}, g, h, 0, start_query, learned);
           mechanism.finish(tile, space.delta.data() + start_query, space.statistics.data() + start_query);
@@ -287,8 +289,8 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
         float of_mass = grad_log_mass[(b * shape.heads + h) * shape.queries + t];
         mechanism.shifts ? shift[t] += of_mass : space.delta[t] -= of_mass;
       }
-      for (int64_t start_key = share * TILE_KEYS; start_key < space.keys; start_key += shares * TILE_KEYS)
-        for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += QUERIES)
+      for (int64_t start_key = share * shape.tile_keys; start_key < space.keys; start_key += shares * shape.tile_keys)
+        for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += shape.tile_queries)
           visit_tile(start_key, start_query, [&](const Tile& tile) {
             add_gradients(shape, mechanism, tile, space, start_key, start_query,
                           space.grad_query.data() + g * shape.padded_queries * shape.padded_dim);
@@ -296,7 +298,7 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
     }
     View<Element> grad_key(gradients.key), grad_value(gradients.value);
     for (int64_t s = 0; s < shape.keys; s++) {
-      if (s / TILE_KEYS % shares != share) continue;
+      if (s / shape.tile_keys % shares != share) continue;
       store_row(grad_key.at(b, s, key_head), space.grad_key.data() + s * shape.padded_dim, 1.f, shape.head_dim);
       store_row(grad_value.at(b, s, key_head), space.grad_value.data() + s * shape.padded_value, 1.f, shape.value_dim);
       for (int64_t g = 0; gradients.key_bias && g < shape.group; g++)

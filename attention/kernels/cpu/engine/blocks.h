@@ -94,16 +94,16 @@ inline void add_noise(const Scoring& scoring, RowBlock& block, int64_t b, int64_
   block.scale = 1.f;
 }
 
-// Keys or values of one head as the right side of products with queries: blocks of WIDE_KEYS transposed rows.
+// Keys or values of one head as the right side of products with queries: blocks of `block` transposed rows.
 template <class Element>
-void products(int64_t rows, const Element* left, int64_t depth, const Element* packed, int64_t low, int64_t columns,
-              float* out, int64_t stride) {
+void products(int64_t rows, const Element* left, int64_t depth, const Element* packed, int64_t block, int64_t low,
+              int64_t columns, float* out, int64_t stride) {
   for (int64_t column = 0; column < columns;) {
-    int64_t key = low + column, inside = key % WIDE_KEYS;
+    int64_t key = low + column, inside = key % block;
     bool wide = inside == 0 && columns - column >= WIDE_KEYS;
     int64_t width = wide ? WIDE_KEYS : KEYS;
     const Element* right = packed + (key - inside) * depth + inside * (paired<Element> ? 2 : 1);
-    multiply(rows, width, depth, left, depth, right, WIDE_KEYS, out + column, stride, false);
+    multiply(rows, width, depth, left, depth, right, block, out + column, stride, false);
     column += width;
   }
 }

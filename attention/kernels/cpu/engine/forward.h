@@ -48,8 +48,9 @@ const float* widened(const Element* from, const Buffer<float>& line, int64_t wid
   return line.data();
 }
 
-int64_t block_rows(int64_t width) {
-  return std::clamp<int64_t>(BLOCK_SCORES / std::max<int64_t>(width, 1) / 16 * 16, 16, QUERIES);
+int64_t block_rows(int64_t width, int64_t queries) {
+  int64_t most = std::min(QUERIES, round_up(queries, 16));
+  return std::clamp<int64_t>(BLOCK_SCORES / std::max<int64_t>(width, 1) / 16 * 16, 16, most);
 }
 
 // The widest key range of any block of rows.
@@ -72,17 +73,17 @@ struct PackedKeys {
     View<const Element> keys(key_), values(value_);
     key.resize(shape.batch * shape.key_heads * shape.padded_keys * shape.padded_dim);
     value.resize(shape.batch * shape.key_heads * shape.padded_keys * shape.padded_value);
-    int64_t blocks = shape.padded_keys / WIDE_KEYS;
+    int64_t blocks = shape.padded_keys / shape.block_keys;
     auto make_scratch = [] { return Buffer<Element>(); };
     dynamic(shape.batch * shape.key_heads * blocks, make_scratch, [&](int64_t index, Buffer<Element>& scratch) {
-      int64_t head = index / blocks, start = index % blocks * WIDE_KEYS;
+      int64_t head = index / blocks, start = index % blocks * shape.block_keys;
       int64_t b = head / shape.key_heads, h = head % shape.key_heads, count = shape.keys - start;
       Element* key_block = key.data() + (head * shape.padded_keys + start) * shape.padded_dim;
       Element* value_block = value.data() + (head * shape.padded_keys + start) * shape.padded_value;
-      pack_columns(keys.at(b, start, h), keys.length, count, shape.head_dim, key_block, WIDE_KEYS, shape.padded_dim,
-                   WIDE_KEYS, scratch);
-      pack_rows(values.at(b, start, h), values.length, count, shape.value_dim, value_block, WIDE_KEYS,
-                shape.padded_value);
+      pack_columns(keys.at(b, start, h), keys.length, count, shape.head_dim, key_block, shape.block_keys,
+                   shape.padded_dim, shape.block_keys, scratch);
+      pack_rows(values.at(b, start, h), values.length, count, shape.value_dim, value_block,
+                shape.block_keys, shape.padded_value);
     });
   }
 };
@@ -91,7 +92,7 @@ template <class Element>
 void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, Tensor& out, Tensor& rest,
                     Tensor& support, float* statistics) {
   const Scoring& scoring = inputs.scoring;
-  int64_t rows = block_rows(widest(scoring, shape, QUERIES)), width = widest(scoring, shape, rows);
+  int64_t rows = block_rows(widest(scoring, shape, QUERIES), shape.queries), width = widest(scoring, shape, rows);
   int64_t blocks = (shape.queries + rows - 1) / rows;
   View<const Element> query(inputs.query);
   View<Element> output(out), lost;
@@ -114,7 +115,8 @@ void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& m
     const Element* values = packed.value.data() + key_head * shape.padded_keys * shape.padded_value;
     copy_rows(query.at(b, start, h), query.length, count, shape.head_dim, space.query.data(), rows,
               shape.padded_dim);
-    products(rows, space.query.data(), shape.padded_dim, keys, low, columns, space.score.data(), space.stride);
+    products(rows, space.query.data(), shape.padded_dim, keys, shape.block_keys, low, columns,
+             space.score.data(), space.stride);
     float* row_statistics = statistics + head * shape.queries;
     RowBlock block = describe(scoring, space, b, h, start, count, low, columns, shape.keys, row_statistics,
                               shape.batch * shape.heads * shape.queries);

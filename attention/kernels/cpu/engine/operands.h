@@ -25,9 +25,13 @@ struct View {
   Element* at(int64_t b, int64_t t, int64_t h) const { return data + b * batch + t * length + h * head; }
 };
 
+inline bool is_half(const Tensor& tensor) { return tensor.scalar_type() != at::kFloat; }
+
+// Blocks and tiles are smaller where all keys or queries are few, in float32: short ones of half types were never tried.
 struct Shape {
   int64_t batch, queries, keys, heads, key_heads, head_dim, value_dim;
-  int64_t group, padded_queries, padded_keys, padded_dim, padded_value;
+  int64_t group, block_keys, tile_keys, tile_queries;
+  int64_t padded_queries, padded_keys, padded_dim, padded_value;
   Shape(const Tensor& query, const Tensor& key, const Tensor& value)
       : batch(query.size(0)),
         queries(query.size(1)),
@@ -37,8 +41,11 @@ struct Shape {
         head_dim(query.size(3)),
         value_dim(value.size(3)),
         group(heads / key_heads),
-        padded_queries(round_up(queries, QUERIES)),
-        padded_keys(round_up(keys, WIDE_KEYS)),
+        block_keys(is_half(query) ? WIDE_KEYS : std::min(WIDE_KEYS, round_up(keys, KEYS))),
+        tile_keys(is_half(query) ? TILE_KEYS : std::min(TILE_KEYS, round_up(keys, SHORT))),
+        tile_queries(is_half(query) ? QUERIES : std::min(QUERIES, round_up(queries, SHORT))),
+        padded_queries(round_up(queries, tile_queries)),
+        padded_keys(round_up(keys, block_keys)),
         padded_dim(round_up(head_dim, 32)),
         padded_value(round_up(value_dim, 32)) {}
 };
