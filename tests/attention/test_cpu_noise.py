@@ -31,10 +31,12 @@ AMPLITUDE = 0.7
 
 SOURCE = """#include "noise.h"
 extern "C" void words(const uint32_t* counter, uint64_t key, uint32_t* word) {
-  uvec at[4];
-  std::memcpy(at, counter, sizeof(at));
-  uvec found = philox(at[0], at[1], at[2], at[3], key);
-  std::memcpy(word, &found, sizeof(found));
+  for (int i = 0; i < 16; i += LANES) {
+    uvec at[4];
+    for (int k = 0; k < 4; k++) std::memcpy(&at[k], counter + 16 * k + i, sizeof(uvec));
+    uvec found = philox(at[0], at[1], at[2], at[3], key);
+    std::memcpy(word + i, &found, sizeof(found));
+  }
 }"""
 
 

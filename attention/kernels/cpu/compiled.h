@@ -19,7 +19,7 @@ struct Compiled {
     weights(block, out, block.stride, row_scale);
   }
 
-  // visit(score, grad_weight, visible) for one key and sixteen queries.
+  // visit(score, grad_weight, visible) for one key and LANES queries.
   template <Biases biases, bool partly_hidden, class Visit>
   static void visit_entry(const Tile& tile, int key, int query, Visit visit) {
     int at = key * tile.queries + query, place = tile.first_key + key;

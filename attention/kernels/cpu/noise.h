@@ -2,8 +2,6 @@
 #pragma once
 #include "simd.h"
 
-typedef uint32_t uvec __attribute__((vector_size(64)));
-
 struct Product {
   uvec high, low;
 };

@@ -1,25 +1,38 @@
-// Sixteen floats at a time, in the compiler's vector extension: one source for every instruction set.
+// As many floats at a time as a register holds, in the compiler's vector extension: one source for every instruction
+// set. A wider vector would be split, and GCC splits comparisons into single numbers.
 #pragma once
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
-typedef float vec __attribute__((vector_size(64)));
-typedef int32_t ivec __attribute__((vector_size(64)));
-typedef float unaligned_vec __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t unaligned_ivec __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t half_vec __attribute__((vector_size(32), aligned(2), may_alias));
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+constexpr int BYTES = LANES * sizeof(float);
+typedef float vec __attribute__((vector_size(BYTES)));
+typedef int32_t ivec __attribute__((vector_size(BYTES)));
+typedef uint32_t uvec __attribute__((vector_size(BYTES)));
+typedef float unaligned_vec __attribute__((vector_size(BYTES), aligned(4), may_alias));
+typedef int32_t unaligned_ivec __attribute__((vector_size(BYTES), aligned(4), may_alias));
+typedef uint16_t half_vec __attribute__((vector_size(BYTES / 2), aligned(2), may_alias));
 
 inline vec broadcast(float x) { return vec{} + x; }
 inline vec load(const float* from) { return *reinterpret_cast<const unaligned_vec*>(from); }
 inline void store(float* to, vec x) { *reinterpret_cast<unaligned_vec*>(to) = x; }
 inline ivec bits(vec x) { return reinterpret_cast<ivec>(x); }
 inline vec from_bits(ivec x) { return reinterpret_cast<vec>(x); }
-inline ivec lanes() { return ivec{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
+inline ivec lanes() {
+  ivec numbers;
+  for (int lane = 0; lane < LANES; lane++) numbers[lane] = lane;
+  return numbers;
+}
 
 inline ivec load(const int32_t* from) { return *reinterpret_cast<const unaligned_ivec*>(from); }
 
@@ -61,7 +74,7 @@ inline vec load(const uint16_t* from) {
   return from_bits(__builtin_convertvector(*reinterpret_cast<const half_vec*>(from), ivec) << 16);
 }
 
-// Two rows of sixteen halves as words of one element from each.
+// Two rows of halves as words of one element from each.
 inline void interleave(const uint16_t* even, const uint16_t* odd, uint16_t* to) {
   ivec low = __builtin_convertvector(*reinterpret_cast<const half_vec*>(even), ivec);
   ivec high = __builtin_convertvector(*reinterpret_cast<const half_vec*>(odd), ivec);
@@ -72,6 +85,8 @@ inline void interleave(const uint16_t* even, const uint16_t* odd, uint16_t* to) 
 // formula shall give the same bits in forward and backward.
 #ifdef __AVX512F__
 inline vec fused(vec a, vec b, vec c) { return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+#elif defined(__AVX2__) && defined(__FMA__)
+inline vec fused(vec a, vec b, vec c) { return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 #else
 inline vec fused(vec a, vec b, vec c) { return a * b + c; }
 #endif
@@ -85,8 +100,8 @@ inline vec where(ivec mask, vec a, vec b) { return mask ? a : b; }
 inline vec maximum(vec a, vec b) { return (vec)_mm512_max_ps((__m512)b, (__m512)a); }
 inline vec minimum(vec a, vec b) { return (vec)_mm512_min_ps((__m512)b, (__m512)a); }
 inline vec nearest_integer(vec x) { return (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
-inline vec times_power_of_two(vec x, vec n) { return (vec)_mm512_scalef_ps((__m512)x, (__m512)n); }
 inline vec sqrt(vec x) { return (vec)_mm512_sqrt_ps((__m512)x); }
+inline vec times_power_of_two(vec x, vec n) { return (vec)_mm512_scalef_ps((__m512)x, (__m512)n); }
 inline float sum(vec x) { return _mm512_reduce_add_ps((__m512)x); }
 inline float largest(vec x) { return _mm512_reduce_max_ps((__m512)x); }
 // One Newton step on the 14-bit estimate; x must be finite and not subnormal.
@@ -95,17 +110,24 @@ inline vec reciprocal(vec x) {
   return estimate * (2.f - x * estimate);
 }
 #else
+#ifdef __AVX2__
+inline vec maximum(vec a, vec b) { return (vec)_mm256_max_ps((__m256)b, (__m256)a); }
+inline vec minimum(vec a, vec b) { return (vec)_mm256_min_ps((__m256)b, (__m256)a); }
+inline vec nearest_integer(vec x) { return (vec)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline vec sqrt(vec x) { return (vec)_mm256_sqrt_ps((__m256)x); }
+#else
 inline vec maximum(vec a, vec b) { return a < b ? b : a; }
 inline vec minimum(vec a, vec b) { return a > b ? b : a; }
 inline vec nearest_integer(vec x) { return (x + 12582912.f) - 12582912.f; }
+inline vec sqrt(vec x) {
+  for (int lane = 0; lane < LANES; lane++) x[lane] = std::sqrt(x[lane]);
+  return x;
+}
+#endif
 inline vec power_of_two(ivec n) { return from_bits((n + 127) << 23); }
 inline vec times_power_of_two(vec x, vec n) {
   ivec whole = __builtin_convertvector(n, ivec), half = whole >> 1;
   return x * power_of_two(half) * power_of_two(whole - half);
-}
-inline vec sqrt(vec x) {
-  for (int lane = 0; lane < LANES; lane++) x[lane] = std::sqrt(x[lane]);
-  return x;
 }
 inline float sum(vec x) {
   float total = 0;
@@ -135,6 +157,8 @@ inline int compress(float* to, vec x, ivec chosen) {
 }
 #ifdef __AVX512DQ__
 inline bool any(ivec mask) { return _mm512_movepi32_mask((__m512i)mask); }
+#elif defined(__AVX2__)
+inline bool any(ivec mask) { return !_mm256_testz_si256((__m256i)mask, (__m256i)mask); }
 #else
 inline bool any(ivec mask) {
   int32_t found = 0;
@@ -235,7 +259,7 @@ inline vec power(vec x, float exponent) {
   return x == 0.f ? broadcast(exponent > 0 ? 0.f : INFINITY) : value;
 }
 
-// Rows of sixteen 32-bit words become columns.
+// A square of 32-bit words: rows become columns.
 inline void transpose(ivec (&block)[LANES]) {
 #ifdef __AVX512F__
   for (int step = 1; step < LANES; step *= 2) {
@@ -258,7 +282,7 @@ inline void transpose(ivec (&block)[LANES]) {
     }
 #endif
 }
-// to[column][row] = from[row][column] of 32-bit words; both sizes are multiples of 16.
+// to[column][row] = from[row][column] of 32-bit words; both sizes are multiples of LANES.
 inline void transpose(const int32_t* from, int64_t from_stride, int64_t rows, int64_t columns, int32_t* to,
                       int64_t to_stride) {
   for (int64_t row = 0; row < rows; row += LANES)

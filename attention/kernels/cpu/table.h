@@ -13,7 +13,7 @@ enum { PIVOT, SCALE, SHIFT };
 struct RowBlock {
   float* score;  // [rows, stride]
   int64_t stride;
-  int rows, columns;        // columns: a multiple of 16
+  int rows, columns;        // columns: a multiple of LANES
   const int32_t* first;     // visible columns [first, last) of each row
   const int32_t* last;
   float scale;
@@ -21,7 +21,7 @@ struct RowBlock {
   const float* key_bias;    // [columns]
   float slope;
   const float* position;    // [rows], query position minus that of column 0
-  uint8_t* occupied;        // [columns / 16], set where a row has weights that are not zero; null, as scratch, where the
+  uint8_t* occupied;        // [columns / LANES], set where a row has weights that are not zero; null, as scratch, where the
   float* scratch;           // form does not vanish; [columns]
   float* statistics;        // [MAXIMUM_STATISTICS, statistics_stride], a column per row
   int64_t statistics_stride;
@@ -31,7 +31,7 @@ struct RowBlock {
 struct Tile {
   float* score;  // [keys, queries]
   float* grad_weight;
-  int keys, queries;     // multiples of 2 and 16
+  int keys, queries;     // multiples of 2 and LANES
   bool partly_hidden;
   int first_key;         // of the tile, counted as `first`, `last` and `position` count
   const int32_t* first;  // [queries], the keys [first, last) each query sees
@@ -47,7 +47,7 @@ struct Tile {
   int64_t statistics_stride;
   float* sums;             // [PREPARED, statistics_stride], of `prepare`
   float* grad_query_bias;  // [queries], added to; null where no bias has a gradient
-  float* grad_key_bias;    // [keys, 16], added to: what is left to sum over the lanes; null where keys have no bias
+  float* grad_key_bias;    // [keys, LANES], added to: what is left to sum over the lanes; null where keys have no bias
 };
 
 struct Mechanism {

@@ -13,6 +13,17 @@
 
 namespace {
 
+// Adds x . y to partial sums, as many on every machine: their rounding shows where one key has all the weight.
+constexpr int PARTS = 16 / LANES;
+template <class Element>
+void add_product(const Element* x, const Element* y, int64_t width, vec (&sums)[PARTS]) {
+  int64_t d = 0;
+  for (; d + PARTS * LANES <= width; d += PARTS * LANES)
+    for (int part = 0; part < PARTS; part++)
+      sums[part] += load(raw(x) + d + part * LANES) * load(raw(y) + d + part * LANES);
+  for (; d < width; d++) sums[0][0] += float(x[d]) * float(y[d]);
+}
+
 // delta = sum of (out + rest) * grad_out, per row [B, H, T].
 template <class Element>
 void weigh_outputs(const Shape& shape, const Tensor& out, const Tensor& rest, const Tensor& grad_out, float* delta) {
@@ -21,17 +32,12 @@ void weigh_outputs(const Shape& shape, const Tensor& out, const Tensor& rest, co
   dynamic(shape.batch * shape.heads, no_space, [&](int64_t head, Nothing) {
     int64_t b = head / shape.heads, h = head % shape.heads;
     for (int64_t t = 0; t < shape.queries; t++) {
-      const Element *x = mixed.at(b, t, h), *y = grad.at(b, t, h);
-      vec total = broadcast(0.f);
-      int64_t d = 0;
-      for (; d + LANES <= shape.value_dim; d += LANES) total += load(raw(x) + d) * load(raw(y) + d);
-      for (; d < shape.value_dim; d++) total[0] += float(x[d]) * float(y[d]);
-      if (lost.data) {
-        const Element* z = lost.at(b, t, h);
-        for (d = 0; d + LANES <= shape.value_dim; d += LANES) total += load(raw(z) + d) * load(raw(y) + d);
-        for (; d < shape.value_dim; d++) total[0] += float(z[d]) * float(y[d]);
-      }
-      delta[head * shape.queries + t] = sum(total);
+      vec sums[PARTS]{};
+      add_product(mixed.at(b, t, h), grad.at(b, t, h), shape.value_dim, sums);
+      if (lost.data) add_product(lost.at(b, t, h), grad.at(b, t, h), shape.value_dim, sums);
+      float total = 0;
+      for (vec part : sums) total += sum(part);
+      delta[head * shape.queries + t] = total;
     }
   });
 }

@@ -46,8 +46,8 @@ struct Shape {
         tile_queries(is_half(query) ? QUERIES : std::min(QUERIES, round_up(queries, SHORT))),
         padded_queries(round_up(queries, tile_queries)),
         padded_keys(round_up(keys, block_keys)),
-        padded_dim(round_up(head_dim, 32)),
-        padded_value(round_up(value_dim, 32)) {}
+        padded_dim(round_up(head_dim, is_half(query) ? 32 : SHORT)),
+        padded_value(round_up(value_dim, is_half(query) ? 32 : SHORT)) {}
 };
 
 // Everything about scores but the products of queries and keys.

@@ -4,7 +4,9 @@
 
 template <class Functions>
 struct Ratio {
-  static constexpr bool prepares = Functions::steep, shifts = Functions::steep, vanishes = false;
+  static constexpr bool prepares = Functions::steep, vanishes = false;
+  // Whether a row's mass may be next to nothing, so that the last digits of dP and of its mean are scaled up.
+  static constexpr bool light = !Functions::one_derivatives, shifts = Functions::steep || light;
 
   template <bool biased, class Element>
   static float weights(const RowBlock& block, int row, Element* out) {
@@ -25,20 +27,27 @@ struct Ratio {
 
   struct Row {
     vec pivot, scale, delta, shift;
+    ivec alone;  // of one key; dP and its mean then need the same digits
     Row(const Tile& tile, int query)
         : pivot(load(tile.statistics + PIVOT * tile.statistics_stride + query)),
           scale(load(tile.statistics + SCALE * tile.statistics_stride + query)),
           delta(load(tile.delta + query)),
-          shift(load(tile.statistics + SHIFT * tile.statistics_stride + query)) {}
+          shift(load(tile.statistics + SHIFT * tile.statistics_stride + query)),
+          alone(load(tile.count + query) == 1.f) {}
     template <class Element, class Visible>
     void gradients(vec score, vec grad_weight, Visible visible, vec& weight, vec& grad_score) const {
       vec numerator = rounded<Element>(Functions::terms(score, pivot).first);
       auto derivatives = Functions::derivatives(score, pivot, numerator);
-      vec centred = grad_weight - delta;
-      if constexpr (Functions::steep) centred += shift;
-      vec slope = Functions::one_derivatives ? derivatives.first * centred
-                                            : derivatives.first * grad_weight - derivatives.second * delta;
       weight = keep(numerator * scale, visible);
+      vec slope;
+      if constexpr (light) {
+        vec mean = where(alone, weight * grad_weight, delta) - shift;
+        slope = derivatives.first * grad_weight - derivatives.second * mean;
+      } else {
+        vec centred = grad_weight - delta;
+        if constexpr (shifts) centred += shift;
+        slope = derivatives.first * centred;
+      }
       grad_score = keep(slope * scale, visible);
     }
     // Where terms are steep: adds one key to the sums over w and w dP', dP' = dP less a first guess of delta.
