@@ -147,7 +147,7 @@ def _words(number: Number, variant: str) -> str:
 
 
 def figure(numbers: Sequence[Number], variants: Sequence[str], across: int = ACROSS) -> Figure:
-    """The forest as a figure for a paper; a number without an interval is a ring.
+    """The forest as a figure for a paper; a number without an interval is a ring, one beyond the scale an arrow.
 
     Args:
         numbers: with differences.
@@ -163,18 +163,31 @@ def figure(numbers: Sequence[Number], variants: Sequence[str], across: int = ACR
         for axes in places.flat[len(numbers) :]:
             axes.set_axis_off()
         for axes, number in zip(places.flat, numbers, strict=False):
+            low, high = spread(number)
             axes.axvline(0, color=INK, linewidth=0.6)
             for row, variant in enumerate(rows):
                 if variant not in number.differences:
                     continue
                 found = number.differences[variant]
                 paint = {"better": BETTER, "worse": WORSE, None: OPEN}[number.verdict(variant)]
-                if found.low is None or found.high is None:
+                if not low <= found.mean <= high:
+                    place, arrow, side = (high, ">", -1) if found.mean > high else (low, "<", 1)
+                    axes.plot(place, row, arrow, color=paint, clip_on=False)
+                    axes.annotate(
+                        number.signed(found.mean),
+                        (place, row),
+                        (6 * side, 0),
+                        textcoords="offset points",
+                        ha="left" if side > 0 else "right",
+                        va="center",
+                        fontsize=6.5,
+                    )
+                elif found.low is None or found.high is None:
                     axes.plot(found.mean, row, "o", color=paint, fillstyle="none")
                 else:
                     axes.plot([found.low, found.high], [row, row], color=paint, solid_capstyle="butt")
                     axes.plot(found.mean, row, "o", color=paint)
-            axes.set_xlim(*spread(number))
+            axes.set_xlim(low, high)
             axes.set_title(f"{short(number.title, 32)} {number.arrow}".strip(), loc="left")
             axes.set_xlabel(short(number.unit, 32), fontsize=7.5)
             axes.set_yticks(range(len(rows)), rows)

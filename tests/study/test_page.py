@@ -9,7 +9,7 @@ import pytest
 
 from eval.intervals import Interval
 from eval.report.comparison import columns
-from eval.report.forest import panels
+from eval.report.forest import compared, figure, panels
 from eval.report.numbers import number
 from eval.report.pairs import Group
 from study import page, report
@@ -129,6 +129,16 @@ def test_a_variant_that_diverged_does_not_hide_the_rest():
     usual = [cell.dot for name, cell in bits.cells.items() if name != "mechanism_23"]
     assert max(usual) - min(usual) > 25
     assert all(not cell.cut for name, cell in bits.cells.items() if name != "mechanism_23")
+
+
+def test_a_figure_shows_what_lies_beyond_its_scale():
+    """As an arrow at its edge, with the number."""
+    found = evidence(ZOO)
+    (axes, *_) = figure(compared(found.numbers), ZOO["attention"]).axes
+    texts = [text.get_text() for text in axes.texts]
+    arrows = [line for line in axes.lines if line.get_marker() == ">"]
+    assert texts == ["+9.0026"]
+    assert [line.get_xdata()[0] for line in arrows] == [axes.get_xlim()[1]]
 
 
 def test_a_scale_shows_differences_of_many_where_others_have_none():
