@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, chain, compress
-from operator import not_
+from operator import add, not_
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +106,8 @@ class Tokenizer:
             broken = next(text for text in texts if not _is_unicode(text))
             raise DataError(f"{broken[:60]!a} is no text: it holds bytes that are not UTF-8") from None
         for number, text in enumerate(texts):
-            if SPACE in text and self._space_bytes:
-                parts: list[list[int]] = self._model.encode(text.split(SPACE))
-                ids[number] = parts[0] + [id for part in parts[1:] for id in self._space_bytes + part]
+            if any(sign in text for sign in self._as_bytes):
+                ids[number] = self._encode_apart(text)
         decoded = self._model.decode(ids, num_threads=threads)
         for number, (text, found, back) in enumerate(zip(texts, ids, decoded, strict=True)):
             if back != text or self.unknown in found or self.bos in found:
@@ -173,6 +172,12 @@ class Tokenizer:
         """Whether a text is encoded as if a space stood before it (add_dummy_prefix), as Llama 2's tokenizer does."""
         return self._model.id_to_piece(self._model.encode("x"))[0].startswith(SPACE)
 
+    def _encode_apart(self, text: str) -> list[int]:
+        """The ids of a text, each sign of `_as_bytes` encoded by itself."""
+        parts = re.split(f"([{''.join(self._as_bytes)}])", text)
+        first, *others = self._model.encode(parts[::2])
+        return list(chain(first, *map(add, map(self._as_bytes.__getitem__, parts[1::2]), others)))
+
     def _pack(self, texts: Sequence[str]) -> list[bytes]:
         ids = self.encode_all(texts, threads=1) if texts else []
         width, packed = np.dtype(self.dtype).itemsize, np.array(list(chain(*ids)), dtype=self.dtype).tobytes()
@@ -191,9 +196,15 @@ class Tokenizer:
         return checked
 
     @cached_property
-    def _space_bytes(self) -> list[int]:
-        ids = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
-        return ids if all(self._model.is_byte(id) for id in ids) else []
+    def _as_bytes(self) -> dict[str, list[int]]:
+        """The ids of the bytes of characters that SentencePiece itself cannot keep apart.
+
+        To it a space and ▁ are one character: that of the space where a piece has one, and else that of ▁.
+        """
+        pieces = self._model.id_to_piece(list(range(self.vocab_size)))
+        signs = (SPACE,) if any(SPACE in piece or " " in piece for piece in pieces) else (SPACE, " ")
+        ids = {sign: [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in sign.encode()] for sign in signs}
+        return ids if all(self._model.is_byte(id) for id in chain(*ids.values())) else {}
 
 
 def _sentencepiece(model: bytes, source: str) -> Any:

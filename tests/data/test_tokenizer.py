@@ -5,12 +5,13 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sentencepiece
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data import DataConfig, DataError, Prepared, Tokenizer, TokenizerConfig, prepare
+from data import DataConfig, DataError, Prepared, Tokenizer, TokenizerConfig, prepare, words
 from data.tokenizer import check, load_foreign, train
 
 TEXT = [
@@ -86,6 +87,25 @@ def test_special_pieces() -> None:
     assert tokenizer.vocab_size == 310
     assert tokenizer.pieces([1, *tokenizer.encode("T\n\u00e8")]) == ["<s>", "T", "↵", "<0xC3>", "<0xA8>"]
     assert tokenizer.pieces(tokenizer.encode(" the")) == ["▁the"]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("bpe", 263), ("char", 261)])
+def test_a_space_that_no_piece_has_is_a_byte(kind: str, size: int) -> None:
+    tokenizer = train(["abab", "abba"], TokenizerConfig(kind=kind, vocab_size=size))
+    for text in ("abab", " ", " a  b ", "\u2581", " \u2581 a\u2581b ", "x \u00e9\n \n\0 \0"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.pieces(ids).count("<0x20>") == text.count(" ")
+        assert tokenizer.encode_packed([text]) == [np.array(ids, tokenizer.dtype).tobytes()]
+
+
+def test_a_space_that_a_piece_has_stays_that_piece() -> None:
+    message = words.messages.ModelProto.FromString(train(["a b"], TokenizerConfig("char", 262)).model)
+    message.normalizer_spec.escape_whitespaces = False
+    (spaced,) = (piece for piece in message.pieces if piece.piece == words.SPACE)
+    spaced.piece = " "
+    for tokenizer in (Tokenizer(message.SerializeToString()), *TOKENIZERS.values()):
+        assert "<0x20>" not in tokenizer.pieces(tokenizer.encode("a b \u2581 b"))
 
 
 def test_lines_beyond_the_trainers_limit_count() -> None:

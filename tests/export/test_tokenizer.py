@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from data import Tokenizer, TokenizerConfig
 from data import tokenizer as tokenizers
+from data.corpora.synthetic import TASKS, lesson
 from models import ModelError
 from models.export.tokenizer import HOSTILE, compare, exported
 from tests import bytelevel
@@ -20,13 +21,22 @@ from tests.eval.conftest import prose
 TEXTS = [prose(index, 300) for index in range(8)] + ["aaabab aba naïve 123 日本 👩‍👧 \t\u00a0x"] * 4
 
 
-@pytest.fixture(scope="module", params=["bpe", "char"])
+SYMBOLS = [lesson(task, 64, 0, index).text for task in TASKS for index in range(9)]
+"""Texts without a space, as the synthetic tasks have them."""
+
+KINDS = {
+    "bpe": (TEXTS, TokenizerConfig(vocab_size=420)),
+    "char": (TEXTS, TokenizerConfig(kind="char", vocab_size=330)),
+    "symbols": (SYMBOLS, TokenizerConfig(kind="char", vocab_size=330)),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Tokenizer, object]:
     """A tokenizer, and what `AutoTokenizer` opens of its export."""
-    size = 420 if request.param == "bpe" else 330
-    mine = tokenizers.train(TEXTS, TokenizerConfig(kind=request.param, vocab_size=size))
+    mine = tokenizers.train(*KINDS[request.param])
     folder = tmp_path_factory.mktemp("tokenizer")
     exported(mine, 128, generates_ends=True).save_pretrained(folder)
     return mine, AutoTokenizer.from_pretrained(folder)
