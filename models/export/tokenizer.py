@@ -1,8 +1,8 @@
 """A tokenizer of this project as one of the `tokenizers` library, which gives the same ids.
 
 Pieces keep their ids, and a space is a space: SentencePiece writes it as ▁, and this project encodes the character ▁
-itself as bytes, and a space that no piece has, which is what happens to a character that the vocabulary lacks. Texts are not searched for
-special tokens: the characters "<s>" are characters.
+itself as bytes, and a space that no piece has, which is what happens to a character that the vocabulary lacks. Texts
+are not searched for special tokens: the characters "<s>" are characters.
 """
 
 import itertools
