@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from torch import Tensor, zeros_like
+from torch import Generator, Tensor, multinomial, zeros_like
 from torch.nn import functional
 
 from models.errors import ModelError
@@ -45,6 +45,12 @@ class Choice:
             raise ModelError(f"min_p must be between 0 and 1, got {self.min_p}")
         if sigmas is not None and not (sigmas >= 0 and math.isfinite(sigmas)):
             raise ModelError(f"top_n_sigma must be 0 or a positive number, got {sigmas}")
+
+    def draw(self, logits: Tensor, generator: Generator) -> Tensor:
+        """The next token of each row, int64 [B], given logits [B, V]; greedy choice draws nothing."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        return multinomial(self.distribution(logits), 1, generator=generator)[:, 0]
 
     def distribution(self, logits: Tensor) -> Tensor:
         """Probabilities float64 [B, V] from which the next token is drawn, given logits [B, V].

@@ -39,8 +39,11 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
 def normalised(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) times a gain per channel, over the last axis; only x and the root are kept.
 
-    GPUs have a kernel of PyTorch's own that does so.
+    GPUs have a kernel of PyTorch's own that does so; on the CPU its own takes twice as many operations.
     """
+    if x.is_cpu and not torch.is_grad_enabled():
+        unit = x * _root(x, eps)
+        return unit if gain is None else unit * gain
     if x.is_cpu and _learns(x, gain):
         return _Normalised.apply(x, gain, eps)  # type: ignore[no-any-return]
     return functional.rms_norm(x, x.shape[-1:], gain, eps)

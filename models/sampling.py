@@ -136,13 +136,14 @@ def _steps(
     cache = KVCache(model.plan)
     ended = torch.zeros(len(tokens), dtype=torch.bool)
     for _ in range(max_new_tokens):
+        last = model.hidden(tokens, documents=documents, cache=cache)[:, -1]
         # No id without a piece is ever drawn.
-        logits = model(tokens, documents=documents, cache=cache)[:, -1, : model.pieces].cpu()
+        logits = model.logits(last)[:, : model.pieces].cpu()
         if not logits.isfinite().all():
             raise ModelError(
                 "the model's logits are not finite: its weights are damaged or its training diverged"
             )
-        drawn = torch.multinomial(choice.distribution(logits), 1, generator=generator)[:, 0]
+        drawn = choice.draw(logits, generator)
         if stop is not None:
             drawn = drawn.masked_fill(ended, stop)
             ended |= drawn == stop

@@ -179,25 +179,25 @@ def visibility(
         check_documents(documents, batch, keys, device)
     if window is not None:
         window = min(window, FURTHEST)
+    chosen = intervals is not None
     if intervals is None:
         position = torch.arange(keys - queries, keys, device=device)
-        first = torch.zeros_like(position)[None]
-        last = torch.full_like(position, keys)[None]
+        first = position.new_zeros(1, queries)
+        last = (position + 1)[None] if causal else position.new_full((1, queries), keys)
     else:
         check_intervals(intervals, batch, queries, device)
         position = intervals[0, :, 2].contiguous()
         first, last = (intervals[..., edge].clamp(0, keys) for edge in (0, 1))
     if documents is not None:
         first, last = (edge[:, keys - queries :] for edge in _document_edges(documents, keys))
-    if causal:
+    if causal and (chosen or documents is not None):
         last = torch.minimum(last, position + 1)
     if window is not None:
         first = torch.maximum(first, position - window + 1)
-        last = torch.minimum(last, position + window)
+        last = last if causal else torch.minimum(last, position + window)
     if documents is not None:
         padding = documents[:, keys - queries :] < 0
         first, last = first.masked_fill(padding, 0), last.masked_fill(padding, 0)
-    chosen = intervals is not None
     if chosen:
         last = torch.maximum(last, first)
     return Visibility(

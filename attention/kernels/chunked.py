@@ -232,6 +232,8 @@ def resume(inputs: AttentionInputs, state: RecurrentState) -> Tensor:
     mechanism = mechanism_of(inputs)
     recurrence, documents = mechanism.recurrence(inputs.scores), inputs.visible.documents
     batch, keys = inputs.value.shape[:2]
+    if documents is None and keys < mechanism.chunk:
+        return _within_chunk(inputs, recurrence, state)
     found = list(spans(documents, batch, keys))
     # A sequence's first document goes on where the last call ended, if `RecurrentState.extend` let it.
     firsts = {sequence: index for index, (sequence, *_) in reversed(list(enumerate(found)))}
@@ -257,6 +259,26 @@ def resume(inputs: AttentionInputs, state: RecurrentState) -> Tensor:
     state.keep(running, _together(final, places, batch), documents)
     assert out is not None
     return out
+
+
+def _within_chunk(inputs: AttentionInputs, recurrence: Recurrence, state: RecurrentState) -> Tensor:
+    """`resume` where one document per sequence goes on and its chunk does not end, as in most steps of decoding."""
+    scores, done = inputs.scores, state.finished[0]
+    batch, keys = inputs.value.shape[:2]
+    queries, n_head = scores.query.shape[1:3]
+    query, key, value = (
+        x.transpose(1, 2).repeat_interleave(n_head // x.shape[2], 1).contiguous()
+        for x in (scores.query, scores.key, inputs.value.to(scores.query.dtype))
+    )
+    features, value = recurrence.prepare(key), pad(value, (0, 1), value=1.0)
+    before = state.folded if done else ()
+    before = (*before, *recurrence.begin(features, value, done + 1)[len(before) :])
+    # A chunk has as many queries as keys: zeros stand for those that earlier calls answered.
+    padded = pad(query, (0, 0, keys - queries, 0))
+    mixed = recurrence.mix(padded, features, value, before)[:, :, keys - queries :]
+    mixed = recurrence.normalise(mixed[..., :-1], mixed[..., -1:]).to(inputs.value.dtype)
+    state.keep([(done, keys)] * batch, before, None)
+    return mixed.transpose(1, 2).contiguous()
 
 
 def _only(documents: Tensor | None, members: list[tuple[int, int, int]]) -> Tensor | None:

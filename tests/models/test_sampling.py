@@ -99,6 +99,14 @@ def test_greedy_is_the_argmax_of_the_full_forward(build, tokens):
     assert torch.equal(text[:, :40], tokens)
 
 
+def test_the_head_reads_the_last_position_of_a_prompt_alone(build, tokens, monkeypatch):
+    model = build()
+    read, logits = [], model.logits
+    monkeypatch.setattr(model, "logits", lambda x: read.append(x.shape) or logits(x))
+    generate(model, tokens, 3, temperature=0.0)
+    assert read == [(len(tokens), model.plan.d_model)] * 3
+
+
 def test_a_seed_reproduces_the_text(build, tokens):
     model = build(init_std=0.05)
     first = generate(model, tokens, 12, seed=1)

@@ -5,7 +5,9 @@ functions are printed from its PyTorch methods (`printer.py`) and compiled apart
 """
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,18 +62,25 @@ class Cpu(Kernel):
         trains = form.has_statistics
         trains &= torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in differentiable)
         keeps_support = trains and form.vanishes
-        out, log_mass, *_ = torch.ops.attention_zoo_cpu.forward(
-            *inputs.operands,
-            *_noise(scores.noise),
-            _key(mechanism),
-            trains,
-            keeps_support,
-            with_mass,
-        )
+        with _unrecorded():
+            out, log_mass, *_ = torch.ops.attention_zoo_cpu.forward(
+                *inputs.operands,
+                *_noise(scores.noise),
+                _key(mechanism),
+                trains,
+                keeps_support,
+                with_mass,
+            )
         return Mixture(out, log_mass if with_mass else None)
 
 
 KERNEL = Cpu()
+
+
+def _unrecorded() -> AbstractContextManager[Any]:
+    """Past autograd where no gradient is wanted: its part of an operator is Python's, and longer than a short call."""
+    recorded = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return nullcontext() if recorded else torch._C._AutoDispatchBelowAutograd()
 
 
 @l2norm.offer
@@ -79,7 +88,8 @@ def normed(vectors: Tensor, factor: Tensor) -> Tensor | None:
     """`attention.core.l2norm` by the engine, where that can be had."""
     if vectors.device.type != "cpu" or vectors.dtype not in DTYPES or not available():
         return None
-    return torch.ops.attention_zoo_cpu.unit(vectors, factor)
+    with _unrecorded():
+        return torch.ops.attention_zoo_cpu.unit(vectors, factor)
 
 
 @torch.compiler.assume_constant_result
