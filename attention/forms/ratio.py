@@ -61,12 +61,12 @@ class Ratio(Rowwise):
         }
 
     def log_mass(self, score: Tensor, visible: Tensor) -> Tensor | None:
-        """Pivot + ln Z, Z = offset + sum of denominators; the pivot where Z is 0."""
+        """Pivot + ln Z, Z = offset + sum of denominators; the pivot, with no gradient, where Z is 0."""
         pivot = score.new_zeros(1)
         if self.pivot_floor is not None:
             pivot = score.masked_fill(~visible, -torch.inf).amax(-1, keepdim=True).clamp(min=self.pivot_floor)
             pivot = pivot.detach().masked_fill(pivot == -torch.inf, 0)
-        _, denominator = self.terms(score.where(visible, pivot), pivot)
+        _, denominator = _differentiable_terms(self, score.where(visible, pivot), pivot)
         total = denominator.where(visible, 0).sum(-1, keepdim=True) + self.offset(pivot)
         return total.masked_fill(total == 0, 1).log() + pivot
 
@@ -119,6 +119,13 @@ class Ratio(Rowwise):
         return numerator, total.masked_fill_(total == 0, 1)
 
 
+def _differentiable_terms(mechanism: Ratio, score: Tensor, pivot: Tensor) -> tuple[Tensor, ...]:
+    """`terms` as autograd can follow them: written for kernels, they overwrite what it would keep."""
+    from attention.core.formula import evaluate, formula_of  # imports torch's compiler
+
+    return evaluate(formula_of(mechanism)["terms"], score, pivot)
+
+
 @dataclass(frozen=True)
 class CappedRatio(Capped, Ratio):
     """Terms of capped scores, which are small enough to need no pivot: the offset is added to the sum as it is."""
@@ -134,10 +141,8 @@ class CappedRatio(Capped, Ratio):
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """The numerators over the offset and the sum of the denominators, 0 where that is 0."""
-        from attention.core.formula import evaluate, formula_of  # imports torch's compiler
-
         pivot = score.new_zeros(1)
-        numerator, denominator = evaluate(formula_of(self)["terms"], score, pivot)
+        numerator, denominator = _differentiable_terms(self, score, pivot)
         total = denominator.where(visible, 0).sum(-1, keepdim=True) + self.offset(pivot)
         return numerator / total.masked_fill(total == 0, 1)
 
