@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate import ParallelismConfig
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import (
@@ -45,7 +46,7 @@ def test_accelerate_knows_every_key(file: Path, monkeypatch: pytest.MonkeyPatch)
     arguments = arguments_of(file)
     known = vars(launch_command_parser().parse_args(["train.py"]))
     values = yaml.safe_load(file.read_text())
-    for section in ("fsdp_config", "deepspeed_config"):
+    for section in ("fsdp_config", "deepspeed_config", "parallelism_config"):
         assert set(values.get(section, {})) <= known.keys()
     environment = PREPARE[values["distributed_type"]](arguments)
     assert arguments.num_processes == values["num_processes"]
@@ -58,6 +59,14 @@ def test_accelerate_knows_every_key(file: Path, monkeypatch: pytest.MonkeyPatch)
         assert not fsdp.cpu_ram_efficient_loading
         assert not fsdp.activation_checkpointing
         assert "transformer" in fsdp.auto_wrap_policy.__name__
+        assert (environment.get("ACCELERATE_USE_PARALLELISM_CONFIG") == "true") == (
+            "parallelism_config" in values
+        )
+    if "parallelism_config" in values:
+        parallel = ParallelismConfig()
+        assert (parallel.dp_replicate_size, parallel.dp_shard_size) == (arguments.num_machines, 8)
+        assert parallel.total_size == parallel.data_parallel_size == arguments.num_processes
+        assert parallel.fsdp_dim_names == ["dp_replicate", "dp_shard_cp"]
     if values["distributed_type"] == "DEEPSPEED":
         assert environment["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == file.stem[-1]
 
