@@ -31,10 +31,9 @@ from attention.core.errors import AttentionError
 from attention.core.inputs import prepare
 from attention.core.masks import visibility
 from attention.kernels.dispatch import KERNELS, choose
-from attention.timing import interleaved
 from benchmarks.drawing import draw_speed
 from benchmarks.machine import facts
-from benchmarks.measure import broken, median, peak_growth
+from benchmarks.measure import broken, in_turns, median, peak_growth
 from benchmarks.publish import publish
 from benchmarks.tables import attention_page
 from common.command import Parser, guarded
@@ -196,7 +195,7 @@ def time_shape(
         ]
     for name in PASSES:
         runs = {key: tensors.passes(candidate)[name] for key, candidate in served.items()}
-        samples = interleaved(runs, options.rounds, device)
+        samples = in_turns(runs, options.rounds, device)
         for timing in found:
             key = f"{timing.candidate} by {timing.kernel}"
             if timing.passes == name and timing.refused is None:

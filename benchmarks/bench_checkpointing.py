@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from attention.markdown import table
-from attention.timing import interleaved
 from benchmarks.bench_train import Candidate, build, emulated
 from benchmarks.machine import describe, facts
-from benchmarks.measure import median
+from benchmarks.measure import in_turns, median
 from benchmarks.publish import publish
 from common.command import Parser, guarded
 from models import ModelConfig, presets, resolve
@@ -43,7 +42,7 @@ def measure(preset: str, train: TrainConfig, rounds: int) -> list[Measured]:
         chosen = replace(train, activation_checkpointing=mode)
         module = build(Candidate("softpick"), config, chosen)
         runs[mode] = training_step(module, resolve(config).vocab_size, chosen, device, compiled=False)
-    samples = interleaved(runs, rounds, device)
+    samples = in_turns(runs, rounds, device)
     kept = [sizes(config, replace(train, precision=precision)) for precision in ("fp32", "bf16")]
     for mode in CHECKPOINTING:
         found.append(Measured(mode, *(of[mode].block_token for of in kept), samples[mode]))

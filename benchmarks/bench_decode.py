@@ -20,9 +20,8 @@ from torch import Tensor
 import attention
 from attention.check import representatives
 from attention.markdown import table
-from attention.timing import interleaved
 from benchmarks.machine import describe
-from benchmarks.measure import median
+from benchmarks.measure import in_turns, median
 from benchmarks.peers import Llama, missing
 from benchmarks.publish import publish
 from common.command import Parser, guarded
@@ -57,7 +56,7 @@ def measure(
     for name in mechanisms:
         model = GPT(ModelConfig(preset=place.model, attention=name)).to(device).eval()
         runs[name] = partial(generate, model, prompt, new, temperature=0.0)
-    return interleaved(runs, rounds, device)
+    return in_turns(runs, rounds, device)
 
 
 def _peer(plan: Plan, prompt: Tensor, new: int) -> Callable[[], object]:

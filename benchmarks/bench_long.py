@@ -22,9 +22,8 @@ from attention import Mechanism
 from attention.capabilities import kernels
 from attention.forms.chunked import Chunked
 from attention.markdown import table
-from attention.timing import interleaved
 from benchmarks.machine import describe, facts
-from benchmarks.measure import median
+from benchmarks.measure import in_turns, median
 from benchmarks.publish import publish
 from common.command import Parser, guarded
 from storage.machine import default_device
@@ -143,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
             name: training_pass(mechanism, length, options.heads, options.head_dim, device)
             for name, mechanism in chosen.items()
         }
-        samples = interleaved(runs, options.rounds, device)
+        samples = in_turns(runs, options.rounds, device)
         timed += [Timing(name, length, seconds) for name, seconds in samples.items()]
     shape = {"heads": options.heads, "head_dim": options.head_dim, "rounds": options.rounds}
     raw = {"machine": facts(), **shape, "times": [asdict(x) for x in timed]}

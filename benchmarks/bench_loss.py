@@ -18,9 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from attention.markdown import table
-from attention.timing import interleaved
 from benchmarks.machine import describe
-from benchmarks.measure import median, peak_growth
+from benchmarks.measure import in_turns, median, peak_growth
 from common.command import Parser, guarded
 from models.loss import token_losses
 from storage.machine import default_device
@@ -74,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     shape, device = (options.tokens, options.vocabulary, options.width), default_device()
     runs = {name: prepare(name, shape, options.dtype, device) for name in CANDIDATES}
-    seconds = {name: median(samples) for name, samples in interleaved(runs, options.rounds, device).items()}
+    seconds = {name: median(samples) for name, samples in in_turns(runs, options.rounds, device).items()}
     needed = {}
     for name in CANDIDATES:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:

@@ -25,9 +25,8 @@ from attention.core.errors import AttentionError
 from attention.core.inputs import example
 from attention.kernels.dispatch import choose
 from attention.markdown import table
-from attention.timing import interleaved
 from benchmarks.machine import describe, facts
-from benchmarks.measure import broken, median
+from benchmarks.measure import broken, in_turns, median
 from benchmarks.peers import PEERS, missing
 from benchmarks.publish import publish
 from common.command import Parser, guarded
@@ -121,7 +120,7 @@ def time_model(
             timing.parameters = sum(parameter.numel() for parameter in module.parameters())
             vocabulary = resolve(config).vocab_size
             runs[str(candidate)] = training_step(module, vocabulary, train, device, candidate.compiled)
-    samples = interleaved(runs, rounds, device)
+    samples = in_turns(runs, rounds, device)
     with torch.device("meta"):
         work = GPT(config).flops_per_token(train.length)
     used = Utilisation(train, device, 1, work)

@@ -18,13 +18,12 @@ from typing import Any
 import torch
 
 from attention.markdown import table
-from attention.timing import interleaved
 from attention.transformers.calls import attention_function
 from attention.transformers.families import tiny
 from attention.transformers.names import AUTO
 from attention.transformers.seams import attention_layers, register
 from benchmarks.machine import describe
-from benchmarks.measure import median
+from benchmarks.measure import in_turns, median
 from benchmarks.publish import publish
 from common.command import Parser, guarded
 from common.errors import InputError
@@ -79,7 +78,7 @@ def measure(family: str, length: int, rounds: int) -> list[Measured]:
             difference = (outputs[0] - outputs[1]).abs().max().item()
             if not difference <= TOLERANCE:
                 raise InputError(f"{family}, {part}, {length} tokens: outputs differ by {difference:.1e}")
-            samples = interleaved(runs, rounds, default_device())
+            samples = in_turns(runs, rounds, default_device())
             found.append(Measured(family, part, length, *samples.values()))
     return found
 

@@ -1,15 +1,24 @@
 """Measuring: in turns, in medians, in processes of their own, and only where the formula is computed."""
 
 import statistics
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 
 import torch
 
 from attention.conformance import failures
 from attention.core.arguments import dtype_name
 from attention.core.mechanism import Mechanism
+from attention.timing import interleaved
 from common.memory import peak_memory
+from eval.terminal import progress
+
+
+def in_turns(
+    runs: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds as `attention.timing.interleaved` gives them, with a progress bar on a terminal."""
+    return interleaved(runs, rounds, device, partial(progress, what=f"{len(runs)} candidates in turns"))
 
 
 def median(samples: list[float]) -> float:

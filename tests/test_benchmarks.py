@@ -5,6 +5,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from benchmarks import (
     bench_train,
     bench_transformers,
     learn,
+    measure,
 )
 from benchmarks.peers import PEERS, Llama, PlainGPT
 from common.errors import InputError
@@ -107,6 +109,15 @@ def test_candidates_take_turns(monkeypatch):
     samples = timing.interleaved(runs, 3, CPU)
     assert order[6:] == list("abc") * 3
     assert samples == {name: [1.0] * 3 for name in "abc"}
+    bars = []
+    monkeypatch.setattr(measure, "progress", lambda items, what: bars.append((what, len(items))) or items)
+    assert measure.in_turns(runs, 2, CPU) == {name: [1.0] * 2 for name in "abc"}
+    assert bars == [("3 candidates in turns", 3), ("3 candidates in turns", 2)]
+
+
+def test_every_benchmark_in_turns_shows_how_far_it_is():
+    files = Path(measure.__file__).parent.glob("*.py")
+    assert [file.name for file in files if "attention.timing" in file.read_text()] == ["measure.py"]
 
 
 def uncompiled(model=None, **options):
