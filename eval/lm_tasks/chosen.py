@@ -53,6 +53,12 @@ def is_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml", "/")) or len(Path(name).parts) > 1
 
 
+def near(name: str, known: Sequence[str]) -> str:
+    """The tail of a message about an unknown task: up to three of the thousands of names that are like it."""
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {', '.join(dict.fromkeys(close))}?" if close else ""
+
+
 def _files(name: str) -> list[str]:
     """A name as it is; a path as the files that it stands for."""
     path = Path(name)
@@ -86,8 +92,7 @@ def _manager(
         manager = TaskManager(include_path=folders, include_defaults=True, metadata=metadata)
     for name in names:
         if name not in manager.all_tasks:
-            close = difflib.get_close_matches(name, [*offline, *manager.all_tasks], n=3)
-            hint = f"; did you mean {', '.join(dict.fromkeys(close))}?" if close else ""
+            hint = near(name, [*offline, *manager.all_tasks])
             raise ModelError(
                 f"unknown task {name!r}{hint} (offline: {', '.join(offline)}; others: `lm-eval ls tasks`; "
                 "your own: a .yaml file, a folder of them, or --include-path)"

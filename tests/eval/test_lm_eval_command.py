@@ -52,6 +52,34 @@ def test_the_command_of_lm_eval_takes_a_run_and_tasks_by_name_and_by_path(
     ]
 
 
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("--tasks mime", "Tasks not found: mime; did you mean mine?"),
+        ("--limit 1", "--tasks is missing"),
+        ("--tasks mine --num_fewshot text", "argument --num_fewshot/-f: invalid int value: 'text'"),
+        ("--tasks mine --log_samples", "Specify --output_path"),
+        ("--tasks mine --model_args run", "expected `key=value`, got 'run'"),
+        ("--tasks mine --model zooo", "'zooo'"),
+        ("--tasks mine --model_args run=nowhere", "nowhere"),
+        ("--tasks mine --config nowhere.yaml", "nowhere.yaml"),
+    ],
+)
+def test_a_slip_is_one_line(
+    told: str, message: str, own_tasks: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["lm_eval", "--model", "zoo", "--include_path", str(own_tasks), *told.split()]
+    )
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
+    with pytest.raises(SystemExit) as exited:
+        runpy.run_module("eval.lm_eval", run_name="__main__")
+    *_, last = capfd.readouterr().err.splitlines()
+    assert last.startswith("error: ")
+    assert message in last
+    assert exited.value.code == 2
+
+
 def test_arguments_of_the_model_are_read_strictly(run_path: Path) -> None:
     model = ZooModel(str(run_path), step=10, bos=False, batch_size=4)
     assert (model.subject.step, model.begin, model.max_length) == (10, [], model.subject.train_length)
