@@ -142,8 +142,8 @@ def test_generation_ends_with_the_document_and_writes_pieces_only(make_run: RunM
     with torch.no_grad():
         head[subject.bos] = 100 * subject.states(torch.tensor([prompt]))[0, -1]
     calls: list[int] = []
-    inner = subject.network.forward
-    subject.network.forward = lambda *given, **options: (calls.append(1), inner(*given, **options))[1]
+    inner = subject.network.hidden
+    subject.network.hidden = lambda *given, **options: (calls.append(1), inner(*given, **options))[1]
     assert HarnessModel(subject, 64).generate_until(asked[:1]) == [""]
     assert len(calls) == 1
 

@@ -76,13 +76,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, run, arguments, message)
 
 
 def test_the_text_ends_where_the_model_ends_the_document(command, run, monkeypatch):
-    from models import sampling
+    from models import choice
 
     opened = load_run(run)
     bos, (first, second) = opened.tokenizer.bos, opened.tokenizer.encode("be")[:1] * 2
     drawn = iter([first, second, bos, first])
     monkeypatch.setattr(
-        sampling.torch, "multinomial", lambda *_, **__: torch.tensor([[next(drawn)]], dtype=torch.long)
+        choice, "multinomial", lambda *_, **__: torch.tensor([[next(drawn)]], dtype=torch.long)
     )
     code, text, _ = command(run, "--prompt", "To be", "--max-new-tokens", 20)
     assert (code, text) == (0, "To be" + 2 * opened.tokenizer.decode([first]) + "\n")
