@@ -172,6 +172,16 @@ class AttentionZooForCausalLM(PreTrainedModel, GenerationMixin):
         cache.reorder(rows)
         return cache
 
+    def set_attn_implementation(self, attn_implementation: str | dict[str, Any], *_: Any, **__: Any) -> None:
+        """Leave the attention as it is.
+
+        Raises:
+            ModelError: another is asked for.
+        """
+        asked_for = attn_implementation
+        for asked in asked_for.values() if isinstance(asked_for, dict) else [asked_for]:
+            self._check_and_adjust_attn_implementation(asked)
+
     def _check_and_adjust_attn_implementation(  # type: ignore[override]
         self, attn_implementation: str | None, **_: Any
     ) -> str:

@@ -158,7 +158,7 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
     for path, message in (
         ("x" * 5000, "File name too long"),
         ("~nosuchuser/x.txt", "cannot find ~nosuchuser/x.txt"),
-        ("a\0b", "null byte"),
+        ("a\0b", "embedded null"),
         ("nowhere.txt", "no such file or folder: nowhere.txt"),
         (f"{tmp_path}/line\nbreak", "line\\nbreak"),
     ):

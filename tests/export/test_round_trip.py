@@ -9,6 +9,7 @@ import torch
 
 import attention
 from attention.forms.chunked import Chunked
+from attention.transformers import register
 from models import ModelError
 from models.huggingface import AttentionZooConfig
 from models.huggingface.code import flattened
@@ -95,8 +96,10 @@ def test_it_never_attends_otherwise(tmp_path: Path, asked: str) -> None:
     with pytest.raises(ValueError, match="not how this model was trained to attend \\(softpick\\)"):
         opened(tmp_path / "saved", attn_implementation=asked)
     model = opened(tmp_path / "saved")
-    with pytest.raises(ValueError, match="not how this model was trained to attend"):
-        model.set_attn_implementation(asked)
+    register()  # which gives every model names of mechanisms, but not these
+    for wanted in (asked, {"": asked}):
+        with pytest.raises(ValueError, match="not how this model was trained to attend"):
+            model.set_attn_implementation(wanted)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import json
 from dataclasses import asdict
+from importlib import metadata
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_a_step_and_a_dtype_can_be_chosen(run):
 def test_the_record_says_where_a_run_came_from(run, tokenizer):
     record = json.loads((run / "run.json").read_text())
     assert (record["tokenizer"], record["data"], record["train_length"]) == (tokenizer.fingerprint, "d1", 32)
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["torch"] == metadata.version("torch")
 
 
 @pytest.mark.parametrize("tied", [True, False])
