@@ -121,6 +121,10 @@ def _beside(here: World, name: str, kind: str, chance: random.Random) -> Trial:
     return Trial(kind, case, told, failure or here.difference(name, "whole"))
 
 
+OF_TORCHRUN = re.compile(r"^Traceback.*\n(?: .*\n)*torch\.distributed\.elastic", re.MULTILINE)
+"""The traceback by which torchrun itself reports that a process was killed."""
+
+
 def _torchrun(here: World, name: str, kind: str, chance: random.Random, events: int) -> Trial:
     fault = Fault(chance.randint(1, events), [(0.0, int(chance.choice([KILL, TERM])))])
     command = [
@@ -148,8 +152,7 @@ def _torchrun(here: World, name: str, kind: str, chance: random.Random, events: 
         timeout=300,
     )
     case = f"event {fault.event}, signal {fault.signals[0][1]}"
-    # torchrun itself reports a killed process by a traceback of its own.
-    ours = outcome.stderr.partition("torch.distributed.elastic.multiprocessing")[0]
+    ours = OF_TORCHRUN.sub("", outcome.stderr)
     failure = f"a traceback: {last_line(ours)}" if "Traceback" in ours else ""
     failure = failure or here.resume(name, "whole2", "train.micro_batch_size=2", ranks=2)
     return Trial(kind, case, "bit for bit", failure)
