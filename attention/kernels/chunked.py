@@ -138,8 +138,12 @@ class _Move(torch.autograd.Function):
 def _chunks(x: Tensor, place: Tensor, slot: Tensor, n_head: int) -> Tensor:
     """[B, S, Hk, D] to [chunks, H, C, D]."""
     moved: Tensor = _Move.apply(x.flatten(0, 1), place.flatten(), slot)
-    moved = moved.view(*place.shape, *x.shape[2:]).transpose(1, 2)
-    return moved.repeat_interleave(n_head // x.shape[2], 1).contiguous()
+    return _by_head(moved.view(*place.shape, *x.shape[2:]), n_head).contiguous()
+
+
+def _by_head(x: Tensor, n_head: int) -> Tensor:
+    """[B, S, Hk, D] to [B, H, S, D]."""
+    return x.transpose(1, 2).repeat_interleave(n_head // x.shape[2], 1)
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,7 @@ def _whole(inputs: AttentionInputs, recurrence: Recurrence) -> Tensor:
         seen = (sequence, first + torch.arange(length, device=value.device))
         asking = (sequence, row + torch.arange(rows, device=value.device))
         query, key, mixed = (
-            x[places].transpose(1, 2).repeat_interleave(n_head // x.shape[2], 1)
+            _by_head(x[places], n_head)
             for x, places in ((scores.query, asking), (scores.key, seen), (value, seen))
         )
         mixed = recurrence.whole(query, key, pad(mixed, (0, 1), value=1.0))
@@ -267,7 +271,7 @@ def _within_chunk(inputs: AttentionInputs, recurrence: Recurrence, state: Recurr
     batch, keys = inputs.value.shape[:2]
     queries, n_head = scores.query.shape[1:3]
     query, key, value = (
-        x.transpose(1, 2).repeat_interleave(n_head // x.shape[2], 1).contiguous()
+        _by_head(x, n_head).contiguous()
         for x in (scores.query, scores.key, inputs.value.to(scores.query.dtype))
     )
     features, value = recurrence.prepare(key), pad(value, (0, 1), value=1.0)

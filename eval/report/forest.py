@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.drawing.style import INK, short, style
+from eval.intervals import Interval
 from eval.report.numbers import Number, interval
 
 BETTER, WORSE, OPEN = "#009e73", "#d55e00", "#8f939a"
@@ -163,31 +165,14 @@ def figure(numbers: Sequence[Number], variants: Sequence[str], across: int = ACR
         for axes in places.flat[len(numbers) :]:
             axes.set_axis_off()
         for axes, number in zip(places.flat, numbers, strict=False):
-            low, high = spread(number)
             axes.axvline(0, color=INK, linewidth=0.6)
+            axes.set_xlim(*spread(number))
             for row, variant in enumerate(rows):
                 if variant not in number.differences:
                     continue
                 found = number.differences[variant]
                 paint = {"better": BETTER, "worse": WORSE, None: OPEN}[number.verdict(variant)]
-                if not low <= found.mean <= high:
-                    place, arrow, side = (high, ">", -1) if found.mean > high else (low, "<", 1)
-                    axes.plot(place, row, arrow, color=paint, clip_on=False)
-                    axes.annotate(
-                        number.signed(found.mean),
-                        (place, row),
-                        (6 * side, 0),
-                        textcoords="offset points",
-                        ha="left" if side > 0 else "right",
-                        va="center",
-                        fontsize=6.5,
-                    )
-                elif found.low is None or found.high is None:
-                    axes.plot(found.mean, row, "o", color=paint, fillstyle="none")
-                else:
-                    axes.plot([found.low, found.high], [row, row], color=paint, solid_capstyle="butt")
-                    axes.plot(found.mean, row, "o", color=paint)
-            axes.set_xlim(low, high)
+                _draw(axes, row, number, found, paint)
             axes.set_title(f"{short(number.title, 32)} {number.arrow}".strip(), loc="left")
             axes.set_xlabel(short(number.unit, 32), fontsize=7.5)
             axes.set_yticks(range(len(rows)), rows)
@@ -196,3 +181,25 @@ def figure(numbers: Sequence[Number], variants: Sequence[str], across: int = ACR
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
         return drawn
+
+
+def _draw(axes: Axes, row: int, number: Number, found: Interval, paint: str) -> None:
+    """One difference; where its mean lies beyond the scale, an arrow at the end, and the number."""
+    low, high = axes.get_xlim()
+    if not low <= found.mean <= high:
+        end, arrow, inwards, side = (high, ">", -6, "right") if found.mean > high else (low, "<", 6, "left")
+        axes.plot(end, row, arrow, color=paint, clip_on=False)
+        axes.annotate(
+            number.signed(found.mean),
+            (end, row),
+            (inwards, 0),
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            fontsize=6.5,
+        )
+    elif found.low is None or found.high is None:
+        axes.plot(found.mean, row, "o", color=paint, fillstyle="none")
+    else:
+        axes.plot([found.low, found.high], [row, row], color=paint, solid_capstyle="butt")
+        axes.plot(found.mean, row, "o", color=paint)

@@ -178,8 +178,8 @@ class AttentionZooForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ModelError: another is asked for.
         """
-        asked_for = attn_implementation
-        for asked in asked_for.values() if isinstance(asked_for, dict) else [asked_for]:
+        every = attn_implementation if isinstance(attn_implementation, dict) else {"": attn_implementation}
+        for asked in every.values():
             self._check_and_adjust_attn_implementation(asked)
 
     def _check_and_adjust_attn_implementation(  # type: ignore[override]

@@ -4,8 +4,8 @@
 
 constexpr int MAXIMUM_STATISTICS = 5;
 constexpr int PREPARED = 5;
-// The statistics of a Ratio: what numerators are scaled by, one over the row's mass, and, where its terms are steep, what
-// the backward pass adds to dP less delta.
+// The statistics of a Ratio: what numerators are scaled by, one over the row's mass, and what the backward pass adds to dP
+// less delta.
 enum { PIVOT, SCALE, SHIFT };
 
 // Query rows against consecutive keys, each row with all the keys it sees. On entry `score` times `scale` are the products,

@@ -13,14 +13,14 @@
 
 namespace {
 
-// Adds x . y to partial sums, as many on every machine: their rounding shows where one key has all the weight.
-constexpr int PARTS = 16 / LANES;
+// Partial sums of a row's product, as many on every machine: their rounding shows where one key has all the weight.
+constexpr int SUMS = 16;
+
 template <class Element>
-void add_product(const Element* x, const Element* y, int64_t width, vec (&sums)[PARTS]) {
+void add_product(const Element* x, const Element* y, int64_t width, vec (&sums)[SUMS / LANES]) {
   int64_t d = 0;
-  for (; d + PARTS * LANES <= width; d += PARTS * LANES)
-    for (int part = 0; part < PARTS; part++)
-      sums[part] += load(raw(x) + d + part * LANES) * load(raw(y) + d + part * LANES);
+  for (; d + SUMS <= width; d += SUMS)
+    for (int at = 0; at < SUMS; at += LANES) sums[at / LANES] += load(raw(x) + d + at) * load(raw(y) + d + at);
   for (; d < width; d++) sums[0][0] += float(x[d]) * float(y[d]);
 }
 
@@ -32,7 +32,7 @@ void weigh_outputs(const Shape& shape, const Tensor& out, const Tensor& rest, co
   dynamic(shape.batch * shape.heads, no_space, [&](int64_t head, Nothing) {
     int64_t b = head / shape.heads, h = head % shape.heads;
     for (int64_t t = 0; t < shape.queries; t++) {
-      vec sums[PARTS]{};
+      vec sums[SUMS / LANES]{};
       add_product(mixed.at(b, t, h), grad.at(b, t, h), shape.value_dim, sums);
       if (lost.data) add_product(lost.at(b, t, h), grad.at(b, t, h), shape.value_dim, sums);
       float total = 0;
@@ -359,10 +359,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   };
   Gradients gradients{fresh(query), fresh(key), fresh(value), of_bias(query_bias), of_bias(key_bias)};
   Tensor grad = width_contiguous(grad_out.to(query.scalar_type())), mixed = width_contiguous(out);
-  if (query.scalar_type() == at::kFloat)
-    backward_of<float>(shape, inputs, functions, grad, grad_log_mass, mixed, rest, support, statistics, gradients);
-  else
+  if (shape.half)
     backward_of<BFloat16>(shape, inputs, functions, grad, grad_log_mass, mixed, rest, support, statistics, gradients);
+  else
+    backward_of<float>(shape, inputs, functions, grad, grad_log_mass, mixed, rest, support, statistics, gradients);
   auto as_output = [&](const optional<Tensor>& grad, const optional<Tensor>& bias) {
     return grad ? grad->to(bias->scalar_type()) : at::empty({0}, query.options().dtype(at::kFloat));
   };

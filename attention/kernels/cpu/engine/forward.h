@@ -220,9 +220,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, 
   Shape shape(query, key, value);
   Inputs inputs(query, key, value, query_bias, key_bias, slope, first, last, position, scale, source, amplitude);
   // Where a backward pass reads statistics of rows it meets the same scores: one sum, in one order, serves both passes.
-  bool half = query.scalar_type() != at::kFloat, few = shape.queries <= FEW_QUERIES && !trains;
+  bool few = shape.queries <= FEW_QUERIES && !trains;
   Tensor out = at::empty({shape.batch, shape.queries, shape.heads, shape.value_dim}, query.options());
-  Tensor rest = half && trains ? at::empty(out.sizes(), out.options()) : at::empty({0}, query.options());
+  Tensor rest = shape.half && trains ? at::empty(out.sizes(), out.options()) : at::empty({0}, query.options());
   Tensor support = at::zeros({0}, query.options().dtype(at::kByte));
   if (keeps_support) {
     int64_t groups = (shape.queries + GROUP_ROWS - 1) / GROUP_ROWS, tiles = (shape.keys + TILE_KEYS - 1) / TILE_KEYS;
@@ -231,7 +231,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, 
   Tensor statistics = at::zeros({MAXIMUM_STATISTICS, shape.batch, shape.heads, shape.queries},
                                 query.options().dtype(at::kFloat));
   float* rows = statistics.data_ptr<float>();
-  if (half)
+  if (shape.half)
     few ? forward_few<BFloat16>(shape, inputs, functions, out, rest, rows)
         : forward_blocks<BFloat16>(shape, inputs, functions, out, rest, support, rows);
   else

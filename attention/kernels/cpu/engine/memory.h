@@ -18,6 +18,7 @@ constexpr int64_t WIDE_KEYS = 256;  // keys of a large matrix product there
 constexpr int64_t TILE_KEYS = 128;  // keys of a tile in the backward pass
 constexpr int64_t QUERIES = 64;     // queries of a tile there, and most rows of a block in the forward pass
 constexpr int64_t SHORT = 16;       // the grain of a tile where a sequence is shorter than one, and of widths, in float32
+constexpr int64_t PAIRED = 32;      // the grain of widths in half types
 constexpr int64_t FEW_QUERIES = 4;  // up to which keys and values are read where they lie
 constexpr int64_t GROUP_ROWS = 16;  // queries and TILE_KEYS keys of which it is kept whether they have a weight
 constexpr int64_t BLOCK_SCORES = 1 << 18;  // scores of a row block, so that it stays in the second-level cache

@@ -30,6 +30,7 @@ inline bool is_half(const Tensor& tensor) { return tensor.scalar_type() != at::k
 // Blocks and tiles are smaller where all keys or queries are few, in float32: short ones of half types were never tried.
 struct Shape {
   int64_t batch, queries, keys, heads, key_heads, head_dim, value_dim;
+  bool half;
   int64_t group, block_keys, tile_keys, tile_queries;
   int64_t padded_queries, padded_keys, padded_dim, padded_value;
   Shape(const Tensor& query, const Tensor& key, const Tensor& value)
@@ -40,14 +41,15 @@ struct Shape {
         key_heads(key.size(2)),
         head_dim(query.size(3)),
         value_dim(value.size(3)),
+        half(is_half(query)),
         group(heads / key_heads),
-        block_keys(is_half(query) ? WIDE_KEYS : std::min(WIDE_KEYS, round_up(keys, KEYS))),
-        tile_keys(is_half(query) ? TILE_KEYS : std::min(TILE_KEYS, round_up(keys, SHORT))),
-        tile_queries(is_half(query) ? QUERIES : std::min(QUERIES, round_up(queries, SHORT))),
+        block_keys(half ? WIDE_KEYS : std::min(WIDE_KEYS, round_up(keys, KEYS))),
+        tile_keys(half ? TILE_KEYS : std::min(TILE_KEYS, round_up(keys, SHORT))),
+        tile_queries(half ? QUERIES : std::min(QUERIES, round_up(queries, SHORT))),
         padded_queries(round_up(queries, tile_queries)),
         padded_keys(round_up(keys, block_keys)),
-        padded_dim(round_up(head_dim, is_half(query) ? 32 : SHORT)),
-        padded_value(round_up(value_dim, is_half(query) ? 32 : SHORT)) {}
+        padded_dim(round_up(head_dim, half ? PAIRED : SHORT)),
+        padded_value(round_up(value_dim, half ? PAIRED : SHORT)) {}
 };
 
 // Everything about scores but the products of queries and keys.

@@ -7,6 +7,9 @@
 
 #include <algorithm>
 #include <atomic>
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
 
 namespace {
 

@@ -77,7 +77,7 @@ void unit_backward_of(const Tensor& grad, const Tensor& vectors, const Tensor& f
 
 Tensor unit(const Tensor& vectors, const Tensor& factor) {
   Tensor from = width_contiguous(vectors), out = at::empty(vectors.sizes(), vectors.options());
-  from.scalar_type() == at::kFloat ? unit_of<float>(from, factor, out) : unit_of<BFloat16>(from, factor, out);
+  is_half(from) ? unit_of<BFloat16>(from, factor, out) : unit_of<float>(from, factor, out);
   return out;
 }
 
@@ -85,9 +85,8 @@ std::tuple<Tensor, Tensor> unit_backward(const Tensor& grad, const Tensor& vecto
   Tensor from = width_contiguous(vectors), from_grad = width_contiguous(grad.to(vectors.scalar_type()));
   Tensor grad_vectors = at::empty(vectors.sizes(), vectors.options());
   Tensor grad_factor = at::empty(factor.sizes(), factor.options());
-  from.scalar_type() == at::kFloat
-      ? unit_backward_of<float>(from_grad, from, factor, grad_vectors, grad_factor)
-      : unit_backward_of<BFloat16>(from_grad, from, factor, grad_vectors, grad_factor);
+  is_half(from) ? unit_backward_of<BFloat16>(from_grad, from, factor, grad_vectors, grad_factor)
+                : unit_backward_of<float>(from_grad, from, factor, grad_vectors, grad_factor);
   return {grad_vectors, grad_factor};
 }
 
