@@ -56,14 +56,17 @@ struct HeadSpace {
   Buffer<float> sums, delta, count, position, query_bias, key_bias, grad_query_bias, grad_key_bias;
   Buffer<int32_t> first, last;
   std::vector<Bounds> bounds;
+  std::vector<Tile> prepared;  // of one tile of queries; the gradients find its products where they lie
   int64_t keys;
 
-  explicit HeadSpace(const Shape& shape) : keys(round_up(shape.keys, shape.tile_keys)) {
+  HeadSpace(const Shape& shape, bool prepares) : keys(round_up(shape.keys, shape.tile_keys)) {
     for (auto* of_keys : {&key, &key_transposed}) of_keys->resize(keys * shape.padded_dim);
     value.resize(keys * shape.padded_value);
     for (auto* of_queries : {&query, &query_transposed}) of_queries->resize(shape.padded_queries * shape.padded_dim);
     for (auto* of_grads : {&grad, &grad_transposed}) of_grads->resize(shape.padded_queries * shape.padded_value);
-    for (auto* tile : {&score, &grad_weight}) tile->resize(shape.tile_keys * shape.tile_queries);
+    int64_t tiles = prepares ? keys / shape.tile_keys : 1;
+    prepared.resize(tiles);
+    for (auto* products : {&score, &grad_weight}) products->resize(tiles * shape.tile_keys * shape.tile_queries);
     if (paired<Element>)
       for (auto* tile : {&weight, &grad_score, &grad_score_pairs}) tile->resize(shape.tile_keys * shape.tile_queries);
     grad_key.resize(keys * shape.padded_dim);
@@ -130,10 +133,10 @@ void read_queries(const Shape& shape, const Inputs& inputs, const Tensor& grad_o
 
 template <class Element>
 Tile describe_tile(const Shape& shape, const Scoring& scoring, const HeadSpace<Element>& space, Bounds bounds,
-                   int64_t g, int64_t h, int64_t start_key, int64_t start_query, bool learned_biases) {
+                   int64_t g, int64_t h, int64_t start_key, int64_t start_query, int64_t place, bool learned_biases) {
   Tile tile{};
-  tile.score = space.score.data();
-  tile.grad_weight = space.grad_weight.data();
+  tile.score = space.score.data() + place * shape.tile_keys * shape.tile_queries;
+  tile.grad_weight = space.grad_weight.data() + place * shape.tile_keys * shape.tile_queries;
   tile.keys = std::min(shape.tile_keys, round_up(bounds.high - start_key, TILE_KEYS / 2));
   tile.queries = shape.tile_queries;
   tile.partly_hidden = bounds.shared_low > start_key || bounds.shared_high < start_key + tile.keys;
@@ -181,9 +184,9 @@ void tile_products(const Shape& shape, const Tile& tile, const HeadSpace<Element
                    int64_t start_query) {
   int64_t dim = shape.padded_dim, value_dim = shape.padded_value, queries = shape.tile_queries;
   multiply(tile.keys, queries, dim, space.key.data() + start_key * dim, dim,
-           space.query_transposed.data() + start_query * dim, queries, space.score.data(), queries, false);
+           space.query_transposed.data() + start_query * dim, queries, tile.score, queries, false);
   multiply(tile.keys, queries, value_dim, space.value.data() + start_key * value_dim, value_dim,
-           space.grad_transposed.data() + start_query * value_dim, queries, space.grad_weight.data(), queries, false);
+           space.grad_transposed.data() + start_query * value_dim, queries, tile.grad_weight, queries, false);
 }
 
 template <class Element>
@@ -260,7 +263,7 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
   };
   bool learned = gradients.query_bias || gradients.key_bias;
   std::vector<Buffer<float>> parts(shares > 1 ? heads * shares : 0), bias_parts(parts.size());
-  auto make_space = [&] { return HeadSpace<Element>(shape); };
+  auto make_space = [&] { return HeadSpace<Element>(shape, mechanism.prepare); };
   dynamic(heads * shares, make_space, [&](int64_t index, HeadSpace<Element>& space) {
     int64_t head = index / shares, share = index % shares, b = head / shape.key_heads, key_head = head % shape.key_heads;
     read_keys(shape, inputs, b, key_head, space);
@@ -272,35 +275,41 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
       read_queries(shape, inputs, grad_out, delta, statistics, b, h, space);
       if (scoring.biased) space.key_bias.fill(0.f);
       for (int64_t s = 0; scoring.key_bias.data && s < shape.keys; s++) space.key_bias[s] = *scoring.key_bias.at(b, s, h);
-      auto visit_tile = [&](int64_t start_key, int64_t start_query, auto visit) {
+      space.sums.fill(0.f);
+      float* shift = space.statistics.data() + SHIFT * shape.padded_queries;
+      for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += shape.tile_queries) {
         Bounds bounds = space.bounds[start_query / shape.tile_queries];
-        if (bounds.low >= bounds.high || bounds.low >= start_key + shape.tile_keys || bounds.high <= start_key) return;
-        if (supported.data && !has_weights(b, h, start_query, start_key)) return;
-        Tile tile = describe_tile(shape, scoring, space, bounds, g, h, start_key, start_query, learned);
-        tile_products(shape, tile, space, start_key, start_query);
-        if (scoring.noise.drawn) add_noise(scoring, tile, b, h, space.position.data() + start_query);
-        visit(tile);
-      };
-      if (mechanism.prepare) {
-        space.sums.fill(0.f);
-        for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += shape.tile_queries) {
-          for (int64_t start_key = 0; start_key < space.keys; start_key += shape.tile_keys)
-            visit_tile(start_key, start_query, mechanism.prepare);
-          Tile tile = describe_tile(shape, scoring, space, Bounds{}, g, h, 0, start_query, learned);
+        int64_t first_tile = bounds.low / shape.tile_keys, end_tile = (bounds.high + shape.tile_keys - 1) / shape.tile_keys;
+        auto visit_tiles = [&](auto visit) {
+          for (int64_t at = first_tile; at < end_tile; at++)
+            if (!supported.data || has_weights(b, h, start_query, at * shape.tile_keys)) visit(at);
+        };
+        auto products_of = [&](int64_t at, int64_t place) {
+          int64_t start_key = at * shape.tile_keys;
+          Tile tile = describe_tile(shape, scoring, space, bounds, g, h, start_key, start_query, place, learned);
+          tile_products(shape, tile, space, start_key, start_query);
+          if (scoring.noise.drawn) add_noise(scoring, tile, b, h, space.position.data() + start_query);
+          return tile;
+        };
+        if (mechanism.prepare) {
+          visit_tiles([&](int64_t at) {
+            mechanism.prepare(space.prepared[at - first_tile] = products_of(at, at - first_tile));
+          });
+          Tile tile = describe_tile(shape, scoring, space, Bounds{}, g, h, 0, start_query, 0, learned);
           mechanism.finish(tile, space.delta.data() + start_query, space.statistics.data() + start_query);
         }
+        int64_t end_query = std::min(start_query + shape.tile_queries, shape.queries);
+        for (int64_t t = start_query; grad_log_mass && t < end_query; t++) {
+          float of_mass = grad_log_mass[(b * shape.heads + h) * shape.queries + t];
+          mechanism.shifts ? shift[t] += of_mass : space.delta[t] -= of_mass;
+        }
+        visit_tiles([&](int64_t at) {
+          if (at % shares != share) return;
+          Tile tile = mechanism.prepare ? space.prepared[at - first_tile] : products_of(at, 0);
+          add_gradients(shape, mechanism, tile, space, at * shape.tile_keys, start_query,
+                        space.grad_query.data() + g * shape.padded_queries * shape.padded_dim);
+        });
       }
-      float* shift = space.statistics.data() + SHIFT * shape.padded_queries;
-      for (int64_t t = 0; grad_log_mass && t < shape.queries; t++) {
-        float of_mass = grad_log_mass[(b * shape.heads + h) * shape.queries + t];
-        mechanism.shifts ? shift[t] += of_mass : space.delta[t] -= of_mass;
-      }
-      for (int64_t start_key = share * shape.tile_keys; start_key < space.keys; start_key += shares * shape.tile_keys)
-        for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += shape.tile_queries)
-          visit_tile(start_key, start_query, [&](const Tile& tile) {
-            add_gradients(shape, mechanism, tile, space, start_key, start_query,
-                          space.grad_query.data() + g * shape.padded_queries * shape.padded_dim);
-          });
     }
     View<Element> grad_key(gradients.key), grad_value(gradients.value);
     for (int64_t s = 0; s < shape.keys; s++) {
