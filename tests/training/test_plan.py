@@ -17,7 +17,7 @@ from training.plan import __main__ as command
 from training.plan import page
 from training.plan.estimate import RESERVED, Cluster, estimate
 from training.plan.page import choices, choices_table
-from training.plan.sharding import SHARDINGS, share
+from training.plan.sharding import SHARDINGS, shardings, share
 from training.plan.sizes import CHECKPOINTING, Sizes, optimizer_bytes, sizes
 
 PAPER = "configs/340m-softpick.yaml --gpus 8 --memory 80"
@@ -87,12 +87,12 @@ def test_checkpointing_trades_memory_for_operations():
 
 def test_one_gpu_holds_all_and_sends_nothing():
     for sharding in SHARDINGS:
-        alone = share(RUN, sharding, 1, 2, 4)
+        alone = share(RUN, sharding, 1, 8, 2, 4)
         assert (alone.weights, alone.gradients, alone.state, alone.sent) == (4e9, 4e9, 8e9, 0)
 
 
 def test_what_is_divided_falls_with_the_number_of_gpus():
-    whole, zero2, fsdp = (share(RUN, sharding, 8, 2, 4) for sharding in SHARDINGS)
+    whole, zero2, fsdp = (share(RUN, sharding, 8, 8, 2, 4) for sharding in ("none", "zero2", "fsdp"))
     assert (whole.weights, whole.gradients, whole.state) == (4e9, 8e9, 8e9)
     assert zero2.weights == 2e9 + 4e9 / 8
     assert zero2.state == fsdp.state == 1e9
@@ -100,6 +100,24 @@ def test_what_is_divided_falls_with_the_number_of_gpus():
     # Once per step by DDP, in float32; three times per micro-batch by FSDP, in half precision.
     assert whole.sent == round(2 * 7 / 8 * 4e9)
     assert fsdp.sent == round(4 * 3 * 7 / 8 * 2e9)
+
+
+def test_hsdp_divides_inside_a_node_and_sums_between_them():
+    hybrid, one_node = share(RUN, "hsdp", 32, 8, 2, 4), share(RUN, "fsdp", 8, 8, 2, 4)
+    assert replace(hybrid, sent=0, sent_inside=0) == replace(one_node, sent=0)
+    assert hybrid.sent_inside == one_node.sent
+    # Of each micro-batch an eighth of the gradients, in half precision, around the four nodes.
+    assert hybrid.sent == round(4 * 2 * 3 / 4 * 2e9 / 8)
+    cluster = Cluster(gpus=32, near=4e11, far=5e10)
+    found = estimate(
+        RUN, replace(TRAIN, batch_size=32 * 4, micro_batch_size=1, precision="bf16"), cluster, "hsdp"
+    )
+    assert found.sending == pytest.approx(hybrid.sent / 5e10 + hybrid.sent_inside / 4e11)
+
+
+@pytest.mark.parametrize(("gpus", "offered"), [(1, False), (8, False), (12, False), (16, True), (64, True)])
+def test_hsdp_is_for_full_nodes(gpus, offered):
+    assert ("hsdp" in shardings(gpus, 8)) is offered
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not():
@@ -122,7 +140,7 @@ def test_a_step_takes_its_operations_and_its_messages():
 
 
 def test_every_combination_has_a_row():
-    lines = choices_table(choices(SHAPE, TRAIN, Cluster(gpus=2))).splitlines()
+    lines = choices_table(choices(SHAPE, TRAIN, Cluster(gpus=2), SHARDINGS)).splitlines()
     assert len(lines) == 2 + len(SHARDINGS) * len(CHECKPOINTING)
     assert len({line.count("|") for line in lines}) == 1
 

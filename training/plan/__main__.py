@@ -27,6 +27,7 @@ def main() -> None:
     from training.config import TrainConfig, load
     from training.plan import page
     from training.plan.estimate import Cluster
+    from training.plan.sharding import shardings
 
     cluster = Cluster(
         gpus=arguments.gpus,
@@ -51,14 +52,16 @@ def main() -> None:
         )
     vocabulary = config.model.vocab_size or config.data.tokenizer.vocab_size
     model = replace(config.model, vocab_size=vocabulary)
-    shardings, checkpointing = (
-        (given,) if given else every
-        for given, every in (
-            (arguments.sharding, page.SHARDINGS),
-            (arguments.checkpointing, page.CHECKPOINTING),
+    ways = shardings(cluster.gpus, cluster.per_node)
+    if arguments.sharding and arguments.sharding not in ways:
+        raise ModelError(
+            f"--sharding {arguments.sharding} is for several nodes: --gpus must be a multiple of --gpus-per-node "
+            f"({cluster.per_node}) above it, got {cluster.gpus}"
         )
-    )
-    found = page.choices(model, config.train, cluster, shardings, checkpointing)
+    if arguments.sharding:
+        ways = (arguments.sharding,)
+    checkpointing = (arguments.checkpointing,) if arguments.checkpointing else page.CHECKPOINTING
+    found = page.choices(model, config.train, cluster, ways, checkpointing)
     print(page.headline(arguments.config, config.train, found, cluster), end="\n\n")
     print(page.choices_table(found))
 
@@ -80,7 +83,7 @@ def _parser() -> Parser:
     parser.add_argument("--gpus", type=_count, default=1)
     parser.add_argument("--gpus-per-node", type=_count, default=8)
     parser.add_argument("--memory", type=_positive, default=80.0, help="GB of one GPU (default: 80)")
-    parser.add_argument("--sharding", choices=("none", "zero2", "fsdp"), help="default: all")
+    parser.add_argument("--sharding", choices=("none", "zero2", "hsdp", "fsdp"), help="default: all")
     parser.add_argument("--checkpointing", choices=("none", "selective", "full"), help="default: all")
     parser.add_argument(
         "--peak", type=_positive, default=989.0, help="TFLOP/s of one GPU (default: 989, an H100 in bf16)"

@@ -93,7 +93,7 @@ def estimate(sizes: Sizes, train: TrainConfig, cluster: Cluster, sharding: str) 
     sequences = train.batch_size // cluster.gpus
     micro_batch = min(train.micro_batch_size or sequences, sequences)
     width = 4 if train.precision == "fp32" else 2
-    part = share(sizes, sharding, cluster.gpus, width, sequences // micro_batch)
+    part = share(sizes, sharding, cluster.gpus, cluster.per_node, width, sequences // micro_batch)
     loss = sizes.logits + sizes.head
     per_sequence = sizes.sequence + sizes.again
     limit = (1 - RESERVED) * cluster.memory
@@ -108,6 +108,6 @@ def estimate(sizes: Sizes, train: TrainConfig, cluster: Cluster, sharding: str) 
         loss=loss,
         largest=max(fitting, default=0),
         computing=tokens * sizes.flops / (cluster.peak * cluster.utilisation),
-        sending=part.sent / cluster.bandwidth if cluster.gpus > 1 else 0.0,
+        sending=part.sent / cluster.bandwidth + part.sent_inside / cluster.near,
         limit=limit,
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 from models.config import ModelConfig
 from training.config import TrainConfig
 from training.plan.estimate import RESERVED, Cluster, Estimate, estimate
-from training.plan.sharding import SHARDINGS
+from training.plan.sharding import shardings
 from training.plan.sizes import CHECKPOINTING, Sizes, sizes
 
 PRESETS = ("60m", "125m", "340m", "760m", "1.8b")
@@ -19,7 +19,7 @@ def choices(
     model: ModelConfig,
     train: TrainConfig,
     cluster: Cluster,
-    shardings: tuple[str, ...] = SHARDINGS,
+    ways: tuple[str, ...],
     checkpointing: tuple[str, ...] = CHECKPOINTING,
 ) -> list[Choice]:
     """Every combination, the least work first."""
@@ -27,7 +27,7 @@ def choices(
     return [
         (mode, found, estimate(found, train, cluster, sharding))
         for mode, found in measured.items()
-        for sharding in shardings
+        for sharding in ways
     ]
 
 
@@ -82,7 +82,7 @@ def choices_table(found: list[Choice]) -> str:
                 f"{found_here.memory / 1e9:.1f}",
                 "yes" if found_here.fits else "no",
                 str(found_here.largest or "none"),
-                f"{part.sent / 1e9:.1f}",
+                f"{(part.sent + part.sent_inside) / 1e9:.1f}",
                 span([f"{seconds:.3g}" for seconds in found_here.seconds]),
             ]
         )
@@ -134,7 +134,7 @@ def _least_work(
 ) -> tuple[str, Estimate | None]:
     """The first that fits, at its largest micro-batch: nothing recomputed before something, whole before divided."""
     for mode in CHECKPOINTING:
-        for sharding in SHARDINGS:
+        for sharding in shardings(cluster.gpus, cluster.per_node):
             largest = estimate(measured[mode], train, cluster, sharding).largest
             if largest:
                 chosen = replace(train, micro_batch_size=largest)

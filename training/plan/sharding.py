@@ -6,6 +6,8 @@
             in half precision divided by n, sent after every micro-batch; new weights gathered once (DeepSpeed)
     fsdp    all divided by n in float32; a block's weights are gathered in half precision just before they are needed,
             in the forward and the backward pass of every micro-batch, and its gradients sent after it (FSDP2, ZeRO-3)
+    hsdp    the same among the g GPUs of a node, each node with all; a GPU's part of the gradients is then summed with
+            those of its likes on the n / g nodes, 2 (n - g) / n of it sent to another node (FSDP2 on a mesh)
 
 In float32 training half precision means float32. A message to and from everybody goes around a ring, so that each GPU
 sends (n - 1) / n of it.
@@ -15,7 +17,8 @@ from dataclasses import dataclass
 
 from training.plan.sizes import Sizes
 
-SHARDINGS = ("none", "zero2", "fsdp")
+SHARDINGS = ("none", "zero2", "hsdp", "fsdp")
+"""From whole to divided."""
 
 
 @dataclass(frozen=True)
@@ -26,22 +29,31 @@ class Share:
         weights: in every copy.
         gradients: in every copy.
         state: what the optimizer keeps.
-        sent: in one step.
+        sent: in one step, around all GPUs or, with `hsdp`, between nodes.
+        sent_inside: in one step, around the GPUs of a node alone.
     """
 
     weights: int
     gradients: int
     state: int
     sent: int
+    sent_inside: int = 0
 
 
-def share(sizes: Sizes, sharding: str, gpus: int, width: int, micro_batches: int) -> Share:
+def shardings(gpus: int, per_node: int) -> tuple[str, ...]:
+    """Name those that differ: `hsdp` is for several full nodes."""
+    hybrid = gpus > per_node and gpus % per_node == 0
+    return SHARDINGS if hybrid else tuple(name for name in SHARDINGS if name != "hsdp")
+
+
+def share(sizes: Sizes, sharding: str, gpus: int, per_node: int, width: int, micro_batches: int) -> Share:
     """One GPU's part of a run.
 
     Args:
         sizes: of the run.
         sharding: one of `SHARDINGS`.
         gpus: n.
+        per_node: g, for `hsdp`, of which n is a multiple.
         width: bytes of a number in the products, 2 or 4.
         micro_batches: of a step on one GPU.
     """
@@ -55,14 +67,17 @@ def share(sizes: Sizes, sharding: str, gpus: int, width: int, micro_batches: int
         sent = ring * width * parameters * (micro_batches + 1)
         gradients = width * parameters // gpus + width * sizes.block
         return Share(width * parameters + master, gradients, sizes.state // gpus, round(sent))
+    parts = per_node if sharding == "hsdp" else gpus
     # Outside of the blocks: the embedding, the head and a norm, gathered from the first layer to the last. Of the
     # blocks, the one that computes and the next, which is on its way.
     gathered = width * (sizes.outside + 2 * sizes.block)
     unsharded = width * max(sizes.outside, 2 * sizes.block)
-    sent = 3 * ring * width * parameters * micro_batches
+    around = round(3 * (parts - 1) / parts * width * parameters * micro_batches)
+    between = round(2 * (gpus - parts) / gpus * width * parameters / parts * micro_batches)
     return Share(
-        4 * parameters // gpus + gathered,
-        4 * parameters // gpus + unsharded,
-        sizes.state // gpus,
-        round(sent),
+        4 * parameters // parts + gathered,
+        4 * parameters // parts + unsharded,
+        sizes.state // parts,
+        sent=between if sharding == "hsdp" else around,
+        sent_inside=around if sharding == "hsdp" else 0,
     )
