@@ -150,6 +150,13 @@ def test_losses_in_parts_equal_losses_at_once(monkeypatch, tokens):
     monkeypatch.setattr("models.loss._LARGEST", 7 * 64)
     for part, expected in zip(outcome(), whole, strict=True):
         torch.testing.assert_close(part, expected)
+    # Without gradients parts are smaller.
+    rows = []
+    head.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    monkeypatch.setattr("models.loss._REUSED", 5 * 64)
+    with torch.no_grad():
+        torch.testing.assert_close(token_losses(hidden, tokens, head, 64), whole[0])
+    assert max(rows) == 5
 
 
 def test_autocast_leaves_the_residual_stream_and_the_loss_in_float32(build, tokens):
