@@ -15,8 +15,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -26,6 +27,8 @@ from storage.checkpoint import save_weights
 
 MOST_BITS = 8
 _LAYOUTS = "quantized"
+ORDER: Literal["little"] = "little"
+"""The lowest bit of a byte comes first."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +59,31 @@ class QuantizedMatrix:
     @property
     def nbytes(self) -> int:
         """Bytes on disk, without names."""
-        return sum(tensor.nbytes for tensor in _tensors("", self).values())
+        zero = _packed_bytes(self.zero, self.bits) if self._whole_zeros else self.zero.nbytes
+        return _packed_bytes(self.codes, self.bits) + self.step.nbytes + zero
+
+    @property
+    def _whole_zeros(self) -> bool:
+        """Whether all zeros are codes themselves."""
+        zero = self.zero
+        return bool(((zero >= 0) & (zero < 2**self.bits) & (zero == zero.round())).all())
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
     """Codes of any shape, 0 to 2^bits - 1, as a stream of bits: uint8 [ceil(codes * bits / 8)]."""
-    stream = (codes.reshape(-1, 1).int() >> torch.arange(bits, device=codes.device)) & 1
-    stream = torch.nn.functional.pad(stream.flatten(), (0, -stream.numel() % 8)).view(-1, 8)
-    return (stream << torch.arange(8, device=codes.device)).sum(1).to(torch.uint8)
+    each = np.unpackbits(codes.reshape(-1, 1).to("cpu", torch.uint8).numpy(), axis=1, bitorder=ORDER)
+    return torch.from_numpy(np.packbits(each[:, :bits], bitorder=ORDER))
 
 
 def unpack(stream: Tensor, bits: int, count: int) -> Tensor:
     """The `count` codes that `pack` put into a stream, uint8 [count]."""
-    places = (stream[:, None].int() >> torch.arange(8, device=stream.device)) & 1
-    codes = places.flatten()[: count * bits].view(count, bits)
-    return (codes << torch.arange(bits, device=stream.device)).sum(1).to(torch.uint8)
+    each = np.unpackbits(stream.numpy(), bitorder=ORDER)[: count * bits].reshape(count, bits)
+    return torch.from_numpy(np.packbits(each, axis=1, bitorder=ORDER)[:, 0])
+
+
+def _packed_bytes(codes: Tensor, bits: int) -> int:
+    """The length of what `pack` makes of codes."""
+    return math.ceil(codes.numel() * bits / 8)
 
 
 def write_state(file: Path, state: Mapping[str, Tensor], quantized: Mapping[str, QuantizedMatrix]) -> None:
@@ -98,15 +111,13 @@ def read_state(file: str | Path) -> dict[str, Tensor]:
     for name, layout in layouts.items():
         try:
             state[name] = _matrix(name, layout, state).weight()
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (LookupError, TypeError, RuntimeError, ValueError) as error:
             raise ModelError(f"the quantized matrix {name} of {file} is not whole: {error}") from error
     return state
 
 
 def _tensors(name: str, matrix: QuantizedMatrix) -> dict[str, Tensor]:
-    zero = matrix.zero
-    if bool(((zero >= 0) & (zero < 2**matrix.bits) & (zero == zero.round())).all()):
-        zero = pack(zero, matrix.bits)
+    zero = pack(matrix.zero, matrix.bits) if matrix._whole_zeros else matrix.zero
     return {
         f"{name}.codes": pack(matrix.codes, matrix.bits),
         f"{name}.step": matrix.step.contiguous(),

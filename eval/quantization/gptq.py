@@ -21,19 +21,18 @@ from eval.quantization.rounding import encode, grid
 from eval.quantization.stream import BlockStream
 from eval.quantization.weights import linear_layers, preserved, weight_matrices
 from eval.subjects.base import Subject
-from eval.windows import Windows
 from models import ModelError
 from storage import QuantizedMatrix
 
 
 def quantize_blocks(
-    subject: Subject, windows: Windows, bits: int, group: int, damping: float
+    subject: Subject, stream: BlockStream, bits: int, group: int, damping: float
 ) -> dict[str, QuantizedMatrix]:
     """Every linear layer of the blocks, by name; the network is left as it was.
 
     Args:
         subject: what to quantize.
-        windows: text to calibrate on.
+        stream: text to calibrate on, in front of the first block.
         bits, group, damping: as in `quantize_matrix`.
 
     Raises:
@@ -42,8 +41,9 @@ def quantize_blocks(
     matrices = weight_matrices(subject.blocks)
     quantized: dict[str, QuantizedMatrix] = {}
     with torch.inference_mode(), preserved(matrices):
-        stream = BlockStream(subject, windows)
         for index, block in enumerate(subject.blocks):
+            if index:
+                stream = stream.behind(subject.blocks[index - 1])
             layers = {f"{index}.{name}": layer for name, layer in linear_layers(block).items()}
             with _inputs(layers) as reached:
                 stream.run(block)
@@ -58,7 +58,6 @@ def quantize_blocks(
                 )
             for name in layers.keys() & quantized.keys():
                 matrices[name].copy_(quantized[name].weight())
-            stream.advance(block)
     missing = matrices.keys() - quantized.keys()
     if missing:
         raise ModelError(f"no token of the calibration text reaches {min(missing)}, so GPTQ cannot round it")
@@ -82,25 +81,27 @@ def quantize_matrix(
     """
     if not (weight.isfinite().all() and hessian.isfinite().all()):
         raise ModelError("the model has weights or activations that are not finite; it cannot be quantized")
-    remaining = weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
+    # Inputs come first: what is rounded next, and all that then changes, lies together.
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    remaining = weight.T.to(wide, copy=True, memory_format=torch.contiguous_format)
     upper = _inverse_factor(hessian, damping).to(remaining)
-    codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
+    codes = torch.empty_like(remaining, dtype=torch.uint8)
     steps, zeros = [], []
-    for start in range(0, weight.shape[1], group):
-        columns = slice(start, min(start + group, weight.shape[1]))
-        here, factor = remaining[:, columns], upper[columns, columns]
-        step, zero = grid(here.amin(1, keepdim=True), here.amax(1, keepdim=True), bits)
+    for start in range(0, len(remaining), group):
+        inputs = slice(start, min(start + group, len(remaining)))
+        here, factor = remaining[inputs], upper[inputs, inputs]
+        step, zero = grid(here.amin(0), here.amax(0), bits)
         errors = torch.empty_like(here)
-        for j in range(here.shape[1]):
-            value = here[:, j : j + 1]
+        for j, value in enumerate(here):
             code = encode(value, step, zero, bits)
-            codes[:, start + j] = code[:, 0].to(torch.uint8)
-            errors[:, j : j + 1] = (value - (code - zero) * step) / factor[j, j]
-            here[:, j + 1 :] -= errors[:, j : j + 1] * factor[j, j + 1 :]
-        remaining[:, columns.stop :] -= errors @ upper[columns, columns.stop :]
+            codes[start + j] = code
+            errors[j] = (value - (code - zero) * step) / factor[j, j]
+            here[j + 1 :] -= errors[j] * factor[j, j + 1 :, None]
+        remaining[inputs.stop :] -= upper[inputs, inputs.stop :].T @ errors
         steps.append(step)
         zeros.append(zero)
-    return QuantizedMatrix(codes, torch.cat(steps, 1).float(), torch.cat(zeros, 1).float(), bits, group)
+    step, zero = (torch.stack(each, 1).float() for each in (steps, zeros))
+    return QuantizedMatrix(codes.T.contiguous(), step, zero, bits, group)
 
 
 def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:

@@ -10,6 +10,7 @@ from eval.quantization import gptq
 from eval.quantization.calibration import training_windows
 from eval.quantization.hqq import half_quadratic
 from eval.quantization.rounding import round_to_nearest
+from eval.quantization.stream import BlockStream
 from eval.quantization.weights import Quantized, weight_matrices
 from eval.subjects.base import Subject
 from eval.windows import Windows
@@ -46,6 +47,11 @@ class WeightQuantizer:
         """The training text to calibrate on."""
         return training_windows(self.subject, self.length, self.calibration)
 
+    @cached_property
+    def stream(self) -> BlockStream:
+        """The text in front of the first block, where no width has changed anything yet."""
+        return BlockStream(self.subject, self.text)
+
     def quantize(self, method: str, bits: int) -> Quantized:
         """Every matrix at `bits` bits by one of `WEIGHT_METHODS`.
 
@@ -53,6 +59,6 @@ class WeightQuantizer:
             ModelError: as the method.
         """
         if method == "gptq":
-            return gptq.quantize_blocks(self.subject, self.text, bits, self.group, self.damping)
+            return gptq.quantize_blocks(self.subject, self.stream, bits, self.group, self.damping)
         matrices = weight_matrices(self.subject.blocks)
         return {name: MATRIX_METHODS[method](matrix, bits, self.group) for name, matrix in matrices.items()}

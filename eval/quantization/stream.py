@@ -1,5 +1,6 @@
 """Text on its way through the blocks, one block at a time."""
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ HIDDEN = "hidden_states"
 
 
 class BlockStream:
-    """The residual streams of some windows in front of one block; a block can be run on them again and again.
+    """The residual streams of some windows in front of one block, on which it can be run again and again.
 
     What a block is given besides (rotations, masks) is recorded once, from the network as it is.
     """
@@ -47,6 +48,8 @@ class BlockStream:
             outputs.append(output[0] if isinstance(output, tuple) else output)
         return outputs
 
-    def advance(self, block: nn.Module) -> None:
-        """Put the streams behind a block."""
-        self._hidden = self.run(block)
+    def behind(self, block: nn.Module) -> "BlockStream":
+        """The streams behind the block that these stand in front of."""
+        further = copy(self)
+        further._hidden = self.run(block)
+        return further

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from eval.quantization.gptq import quantize_blocks
 from eval.quantization.rounding import round_to_nearest
+from eval.quantization.stream import BlockStream
 from eval.quantization.weights import replaced, weight_matrices
 from eval.subject import open_subject
 from eval.subjects.base import Subject
@@ -60,7 +61,9 @@ def compare(path: Path, subject: Subject, bits: int, calibration: Tensor, others
         return float((logits - full).norm() / full.norm())
 
     library = by_library(path, bits, calibration)
-    ours = quantize_blocks(subject, Windows(calibration, 0, 0, {}), bits, GROUP, DAMPING)
+    ours = quantize_blocks(
+        subject, BlockStream(subject, Windows(calibration, 0, 0, {})), bits, GROUP, DAMPING
+    )
     nearest = {name: round_to_nearest(matrix, bits, GROUP) for name, matrix in matrices.items()}
     with replaced(matrices, ours):
         by_ours = moved(subject.logits(others))

@@ -11,6 +11,7 @@ from torch import Tensor
 from eval.quantization.calibration import training_windows
 from eval.quantization.gptq import quantize_blocks, quantize_matrix
 from eval.quantization.rounding import encode, grid, round_to_nearest
+from eval.quantization.stream import BlockStream
 from eval.quantization.weights import linear_layers, preserved, weight_matrices
 from eval.subject import open_subject
 from eval.subjects.base import Subject
@@ -134,7 +135,8 @@ def plain(subject: Subject, tokens: Tensor, bits: int, group: int) -> dict[str, 
 def check_blocks(subject: Subject) -> None:
     windows = training_windows(subject, 32, 6)
     before = {name: tensor.clone() for name, tensor in subject.network.state_dict().items()}
-    got = quantize_blocks(subject, windows, 3, 16, 0.01)
+    stream = BlockStream(subject, windows)
+    got = quantize_blocks(subject, stream, 3, 16, 0.01)
     for name, tensor in subject.network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     expected = plain(subject, windows.tokens, 3, 16)
@@ -144,6 +146,9 @@ def check_blocks(subject: Subject) -> None:
         same = (got[name].codes == matrix.codes).double().mean()
         assert same > 0.99, name
         torch.testing.assert_close(got[name].step, matrix.step, rtol=0.05, atol=1e-3)
+    # The stream still stands in front of the first block, and every width begins there.
+    again = quantize_blocks(subject, stream, 3, 16, 0.01)
+    assert all(torch.equal(again[name].codes, matrix.codes) for name, matrix in got.items())
 
 
 @pytest.mark.slow
@@ -151,18 +156,18 @@ def check_blocks(subject: Subject) -> None:
 def test_blocks_see_what_quantized_blocks_give(make_run: RunMaker, attention: str) -> None:
     subject = open_subject(make_run("gptq", attention=attention), batch_tokens=96)
     check_blocks(subject)
-    independent = quantize_blocks(subject, training_windows(subject, 32, 6), 8, 16, 0.01)
-    assert not torch.equal(
-        independent["1.mlp.down"].codes,
-        quantize_blocks(subject, training_windows(subject, 32, 2), 8, 16, 0.01)["1.mlp.down"].codes,
+    independent, other = (
+        quantize_blocks(subject, BlockStream(subject, training_windows(subject, 32, count)), 8, 16, 0.01)
+        for count in (6, 2)
     )
+    assert not torch.equal(independent["1.mlp.down"].codes, other["1.mlp.down"].codes)
 
 
 def test_a_layer_that_nothing_reaches_is_refused(make_run: RunMaker) -> None:
     subject = open_subject(make_run("unreached"))
     subject.blocks[1].extra = torch.nn.Linear(4, 4, bias=False).requires_grad_(False)
     with pytest.raises(ModelError, match=r"no token of the calibration text reaches 1\.extra"):
-        quantize_blocks(subject, training_windows(subject, 32, 2), 4, 16, 0.01)
+        quantize_blocks(subject, BlockStream(subject, training_windows(subject, 32, 2)), 4, 16, 0.01)
 
 
 def test_calibration_text_is_never_held_out(make_run: RunMaker) -> None:
