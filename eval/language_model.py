@@ -49,6 +49,14 @@ class Wanted:
     sampling: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A sequence of tokens, of which those at its end, so many, are asked for."""
+
+    tokens: tuple[int, ...]
+    count: int
+
+
 class HarnessModel(TemplateLM):
     """Scores and continues text for lm-eval.
 
@@ -141,14 +149,15 @@ class HarnessModel(TemplateLM):
         for (context_text, text), context, target in requests:
             if not context or not target:
                 raise ModelError(f"no token of {text[:40]!r} is left to score behind {context_text[-40:]!r}")
-        sequences = [self._fit(context, target) for _, context, target in requests]
-        scores: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        for batch in progress(self._batches(list(map(len, sequences))), f"loglikelihood {self.subject.name}"):
-            targets = [len(requests[index][2]) for index in batch]
-            answers = self._score([sequences[index] for index in batch], targets)
-            for index, score in zip(batch, answers, strict=True):
-                scores[index] = score
-        return scores
+        asked = [Scored(self._fit(context, target), len(target)) for _, context, target in requests]
+        # Tasks ask for the same more than once: an ending that several questions share is scored without each.
+        different = list(dict.fromkeys(asked))
+        scores: dict[Scored, tuple[float, bool]] = {}
+        lengths = [len(each.tokens) for each in different]
+        for batch in progress(self._batches(lengths), f"loglikelihood {self.subject.name}"):
+            members = [different[index] for index in batch]
+            scores |= zip(members, self._score(members), strict=True)
+        return [scores[each] for each in asked]
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices of sequences of these lengths to compute together, the longest first.
@@ -164,7 +173,7 @@ class HarnessModel(TemplateLM):
             order = order[size:]
         return batches
 
-    def _fit(self, context: list[int], target: list[int]) -> list[int]:
+    def _fit(self, context: list[int], target: list[int]) -> tuple[int, ...]:
         """Context and target in at most `max_length` + 1 tokens, the last of which is predicted only."""
         if len(target) > self.max_length:
             raise ModelError(
@@ -172,34 +181,33 @@ class HarnessModel(TemplateLM):
             )
         sequence = context + target
         excess = len(sequence) - (self.max_length + 1)
-        if excess <= 0:
-            return sequence
-        kept = sequence[excess:]
-        if self.begin and context[:1] == self.begin:
+        kept = sequence[max(0, excess) :]
+        if excess > 0 and self.begin and context[:1] == self.begin:
             kept[0] = self.begin[0]
-        return kept
+        return tuple(kept)
 
-    def _score(self, sequences: list[list[int]], targets: list[int]) -> list[tuple[float, bool]]:
-        """Log-likelihood of the last `targets` tokens of each sequence, and whether greedy decoding would give them."""
-        longest = len(sequences[0])
-        tokens = torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences])
-        logits = self.subject.logits(tokens[:, :-1])
-        asked = [
-            (row, place)
-            for row, (sequence, count) in enumerate(zip(sequences, targets, strict=True))
-            for place in range(len(sequence) - 1 - count, len(sequence) - 1)
-        ]
-        likelihood, greedy = [torch.empty(0)], [torch.empty(0, dtype=torch.bool)]
-        for part in torch.tensor(asked, dtype=torch.long).view(-1, 2).split(PART):
-            rows, places = part.T
-            wanted = tokens[rows, places + 1].to(logits.device)
-            picked = logits[rows, places]
-            likelihood.append(-functional.cross_entropy(picked, wanted, reduction="none").cpu())
-            greedy.append((picked.argmax(-1) == wanted).cpu())
+    def _score(self, batch: Sequence[Scored]) -> list[tuple[float, bool]]:
+        """Log-likelihood of what each sequence ends with, and whether greedy decoding would give it."""
+        longest = len(batch[0].tokens)
+        tokens = torch.tensor([each.tokens + (0,) * (longest - len(each.tokens)) for each in batch])
+        rows, places = torch.tensor(
+            [
+                (row, place)
+                for row, each in enumerate(batch)
+                for place in range(len(each.tokens) - 1 - each.count, len(each.tokens) - 1)
+            ]
+        ).T
+        logits = self.subject.logits(tokens[:, :-1], (rows, places))
+        wanted = tokens[rows, places + 1].to(logits.device)
+        likelihood, greedy = [], []
+        for picked, right in zip(logits.split(PART), wanted.split(PART), strict=True):
+            likelihood.append(-functional.cross_entropy(picked, right, reduction="none").cpu())
+            greedy.append((picked.argmax(-1) == right).cpu())
+        counts = [each.count for each in batch]
         return [
             (float(chosen.double().sum()), bool(right.all()))
             for chosen, right in zip(
-                torch.cat(likelihood).split(targets), torch.cat(greedy).split(targets), strict=True
+                torch.cat(likelihood).split(counts), torch.cat(greedy).split(counts), strict=True
             )
         ]
 

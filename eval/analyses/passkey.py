@@ -166,7 +166,8 @@ def _encoded(subject: Subject, question: str, key: str) -> tuple[list[int], list
 def _answer(subject: Subject, question: list[int], key: list[int]) -> tuple[bool, float]:
     """Whether greedy decoding writes the key, and the loss of its tokens."""
     tokens = torch.tensor([question + key])
-    logits = subject.logits(tokens[:, :-1])[0, len(question) - 1 :].cpu()
+    places = torch.arange(len(question) - 1, tokens.shape[1] - 1)
+    logits = subject.logits(tokens[:, :-1], (torch.zeros_like(places), places)).cpu()
     wanted = tokens[0, len(question) :]
     nats = -logits.double().log_softmax(-1).gather(-1, wanted[:, None])
     return bool((logits.argmax(-1) == wanted).all()), float(nats.mean())

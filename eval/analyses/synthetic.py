@@ -174,8 +174,9 @@ def _answered(subject: Subject, examples: list[Example], multiple: int, what: st
     places = torch.tensor(examples[0].answers) + len(begin)
     correct, nats = [], []
     for batch in progress(tokens.split(subject.batch(tokens.shape[1])), f"{subject.name} {what}"):
-        logits = subject.logits(batch[:, :-1])[:, places - 1].cpu()
         wanted = batch[:, places]
+        at = (torch.arange(len(batch)).repeat_interleave(len(places)), (places - 1).repeat(len(batch)))
+        logits = subject.logits(batch[:, :-1], at).unflatten(0, wanted.shape).cpu()
         correct.append(logits.argmax(-1) == wanted)
         nats.append(-logits.double().log_softmax(-1).gather(-1, wanted[..., None]))
     right = torch.cat(correct).double()

@@ -21,7 +21,7 @@ from eval.analyses import harness
 from eval.analyses.harness import Metric
 from eval.intervals import standard_error
 from eval.subject import open_subject
-from eval.subjects.base import Subject
+from eval.subjects.base import Places, Subject
 from eval.subjects.run import RunSubject
 from models import GPT, ModelError
 
@@ -90,8 +90,8 @@ def unigram(subject: RunSubject) -> Subject:
     counts = np.bincount(prepared.train.tokens, minlength=subject.vocab_size) + 1.0
     frequencies = torch.from_numpy(counts).float().log()
 
-    def logits(tokens: Tensor) -> Tensor:
-        return frequencies.expand(*tokens.shape, -1)
+    def logits(tokens: Tensor, at: Places | None = None) -> Tensor:
+        return frequencies.expand(*(tokens.shape if at is None else at[0].shape), -1)
 
     subject.logits = logits  # type: ignore[method-assign]
     return subject

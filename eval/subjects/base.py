@@ -25,6 +25,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 AttentionReport = Callable[[AttentionCall], Tensor | None]
 HiddenReport = Callable[[int, Tensor], None]
 
+Places = tuple[Tensor, Tensor]
+"""The sequence and the position, int64 [N] each, of places in a batch."""
+
 
 class Subject(ABC):
     """A trained language model with its tokenizer and its held-out text.
@@ -89,8 +92,8 @@ class Subject(ABC):
         """The text of each token, for axes of plots."""
 
     @abstractmethod
-    def logits(self, tokens: Tensor) -> Tensor:
-        """Float32 logits [B, T, V] for tokens [B, T]."""
+    def logits(self, tokens: Tensor, at: Places | None = None) -> Tensor:
+        """Float32 logits [B, T, V] for tokens [B, T]; where N places are given, theirs alone, [N, V]."""
 
     @abstractmethod
     def states(self, tokens: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attention import Mechanism
-from eval.subjects.base import AttentionReport, HiddenReport, Subject
+from eval.subjects.base import AttentionReport, HiddenReport, Places, Subject
 from eval.subjects.coverage import Coverage
 from models import GPT, ModelError
 from models import trace as trace_model
@@ -21,8 +21,9 @@ class GPTSubject(Subject):
     network: GPT
 
     @torch.inference_mode()
-    def logits(self, tokens: Tensor) -> Tensor:  # noqa: D102
-        return self.network(tokens.to(self.device)).float()
+    def logits(self, tokens: Tensor, at: Places | None = None) -> Tensor:  # noqa: D102
+        states = self.states(tokens)
+        return self.read_out(states if at is None else states[at])
 
     @torch.inference_mode()
     def losses(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:  # noqa: D102

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attention import Mechanism
 from eval.subjects import rotary
-from eval.subjects.base import AttentionReport, HiddenReport
+from eval.subjects.base import AttentionReport, HiddenReport, Places
 from eval.subjects.coverage import Coverage
 from eval.subjects.folder import FolderSubject
 from eval.subjects.probe import TOKENS, Probe, probe
@@ -61,8 +61,9 @@ class HuggingFaceSubject(FolderSubject):
         return self._probed
 
     @torch.inference_mode()
-    def logits(self, tokens: Tensor) -> Tensor:  # noqa: D102
-        return self._model(tokens.to(self.device), use_cache=False).logits.float()
+    def logits(self, tokens: Tensor, at: Places | None = None) -> Tensor:  # noqa: D102
+        logits = self._model(tokens.to(self.device), use_cache=False).logits
+        return (logits if at is None else logits[at]).float()
 
     @torch.inference_mode()
     def states(self, tokens: Tensor) -> Tensor:  # noqa: D102

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from data import DataConfig, TokenizerConfig, prepare
 from eval import analyses, provenance
-from eval.subjects.base import AttentionReport, HiddenReport, Subject
+from eval.subjects.base import AttentionReport, HiddenReport, Places, Subject
 from eval.subjects.coverage import Coverage
 from models import GPT, AttentionCall, ModelConfig, resolve
 from storage import checkpoint_path, create_run, partial_path, publish, write_checksums
@@ -196,8 +196,8 @@ class Scripted(Subject):
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return ["x"] * len(ids)
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        return torch.zeros(*tokens.shape, self.vocab_size)
+    def logits(self, tokens: Tensor, at: Places | None = None) -> Tensor:
+        return torch.zeros(*(tokens.shape if at is None else at[0].shape), self.vocab_size)
 
     def states(self, tokens: Tensor) -> Tensor:
         return torch.zeros(*tokens.shape, 4)

@@ -19,6 +19,7 @@ from lm_eval.api.instance import Instance
 
 from eval.analyses import harness
 from eval.language_model import HarnessModel
+from eval.subjects.base import Places
 from tests.eval.conftest import Scripted, prose
 from tests.eval.measuring import measure
 
@@ -36,11 +37,12 @@ class Canary(Scripted):
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(id for id in ids if id < 256).decode("utf-8", "replace")
 
-    def logits(self, tokens: Tensor) -> Tensor:
+    def logits(self, tokens: Tensor, at: Places | None = None) -> Tensor:
         position = torch.arange(tokens.shape[1])[:, None]
         candidate = torch.arange(self.vocab_size)
         mixed = 7 * tokens[..., None] + 5 * tokens[:, :1, None] + 3 * position + 11 * candidate
-        return (mixed % 23).float() / 8
+        logits = (mixed % 23).float() / 8
+        return logits if at is None else logits[at]
 
     def generate(
         self, tokens: Sequence[int], max_new_tokens: int, temperature: float = 0.0, **sampling: Any

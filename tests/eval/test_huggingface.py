@@ -92,6 +92,8 @@ def test_the_head_reads_the_final_states(
     tokens = torch.tensor([subject.token_documents[0][:24]])
     states = subject.states(tokens)
     torch.testing.assert_close(subject.read_out(states), subject.logits(tokens))
+    at = torch.tensor([0, 0]), torch.tensor([23, 4])
+    torch.testing.assert_close(subject.logits(tokens, at), subject.logits(tokens)[at])
     if kind not in ("cohere", "gemma2"):
         torch.testing.assert_close(states @ subject.head.mT, subject.logits(tokens))
     got = measure(bottleneck, subject, bottleneck.Settings(length=16, tokens=64))["results"]

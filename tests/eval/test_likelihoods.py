@@ -91,6 +91,29 @@ def test_batches_of_any_size_agree(make_run: RunMaker, attention: str) -> None:
     assert [greedy for _, greedy in one] == [greedy for _, greedy in many]
 
 
+def test_what_is_asked_twice_is_computed_once_and_only_scored_places_are_read(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    inner = subject.logits
+    monkeypatch.setattr(
+        subject, "logits", lambda tokens, at: (asked.append((len(tokens), len(at[0]))), inner(tokens, at))[1]
+    )
+    # The last has the tokens of the first, and scores more of them.
+    pairs = [
+        ("the queen", " speaks"),
+        ("the king", " speaks"),
+        ("the queen", " speaks"),
+        ("the", " queen speaks"),
+    ]
+    model = HarnessModel(subject, 64)
+    got = model.loglikelihood(requests("loglikelihood", pairs), disable_tqdm=True)
+    targets = {pair: len(model._encode_pair(*pair)[1]) for pair in pairs}
+    assert asked == [(3, sum(targets.values()))]
+    assert got[0] == got[2]
+    assert got[3][0] < got[0][0]
+
+
 def test_rolling_likelihood_covers_every_token_once(subject: Subject) -> None:
     text = subject.held_out()[0][:300]
     ids = subject.encode(text)

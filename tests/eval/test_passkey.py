@@ -9,6 +9,7 @@ from torch import Tensor
 from eval.analyses import passkey
 from eval.analyses.passkey import Settings, prompt
 from eval.subject import open_subject
+from eval.subjects.base import Places
 from models import ModelError
 from tests.eval.conftest import Scripted
 from tests.eval.measuring import measure, typed
@@ -41,7 +42,7 @@ class Reader(Scripted):
     def encode(self, text: str) -> list[int]:
         return [1 + byte for byte in text.encode()]
 
-    def logits(self, tokens: Tensor) -> Tensor:
+    def logits(self, tokens: Tensor, at: Places | None = None) -> Tensor:
         ids = tokens[0].tolist()
         found = torch.zeros(1, len(ids), self.vocab_size)
         for place in range(8, len(ids)):
@@ -49,7 +50,7 @@ class Reader(Scripted):
                 if ids[earlier : earlier + 8] == ids[place - 7 : place + 1]:
                     found[0, place, ids[earlier + 8] + self.wrong] = 9.0
                     break
-        return found
+        return found if at is None else found[at]
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from data import DataConfig, TokenizerConfig
 from eval.analyses import harness
 from eval.analyses.harness import Metric, Task
 from eval.lm_tasks import separation
-from eval.subjects.base import Subject
+from eval.subjects.base import Places, Subject
 from eval.subjects.run import RunSubject
 from tests.eval.conftest import untrained_run
 
@@ -46,9 +46,10 @@ def counted(subject: RunSubject) -> Subject:
     pairs.index_put_((tokens[:-1], tokens[1:]), torch.ones(len(tokens) - 1), accumulate=True)
     following = (pairs + 5 * single / single.sum()) / (pairs.sum(1, keepdim=True) + 5)
 
-    def logits(tokens: Tensor) -> Tensor:
+    def logits(tokens: Tensor, at: Places | None = None) -> Tensor:
         seen = functional.one_hot(tokens, size).float().cumsum(1)
-        return (0.8 * following[tokens] + 0.2 * seen / seen.sum(-1, keepdim=True)).log()
+        found = (0.8 * following[tokens] + 0.2 * seen / seen.sum(-1, keepdim=True)).log()
+        return found if at is None else found[at]
 
     subject.logits = logits  # type: ignore[method-assign]
     return subject

@@ -45,6 +45,13 @@ def test_losses_are_those_of_the_logits(run_path: Path) -> None:
     assert subject.losses(longest).shape == (1, 128)
 
 
+def test_logits_of_places_are_those_of_all_positions_there(run_path: Path) -> None:
+    subject = open_subject(run_path)
+    tokens = cut(subject, 40, 3).tokens
+    at = torch.tensor([2, 0, 2]), torch.tensor([39, 5, 0])
+    torch.testing.assert_close(subject.logits(tokens, at), subject.logits(tokens)[at])
+
+
 def test_a_trace_recomputes_what_the_layer_did(run_path: Path) -> None:
     subject = open_subject(run_path)
     calls: list[AttentionCall] = []

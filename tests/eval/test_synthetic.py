@@ -12,6 +12,7 @@ from data.corpora.synthetic import example
 from eval.analyses import synthetic
 from eval.analyses.synthetic import Settings, chance
 from eval.subject import open_subject
+from eval.subjects.base import Places
 from models import ModelError
 from tests.eval.conftest import Scripted, untrained_run
 from tests.eval.measuring import measure, typed
@@ -28,13 +29,13 @@ class Solver(Scripted):
     def encode(self, text: str) -> list[int]:
         return [ord(symbol) for symbol in text]
 
-    def logits(self, tokens: Tensor) -> Tensor:
+    def logits(self, tokens: Tensor, at: Places | None = None) -> Tensor:
         found = torch.zeros(*tokens.shape, self.vocab_size)
         for row, ids in enumerate(tokens.tolist()):
             for place, symbol in enumerate(ids):
                 answer = ids[ids.index(symbol) + 1] if ids.index(symbol) < place else 0
                 found[row, place, answer + (self.halves and row % 2)] = 20.0
-        return found
+        return found if at is None else found[at]
 
 
 def test_a_solver_is_right_at_every_length() -> None:
