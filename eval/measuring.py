@@ -15,6 +15,7 @@ from eval.report import command as report_command
 from eval.subject import expand, open_subject
 from eval.subjects.base import DTYPES, Subject
 from eval.terminal import table
+from storage.allocation import keep_freed_memory
 from storage.machine import default_device
 
 Rows = list[dict[str, object]]
@@ -57,6 +58,7 @@ def measure(program: str, names: Sequence[str], arguments: Sequence[str], *, rep
     ]
     if report:
         steps.append(_report(chosen[0] if not analyses else report_command.Settings()))
+    keep_freed_memory()
     _take(steps, _open(options))
 
 

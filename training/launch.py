@@ -21,6 +21,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from models import GPT, ModelConfig, ModelError
+from storage.allocation import keep_freed_memory
 from training.config import Config
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ def choose_device() -> torch.device:
     if found is not None and not parse_flag_from_env("ACCELERATE_USE_CPU"):
         return found
     os.environ["ACCELERATE_USE_CPU"] = "true"
+    keep_freed_memory()
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if local_processes > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, _cores() // local_processes))
