@@ -12,8 +12,8 @@ from common.targets import IGNORED
 _LARGEST = 2**26
 """Logits held at once, 256 MiB in float32; more are computed in parts, and again in the backward pass."""
 
-_REUSED = 2**22
-"""Logits held at once on the CPU without gradients, 16 MiB: memory of more than 32 is new from the system each time."""
+_CACHED = 2**22
+"""Logits held at once on the CPU where no gradient is wanted, 16 MiB, the size of a cache; none of them is kept."""
 
 
 def token_losses(
@@ -24,7 +24,7 @@ def token_losses(
     The logits are widened to float32 before the softmax, whatever autocast made of the head.
     """
     rows, wanted = hidden.flatten(0, 1), targets.flatten()
-    part = max(1, (_REUSED if hidden.is_cpu and not torch.is_grad_enabled() else _LARGEST) // vocab_size)
+    part = max(1, (_CACHED if hidden.is_cpu and not torch.is_grad_enabled() else _LARGEST) // vocab_size)
 
     def losses(rows: Tensor, wanted: Tensor) -> Tensor:
         return functional.cross_entropy(head(rows).float(), wanted, ignore_index=IGNORED, reduction="none")

@@ -153,7 +153,7 @@ def test_losses_in_parts_equal_losses_at_once(monkeypatch, tokens):
     # Without gradients parts are smaller.
     rows = []
     head.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
-    monkeypatch.setattr("models.loss._REUSED", 5 * 64)
+    monkeypatch.setattr("models.loss._CACHED", 5 * 64)
     with torch.no_grad():
         torch.testing.assert_close(token_losses(hidden, tokens, head, 64), whole[0])
     assert max(rows) == 5
