@@ -108,3 +108,9 @@ def test_a_model_before_training_is_a_new_one(run_path: Path) -> None:
     assert not blank.logits(tokens).any()
     torch.testing.assert_close(separation.untrained(blank, seed=0).logits(tokens), run.logits(tokens))
     assert not torch.allclose(separation.untrained(blank, seed=1).logits(tokens), run.logits(tokens))
+
+
+def test_questions_are_columns_of_the_documents() -> None:
+    """lm-eval compiles a template once more for every document; what stands in a column it takes as it is."""
+    for name in harness.OFFLINE:
+        assert "{{" not in (Path(build.__file__).parent / f"{name}.yaml").read_text(), name
