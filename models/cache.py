@@ -76,7 +76,11 @@ class RollingBuffer:
 
 
 def _allocate(like: Tensor, positions: int) -> Tensor:
-    return like.new_empty(like.shape[0], positions, *like.shape[2:])
+    """Room for [B, positions, ...]; each head's vectors lie one behind the other, since a query reads them by heads."""
+    batch, _, *heads = like.shape
+    if not heads:
+        return like.new_empty(batch, positions)
+    return like.new_empty(batch, heads[0], positions, *heads[1:]).transpose(1, 2)
 
 
 class LayerCache:

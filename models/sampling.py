@@ -148,7 +148,7 @@ def _steps(
             drawn = drawn.masked_fill(ended, stop)
             ended |= drawn == stop
         yield drawn.to(tokens.device)
-        if ended.all():
+        if stop is not None and ended.all():
             return
         tokens = drawn[:, None].to(tokens.device)
         documents = None if documents is None else documents[:, -1:]

@@ -194,7 +194,9 @@ def shown(value: Any) -> str:
 def exactly(query: Tensor) -> AbstractContextManager[Any]:
     """No autocast on the query's device: every operation in the types it is given. AttentionError: it is no tensor."""
     _check_plain("query", query)
-    return nullcontext() if query.is_meta else torch.autocast(query.device.type, enabled=False)
+    device = query.device.type
+    on = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def _check_plain(name: str, tensor: Tensor) -> None:

@@ -33,8 +33,7 @@ State = tuple[Tensor, ...]
 class Recurrence(ABC):
     """The reading and folding of chunks in one call.
 
-    Queries and keys are those of `Scores`, heads first and as many keys as queries: [chunks, H, C, D], in float32 or
-    float64. Values are [chunks, H, C, Dv + 1], and their last channel is one, so that the sum of a row's weights, its
+    Queries and keys are those of `Scores`, heads first, [chunks, H, C, D], in float32 or float64. Values are [chunks, H, C, Dv + 1], and their last channel is one, so that the sum of a row's weights, its
     mass, comes out behind the mixed values. Where a document ends within a chunk, zeros stand behind it.
     """
 
@@ -93,7 +92,16 @@ class Recurrence(ABC):
 
     @abstractmethod
     def mix(self, query: Tensor, key: State, value: Tensor, state: State) -> Tensor:
-        """Values mixed by the weights before `normalise`, [chunks, H, C, Dv + 1], of many chunks at once."""
+        """Values mixed by the weights before `normalise`, of many chunks at once.
+
+        Args:
+            query: [chunks, H, R, D], those of the last R places of each chunk.
+            key, value: of all C places.
+            state: what came before the chunks.
+
+        Returns:
+            [chunks, H, R, Dv + 1].
+        """
 
     @abstractmethod
     def whole(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -218,10 +226,13 @@ class RecurrentState:
             list(x) for x in zip(*(pair or (0, 0) for pair in running), strict=True)
         )
         start = self.key.shape[1] - max(self.pending)
-        self.key, self.value, self.folded = self.key[:, start:].clone(), self.value[:, start:].clone(), state
+        if start:
+            self.key, self.value = self.key[:, start:].clone(), self.value[:, start:].clone()
+        self.folded = state
         self.documents = None if documents is None else documents[:, -1].tolist()
 
 
-def causal_bias(length: int, like: Tensor) -> Tensor:
-    """0 on and below the diagonal, -inf above, [length, length]: added to what will be exponentiated."""
-    return torch.full((length, length), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
+def causal_bias(queries: int, keys: int, like: Tensor) -> Tensor:
+    """0 where the last queries of a chunk see its keys, -inf beyond, [R, C]: added to what will be exponentiated."""
+    bias = torch.full((queries, keys), -torch.inf, dtype=like.dtype, device=like.device)
+    return bias.triu(1 + keys - queries)

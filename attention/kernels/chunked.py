@@ -269,17 +269,14 @@ def _within_chunk(inputs: AttentionInputs, recurrence: Recurrence, state: Recurr
     """`resume` where one document per sequence goes on and its chunk does not end, as in most steps of decoding."""
     scores, done = inputs.scores, state.finished[0]
     batch, keys = inputs.value.shape[:2]
-    queries, n_head = scores.query.shape[1:3]
+    n_head = scores.query.shape[2]
     query, key, value = (
         _by_head(x, n_head).contiguous()
         for x in (scores.query, scores.key, inputs.value.to(scores.query.dtype))
     )
     features, value = recurrence.prepare(key), pad(value, (0, 1), value=1.0)
-    before = state.folded if done else ()
-    before = (*before, *recurrence.begin(features, value, done + 1)[len(before) :])
-    # A chunk has as many queries as keys: zeros stand for those that earlier calls answered.
-    padded = pad(query, (0, 0, keys - queries, 0))
-    mixed = recurrence.mix(padded, features, value, before)[:, :, keys - queries :]
+    before = state.folded or recurrence.begin(features, value, 1)
+    mixed = recurrence.mix(query, features, value, before)
     mixed = recurrence.normalise(mixed[..., :-1], mixed[..., -1:]).to(inputs.value.dtype)
     state.keep([(done, keys)] * batch, before, None)
     return mixed.transpose(1, 2).contiguous()

@@ -53,13 +53,14 @@ class Kernel(Protocol):
 
 def refusal(kernel: Kernel, inputs: AttentionInputs) -> str | None:
     """Say why a kernel would not serve a call, as far as a look tells; of a composite, any of its parts."""
-    composite = isinstance(inputs.mechanism, Composite) and not kernel.runs_composites
-    if composite and not kernel.gives_mass:
+    parts = _parts(kernel, inputs)
+    if parts[0] is not inputs and not kernel.gives_mass:
         return "it does not give the masses of rows that the parts need"
-    reasons = (kernel.refuses(part) for part in _parts(kernel, inputs))
-    if reason := next((x for x in reasons if x), None):
-        return reason
-    missing = modes.asked(inputs.differentiable) - kernel.modes
+    for part in parts:
+        if reason := kernel.refuses(part):
+            return reason
+    # Calls that are asked for more than a pass in reverse are plain.
+    missing = modes.asked(inputs.differentiable) - kernel.modes if inputs.call.plain else None
     return f"it takes no {min(missing)}" if missing else None
 
 
@@ -68,7 +69,10 @@ def obstacle(kernel: Kernel, inputs: AttentionInputs) -> str | None:
     reason = refusal(kernel, inputs)
     if reason is not None:
         return reason
-    return next((x for x in (kernel.build(part) for part in _parts(kernel, inputs)) if x), None)
+    for part in _parts(kernel, inputs):
+        if reason := kernel.build(part):
+            return reason
+    return None
 
 
 def attend(kernel: Kernel, inputs: AttentionInputs) -> Tensor:
@@ -105,7 +109,7 @@ def elementary(kernel: Kernel, inputs: AttentionInputs) -> list[tuple[Mechanism,
 def _parts(kernel: Kernel, inputs: AttentionInputs) -> list[AttentionInputs]:
     """The calls that a kernel makes of one."""
     mechanism = inputs.mechanism
-    if not isinstance(mechanism, Composite) or kernel.runs_composites:
+    if kernel.runs_composites or not isinstance(mechanism, Composite):
         return [inputs]
     inputs = widened(inputs)
     return [replace(inputs, mechanism=part) for part in mechanism.parts]

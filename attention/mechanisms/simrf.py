@@ -135,9 +135,10 @@ class _Features(Recurrence):
     def mix(self, query: Tensor, key: State, value: Tensor, state: State) -> Tensor:
         features, largest = key
         total, before = state
-        pivot = torch.maximum(largest, before)
+        queries, keys = query.shape[-2], largest.shape[-2]
+        pivot = torch.maximum(largest[..., keys - queries :, :], before)
         reads = self.query_features(query)
-        relative = largest.mT - pivot + causal_bias(largest.shape[-2], largest)
+        relative = largest.mT - pivot + causal_bias(queries, keys, largest)
         near = (reads @ features.mT * relative.exp_()) @ value
         return near + (before - pivot).exp() * (reads @ total)
 

@@ -195,7 +195,7 @@ class _LowRank(Recurrence):
         """The chunk's own keys as far as they are past, and all landmarks, in one product."""
         points, values = torch.cat([key, landmarks], -2), torch.cat([value, coefficients], -2)
         score = distance(query, points)
-        score[..., : key.shape[-2]] += causal_bias(key.shape[-2], score)
+        score[..., : key.shape[-2]] += causal_bias(query.shape[-2], key.shape[-2], score)
         return score.exp_() @ values
 
     def whole(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

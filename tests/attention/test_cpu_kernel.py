@@ -112,3 +112,19 @@ def test_tiles_without_weights_are_not_read(name, dtype):
     poisoned = run(inputs, attention.get(name), "cpu")
     for tensor, clean in ((poisoned["out"], expected["out"]), (poisoned["query"], expected["query"])):
         assert torch.equal(tensor[:, 268:], clean[:, 268:])
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("name", ["softmax", "lssar", "sparsemax"])
+def test_few_queries_give_what_many_give(name, queries):
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 70, 4, 20), torch.randn(2, 70, 2, 20), torch.randn(2, 70, 2, 40)
+    found = attention.attend(query[:, -queries:], key, value, name, kernel="cpu")
+    whole = attention.attend(query, key, value, name, kernel="cpu")[:, -queries:]
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_few_queries_of_one_sequence_are_not_told_of_another():
+    query, key, value = torch.ones(2, 1, 1, 20), torch.ones(2, 9, 1, 20), torch.ones(2, 9, 1, 64)
+    value[0] = torch.inf
+    assert attention.attend(query, key, value, "softmax", kernel="cpu")[1].isfinite().all()

@@ -88,6 +88,12 @@ def test_a_rolling_buffer_is_the_end_of_what_it_was_given(limit):
         seen = torch.cat([seen, new], 1)
 
 
+def test_the_keys_of_a_head_lie_one_behind_the_other():
+    buffer = RollingBuffer(None)
+    kept = buffer.extend(torch.zeros(2, 5, 3, 4))
+    assert all(kept[row, :, head].is_contiguous() for row in range(2) for head in range(3))
+
+
 def test_the_cache_refuses_what_it_cannot_serve(build, tokens):
     model = build()
     with pytest.raises(ModelError, match=r"no gradient; call the model under torch.no_grad"):

@@ -41,11 +41,11 @@ void widen(const Element* from, float* to, int64_t width) {
 
 // A vector as floats, padded with what `line` holds to a multiple of LANES: where it lies if it needs neither.
 template <class Element>
-const float* widened(const Element* from, const Buffer<float>& line, int64_t width) {
+const float* widened(const Element* from, float* line, int64_t width) {
   if constexpr (!paired<Element>)
     if (width % LANES == 0) return from;
-  widen(from, line.data(), width);
-  return line.data();
+  widen(from, line, width);
+  return line;
 }
 
 int64_t block_rows(int64_t width, int64_t queries) {
@@ -150,6 +150,26 @@ void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& m
   });
 }
 
+constexpr int AT_ONCE = 4;  // keys, or values, whose sums run side by side
+
+// Memory of one thread that computes rows of a few queries; `lines` holds keys or values that are widened.
+struct FewSpace : RowSpace<float> {
+  Buffer<float> lines;
+  int64_t width;
+  FewSpace(const Shape& shape, int64_t rows, int64_t columns)
+      : RowSpace<float>(shape, rows, columns), width(std::max(shape.padded_dim, shape.padded_value)) {
+    lines.resize(AT_ONCE * width);
+    query.fill(0.f);
+  }
+  // Vector `column` of a head and those after it, the last one again where there are no more.
+  template <class Element>
+  void gather(const View<const Element>& view, int64_t b, int64_t column, int64_t high, int64_t h, int64_t size,
+              const float* (&found)[AT_ONCE]) const {
+    for (int k = 0; k < AT_ONCE; k++)
+      found[k] = widened(view.at(b, std::min(column + k, high - 1), h), lines.data() + k * width, size);
+  }
+};
+
 // A few queries against many keys: memory bound, so keys and values are read once, where they lie.
 template <class Element>
 void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, Tensor& out, Tensor& rest,
@@ -158,54 +178,56 @@ void forward_few(const Shape& shape, const Inputs& inputs, const Mechanism& mech
   View<const Element> query(inputs.query), key(inputs.key), value(inputs.value);
   View<Element> output(out), lost;
   if (rest.numel()) lost = View<Element>(rest);
-  int64_t rows = shape.queries, width = widest(scoring, shape, rows);
-  dynamic(shape.batch * shape.key_heads, no_space, [&](int64_t index, Nothing) {
+  int64_t queries = shape.queries, rows = queries * shape.group, width = widest(scoring, shape, queries);
+  auto make_space = [&] { return FewSpace(shape, rows, width); };
+  dynamic(shape.batch * shape.key_heads, make_space, [&](int64_t index, FewSpace& space) {
     int64_t b = index / shape.key_heads, key_head = index % shape.key_heads;
-    RowSpace<float> space(shape, rows * shape.group, width);
-    auto [low, high] = seen(scoring.first_of(b), scoring.last_of(b), rows);
+    auto [low, high] = seen(scoring.first_of(b), scoring.last_of(b), queries);
     low = low / KEYS * KEYS;
-    int64_t columns = round_up(high - low, LANES), wide = shape.padded_dim;
-    space.query.fill(0.f);
-    for (int64_t row = 0; row < rows * shape.group; row++) {
-      const Element* source = query.at(b, row % rows, key_head * shape.group + row / rows);
-      widen(source, space.query.data() + row * wide, shape.head_dim);
+    int64_t columns = round_up(high - low, LANES);
+    const float* found[AT_ONCE];
+    space.lines.fill(0.f);
+    for (int64_t row = 0; row < rows; row++) {
+      const Element* source = query.at(b, row % queries, key_head * shape.group + row / queries);
+      widen(source, space.query.data() + row * shape.padded_dim, shape.head_dim);
     }
-    Buffer<float> line(std::max(shape.padded_dim, shape.padded_value));
-    line.fill(0.f);
-    for (int64_t column = 0; column < high - low; column++) {
-      const float* keys = widened(key.at(b, low + column, key_head), line, shape.head_dim);
-      for (int64_t row = 0; row < rows * shape.group; row++) {
-        vec total = broadcast(0.f);
+    for (int64_t column = 0; column < high - low; column += AT_ONCE) {
+      space.gather(key, b, low + column, high, key_head, shape.head_dim, found);
+      for (int64_t row = 0; row < rows; row++) {
+        const float* asked = space.query.data() + row * shape.padded_dim;
+        vec total[AT_ONCE] = {};
         for (int64_t d = 0; d < shape.head_dim; d += LANES)
-          total = fused(load(keys + d), load(space.query.data() + row * wide + d), total);
-        space.score[row * space.stride + column] = sum(total);
+          for (int k = 0; k < AT_ONCE; k++) total[k] = fused(load(found[k] + d), load(asked + d), total[k]);
+        for (int k = 0; k < AT_ONCE; k++) space.score[row * space.stride + column + k] = sum(total[k]);
       }
     }
-    Buffer<float> mixed(rows * shape.group * shape.padded_value);
-    mixed.fill(0.f);
     for (int64_t g = 0; g < shape.group; g++) {
       int64_t h = key_head * shape.group + g;
-      RowBlock block = describe(scoring, space, b, h, 0, rows, low, columns, shape.keys,
-                                statistics + (b * shape.heads + h) * shape.queries,
-                                shape.batch * shape.heads * shape.queries);
-      block.score += g * rows * space.stride;
+      RowBlock block = describe(scoring, space, b, h, 0, queries, low, columns, shape.keys,
+                                statistics + (b * shape.heads + h) * queries, shape.batch * shape.heads * queries);
+      block.score += g * queries * space.stride;
       if (scoring.noise.drawn) add_noise(scoring, block, b, h, 0, low);
-      mechanism.weights(block, block.score, space.row_scale.data() + g * rows);
+      mechanism.weights(block, block.score, space.row_scale.data() + g * queries);
     }
-    line.fill(0.f);
-    for (int64_t column = 0; column < high - low; column++) {
-      const float* values = widened(value.at(b, low + column, key_head), line, shape.value_dim);
-      for (int64_t row = 0; row < rows * shape.group; row++) {
-        float weight = space.score[row * space.stride + column];
-        if (weight == 0.f) continue;
-        float* to = mixed.data() + row * shape.padded_value;
-        for (int64_t d = 0; d < shape.value_dim; d += LANES) store(to + d, fused(load(values + d), weight, load(to + d)));
+    space.out.fill(0.f);
+    for (int64_t column = 0; column < high - low; column += AT_ONCE) {
+      space.gather(value, b, low + column, high, key_head, shape.value_dim, found);
+      for (int64_t row = 0; row < rows; row++) {
+        float weight[AT_ONCE], *to = space.out.data() + row * shape.padded_value;
+        for (int k = 0; k < AT_ONCE; k++)
+          weight[k] = column + k < high - low ? space.score[row * space.stride + column + k] : 0.f;
+        if (std::all_of(weight, weight + AT_ONCE, [](float w) { return w == 0.f; })) continue;
+        for (int64_t d = 0; d < shape.value_dim; d += LANES) {
+          vec mixed = load(to + d);
+          for (int k = 0; k < AT_ONCE; k++) mixed = fused(load(found[k] + d), weight[k], mixed);
+          store(to + d, mixed);
+        }
       }
     }
-    for (int64_t row = 0; row < rows * shape.group; row++)
-      write_output(output, lost, b, row % rows, key_head * shape.group + row / rows,
-                   mixed.data() + row * shape.padded_value, space.row_scale[row], shape.value_dim);
-  }, shape.batch * shape.heads * rows * width * (shape.head_dim + shape.value_dim));
+    for (int64_t row = 0; row < rows; row++)
+      write_output(output, lost, b, row % queries, key_head * shape.group + row / queries,
+                   space.out.data() + row * shape.padded_value, space.row_scale[row], shape.value_dim);
+  }, shape.batch * shape.heads * queries * width * (shape.head_dim + shape.value_dim));
 }
 
 // Outputs, log masses of a Ratio (where asked for, else empty), what the outputs' rounding lost (where a backward pass
@@ -223,7 +245,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, 
   bool few = shape.queries <= FEW_QUERIES && !trains;
   Tensor out = at::empty({shape.batch, shape.queries, shape.heads, shape.value_dim}, query.options());
   Tensor rest = shape.half && trains ? at::empty(out.sizes(), out.options()) : at::empty({0}, query.options());
-  Tensor support = at::zeros({0}, query.options().dtype(at::kByte));
+  Tensor support = at::empty({0}, query.options().dtype(at::kByte));
   if (keeps_support) {
     int64_t groups = (shape.queries + GROUP_ROWS - 1) / GROUP_ROWS, tiles = (shape.keys + TILE_KEYS - 1) / TILE_KEYS;
     support = at::zeros({shape.batch, groups, shape.heads, tiles}, support.options());

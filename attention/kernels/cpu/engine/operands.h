@@ -67,8 +67,17 @@ struct Scoring {
 
 Tensor width_contiguous(const Tensor& tensor) { return tensor.stride(-1) == 1 ? tensor : tensor.contiguous(); }
 
+// Positions as the 32 bits that row functions read: too few of them, mostly, to be worth an operator.
+Buffer<int32_t> narrowed(const Tensor& positions) {
+  Tensor wide = positions.contiguous();
+  Buffer<int32_t> narrow(wide.numel());
+  std::copy_n(wide.const_data_ptr<int64_t>(), wide.numel(), narrow.data());
+  return narrow;
+}
+
 struct Inputs {
-  Tensor query, key, value, first, last, position;
+  Tensor query, key, value;
+  Buffer<int32_t> first, last, position;
   optional<Tensor> query_bias, key_bias, slope;
   Scoring scoring;
 
@@ -78,9 +87,9 @@ struct Inputs {
       : query(width_contiguous(query_)),
         key(width_contiguous(key_)),
         value(width_contiguous(value_)),
-        first(first_.to(at::kInt).contiguous()),
-        last(last_.to(at::kInt).contiguous()),
-        position(position_.to(at::kInt).contiguous()) {
+        first(narrowed(first_)),
+        last(narrowed(last_)),
+        position(narrowed(position_)) {
     scoring.scale = static_cast<float>(scale);
     scoring.biased = query_bias_ || key_bias_ || slope_;
     if (query_bias_) {
@@ -100,10 +109,10 @@ struct Inputs {
       const int64_t* word = words.const_data_ptr<int64_t>();
       scoring.noise = {true, uint64_t(word[0]), static_cast<float>(amplitude), uint32_t(word[1])};
     }
-    scoring.first = first.const_data_ptr<int32_t>();
-    scoring.last = last.const_data_ptr<int32_t>();
-    scoring.position = position.const_data_ptr<int32_t>();
-    scoring.mask_stride = first.size(0) == 1 ? 0 : first.size(1);
+    scoring.first = first.data();
+    scoring.last = last.data();
+    scoring.position = position.data();
+    scoring.mask_stride = first_.size(0) == 1 ? 0 : first_.size(1);
   }
 };
 
