@@ -33,8 +33,9 @@ State = tuple[Tensor, ...]
 class Recurrence(ABC):
     """The reading and folding of chunks in one call.
 
-    Queries and keys are those of `Scores`, heads first, [chunks, H, C, D], in float32 or float64. Values are [chunks, H, C, Dv + 1], and their last channel is one, so that the sum of a row's weights, its
-    mass, comes out behind the mixed values. Where a document ends within a chunk, zeros stand behind it.
+    Queries and keys are those of `Scores`, heads first, [chunks, H, C, D], in float32 or float64. Values are
+    [chunks, H, C, Dv + 1], and their last channel is one, so that the sum of a row's weights, its mass, comes out
+    behind the mixed values. Where a document ends within a chunk, zeros stand behind it.
     """
 
     @abstractmethod
