@@ -12,6 +12,7 @@ from attention.conformance import cases
 from attention.core.formula import formula_of
 from attention.forms.composite import Composite
 from attention.kernels import cpu
+from attention.kernels.cpu import ops
 from attention.kernels.kernel import obstacle
 from tests.attention.conftest import label, make, pointwise_mechanisms, run
 
@@ -20,9 +21,8 @@ pytestmark = pytest.mark.skipif(
     reason="this machine cannot compile the C++ kernels",
 )
 
-HALF = attention.core.inputs.example(attention.get("softmax"), dtype=torch.bfloat16)
-DTYPES = [torch.float32] if obstacle(cpu.KERNEL, HALF) else [torch.float32, torch.bfloat16]
-"""Those that this processor multiplies."""
+DTYPES = [dtype for dtype in cpu.READ if cpu.available() and ops.unsupported(dtype) is None]
+"""Those that the engine multiplies on this processor."""
 
 
 def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -90,6 +90,7 @@ def test_one_head_on_many_threads_equals_one_thread(mechanism):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_operator_keeps_the_rules_of_operators(dtype):
     mechanism = attention.get("gaussian", normalise=False)
+    ops.load_mechanism(formula_of(mechanism))
     inputs = make(batch=1, queries=9, heads=2, key_heads=1, head_dim=16).to(dtype)
     prepared = attention.core.inputs.prepare(*inputs.all[:3], mechanism)
     arguments = (*prepared.operands, None, 0.0, formula_of(mechanism).key, True, False, False)
@@ -97,6 +98,16 @@ def test_the_operator_keeps_the_rules_of_operators(dtype):
         x.detach().requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in arguments
     )
     torch.library.opcheck(torch.ops.attention_zoo_cpu.forward.default, detached)
+
+
+@pytest.mark.parametrize("name", ["softpick", "sigmoid"])
+def test_what_the_engine_does_not_multiply_is_computed_in_float32(name):
+    inputs = make(batch=1, queries=40, heads=2, key_heads=1, head_dim=16).to(torch.float16)
+    half = run(inputs, attention.get(name), "cpu")
+    wide = run(inputs.to(torch.float32), attention.get(name), "cpu")
+    for key, found in half.items():
+        assert found.dtype == torch.float16
+        assert torch.equal(found, wide[key].half()), key
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

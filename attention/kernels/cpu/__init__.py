@@ -21,16 +21,20 @@ from attention.core.scores import Noise
 from attention.forms.composite import Mixture
 from attention.kernels.cpu import ops
 from attention.kernels.cpu.build import HERE, BuildError
-from attention.kernels.kernel import Kernel
+from attention.kernels.kernel import Kernel, widened
 
-DTYPES = (torch.float32, torch.bfloat16)
+READ = (torch.float32, torch.bfloat16)
+"""Types that the engine reads; bfloat16 it multiplies where the processor does."""
+
+DTYPES = (*READ, torch.float16)
+"""Half types that it does not multiply are computed in float32."""
 
 
 class Cpu(Kernel):
     """The compiled engine, with one library per mechanism."""
 
     name = "cpu"
-    summary = "C++, fused forward and backward, float32 and bfloat16"
+    summary = "C++, fused forward and backward, float32 and half types"
     rank = 30
     gives_mass = True
 
@@ -40,12 +44,12 @@ class Cpu(Kernel):
         if device != "cpu":
             return f"the tensors are on {device}"
         if dtype not in DTYPES:
-            return f"it computes in float32 and bfloat16, not in {dtype}".replace("torch.", "")
+            return f"it takes float32 and half types, not {dtype}".replace("torch.", "")
         return _refuses(inputs.mechanism)
 
     def build(self, inputs: AttentionInputs) -> str | None:
         """Compile the engine and the mechanism's functions, where no library of theirs is kept; load them."""
-        return _unready(inputs.mechanism, inputs.value.dtype)
+        return _unready(inputs.mechanism)
 
     def code(self, mechanism: Mechanism) -> str:
         """The libraries, whose names are digests of all that goes into them."""
@@ -53,7 +57,10 @@ class Cpu(Kernel):
 
     def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
         """Outputs and log masses."""
-        scores = inputs.scores
+        scores, dtype = inputs.scores, inputs.value.dtype
+        if not _multiplies(dtype):
+            wide = self.run(widened(inputs), with_mass=with_mass)
+            return Mixture(wide.out.to(dtype), wide.log_mass)
         differentiable = (scores.query, scores.key, inputs.value, scores.query_bias, scores.key_bias)
         # Gradients through a row's statistics live on differences that rounding would drown.
         found = rowwise(inputs.mechanism)
@@ -86,7 +93,7 @@ def _unrecorded() -> AbstractContextManager[Any]:
 @l2norm.offer
 def normed(vectors: Tensor, factor: Tensor) -> Tensor | None:
     """`attention.core.l2norm` by the engine, where that can be had."""
-    if vectors.device.type != "cpu" or vectors.dtype not in DTYPES or not available():
+    if vectors.device.type != "cpu" or vectors.dtype not in READ or not available():
         return None
     with _unrecorded():
         return torch.ops.attention_zoo_cpu.unit(vectors, factor)
@@ -130,8 +137,13 @@ def _unavailable(mechanism: Mechanism) -> str | None:
 
 
 @torch.compiler.assume_constant_result
-def _unready(mechanism: Mechanism, dtype: torch.dtype) -> str | None:
-    return _unready_engine() or _unready_functions(mechanism) or ops.unsupported(dtype)
+def _unready(mechanism: Mechanism) -> str | None:
+    return _unready_engine() or _unready_functions(mechanism) or ops.unsupported(torch.float32)
+
+
+@torch.compiler.assume_constant_result
+def _multiplies(dtype: torch.dtype) -> bool:
+    return ops.unsupported(dtype) is None
 
 
 @cache

@@ -134,7 +134,6 @@ struct Compiled {
       made.gradients = specialised<Gradients>;
       made.gradients_bfloat16 = specialised<Gradients, uint16_t*, uint16_t*, uint16_t*>;
       if constexpr (Form::prepares) {
-        made.shifts = Form::shifts;
         made.prepare = specialised<Prepare>;
         made.finish = finish;
       }

@@ -9,8 +9,9 @@
 
 namespace {
 
-// Whether this processor's matrix products serve a type; raises where they do not.
+// Whether the engine and this processor's matrix products serve a type; raises where they do not.
 void probe(at::ScalarType type) {
+  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "the engine knows float32 and bfloat16, not ", type);
   auto run = [](auto element) {
     using Element = decltype(element);
     Buffer<Element> left(16 * 32), right(32 * 32);

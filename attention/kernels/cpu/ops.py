@@ -74,7 +74,7 @@ def load_mechanism(formula: Formula) -> None:
 
 @cache
 def unsupported(dtype: torch.dtype) -> str | None:
-    """Say why this processor has no matrix product for a dtype, None if it has."""
+    """Say why there is no matrix product for a dtype here, None if there is one."""
     try:
         load_engine()
         torch.ops.attention_zoo_cpu.probe(dtype)

@@ -58,7 +58,6 @@ struct Mechanism {
   void (*weights_bfloat16)(const RowBlock&, uint16_t* weight, int64_t stride, float* row_scale);
   // Where gradients need a row statistic that depends on the gradient of the weights, else null: sums over all tiles,
   // and from them delta and the statistic.
-  bool shifts;  // a Ratio whose SHIFT takes the gradient of the log mass, which else is subtracted from delta
   void (*prepare)(const Tile&);
   void (*finish)(const Tile&, float* delta, float* statistics);
   // Weights and score gradients times `grad_scale` of a tile: in place, or as bfloat16 with the gradients also in pairs of keys

@@ -299,10 +299,8 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
           mechanism.finish(tile, space.delta.data() + start_query, space.statistics.data() + start_query);
         }
         int64_t end_query = std::min(start_query + shape.tile_queries, shape.queries);
-        for (int64_t t = start_query; grad_log_mass && t < end_query; t++) {
-          float of_mass = grad_log_mass[(b * shape.heads + h) * shape.queries + t];
-          mechanism.shifts ? shift[t] += of_mass : space.delta[t] -= of_mass;
-        }
+        for (int64_t t = start_query; grad_log_mass && t < end_query; t++)
+          shift[t] += grad_log_mass[(b * shape.heads + h) * shape.queries + t];
         visit_tiles([&](int64_t at) {
           if (at % shares != share) return;
           Tile tile = mechanism.prepare ? space.prepared[at - first_tile] : products_of(at, 0);

@@ -4,7 +4,7 @@
 
 template <class Functions>
 struct Adjusted {
-  static constexpr bool prepares = true, shifts = false, vanishes = false;
+  static constexpr bool prepares = true, vanishes = false;
   enum { HIGHEST, LOWEST, INVERSE, THROUGH_LOWEST, THROUGH_HIGHEST };
 
   template <bool biased, class Element>

@@ -2,11 +2,11 @@
 #pragma once
 #include "rows.h"
 
+#include <type_traits>
+
 template <class Functions>
 struct Ratio {
   static constexpr bool prepares = Functions::steep, vanishes = false;
-  // Whether a row's mass may be next to nothing, so that the last digits of dP and of its mean are scaled up.
-  static constexpr bool light = !Functions::one_derivatives, shifts = Functions::steep || light;
 
   template <bool biased, class Element>
   static float weights(const RowBlock& block, int row, Element* out) {
@@ -26,13 +26,14 @@ struct Ratio {
   }
 
   struct Row {
-    vec pivot, scale, delta, shift;
-    ivec alone;  // of one key; dP and its mean then need the same digits
+    vec pivot, scale, delta, shift, mean;
+    ivec alone;  // of one key: dP less its mean is nothing but rounding, unless both have the same digits
     Row(const Tile& tile, int query)
         : pivot(load(tile.statistics + PIVOT * tile.statistics_stride + query)),
           scale(load(tile.statistics + SCALE * tile.statistics_stride + query)),
           delta(load(tile.delta + query)),
           shift(load(tile.statistics + SHIFT * tile.statistics_stride + query)),
+          mean(delta - shift),
           alone(load(tile.count + query) == 1.f) {}
     template <class Element, class Visible>
     void gradients(vec score, vec grad_weight, Visible visible, vec& weight, vec& grad_score) const {
@@ -40,13 +41,15 @@ struct Ratio {
       auto derivatives = Functions::derivatives(score, pivot, numerator);
       weight = keep(numerator * scale, visible);
       vec slope;
-      if constexpr (light) {
-        vec mean = where(alone, weight * grad_weight, delta) - shift;
-        slope = derivatives.first * grad_weight - derivatives.second * mean;
+      if constexpr (Functions::steep) {
+        slope = derivatives.first * (grad_weight - delta + shift);
       } else {
-        vec centred = grad_weight - delta;
-        if constexpr (shifts) centred += shift;
-        slope = derivatives.first * centred;
+        vec centre = mean;
+        if constexpr (!std::is_same_v<Visible, Everything>) centre = where(alone, weight * grad_weight - shift, mean);
+        if constexpr (Functions::one_derivatives)
+          slope = derivatives.first * (grad_weight - centre);
+        else
+          slope = derivatives.first * grad_weight - derivatives.second * centre;
       }
       grad_score = keep(slope * scale, visible);
     }

@@ -4,7 +4,7 @@
 
 template <class Functions>
 struct Threshold {
-  static constexpr bool prepares = true, shifts = false, vanishes = true;
+  static constexpr bool prepares = true, vanishes = true;
   enum { LARGEST, TAU, SCALE };
   static constexpr int NEWTON_STEPS = 100;  // never reached
 

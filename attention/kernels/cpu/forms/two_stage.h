@@ -4,7 +4,7 @@
 
 template <class Functions>
 struct TwoStage {
-  static constexpr bool prepares = true, shifts = false, vanishes = false;
+  static constexpr bool prepares = true, vanishes = false;
   enum { UNIT, LARGEST, SCALE, MEAN };
 
   template <bool biased, class Element>
