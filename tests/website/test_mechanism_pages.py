@@ -59,7 +59,7 @@ def test_a_new_file_has_a_page(softsign: str, sources: mechanisms.Sources) -> No
 def test_a_page_has_kernels_results_and_configs(sources: mechanisms.Sources) -> None:
     page = mechanisms.page("softpick", sources)
     kernels = page.partition("## Kernels")[2].partition("## Measured")[0]
-    assert "| `cpu` | yes | yes | no<sup>1</sup> | no<sup>2</sup> | yes, but<sup>" in kernels
+    assert "| `cpu` | yes | yes | yes, but<sup>1</sup> | no<sup>2</sup> | yes, but<sup>" in kernels
     assert "- `sdpa`: it computes softmax only" in kernels
     measured = page.partition("## Measured")[2]
     assert '??? info "Attention: time and memory"' in measured
