@@ -54,11 +54,13 @@ def test_whoever_is_asked_looks_and_whoever_is_chosen_builds(monkeypatch):
 
 def test_a_composite_is_built_by_its_parts(monkeypatch):
     built = []
-    monkeypatch.setattr(cpu, "_unready", lambda mechanism: built.append(mechanism.name))
+    monkeypatch.setattr(
+        cpu.Cpu, "build", lambda self, part: built.append((part.mechanism.name, part.value.dtype))
+    )
     monkeypatch.setattr(cpu, "_unavailable", lambda mechanism: None)
     half = example(attention.get("adaptive_softmax"), dtype=torch.bfloat16)
     assert obstacle(cpu.KERNEL, half) is None
-    assert built == ["softmax"]
+    assert built == [("softmax", torch.float32)]
 
 
 def test_kernels_are_tried_in_the_order_of_their_ranks():
