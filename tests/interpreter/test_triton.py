@@ -107,6 +107,17 @@ def test_error_is_at_most_twice_that_of_eager_in_the_same_dtype(mechanism, dtype
         judge(result, truth, eager, name, SLACK[dtype], floor=1.0, mixings=rounds)
 
 
+def test_steep_terms_leave_one_key_the_gradient_of_the_offset():
+    """dP less its own mean is nothing; its rounding, over a mass that may be next to nothing, would be more."""
+    mechanism = attention.get("relu_softmax")
+    inputs = hostile("gaussian", batch=1, queries=48, heads=2, key_heads=2, head_dim=16).to(torch.float32)
+    alone = torch.arange(48, dtype=torch.int32)[None]
+    truth = run(inputs.to(torch.float64), mechanism, "dense", documents=alone)
+    found = run(inputs, mechanism, "triton", documents=alone)
+    for name in ("query", "key"):
+        torch.testing.assert_close(found[name].double(), truth[name], rtol=1e-3, atol=1e-9)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "mechanism", [m for m in SERVED if m.name in ("gaussian", "lssar", "softpick", "swat")], ids=repr

@@ -28,21 +28,12 @@ from attention.kernels.triton.operands import (
 
 
 @triton.jit
-def no_totals(size: tl.constexpr, block_rows: tl.constexpr):
+def no_totals(number: tl.constexpr, block_rows: tl.constexpr):
     """A tuple of zeros [rows, 1]."""
     totals = ()
-    for _ in tl.static_range(size):
+    for _ in tl.static_range(number):
         totals += (tl.zeros([block_rows, 1], tl.float32),)  # type: ignore[assignment]
     return totals
-
-
-@triton.jit
-def added(totals, summands):
-    """Totals of rows plus those of a tile."""
-    sums = ()
-    for index in tl.static_range(len(totals)):
-        sums += (totals[index] + tl.sum(summands[index], 1, keep_dims=True),)  # type: ignore[assignment]
-    return sums
 
 
 @triton.jit
@@ -65,7 +56,7 @@ def sum_rows(
     sums,
     places,
     kept: tl.constexpr,
-    summands: tl.constexpr,
+    gathered: tl.constexpr,
     group: tl.constexpr,
     head_dim: tl.constexpr,
     head_block: tl.constexpr,
@@ -80,14 +71,14 @@ def sum_rows(
     Args:
         form: its `RowFunctions`.
         kept: how many statistics the forward pass left of a row.
-        summands: how many there are.
+        gathered: how many totals there are.
     """
     batch, key_head, block = locate(operands, group, block_rows)
     rows = packed_rows(operands, batch, key_head, block, block_rows, group)
     row = row_numbers(statistics, places, rows, kept)
     query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
     grad = placed_vectors(grad_out, rows, value_dim, value_block)
-    totals = no_totals(summands, block_rows)
+    totals = no_totals(gathered, block_rows)
     for start in range(rows.low, rows.high, block_keys):
         column = start + tl.arange(0, block_keys)
         key = keys_at(operands, batch, key_head, column, head_dim, head_block)
@@ -96,13 +87,13 @@ def sum_rows(
         score, visible = scores(dot_product, operands, batch, rows, column)
         grad_weight = product(grad, tl.trans(value), precision)
         rounding = rounding_of(query, key, operands, form)
-        totals = added(
-            totals, form.summands(score, visible, grad_weight, row, rows.count, rounding, functions)
-        )
+        totals = form.gathered(totals, score, visible, grad_weight, row, rows.count, rounding, functions)
     through_mass = None
     if grad_log_mass is not None:
         through_mass = row_values(grad_log_mass, rows)
-    store_numbers(sums, places, rows.place, rows.valid, form.sums(totals, row, rows.count, through_mass))
+    store_numbers(
+        sums, places, rows.place, rows.valid, form.sums(totals, row, rows.count, through_mass, functions)
+    )
 
 
 @triton.jit

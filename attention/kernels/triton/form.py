@@ -15,7 +15,7 @@ class RowFunctions(NamedTuple):
 
     `row` is the tuple of the form's statistics, in the order in which they are stored, `sums` that of its sums, each
     [rows, 1]; `functions` are the mechanism's own, by name. What concerns hidden keys is cleared by the sweeps, but
-    for the summands, which the form clears itself.
+    for what is gathered, which the form clears itself.
 
     Attributes:
         terms: (score, pivot, row, count, functions) -> numerators and denominators.
@@ -26,9 +26,9 @@ class RowFunctions(NamedTuple):
             weights are as they are.
         left: (pivot, row, inverse) -> statistics for the backward pass, None where they are not for it to store;
             inverse is one over the mass. pivot and row, or inverse, are None where they are not known.
-        summands: (score, visible, grad_weight, row, count, rounding, functions) -> what the backward pass adds up over
-            the keys of a row.
-        sums: (totals, row, count, grad_log_mass) -> sums, from the totals of these.
+        gathered: (totals, score, visible, grad_weight, row, count, rounding, functions) -> the totals of a row, zero at
+            first, with the keys of one more tile in them; most forms are `added` to them.
+        sums: (totals, row, count, grad_log_mass, functions) -> sums, from the totals over all keys.
         rounding: (query, key, operands) -> by how much a score may differ between sweeps, for a form that compares
             scores with statistics.
     """
@@ -38,7 +38,7 @@ class RowFunctions(NamedTuple):
     known: Any = None
     mass: Any = None
     left: Any = None
-    summands: Any = None
+    gathered: Any = None
     sums: Any = None
     rounding: Any = None
 
@@ -71,19 +71,21 @@ class Form:
         before: the sweeps before `mix`, in their order.
         parts: numbers per row and split of the keys that these leave.
         statistics: numbers per row that the forward pass leaves for the backward pass.
-        summands, sums: how many there are per row; without sums the backward pass has no sweep for them.
+        gathered, sums: how many there are per row; without sums the backward pass has no sweep for them.
         pivot_floor: of the formula's constants, the least pivot: the largest visible score so far, by whose exponential
             numerators and denominators are divided. None: there is no pivot.
         log_mass: log masses [B, T, H] from the statistics; None where the form has no mass.
         fewer_rows: divides the rows of a tile of the backward pass, where a form keeps many numbers of each.
+        steep: what it is instead where the formula's constants say steep.
     """
 
     rows: RowFunctions
     before: tuple[Sweep, ...] = ()
     parts: int = 0
     statistics: int = 0
-    summands: int = 0
+    gathered: int = 0
     sums: int = 0
     pivot_floor: Callable[[Any], float | None] = no_pivot
     log_mass: Callable[[Tensor], Tensor] | None = None
     fewer_rows: int = 1
+    steep: "Form | None" = None

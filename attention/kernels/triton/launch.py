@@ -65,7 +65,7 @@ class Call:
     @property
     def form(self) -> Form:
         """The form of the mechanism."""
-        return forms.load(load(self.printed).FORM)
+        return forms.of(load(self.printed))
 
     @property
     def width(self) -> int:
@@ -246,7 +246,7 @@ def plan_backward(
         arguments = {
             **common,
             **call.sizes(tiles),
-            "summands": form.summands,
+            "gathered": form.gathered,
             "sums": sums,
             "grad_log_mass": grad_log_mass,
         }

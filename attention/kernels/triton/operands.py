@@ -249,6 +249,15 @@ def accumulate(left, right, total, precision: tl.constexpr):
 
 
 @triton.jit
+def added(totals, summands):
+    """Totals of rows plus those of a tile."""
+    sums = ()
+    for index in tl.static_range(len(totals)):
+        sums += (totals[index] + tl.sum(summands[index], 1, keep_dims=True),)  # type: ignore[assignment]
+    return sums
+
+
+@triton.jit
 def gumbel(seed, column, position, head, sequence):
     """The noise of `attention.core.noise`, by place."""
     none = tl.zeros_like(column + position).to(tl.uint32)

@@ -70,7 +70,7 @@ def triton_forward(
 def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     *_, printed, with_mass = others
     batch, queries, heads, _ = query.shape
-    statistics = forms.load(load(printed).FORM).statistics
+    statistics = forms.of(load(printed)).statistics
     return (
         query.new_empty(batch, queries, heads, value.shape[3]),
         query.new_empty((batch, queries, heads) if with_mass else (0,), dtype=torch.float32),

@@ -6,6 +6,7 @@ Nothing is imported before a form is asked for, so that this folder can be looke
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from attention.kernels.triton.form import Form
 
@@ -22,3 +23,9 @@ def load(name: str) -> Form:
     """The form of a file."""
     form: Form = import_module(f"{__name__}.{name}").FORM
     return form
+
+
+def of(printed: ModuleType) -> Form:
+    """The form of a printed module, as its constants have it."""
+    form = load(printed.FORM)
+    return form.steep if form.steep is not None and printed.CONSTANTS.steep else form

@@ -11,7 +11,14 @@ import triton.language as tl
 from attention.forms import adjusted
 from attention.kernels.triton.form import Form, RowFunctions, Sweep
 from attention.kernels.triton.forward import locate, pivot_of, tile_scores
-from attention.kernels.triton.operands import packed_rows, rounding, row_values, row_vectors, store_rows
+from attention.kernels.triton.operands import (
+    added,
+    packed_rows,
+    rounding,
+    row_values,
+    row_vectors,
+    store_rows,
+)
 
 TIED = tl.constexpr(adjusted.TIED)
 
@@ -81,22 +88,23 @@ def terms(score, pivot, row, count, functions):
 
 
 @triton.jit
-def summands(score, visible, grad_weight, row, count, rounding, functions):
+def gathered(totals, score, visible, grad_weight, row, count, rounding, functions):
     """p w_p dP, w_a dP, w_b dP, and which keys tie with a and with b."""
     highest, inverse, lowest = row
     part = share(score, highest, inverse)
     _, by_share, by_lowest, by_highest = functions.weight_derivatives(score, part, lowest, highest)
-    return (
+    summands = (
         tl.where(visible, part * (by_share * grad_weight), 0.0),
         tl.where(visible, by_lowest * grad_weight, 0.0),
         tl.where(visible, by_highest * grad_weight, 0.0),
         (visible & ties(score, lowest, rounding)).to(tl.float32),
         (visible & ties(score, highest, rounding)).to(tl.float32),
     )
+    return added(totals, summands)
 
 
 @triton.jit
-def sums(totals, row, count, grad_log_mass):
+def sums(totals, row, count, grad_log_mass, functions):
     """delta, and what goes through a and b, shared among the keys that tie."""
     delta, through_lowest, through_highest, lowest_ties, highest_ties = totals
     through_lowest /= tl.maximum(lowest_ties, 1.0)
@@ -119,10 +127,10 @@ def gradients(score, grad_weight, row, count, sums, rounding, functions):
 
 
 FORM = Form(
-    RowFunctions(terms, gradients, known=known, summands=summands, sums=sums, rounding=rounding),
+    RowFunctions(terms, gradients, known=known, gathered=gathered, sums=sums, rounding=rounding),
     before=(Sweep(survey, split=False),),
     statistics=3,
-    summands=5,
+    gathered=5,
     sums=3,
     fewer_rows=2,
 )

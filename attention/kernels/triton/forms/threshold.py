@@ -10,7 +10,7 @@ import triton.language as tl
 
 from attention.kernels.triton.form import Form, RowFunctions, Sweep
 from attention.kernels.triton.forward import locate, pivot_of, tile_scores
-from attention.kernels.triton.operands import packed_rows, row_values, row_vectors, store_rows
+from attention.kernels.triton.operands import added, packed_rows, row_values, row_vectors, store_rows
 
 
 @triton.jit
@@ -91,16 +91,16 @@ def left(pivot, row, inverse):
 
 
 @triton.jit
-def summands(score, visible, grad_weight, row, count, rounding, functions):
+def gathered(totals, score, visible, grad_weight, row, count, rounding, functions):
     """w' dP and w'."""
     highest, _, tau = row
     excess = score - highest - tau
     slope = tl.where(visible, functions.weight_derivative(excess, functions.weight(excess)), 0.0)
-    return slope * grad_weight, slope
+    return added(totals, (slope * grad_weight, slope))
 
 
 @triton.jit
-def sums(totals, row, count, grad_log_mass):
+def sums(totals, row, count, grad_log_mass, functions):
     """delta."""
     weighted, slope = totals
     return (weighted / tl.where(slope == 0.0, 1.0, slope),)
@@ -116,9 +116,9 @@ def gradients(score, grad_weight, row, count, sums, rounding, functions):
 
 
 FORM = Form(
-    RowFunctions(terms, gradients, known=known, mass=mass, left=left, summands=summands, sums=sums),
+    RowFunctions(terms, gradients, known=known, mass=mass, left=left, gathered=gathered, sums=sums),
     before=(Sweep(survey, split=False),),
     statistics=3,
-    summands=2,
+    gathered=2,
     sums=1,
 )

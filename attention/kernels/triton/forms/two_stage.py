@@ -10,7 +10,7 @@ import triton.language as tl
 
 from attention.kernels.triton.form import Form, RowFunctions, Sweep
 from attention.kernels.triton.forward import locate, split_of, tile_scores
-from attention.kernels.triton.operands import packed_rows, row_values, row_vectors, store_rows
+from attention.kernels.triton.operands import added, packed_rows, row_values, row_vectors, store_rows
 
 
 @triton.jit
@@ -83,18 +83,18 @@ def left(pivot, row, inverse):
 
 
 @triton.jit
-def summands(score, visible, grad_weight, row, count, rounding, functions):
+def gathered(totals, score, visible, grad_weight, row, count, rounding, functions):
     """second(u) dP, and what dU u is per unit of dP - delta, times dP and alone."""
     unit, inverse, largest = row
     relative = functions.first(score) * unit
     second = tl.where(visible, functions.second(relative, largest, count), 0.0)
     slope = functions.second_derivative(relative, largest, count) * inverse
     sensitivity = tl.where(visible, slope * relative, 0.0)
-    return second * grad_weight, sensitivity * grad_weight, sensitivity
+    return added(totals, (second * grad_weight, sensitivity * grad_weight, sensitivity))
 
 
 @triton.jit
-def sums(totals, row, count, grad_log_mass):
+def sums(totals, row, count, grad_log_mass, functions):
     """delta and mean."""
     _, inverse, _ = row
     weighted, change, sensitivity = totals
@@ -114,10 +114,10 @@ def gradients(score, grad_weight, row, count, sums, rounding, functions):
 
 
 FORM = Form(
-    RowFunctions(terms, gradients, known=known, mass=mass, left=left, summands=summands, sums=sums),
+    RowFunctions(terms, gradients, known=known, mass=mass, left=left, gathered=gathered, sums=sums),
     before=(Sweep(first_stage, split=True),),
     parts=2,
     statistics=3,
-    summands=3,
+    gathered=3,
     sums=2,
 )
