@@ -1,7 +1,7 @@
 """Adjusted: w = weight(s, p; a, b), p = softmax(s), a and b the row's least and largest score.
 
-`survey` finds the statistics of a row: b, one over the sum of e^{s - b}, and a. Sums: delta = sum_k p_k w_p dP_k, and
-what goes through a and through b, per key that ties with it.
+`survey` finds b, the sum of e^{s - b}, and a. Statistics of a row: b, one over that sum, and a. Sums: delta = sum_k p_k
+w_p dP_k, and what goes through a and through b, per key that ties with it.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -10,7 +10,7 @@ import triton.language as tl
 
 from attention.forms import adjusted
 from attention.kernels.triton.form import Form, RowFunctions, Sweep
-from attention.kernels.triton.forward import locate, pivot_of, tile_scores
+from attention.kernels.triton.forward import locate, pivot_of, split_of, tile_scores
 from attention.kernels.triton.operands import (
     added,
     packed_rows,
@@ -27,23 +27,25 @@ TIED = tl.constexpr(adjusted.TIED)
 def survey(
     operands,
     functions,
-    statistics,
+    parts,
     places,
     group: tl.constexpr,
     head_dim: tl.constexpr,
     head_block: tl.constexpr,
     block_rows: tl.constexpr,
     block_keys: tl.constexpr,
+    splits: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """The largest score, one over the sum of exponentials, and the least score."""
+    """The largest score, the sum of exponentials over that, and the least score, to `parts` [3, splits, B, T, H]."""
     batch, key_head, block = locate(operands, group, block_rows)
     rows = packed_rows(operands, batch, key_head, block, block_rows, group)
+    low, high = split_of(rows, splits, block_keys)
     query = row_vectors(operands.query, operands.query_strides, batch, rows, head_dim, head_block)
     highest = tl.full([block_rows, 1], float("-inf"), tl.float32)
     lowest = tl.full([block_rows, 1], float("inf"), tl.float32)
     total = tl.zeros([block_rows, 1], tl.float32)
-    for start in range(rows.low, rows.high, block_keys):
+    for start in range(low, high, block_keys):
         score, visible = tile_scores(
             operands, query, batch, key_head, rows, start, head_dim, head_block, block_keys, precision
         )
@@ -53,18 +55,39 @@ def survey(
         total += tl.sum(tl.where(visible, tl.exp(score - frame), 0.0), 1, keep_dims=True)
         lowest = tl.minimum(lowest, tl.min(tl.where(visible, score, float("inf")), 1, keep_dims=True))
         highest = raised
-    store_rows(statistics, rows, pivot_of(highest))
-    store_rows(statistics + tl.cast(places, tl.int64), rows, 1.0 / tl.where(total == 0.0, 1.0, total))
-    lowest = tl.where(lowest == float("inf"), 0.0, lowest)
-    store_rows(statistics + 2 * tl.cast(places, tl.int64), rows, lowest)
+    target = parts + tl.program_id(1).to(tl.int64) * places
+    store_rows(target, rows, highest)
+    store_rows(target + splits * tl.cast(places, tl.int64), rows, total)
+    store_rows(target + 2 * splits * tl.cast(places, tl.int64), rows, lowest)
 
 
 @triton.jit
 def known(statistics, parts, places, rows, constants: tl.constexpr, splits: tl.constexpr):
-    """All that `survey` found."""
-    highest = row_values(statistics, rows)
-    lowest = row_values(statistics + 2 * tl.cast(places, tl.int64), rows)
-    return highest, row_values(statistics + tl.cast(places, tl.int64), rows), lowest
+    """What `survey` found, from the parts of all splits; zeros of a row without keys."""
+    highest = tl.full([rows.place.shape[0], 1], float("-inf"), tl.float32)
+    lowest = tl.full([rows.place.shape[0], 1], float("inf"), tl.float32)
+    total = tl.zeros([rows.place.shape[0], 1], tl.float32)
+    for split in range(splits):
+        part = parts + split * tl.cast(places, tl.int64)
+        highest = tl.maximum(highest, row_values(part, rows))
+        lowest = tl.minimum(lowest, row_values(part + 2 * splits * tl.cast(places, tl.int64), rows))
+    pivot = pivot_of(highest)
+    for split in range(splits):
+        part = parts + split * tl.cast(places, tl.int64)
+        total += row_values(part + splits * tl.cast(places, tl.int64), rows) * tl.exp(
+            row_values(part, rows) - pivot
+        )
+    inverse = 1.0 / tl.where(total == 0.0, 1.0, total)
+    return pivot, inverse, tl.where(lowest == float("inf"), 0.0, lowest)
+
+
+@triton.jit
+def left(pivot, row, inverse):
+    """All three; whoever merges splits finds them in place."""
+    highest, share_of_one, lowest = None, None, None
+    if row is not None:
+        highest, share_of_one, lowest = row
+    return highest, share_of_one, lowest
 
 
 @triton.jit
@@ -127,8 +150,9 @@ def gradients(score, grad_weight, row, count, sums, rounding, functions):
 
 
 FORM = Form(
-    RowFunctions(terms, gradients, known=known, gathered=gathered, sums=sums, rounding=rounding),
-    before=(Sweep(survey, split=False),),
+    RowFunctions(terms, gradients, known=known, left=left, gathered=gathered, sums=sums, rounding=rounding),
+    before=(Sweep(survey, split=True),),
+    parts=3,
     statistics=3,
     gathered=5,
     sums=3,
