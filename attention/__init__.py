@@ -10,6 +10,7 @@ from types import ModuleType
 
 from attention import requirements  # noqa: F401  (first: all else needs torch)
 from attention.capabilities import capabilities
+from attention.core.alibi import alibi
 from attention.core.call import INFERENCE, Call, CallSpec, Phase
 from attention.core.errors import AttentionError, nearest
 from attention.core.mechanism import Mechanism
@@ -44,6 +45,7 @@ __all__ = [
     "RowStats",
     "Scores",
     "__version__",
+    "alibi",
     "attend",
     "capabilities",
     "entropy",

@@ -43,6 +43,7 @@ def attend(
     phase: Phase = INFERENCE,
     softcap: float | None = None,
     intervals: Tensor | None = None,
+    slopes: Tensor | None = None,
     kernel: str = "auto",
     state: RecurrentState | None = None,
 ) -> Tensor:
@@ -63,6 +64,8 @@ def attend(
         intervals: int64 [B or 1, T, 3]: of each query the first key it sees, the end of those it sees, and its place
             among the keys. For masks that documents do not say, as of caches that are longer than what they hold;
             `causal` and `window` narrow them.
+        slopes: [H]; slope_h (i - j) is added to the score of query i and key j, before any softcap; constant. None for
+            the mechanism's own. `alibi(H)` has those of ALiBi.
         kernel: "auto" or a kernel's name.
         state: what earlier calls left of the text that this one goes on with, for mechanisms that carry a state; it
             moves on. Query, key, value and documents are then those of the new positions only, as many of each.
@@ -82,14 +85,14 @@ def attend(
         if not isinstance(state, RecurrentState | None):
             raise AttentionError(f"state must be an attention.RecurrentState, got {shown(state)}")
         if state is None or query.is_meta:
-            spec = CallSpec(causal, window, documents, scale, params, phase, softcap, intervals)
+            spec = CallSpec(causal, window, documents, scale, params, phase, softcap, intervals, slopes)
             inputs = prepare(query, key, value, mechanism, spec, plain=kernel == "dense")
             _check_learned(inputs, params)
             return run(dispatch.choose(kernel, inputs), inputs)
         check_tensors(query, key, value)
         longer = state.copy()
         key, value, documents = longer.extend(mechanism, key, value, documents)
-        spec = CallSpec(causal, window, documents, scale, params, phase, softcap, intervals)
+        spec = CallSpec(causal, window, documents, scale, params, phase, softcap, intervals, slopes)
         inputs = prepare(query, key, value, mechanism, spec)
         dispatch.choose(kernel, inputs)
         out = chunked.resume(inputs, longer)
@@ -127,7 +130,7 @@ def weights(
     Args:
         kernel: "dense" for the formula, "auto" or "tiled" for what the block kernel used.
         rows: query rows to return, all by default; heads: query heads to return, all by default.
-        options: causal, window, documents, scale, params, phase, softcap and intervals, as for `attend`.
+        options: causal, window, documents, scale, params, phase, softcap, intervals and slopes, as for `attend`.
 
     Returns:
         [B, heads, rows, S], zero where hidden; float32, or float64 for float64 queries. No gradient.

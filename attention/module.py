@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attention.core.alibi import alibi
 from attention.core.arguments import check_flag, check_scale, check_window, is_whole, shown
 from attention.core.call import INFERENCE, CallSpec, Phase
 from attention.core.errors import AttentionError
@@ -29,6 +30,7 @@ class Attention(nn.Module):
         n_head: number of query heads.
         head_dim: width of queries and keys per head.
         causal, window, scale, kernel: as for `attention.attend`.
+        alibi: add ALiBi's slopes to the scores (`attention.alibi`), in place of the mechanism's own.
 
     Attributes:
         learned: the mechanism's parameters by name, at their initial values; empty where it learns nothing.
@@ -48,6 +50,7 @@ class Attention(nn.Module):
         causal: bool = True,
         window: int | None = None,
         scale: float | None = None,
+        alibi: bool = False,
         kernel: str = "auto",
     ) -> None:
         super().__init__()
@@ -57,9 +60,11 @@ class Attention(nn.Module):
         check_flag("causal", causal)
         check_window(window)
         check_scale(scale)
+        check_flag("alibi", alibi)
         self.mechanism = get(mechanism)
         self.n_head, self.head_dim = n_head, head_dim
         self.causal, self.window, self.scale, self.kernel = causal, window, scale, kernel
+        self.alibi = alibi
         self.progress: float | None = None
         self.learned = nn.ParameterDict(
             {name: nn.Parameter(value) for name, value in self._initial_values().items()}
@@ -87,8 +92,13 @@ class Attention(nn.Module):
         progress = 1.0 if self.progress is None else self.progress
         return Phase(training=True, progress=progress, seed=torch.randint(SEEDS, ()))
 
-    def spec(self, documents: Tensor | None = None, phase: Phase = INFERENCE) -> CallSpec:
-        """How queries meet keys here: `attend`, `weights`, `row_stats` and `entropy` take its options."""
+    def spec(
+        self,
+        documents: Tensor | None = None,
+        phase: Phase = INFERENCE,
+        device: torch.device | None = None,
+    ) -> CallSpec:
+        """How queries on a device meet keys here: `attend`, `weights`, `row_stats` and `entropy` take its options."""
         return CallSpec(
             causal=self.causal,
             window=self.window,
@@ -96,6 +106,7 @@ class Attention(nn.Module):
             scale=self.scale,
             params=dict(self.learned.items()),
             phase=phase,
+            slopes=alibi(self.n_head, device) if self.alibi else None,
         )
 
     def forward(
@@ -112,7 +123,7 @@ class Attention(nn.Module):
         Arguments and errors as for `attend`; a phase stands in for the module's own.
         """
         phase = self.phase() if phase is None else phase
-        options: Any = self.spec(documents, phase).options
+        options: Any = self.spec(documents, phase, query.device).options
         return attend(query, key, value, self.mechanism, kernel=self.kernel, state=state, **options)
 
     def extra_repr(self) -> str:
@@ -121,6 +132,7 @@ class Attention(nn.Module):
         parts += [] if self.causal else ["causal=False"]
         parts += [] if self.window is None else [f"window={self.window}"]
         parts += [] if self.scale is None else [f"scale={self.scale}"]
+        parts += ["alibi=True"] if self.alibi else []
         return ", ".join(parts)
 
     def _initial_values(self) -> dict[str, Tensor]:

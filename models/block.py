@@ -26,7 +26,14 @@ class Mixer(attention.Attention):
     """
 
     def __init__(self, plan: Plan, layer: LayerPlan) -> None:
-        super().__init__(layer.mechanism, plan.n_head, plan.head_dim, window=layer.window, kernel=plan.kernel)
+        super().__init__(
+            layer.mechanism,
+            plan.n_head,
+            plan.head_dim,
+            window=layer.window,
+            alibi=plan.position == "alibi",
+            kernel=plan.kernel,
+        )
         self.depth = layer.depth
 
     def own(self, phase: Phase) -> Phase:
@@ -85,7 +92,8 @@ class AttentionCall:
         cls, mixer: Mixer, query: Tensor, key: Tensor, value: Tensor, output: Tensor, documents: Tensor | None
     ) -> "AttentionCall":
         """The call of a layer's mixer with what it was given and gave."""
-        return cls(mixer.depth, query, key, value, output, mixer.mechanism, mixer.spec(documents))
+        spec = mixer.spec(documents, device=query.device)
+        return cls(mixer.depth, query, key, value, output, mixer.mechanism, spec)
 
 
 Observer = Callable[[AttentionCall], object]

@@ -37,7 +37,7 @@ class ModelConfig(ValueEmbeddingOptions, *POST_OP_OPTIONS):  # type: ignore[misc
         window: keys a query sees, itself included, by layer: `"128"`, `"none*1,128*3"`; None: the default
             of each layer's mechanism.
         kernel: how attention is computed: "auto" or the name of a kernel.
-        position: "rope" or "none".
+        position: "rope", "alibi" (a slope per head of the scores), or "none".
         rope_theta: base of the rotary frequencies.
         qk_norm: normalise queries and keys per head, before the rotation.
         qk_gain: initial value of a learned factor of each head's normalised queries; None: there is none.
@@ -62,7 +62,7 @@ class ModelConfig(ValueEmbeddingOptions, *POST_OP_OPTIONS):  # type: ignore[misc
     attention_options: dict[str, Any] = field(default_factory=dict)
     window: str | None = None
     kernel: str = "auto"
-    position: str = one_of("rope", "none")
+    position: str = one_of("rope", "alibi", "none")
     rope_theta: float = ranged(10_000.0, 0.0, FLOAT32, above=True)
     qk_norm: bool = False
     qk_gain: float | None = ranged(None, 0.0, 1e6, above=True)

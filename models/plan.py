@@ -9,7 +9,7 @@ from typing import Any
 
 import attention
 from attention import Mechanism
-from attention.core.inputs import example
+from attention.core.inputs import AttentionInputs, example
 from common.errors import nearest
 from common.ranges import violation
 from common.shapes import mismatch
@@ -101,22 +101,24 @@ class Plan(ModelConfig):
                 f"{options['window']} from attention_options[{name!r}]; give one"
             )
         mechanism = attention.get(name, **options)
-        if self.kernel != "auto" and (reason := _refusal(self.kernel, mechanism)):
+        slopes = attention.alibi(self.n_head) if self.position == "alibi" else None
+        # Refuses what the mechanism does not take.
+        like = example(mechanism, n_head=self.n_head, window=window, slopes=slopes)
+        if self.kernel != "auto" and (reason := _refusal(self.kernel, like)):
             raise ModelError(f"model.kernel: {reason}")
-        example(mechanism, window=window)  # refuses a window that the mechanism does not take
         return LayerPlan(depth, mechanism, mechanism.window if window is None else window)
 
 
-def _refusal(kernel: str, mechanism: Mechanism) -> str | None:
-    """Why a kernel does not run a mechanism."""
+def _refusal(kernel: str, like: AttentionInputs) -> str | None:
+    """Why a kernel does not run such calls."""
     # Kernels bring torch's compiler along, which takes as long as torch: who names none shall not wait for it.
     from attention.kernels.dispatch import KERNELS
     from attention.kernels.kernel import refusal
 
     if kernel not in KERNELS:
         return f"unknown kernel {kernel!r}{nearest(kernel, ['auto', *KERNELS])}"
-    reason = refusal(KERNELS[kernel], example(mechanism))
-    return None if reason is None else f"{kernel} does not run {mechanism.name}: {reason}"
+    reason = refusal(KERNELS[kernel], like)
+    return None if reason is None else f"{kernel} does not run {like.mechanism.name}: {reason}"
 
 
 def _check_options(options: Any) -> None:

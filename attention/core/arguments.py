@@ -92,6 +92,18 @@ def check_intervals(intervals: Tensor, batch: int | None, queries: int, device: 
         _check_device("intervals", intervals, device)
 
 
+def check_slopes(slopes: Tensor | None, n_head: int, device: torch.device) -> None:
+    """AttentionError: neither None nor floating [H] beside the queries, without a gradient."""
+    if slopes is None:
+        return
+    _check_plain("slopes", slopes)
+    if list(slopes.shape) != [n_head] or slopes.dtype not in DTYPES:
+        raise AttentionError(f"slopes must be floating [{n_head}], got {slopes.dtype} {list(slopes.shape)}")
+    if slopes.requires_grad:
+        raise AttentionError("slopes are constant: no kernel has their gradient; detach them")
+    _check_device("slopes", slopes, device)
+
+
 def check_softcap(softcap: float | None) -> None:
     """AttentionError: neither None nor a positive number that float32 holds."""
     if softcap is not None and not (is_finite(softcap) and softcap > 0):

@@ -44,6 +44,7 @@ class CallOptions(TypedDict, total=False):
     phase: Phase
     softcap: float | None
     intervals: Tensor | None
+    slopes: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class CallSpec:
         softcap: c of scores c tanh(s / c), which then take the place of s; None for s.
         intervals: int64 [B or 1, T, 3]; of each query the first key it sees, the end of those it sees, and its own
             place among the keys. For masks that documents do not say.
+        slopes: [H]; slope_h (i - j) is added to the score of query i and key j; None for the mechanism's own.
     """
 
     causal: bool = True
@@ -70,6 +72,7 @@ class CallSpec:
     phase: Phase = INFERENCE
     softcap: float | None = None
     intervals: Tensor | None = None
+    slopes: Tensor | None = None
 
     @property
     def options(self) -> CallOptions:
@@ -83,6 +86,7 @@ class CallSpec:
             "phase": self.phase,
             "softcap": self.softcap,
             "intervals": self.intervals,
+            "slopes": self.slopes,
         }
 
 

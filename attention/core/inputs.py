@@ -8,6 +8,7 @@ from torch import Tensor
 from attention.core.arguments import (
     check_params,
     check_scale,
+    check_slopes,
     check_softcap,
     check_tensors,
     is_finite,
@@ -143,6 +144,9 @@ def prepare(
     if reason:
         raise AttentionError(f"{mechanism.name} {reason}")
     check_scale(spec.scale)
+    check_slopes(spec.slopes, query.shape[2], query.device)
+    if spec.slopes is not None and not mechanism.takes_slopes:
+        raise AttentionError(f"{mechanism.name} takes no slopes: nothing can be added to its scores")
     check_phase(spec.phase, query.device)
     with untransformed():
         initial = mechanism.initial_values(*query.shape[2:])
@@ -151,6 +155,8 @@ def prepare(
     scale = None if spec.scale is None else float(spec.scale)
     call = Call(visible.count, scale, complete, spec.phase, plain)
     scores = mechanism.scores(query, key, call)
+    if spec.slopes is not None:
+        scores = replace(scores, slope=spec.slopes.to(torch.promote_types(query.dtype, torch.float32)))
     if not is_finite(scores.scale):
         raise AttentionError(
             f"{mechanism.name} scales its scores by {scores.scale}, which float32 cannot hold"
@@ -166,8 +172,9 @@ def example(
     head_dim: int = 64,
     n_head: int = 2,
     window: int | None = None,
+    slopes: Tensor | None = None,
 ) -> AttentionInputs:
     """A call of two positions, to ask kernels whether they would serve its like."""
     with torch.device(device):
         tensor = torch.zeros(1, 2, n_head, head_dim, dtype=dtype)
-        return prepare(tensor, tensor, tensor, mechanism, CallSpec(window=window), plain=True)
+        return prepare(tensor, tensor, tensor, mechanism, CallSpec(window=window, slopes=slopes), plain=True)

@@ -60,6 +60,7 @@ class Mechanism(ABC):
         bounds: what the formula promises of weights; every kernel is held to it.
         follows_training: whether weights depend on the phase of a call.
         follows_progress: whether they depend on the share of the training that is done.
+        takes_slopes: whether the slopes of a call may be added to its scores.
         has_mass: whether kernels give the logarithm of what the values of a row are divided by.
         form: the base class in `attention/forms/` by which kernels run it.
     """
@@ -71,6 +72,7 @@ class Mechanism(ABC):
     variants: ClassVar[tuple[dict[str, Any], ...]] = ()
     follows_training: ClassVar[bool] = False
     follows_progress: ClassVar[bool] = False
+    takes_slopes: ClassVar[bool] = True
     has_mass: ClassVar[bool] = False
     window: int | None = None
     form: "type[Mechanism]"

@@ -11,6 +11,7 @@ but w_ij may depend on other keys than k_j, and may be negative.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -118,6 +119,7 @@ class Chunked(Mechanism):
     """
 
     chunk: int
+    takes_slopes: ClassVar[bool] = False
 
     @abstractmethod
     def recurrence(self, scores: Scores) -> Recurrence:

@@ -13,6 +13,7 @@ from attention.core.inputs import AttentionInputs
 from attention.core.masks import spans
 from attention.core.modes import EVERY
 from attention.core.noise import gumbel
+from attention.core.scores import Scores
 from attention.forms.chunked import Chunked
 from attention.forms.composite import Mixture
 from attention.kernels.kernel import Kernel
@@ -85,11 +86,21 @@ def normalised(inputs: AttentionInputs, mixed: Tensor, weight: Tensor) -> Tensor
 
 def score_matrix(inputs: AttentionInputs, rows: slice = slice(None)) -> Tensor:
     """Scores [B, H, rows, S], hidden entries included; in float64 as the mechanism states them."""
-    scores = inputs.scores
+    scores, stated = inputs.scores, None
     if scores.query.dtype == torch.float64:
         stated = inputs.mechanism.stated_scores(*inputs.given, inputs.call)
-        if stated is not None:
-            return stated[:, :, rows]
+    score = _product(scores, rows) if stated is None else stated[:, :, rows]
+    if scores.slope is not None:
+        position = inputs.visible.position[rows]
+        distance = position[:, None] - torch.arange(inputs.visible.keys, device=position.device)
+        score = score + scores.slope.to(score.dtype)[:, None, None] * distance
+    if scores.noise is not None:
+        position = inputs.visible.position[rows]
+        score = score + gumbel(scores.noise, score.shape, position, dtype=score.dtype)
+    return score
+
+
+def _product(scores: Scores, rows: slice) -> Tensor:
     wide = torch.promote_types(scores.query.dtype, torch.float32)
     query = rearrange(scores.query[:, rows].to(wide), "b t h d -> b h t d")
     key = _per_query_head(scores.key.to(wide), query.shape[1])
@@ -98,13 +109,6 @@ def score_matrix(inputs: AttentionInputs, rows: slice = slice(None)) -> Tensor:
         score = score + rearrange(scores.query_bias[:, rows], "b t h -> b h t 1")
     if scores.key_bias is not None:
         score = score + rearrange(scores.key_bias, "b s h -> b h 1 s")
-    if scores.slope is not None:
-        position = inputs.visible.position[rows]
-        distance = position[:, None] - torch.arange(inputs.visible.keys, device=position.device)
-        score = score + scores.slope.to(score.dtype)[:, None, None] * distance
-    if scores.noise is not None:
-        position = inputs.visible.position[rows]
-        score = score + gumbel(scores.noise, score.shape, position, dtype=score.dtype)
     return score
 
 

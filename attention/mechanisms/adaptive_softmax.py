@@ -51,6 +51,7 @@ class AdaptiveSoftmax(Composite):
     bounds: ClassVar[Bounds] = SHARES
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"when": "gradient"},)
     follows_training: ClassVar[bool] = True
+    takes_slopes: ClassVar[bool] = False  # beta(H) would multiply them row by row
 
     when: str = "evaluation"
 

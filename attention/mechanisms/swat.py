@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from attention.core.alibi import alibi
 from attention.core.call import Call
 from attention.core.errors import AttentionError, nearest
 from attention.core.registry import register
@@ -83,5 +84,5 @@ def head_slopes(
             raise AttentionError(f"balanced slopes need an even number of heads, got {n_head}")
         half = 2.0 ** -torch.arange(1, n_head // 2 + 1, dtype=dtype, device=device)
         return torch.cat([-half, half])
-    alibi = 2.0 ** (-8 * torch.arange(1, n_head + 1, dtype=dtype, device=device) / n_head)
-    return -alibi if kind == "decay" else alibi
+    decay = alibi(n_head, device, dtype)
+    return decay if kind == "decay" else -decay

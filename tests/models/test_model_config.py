@@ -103,7 +103,7 @@ def test_options_reach_the_mechanism():
         ({"n_head": 5}, "d_model 32 must be a multiple of n_head 5"),
         ({"n_kv_head": 3}, "n_head 4 must be a multiple of n_kv_head 3"),
         ({"d_model": 36}, "RoPE turns pairs of channels, so d_model / n_head must be even, got 9"),
-        ({"position": "alibi"}, "unknown position 'alibi'"),
+        ({"position": "sine"}, "unknown position 'sine'"),
         ({"mlp": "swigl"}, "unknown mlp 'swigl'; did you mean 'swiglu'"),
         ({"kernel": "tild"}, "unknown kernel 'tild'; did you mean 'tiled'"),
         ({"init_std": 0.0}, "model.init_std must be a positive number"),
