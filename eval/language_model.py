@@ -25,6 +25,9 @@ from models.choice import Choice
 GENERATED = 256
 """Tokens to generate for a task that does not say, where they leave half of the positions to the context."""
 
+SEEDS = 2**62
+"""Seeds of drawn texts lie below this number."""
+
 PART = 1024
 """Positions whose logits are turned into likelihoods at once."""
 
@@ -289,7 +292,8 @@ def continuations(
 ) -> list[list[int]]:
     """The text that a subject writes behind each prompt: up to `room` tokens, before the end of the document.
 
-    Models of this project continue all prompts at once, padded on the left.
+    Models of this project continue all prompts at once, padded on the left. Each call draws anew from torch's generator,
+    as those of transformers do: a task that repeats a request gets several texts, and lm-eval's seed gives them again.
 
     Args:
         subject: who writes.
@@ -306,7 +310,7 @@ def continuations(
         known = ", ".join(sorted(CHOICES))
         raise ModelError(f"models of this project cannot generate with {min(unknown)!r}; they know {known}")
     tokens, documents = left_pad(prompts, device=subject.device)
-    options = {"temperature": 0.0, **sampling}
+    options = {"temperature": 0.0, "seed": int(torch.randint(SEEDS, ())), **sampling}
     grown = generate(subject.network, tokens, room, stop=subject.bos, documents=documents, **options)
     written = grown[:, tokens.shape[1] :].tolist()
     return [ids[: ids.index(subject.bos)] if subject.bos in ids else ids for ids in written]

@@ -212,6 +212,17 @@ def test_runs_name_the_options_that_they_do_not_know(run_path: Path) -> None:
     assert greedy == drawn
 
 
+def test_a_repeated_request_is_drawn_anew(run_path: Path, folder: Path) -> None:
+    request = ("the queen", {"temperature": 2.0, "max_gen_toks": 12})
+    for path in (run_path, folder):
+        model = HarnessModel(open_subject(path))
+        torch.manual_seed(0)
+        first, second = ask(model, "generate_until", [request, request])
+        assert first != second
+        torch.manual_seed(0)
+        assert ask(model, "generate_until", [request, request]) == [first, second]
+
+
 def merging(subject: Subject) -> list[tuple[str, list[str]]]:
     """Contexts whose last token a continuation changes, each with that continuation and another one."""
     found = []
