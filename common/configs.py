@@ -1,15 +1,19 @@
 """YAML files that extend one another, and complaints about them."""
 
+import dataclasses
 import difflib
-from collections.abc import Sequence
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import InputError
+from common.reading import references
 from common.shapes import shown
 
 
@@ -104,8 +108,13 @@ def base_sixty(text: str) -> str | None:
         waiting = [yaml.compose(text, Loader=yaml.SafeLoader)]
     except (yaml.YAMLError, ValueError, RecursionError):
         return None
+    # An alias is the node it stands for, which it may even be a part of.
+    seen: set[int] = set()
     while waiting:
         node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
             waiting += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
@@ -113,6 +122,46 @@ def base_sixty(text: str) -> str | None:
         elif node is not None and node.tag.endswith((":int", ":float")) and ":" in node.value:
             return str(node.value)
     return None
+
+
+def misread(values: Mapping[str, Any], schema: type, prefix: str = "") -> str | None:
+    """Say what OmegaConf would take for fields of a dataclass without a word, or change: None if there is nothing.
+
+    Any number for a boolean, a boolean for a number, its own texts; and `no`, 007 and 1.10 for the texts "False", "7"
+    and "1.1". References are not followed: a config may come from somebody else, and `${oc.env:TOKEN}` is a secret.
+    """
+    for name, kind in typing.get_type_hints(schema).items():
+        if name in values:
+            value, full = values[name], f"{prefix}{name}"
+            if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+                problem = misread(value, typing.cast(type, kind), f"{full}.")
+            else:
+                problem = _misread(value, kind, full)
+            if problem:
+                return problem
+    return None
+
+
+def _misread(value: Any, kind: Any, name: str) -> str | None:
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value == "???":
+        return f"{name}: '???' is no value; leave the key out for its default"
+    if typing.get_origin(kind) is dict and not isinstance(value, Mapping):
+        return f"{name} must be a section of keys and values, got {shown(value)}"
+    if bool in kinds and not isinstance(value, bool | None):
+        return f"{name} must be true or false, got {shown(value)}"
+    if isinstance(value, bool) and bool not in kinds and {int, float} & set(kinds):
+        return f"{name} must be a number, got {value}"
+    if is_text(kinds) and not isinstance(value, str | None):
+        return f"{name} must be a text, got {shown(value)}; in quotes it is one"
+    if reference := next(references(value, name), None):
+        return f"{reference} is a reference, which is not followed; write the value itself"
+    return None
+
+
+def is_text(kinds: Sequence[Any]) -> bool:
+    """Whether fields of these types hold a text or nothing."""
+    return all(kind in (str, types.NoneType) or typing.get_origin(kind) is Literal for kind in kinds)
 
 
 def did_you_mean(names: Sequence[str]) -> str:

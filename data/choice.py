@@ -8,6 +8,8 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from common.configs import misread
+from common.ranges import violation
 from data.config import DataConfig
 from data.corpora import CORPORA
 from data.corpora.files import FileCorpus
@@ -76,16 +78,25 @@ def consequences(inherited: Mapping[str, Any], section: Mapping[str, Any]) -> di
 
 
 def of_section(section: Mapping[str, Any], where: str) -> DataConfig:
-    """The config that a section of `data` makes by itself. DataError: unknown keys, or values of other types."""
+    """The config that a section of `data` makes by itself. DataError: unknown keys, values of other types or ranges."""
     try:
-        config = merged(OmegaConf.structured(DataConfig), [section])
-        return cast(DataConfig, OmegaConf.to_object(config))
+        config = merged(OmegaConf.structured(DataConfig), [section], f"{where}.")
+        found = cast(DataConfig, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise DataError(f"{where}: {str(error).splitlines()[0]}") from None
+    if problem := violation(found, f"{where}."):
+        raise DataError(problem)
+    return found
 
 
-def merged(config: Any, sections: Sequence[Mapping[str, Any]]) -> Any:
-    """An OmegaConf config of the data with the keys of sections, and what follows from them."""
+def merged(config: Any, sections: Sequence[Mapping[str, Any]], prefix: str = "") -> Any:
+    """An OmegaConf config of the data with the keys of sections, and what follows from them.
+
+    DataError: a value that OmegaConf would change; its name has the prefix.
+    """
+    for values in sections:
+        if problem := misread(values, DataConfig, prefix):
+            raise DataError(problem)
     section = {key: value for values in sections for key, value in values.items()}
     inherited = cast(dict[str, Any], OmegaConf.to_container(config))
     return OmegaConf.merge(config, consequences(inherited, section), *sections)

@@ -1,7 +1,7 @@
 """The options of a command line as a config of the data."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -24,7 +24,7 @@ def parse(arguments: list[str]) -> DataConfig:
     files = [argument for argument in arguments if "=" not in argument]
     if len(files) > 1:
         raise DataError(f"one config is read, got {' and '.join(files)}; options must read key=value")
-    layers = [values.get("data") or {} for _, values in chain(Path(files[0]))] if files else []
+    layers = [_data_of(*file) for file in chain(Path(files[0]))] if files else []
     overrides = [argument.removeprefix("data.") for argument in arguments if "=" in argument]
     typed = [read_option(override, DataConfig)[1] for override in overrides]
     config = OmegaConf.structured(DataConfig)
@@ -38,3 +38,11 @@ def parse(arguments: list[str]) -> DataConfig:
         raise DataError(f"unknown option {error.full_key!r}{hint}") from None
     except OmegaConfBaseException as error:
         raise DataError(f"{error.full_key or 'options'}: {str(error).splitlines()[0]}") from None
+
+
+def _data_of(source: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The section `data` of a file, empty where it has none. DataError: it is no section."""
+    section = values.get("data") or {}
+    if not isinstance(section, dict):
+        raise DataError(f"{source}: 'data' is a section; set one of its keys, like data.corpus=...")
+    return section

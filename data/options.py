@@ -13,13 +13,13 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from common.configs import base_sixty
+from common.configs import base_sixty, is_text
 from data.errors import DataError
 
 ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
@@ -40,7 +40,7 @@ def read_option(option: str, schema: type) -> tuple[str, dict[str, Any]]:
     value: Any
     if types.NoneType in kinds and text == "null":
         value = None
-    elif all(kind in (str, types.NoneType) or typing.get_origin(kind) is Literal for kind in kinds):
+    elif is_text(kinds):
         value = _text(text, option, escapes=metadata.get("escapes", False))
     else:
         value = _yaml(text, option)

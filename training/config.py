@@ -8,8 +8,6 @@ line that says where it was written and what would be right.
 
 import difflib
 import re
-import types
-import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -19,12 +17,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from common.configs import chain, did_you_mean, one_line
+from common.configs import chain, did_you_mean, misread, one_line
 from common.describe import described
 from common.errors import InputError
 from common.hashing import json_hash
 from common.ranges import FLOAT32, SEED, ranged, violation
-from common.reading import references
 from common.shapes import shown
 from data import DataConfig
 from data.choice import consequences, located, whole
@@ -181,6 +178,8 @@ def _filled(config: Any, layers: Sequence[Layer], path: str | Path) -> Config:
     for layer in layers:
         for source, values in layer:
             _check_keys(config, values, source)
+            if problem := misread(values, Config):
+                raise ModelError(f"{source}: {problem}")
         for source, values in [_consequences(config, layer), *layer]:
             try:
                 config = OmegaConf.merge(config, values)
@@ -331,7 +330,6 @@ def _override(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _check_keys(schema: DictConfig, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
-    hints = typing.get_type_hints(OmegaConf.get_type(schema))
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in schema:
@@ -342,27 +340,6 @@ def _check_keys(schema: DictConfig, values: Mapping[str, Any], source: str, pref
                     f"{source}: {name!r} is a section; set one of its keys, like {_example(name)}"
                 )
             _check_keys(schema[key], value, source, f"{name}.")
-        elif problem := _misread(value, hints[key], name):
-            raise ModelError(f"{source}: {problem}")
-
-
-def _misread(value: Any, kind: Any, name: str) -> str | None:
-    """What OmegaConf would take without a word: any number for a boolean, a boolean for a number, its own texts.
-
-    References are not followed: a config may come from somebody else, and `${oc.env:TOKEN}` is a secret.
-    """
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value == "???":
-        return f"{name}: '???' is no value; leave the key out for its default"
-    if typing.get_origin(kind) is dict and not isinstance(value, Mapping):
-        return f"{name} must be a section of keys and values, got {shown(value)}"
-    if bool in kinds and not isinstance(value, bool | None):
-        return f"{name} must be true or false, got {shown(value)}"
-    if isinstance(value, bool) and bool not in kinds and {int, float} & set(kinds):
-        return f"{name} must be a number, got {value}"
-    if reference := next(references(value, name), None):
-        return f"{reference} is a reference, which is not followed; write the value itself"
-    return None
 
 
 def _neighbours(name: str) -> str:

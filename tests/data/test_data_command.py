@@ -63,6 +63,22 @@ def test_a_config_of_training_says_what_is_prepared(tmp_path: Path) -> None:
     assert (config.held_out, config.seed) == (0.2, 3)
 
 
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("{path: 007}", "path must be a text, got 7; in quotes it is one"),
+        ("{path: '${oc.env:HOME}'}", "path: '${oc.env:HOME}' is a reference, which is not followed"),
+        ("{tokenizer: {kind: no}}", "tokenizer.kind must be a text, got False"),
+        ("{held_out: true}", "held_out must be a number, got True"),
+        ("text.txt", "'data' is a section"),
+    ],
+)
+def test_a_config_is_read_as_training_reads_it(section: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"data: {section}\n")
+    with pytest.raises(DataError, match=re.escape(message)):
+        parse([str(tmp_path / "mine.yaml")])
+
+
 @pytest.mark.slow
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = subprocess.run(

@@ -154,6 +154,12 @@ FROZEN = [0, 5, 8, 4, 1, 9, 7, 6, 9, 5, 3, 7, 4, 6, 8, 2]
             "data.sources.web.seed: that is said once for the whole mixture, as data.seed",
         ),
         ({"weight": 1, "corpse": "x"}, "data.sources.web: Key 'corpse' not in 'DataConfig'"),
+        (
+            {"weight": 1, "max_documents": -1},
+            "data.sources.web.max_documents must be an integer of at least 2",
+        ),
+        ({"weight": 1, "max_documents": True}, "data.sources.web.max_documents must be a number, got True"),
+        ({"weight": 1, "path": 7}, "data.sources.web.path must be a text, got 7"),
         ({"weight": 1, "corpus": "mix"}, "'mix' cannot be a source of a mixture"),
         (
             {"weight": 1, "corpus": "synthetic", "task": "copy"},

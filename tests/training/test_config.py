@@ -164,6 +164,17 @@ def test_the_file_with_the_mistake_is_named(tmp_path: Path) -> None:
         load(write(tmp_path / "a.yaml", extends="base.yaml"))
 
 
+@pytest.mark.parametrize("written", ["no", "007", "1.10", "[a]"])
+@pytest.mark.parametrize("key", ["name", "data.path", "data.separator", "train.precision"])
+def test_what_yaml_takes_for_no_text_is_no_text(tmp_path: Path, key: str, written: str) -> None:
+    section, _, last = key.rpartition(".")
+    path = tmp_path / "a.yaml"
+    line = f"{last}: {written}"
+    path.write_text(f"model: {{preset: nano}}\n{f'{section}: {{{line}}}' if section else line}\n")
+    with pytest.raises(ModelError, match=rf"a\.yaml: {key} must be a text, got .*; in quotes it is one"):
+        load(path)
+
+
 def test_circles_missing_files_and_broken_yaml_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", extends="b.yaml")
     write(tmp_path / "b.yaml", extends="a.yaml")
@@ -174,6 +185,9 @@ def test_circles_missing_files_and_broken_yaml_are_refused(tmp_path: Path) -> No
     (tmp_path / "broken.yaml").write_text("train: [1\n")
     with pytest.raises(InputError, match="is not YAML"):
         load(tmp_path / "broken.yaml")
+    (tmp_path / "endless.yaml").write_text("train: &a {steps: *a}\n")
+    with pytest.raises(InputError, match=r"endless\.yaml is not YAML: .*recursive"):
+        load(tmp_path / "endless.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(InputError, match=r"must hold keys and values"):
         load(tmp_path / "list.yaml")
