@@ -52,9 +52,14 @@ class FileCorpus(Corpus):
 
     @classmethod
     def find(cls, path: Path) -> list[Path]:
-        """The file itself, whatever its suffix, or the visible files below a folder that have a right one."""
+        """The file itself, whatever its suffix, or the visible files below a folder that have a right one.
+
+        DataError: neither a file nor a folder, but a pipe or a device, or a folder without such a file.
+        """
         if path.is_file():
             return [path]
+        if not path.is_dir():
+            raise DataError(f"{path} can be read once only; write it to a file, which is read several times")
         below = files_below(path)
         for suffixes in (cls.suffixes, cls.otherwise):
             if found := [file for file in below if suffix(file) in suffixes]:

@@ -46,6 +46,9 @@ class Text(FileCorpus):
         DataError: a separator that is in none of the files.
         """
         separator, separated = self.config.separator, False
+        if separator is not None:
+            # As the lines of the files come.
+            separator = separator.replace("\r\n", "\n").replace("\r", "\n")
         for file in self.files:
             if separator is None:
                 yield Document("".join(read_lines(file)))

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,12 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
             open_corpus(DataConfig(corpus="text", path=path))
 
 
+def test_a_pipe_is_no_corpus(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(DataError, match=r"pipe\.txt can be read once only; write it to a file"):
+        open_corpus(DataConfig(corpus="text", path=str(tmp_path / "pipe.txt")))
+
+
 def test_other_encodings_and_archives(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     for encoding, named in (("utf-16", "UTF-16"), ("latin-1", "LATIN1")):
@@ -188,6 +195,12 @@ def test_a_separator_that_is_nowhere(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("three")
     assert read(tmp_path, separator="***") == ["one\n", "two", "three"]
     refused(tmp_path, "the separator '---' is nowhere in", separator="---")
+
+
+def test_line_breaks_are_alike_in_files_and_separators(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\r\n***\r\ntwo")
+    for separator in ("\n***\n", "\r\n***\r\n", "\r***\r"):
+        assert read(tmp_path, separator=separator) == ["one", "two"]
 
 
 # The corpus follows from the path
