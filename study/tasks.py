@@ -76,7 +76,12 @@ def tasks(study: Study) -> list[Task]:
 
 def _choosing(variant: str, seed: int, value: float) -> Task:
     """The task that helps to choose a value."""
-    return Task(f"{variant}-tuning-{value:g}-seed-{seed}", variant, seed, value)
+    return Task(f"{variant}-tuning-{_spelled(value)}-seed-{seed}", variant, seed, value)
+
+
+def _spelled(value: float) -> str:
+    """A number as a key of any numeric type takes it, all of its digits, for a name, too."""
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
 def overrides(study: Study, task: Task) -> list[str] | None:
@@ -86,7 +91,7 @@ def overrides(study: Study, task: Task) -> list[str] | None:
         value = chosen(study, task.variant) if task.value is None else task.value
         if value is None:
             return None
-        told.append(f"{study.file.tuning.key}={value!r}")
+        told.append(f"{study.file.tuning.key}={_spelled(value)}")
     return [*told, f"seed={task.seed}", f"name={task.name}", f"out={study.folder}", "train.tracker=none"]
 
 

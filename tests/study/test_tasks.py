@@ -8,7 +8,7 @@ from common.errors import InputError
 from study.command import progress
 from study.definition import load
 from study.seal import seal
-from study.tasks import chosen, end, lock_of, overrides, record_path, state, states, tasks
+from study.tasks import chosen, config, end, lock_of, overrides, record_path, state, states, tasks
 from tests.study.conftest import FILE
 
 TUNING = {"key": "train.learning_rate", "values": [0.001, 0.01], "seeds": [9]}
@@ -52,6 +52,14 @@ def test_runs_wait_for_the_values_that_are_chosen_for_them(write):
     assert (chosen(study, "softmax"), chosen(study, "softpick")) == (0.01, 0.001)
     assert state(study, first) == "ready"
     assert "train.learning_rate=0.01" in overrides(study, first)
+
+
+def test_values_keep_their_digits_and_whole_ones_fit_whole_keys(write):
+    values = [8, 16.0, 0.0012345678, 0.0012345679]
+    study = load(write(tuning={"key": "train.batch_size", "values": values, "seeds": [9]}))
+    some = [task for task in tasks(study) if task.variant == "softmax" and task.value is not None]
+    assert len({task.name for task in some}) == len(values)
+    assert [config(study, task).train.batch_size for task in some[:2]] == [8, 16]
 
 
 def test_a_failed_run_chooses_against_its_value(write):
