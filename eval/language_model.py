@@ -80,11 +80,13 @@ class HarnessModel(TemplateLM):
             bos: whether contexts begin with the token that begins a document; None: as the tokenizer does by itself.
 
         Raises:
-            ModelError: more positions than the network has.
+            ModelError: no position, or more than the network has.
         """
         super().__init__()
         self.subject = subject
-        self.max_length = max_length or subject.train_length
+        self.max_length = subject.train_length if max_length is None else max_length
+        if self.max_length < 1:
+            raise ModelError(f"--max-length must be at least 1 position, got {self.max_length}")
         if subject.max_length is not None and self.max_length > subject.max_length:
             raise ModelError(
                 f"--max-length {self.max_length} exceeds the {subject.max_length} positions of {subject.name}"
@@ -292,8 +294,9 @@ def continuations(
 ) -> list[list[int]]:
     """The text that a subject writes behind each prompt: up to `room` tokens, before the end of the document.
 
-    Models of this project continue all prompts at once, padded on the left. Each call draws anew from torch's generator,
-    as those of transformers do: a task that repeats a request gets several texts, and lm-eval's seed gives them again.
+    Models of this project continue all prompts at once, padded on the left. Each call draws anew from torch's
+    generator, as those of transformers do: a task that repeats a request gets several texts, and lm-eval's seed gives
+    them again.
 
     Args:
         subject: who writes.

@@ -75,6 +75,8 @@ class Settings:
             raise ModelError(
                 "harness needs a task, at least one sample, at least 8 words and no negative shots"
             )
+        if self.limit is not None and self.limit < 1:
+            raise ModelError(f"--limit must be at least one document, got {self.limit}")
         malformed = [part for part in (self.gen_kwargs or "").split(",") if part and "=" not in part]
         if malformed:
             raise ModelError(f"--gen-kwargs takes name=value,name=value, not {malformed[0]!r}")

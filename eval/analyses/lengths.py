@@ -68,7 +68,12 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        if min(self.multiples, default=0) < 1 or self.tokens < 1 or (self.train_length or 1) < 1:
+        least = (
+            min(self.multiples, default=0),
+            self.tokens,
+            1 if self.train_length is None else self.train_length,
+        )
+        if min(least) < 1:
             raise ModelError("lengths needs multiples, a training length and tokens of at least 1")
         for scaling in self.rope if self.rope != AUTO else ():
             if scaling not in SCALINGS:

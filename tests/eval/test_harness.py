@@ -162,6 +162,10 @@ def test_tasks_refuse_a_text_that_is_too_short(run_path: Path, tmp_path: Path) -
 def test_mistakes(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="exceeds the 128 positions"):
         measure(harness, subject, Settings(max_length=129))
+    with pytest.raises(ModelError, match="at least 1 position, got 0"):
+        measure(harness, subject, Settings(max_length=0))
+    with pytest.raises(ModelError, match="at least one document, got -1"):
+        Settings(limit=-1)
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install"):
         harness.before(Settings())

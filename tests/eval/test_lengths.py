@@ -78,6 +78,8 @@ def test_what_cannot_be_measured_is_skipped_with_a_reason(run_path: Path) -> Non
     assert skipped[0] == {"length": 128, "multiple": 4, "reason": "longer than --tokens 64"}
     with pytest.raises(ModelError, match="no length can be measured for plain"):
         measure(lengths, open_subject(run_path), Settings(multiples=(16,)))
+    with pytest.raises(ModelError, match="a training length and tokens of at least 1"):
+        Settings(train_length=0)
 
 
 def test_joined_documents_are_stated(run_path: Path, tmp_path: Path) -> None:
