@@ -77,7 +77,7 @@ def main() -> int:
     page = "\n\n".join(parts) + "\n"
     print(page, end="")
     if options.write is not None:
-        options.write.write_text(page)
+        options.write.write_text(page, encoding="utf-8")
     return int(any(isinstance(x, Verdict) and x.flaw is not None for x in found.values()))
 
 

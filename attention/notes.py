@@ -153,7 +153,7 @@ def write(root: Path) -> None:
     for file in (PAGE, README):
         if not (root / file).is_file():
             raise AttentionError(f"{root} is not a checkout of this project: there is no {root / file}")
-    text = (root / README).read_text()
+    text = (root / README).read_text(encoding="utf-8")
     marked = MARKED.search(text)
     if marked is None:
         raise AttentionError(
@@ -161,9 +161,10 @@ def write(root: Path) -> None:
             "'<!-- end of mechanisms -->'"
         )
     written = table(re.split(r",\s*", marked["names"]))
-    (root / PAGE).write_text(page())
+    (root / PAGE).write_text(page(), encoding="utf-8")
     (root / README).write_text(
-        f"{text[: marked.start()]}{marked['begin']}\n{written}\n{marked['end']}{text[marked.end() :]}"
+        f"{text[: marked.start()]}{marked['begin']}\n{written}\n{marked['end']}{text[marked.end() :]}",
+        encoding="utf-8",
     )
 
 

@@ -334,7 +334,7 @@ def main() -> None:
     for architecture in arguments.architectures:
         parts.append(f"## {architecture}\n\n{_shipped(architecture, arguments.dtypes, arguments.widths)}")
     parts.append(f"## Code size per mechanism\n\n{SIZES}\n\n{_sizes()}")
-    OUT.write_text("\n\n".join(part.strip() for part in parts) + "\n")
+    OUT.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
 
 
 PREFACE = """# What the GPU kernels compile to

@@ -68,7 +68,7 @@ def write_checksums(checkpoint: str | Path) -> dict[str, str]:
     """Write checksums.json: the sha256 of every other file of the folder, by relative path; returns them."""
     checkpoint = Path(checkpoint)
     sums = {name: file_hash(checkpoint / name) for name in sorted(_files(checkpoint))}
-    (checkpoint / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
+    (checkpoint / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
     return sums
 
 

@@ -33,7 +33,7 @@ def sync(run: Path) -> None:
     """Have what was logged so far outlive a power cut."""
     path = run / METRICS
     if path.exists():
-        with path.open("a") as file:
+        with path.open("ab") as file:
             os.fsync(file.fileno())
 
 

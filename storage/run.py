@@ -119,7 +119,7 @@ def create_run(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     tokenizer.save(partial / TOKENIZER)
-    (partial / CONFIG).write_text(as_yaml(config))
+    (partial / CONFIG).write_text(as_yaml(config), encoding="utf-8")
     record: dict[str, Any] = {
         "train_length": train_length,
         "tokenizer": tokenizer.fingerprint,
@@ -131,7 +131,7 @@ def create_run(
     for name, entry in {"quantized": quantized, "averaged": averaged, "init_from": init_from}.items():
         if entry is not None:
             record[name] = dict(entry)
-    (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     publish(partial, path)
     return path
 

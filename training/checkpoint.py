@@ -184,7 +184,7 @@ class Checkpointer:
                     return
                 for name, weights in files.items():
                     save_weights(weights, folder / name)
-                (folder / STATE).write_text(json.dumps(values, indent=2) + "\n")
+                (folder / STATE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
             self._publish(folder, step)
 
         return write

@@ -38,7 +38,7 @@ class RunLock:
                 "host": socket.gethostname(),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
-            self._file.write_text(json.dumps(me) + "\n")
+            self._file.write_text(json.dumps(me) + "\n", encoding="utf-8")
         except Timeout as error:
             raise ModelError(
                 f"run {self._run} is being trained by {self._holder()}; wait for it, or stop it"

@@ -56,8 +56,8 @@ class Sources:
         """Those of a checkout."""
         pages = [path for folder in RESULTS for path in sorted((root / folder).glob("*.md"))]
         return cls(
-            (root / CAPABILITIES).read_text(),
-            {path.relative_to(root).as_posix(): path.read_text() for path in pages},
+            (root / CAPABILITIES).read_text(encoding="utf-8"),
+            {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in pages},
             _configs(root),
         )
 
@@ -232,6 +232,6 @@ def _configs(root: Path) -> dict[str, list[str]]:
         *root.glob("configs/[0-9]*.yaml"),
     ]
     for path in paths:
-        if match := re.search(r"^\s+attention: (\w+)\s*$", path.read_text(), re.MULTILINE):
+        if match := re.search(r"^\s+attention: (\w+)\s*$", path.read_text(encoding="utf-8"), re.MULTILINE):
             found.setdefault(match[1], []).append(path.relative_to(root).as_posix())
     return found

@@ -80,8 +80,8 @@ class Outside:
             pages = sorted(page.name for page in file.glob("*.md"))
             return f"# {path}\n\n" + "".join(f"- [{page.removesuffix('.md')}]({page})\n" for page in pages)
         if path.endswith(".md"):
-            return file.read_text()
-        text = file.read_text()
+            return file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
         fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`{3,}", text)), 3)
         language = LANGUAGES.get(file.suffix, "text")
         return f"{UNSEARCHED}# `{path}`\n\n{fence}{language}\n{text}{fence}\n"

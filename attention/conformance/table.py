@@ -80,7 +80,7 @@ def columns() -> dict[str, tuple[str, ...]]:
 
 def write(path: str | Path, outcomes: Outcomes, device: str) -> None:
     """Write the page."""
-    Path(path).write_text(page(outcomes, device))
+    Path(path).write_text(page(outcomes, device), encoding="utf-8")
 
 
 def page(outcomes: Outcomes, device: str) -> str:
@@ -150,7 +150,7 @@ def read(path: str | Path) -> tuple[Outcomes, str]:
         AttentionError: no such file, or not such a page.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise AttentionError(f"cannot read {path}: {error.strerror}; make it with `{COMMAND}`") from error
     device = re.search(r"on device `(\S+)`", text)

@@ -39,7 +39,7 @@ def intact(library: Path) -> bool:
 def keep(made: Path, library: Path) -> None:
     """Move a finished library to its place, with its record; on the disk before it is seen."""
     record = made.with_name("record")
-    record.write_text(json.dumps(_described(made.read_bytes())) + "\n")
+    record.write_text(json.dumps(_described(made.read_bytes())) + "\n", encoding="utf-8")
     for path, place in ((record, _record_of(library)), (made, library)):
         path.chmod(0o600)
         _sync(path)
@@ -60,7 +60,7 @@ def remember(note: Path, content: object) -> None:
     open_folder(note.parent)
     descriptor, name = tempfile.mkstemp(prefix=UNFINISHED, dir=note.parent)
     try:
-        with open(descriptor, "w") as file:
+        with open(descriptor, "w", encoding="utf-8") as file:
             file.write(json.dumps(content, indent=1) + "\n")
         os.replace(name, note)
     except BaseException:

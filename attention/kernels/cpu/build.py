@@ -48,7 +48,7 @@ def compiler() -> str:
 def _processor() -> str:
     """Name the instruction sets, on which -march=native depends as far as it can be told without a compiler."""
     with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         found = [line for line in lines if line.lower().startswith(("flags", "features", "isa"))]
         if found:
             return platform.machine() + found[0]
@@ -118,7 +118,7 @@ def _headers_of(source: str) -> list[str]:
     while waiting:
         for name in re.findall(r'^#include "(.*)"', waiting.pop(), re.MULTILINE):
             if name not in texts:
-                texts[name] = (HERE / name).read_text()
+                texts[name] = (HERE / name).read_text(encoding="utf-8")
                 waiting.append(texts[name])
     return [texts[name] for name in sorted(texts)]
 
@@ -126,7 +126,7 @@ def _headers_of(source: str) -> list[str]:
 def _compile(source: str, flags: Sequence[str], library: Path) -> None:
     with store.workspace(library.parent) as scratch:
         unit, made = scratch / "unit.cpp", scratch / library.name
-        unit.write_text(source)
+        unit.write_text(source, encoding="utf-8")
         command = [compiler(), *FLAGS, f"-I{HERE}", str(unit), "-o", str(made), *flags]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace")

@@ -40,7 +40,7 @@ def libraries(formula: Formula) -> tuple[Path, Path]:
 
 
 def _engine() -> str:
-    return (HERE / "engine.cpp").read_text()
+    return (HERE / "engine.cpp").read_text(encoding="utf-8")
 
 
 @cache

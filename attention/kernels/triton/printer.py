@@ -39,8 +39,8 @@ def module_name(formula: Formula) -> str:
     path = _path(name)
     try:
         open_folder(path.parent)
-        if not (path.exists() and path.read_text(errors="replace") == source):
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        if not (path.exists() and path.read_text(encoding="utf-8", errors="replace") == source):
+            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
                 file.write(source)
             os.replace(file.name, path)
     except OSError as error:
