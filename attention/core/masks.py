@@ -199,6 +199,8 @@ def visibility(
         padding = documents[:, keys - queries :] < 0
         first, last = first.masked_fill(padding, 0), last.masked_fill(padding, 0)
     if chosen:
+        # A place beyond the keys may have its whole window there.
+        first = first.clamp(max=keys)
         last = torch.maximum(last, first)
     return Visibility(
         first.contiguous(), last.contiguous(), position, keys, causal, window, documents, chosen

@@ -55,20 +55,23 @@ def test_visibility_and_its_tiles(queries, extra, causal, window, ids, height):
 
 
 @given(
-    rows=st.lists(st.tuples(st.integers(-2, 12), st.integers(-2, 12)), min_size=1, max_size=6),
+    rows=st.lists(
+        st.tuples(st.integers(-2, 12), st.integers(-2, 12), st.integers(-4, 15)), min_size=1, max_size=6
+    ),
     keys=st.integers(1, 9),
     window=st.sampled_from([None, 1, 3]),
     causal=st.booleans(),
 )
 def test_intervals_are_the_callers_own(rows, keys, window, causal):
-    place = [min(index, keys - 1) for index in range(len(rows))]
-    intervals = torch.tensor([[[first, last, i] for (first, last), i in zip(rows, place, strict=True)]])
+    intervals = torch.tensor([rows])
     visible = visibility(len(rows), keys, causal=causal, window=window, intervals=intervals)
     expected = torch.zeros(1, len(rows), keys, dtype=torch.bool)
-    for row, (first, last) in enumerate(rows):
+    for row, (first, last, place) in enumerate(rows):
         for j in range(keys):
-            near = window is None or abs(place[row] - j) < window
-            expected[0, row, j] = first <= j < last and near and (j <= place[row] or not causal)
+            near = window is None or abs(place - j) < window
+            expected[0, row, j] = first <= j < last and near and (j <= place or not causal)
     assert torch.equal(visible.mask(), expected)
     assert torch.equal(visible.count, expected.sum(-1))
-    assert torch.equal(visible.position, torch.tensor(place))
+    assert torch.equal(visible.audience, expected.sum(-2))
+    assert torch.equal(visible.position, intervals[0, :, 2])
+    assert 0 <= visible.first.min() <= visible.last.max() <= keys
