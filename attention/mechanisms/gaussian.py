@@ -45,6 +45,8 @@ from attention.forms.ratio import Ratio
 from attention.mechanisms.softmax import Exponential
 
 NORMS = ("none", "row")
+BLUNTEST = 1e-12
+"""The least beta: at a smaller one float32 has a weight of 1 all the same, and of beta^2 nothing to divide by."""
 
 
 @register
@@ -125,7 +127,7 @@ class Gaussian(Pointwise, Exponential):
 
     def _beta(self, call: Call, dtype: torch.dtype) -> Tensor:
         """[H]."""
-        return softplus(call.params["sharpness"].to(dtype))
+        return softplus(call.params["sharpness"].to(dtype)).clamp(min=BLUNTEST)
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """The kernel, or the kernel over its row sum."""

@@ -217,6 +217,21 @@ def test_gaussian_weights_are_those_of_vectors_a_rounding_away(dtype, normalise,
         assert (weight - truth).abs().max() <= allowed, kernel
 
 
+@pytest.mark.parametrize("kernel", ["auto", "tiled", "dense"])
+@pytest.mark.parametrize("sharpness", [-60.0, -200.0])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_gaussian_kernel_may_forget_all_distance(kernel, sharpness, normalise):
+    """In float32 beta squared is 0 at softplus(-60), beta at softplus(-200): every weight is 1."""
+    inputs = make(queries=9).to(torch.float32)
+    learned = torch.full((inputs.query.shape[2],), sharpness, requires_grad=True)
+    mechanism = attention.get("gaussian", normalise=normalise)
+    out = attention.attend(*inputs.all[:3], mechanism, params={"sharpness": learned}, kernel=kernel)
+    shared = inputs.query.shape[2] // inputs.value.shape[2]
+    assert torch.allclose(out, inputs.value.cumsum(1).repeat_interleave(shared, 2), atol=1e-4)
+    gradients = torch.autograd.grad(out.sum(), (*inputs.all[:3], learned))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 @pytest.mark.parametrize("name", ["sparsemax", "entmax15"])
 def test_a_threshold_within_one_of_a_large_score_keeps_its_digits(name):
     score = torch.tensor([[3000.1, 3000.3, 2999.6, -40.0]])
