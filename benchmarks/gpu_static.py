@@ -173,6 +173,10 @@ class Compiled:
     special: int = 0
 
 
+NVIDIA, AMD = r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_]+)", r"^\t([a-z]\w+)"
+"""The name of an instruction in a line of a listing."""
+
+
 class _Driver:
     """Tells the compiler which device it compiles for."""
 
@@ -225,28 +229,40 @@ def launches(
 
 
 def compiled(planned: launch.Launch, machine: Machine) -> Compiled:
-    """Compile a launch for a machine."""
+    """The facts of a launch for a machine."""
+    kernel = build(planned, machine)
+    return (_amd if machine.is_amd else _nvidia)(kernel, machine, planned.tiles)
+
+
+def build(planned: launch.Launch, machine: Machine) -> Any:
+    """Compile a launch for a machine, to Triton's kernel."""
     tiles, driver = planned.tiles, triton.runtime.driver
     before = driver._active
     driver.set_active(_Driver(machine.target))  # type: ignore[arg-type]
     try:
-        kernel = planned.kernel.warmup(
+        return planned.kernel.warmup(
             grid=planned.grid, **planned.arguments, num_warps=tiles.warps, num_stages=tiles.stages
         )
     finally:
         driver._active = before
-    return _amd(kernel, machine, tiles) if machine.is_amd else _nvidia(kernel, machine, tiles)
+
+
+def listing(kernel: Any, machine: Machine) -> str:
+    """The machine's instructions, one a line, with the labels that branches name."""
+    if machine.is_amd:
+        return str(kernel.asm["amdgcn"])
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        return _output("nvdisasm", "-c", file.name)
 
 
 def _nvidia(kernel: Any, machine: Machine, tiles: Tiles) -> Compiled:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        text = _output("nvdisasm", "-c", file.name)
         usage = _output("cuobjdump", "-res-usage", file.name)
-    operations = Counter(
-        re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_]+)", text, re.MULTILINE)
-    )
+    operations = Counter(re.findall(NVIDIA, listing(kernel, machine), re.MULTILINE))
     registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]
     shared, threads = kernel.metadata.shared, 32 * tiles.warps
     fits = [
@@ -275,7 +291,7 @@ def _amd(kernel: Any, machine: Machine, tiles: Tiles) -> Compiled:
     def field(name: str) -> int:
         return int(re.search(rf"\.{name}:\s+(\d+)", text)[1])  # type: ignore[index]
 
-    operations = Counter(re.findall(r"^\t([a-z]\w+)", text, re.MULTILINE))
+    operations = Counter(re.findall(AMD, text, re.MULTILINE))
     registers = field("vgpr_count")
     waves = 4 * min(8, 512 // max(1, -(-registers // 8) * 8))
     fits = [waves // tiles.warps, machine.shared // max(1, kernel.metadata.shared)]

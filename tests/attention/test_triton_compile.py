@@ -14,7 +14,7 @@ from attention.forms import rowwise_forms
 from attention.kernels.triton import forms
 from attention.kernels.triton.launch import plan_backward, plan_forward
 from attention.kernels.triton.tiles import family, tiles_for
-from benchmarks import gpu_static
+from benchmarks import gpu_roofline, gpu_static
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +52,39 @@ def test_each_generation_uses_its_own_matrix_unit(architecture, instruction):
     planned = gpu_static.launches(attention.get("softpick"), architecture, torch.bfloat16, 128)
     result = gpu_static.compiled(planned["mix"], gpu_static.MACHINES[architecture])
     assert set(result.tensor) == {instruction}
+
+
+@pytest.mark.parametrize("sweep", ["mix", "sum_rows", "grad_queries", "grad_keys"])
+def test_a_turn_of_the_loop_has_the_matrix_instructions_of_one_tile(sweep):
+    """On sm_80 one of them multiplies 16 x 16 by 16 x 8. Were products missed, shares would be wrong."""
+    planned = gpu_static.launches(attention.get("softpick"), "sm_80", torch.bfloat16, 64)[sweep]
+    machine, tiles = gpu_static.MACHINES["sm_80"], planned.tiles
+    text = gpu_static.listing(gpu_static.build(planned, machine), machine)
+    instructions = gpu_roofline.inner_loop(text, machine)["HMMA"] * tiles.warps
+    products = gpu_roofline.PRODUCTS[sweep]
+    assert instructions * 16 * 16 * 8 == products * tiles.rows * tiles.keys * 64
+
+
+def test_the_inner_loop_is_that_with_the_products():
+    text = "\n".join(
+        f"        /*{place:04x}*/               {each} ;" if each[0] != "." else f"{each}:"
+        for place, each in enumerate(
+            [
+                "MOV R1",
+                ".L_x_0",
+                "FADD R1",
+                ".L_x_1",
+                "HMMA R1",
+                "MUFU.EX2 R1",
+                "BRA `(.L_x_1)",
+                "@P0 BRA `(.L_x_0)",
+            ]
+        )
+    )
+    machine = gpu_static.MACHINES["sm_80"]
+    assert gpu_roofline.inner_loop(text, machine) == {"HMMA": 1, "MUFU": 1, "BRA": 1}
+    with pytest.raises(ValueError, match="no loop has matrix instructions"):
+        gpu_roofline.inner_loop(text.replace("HMMA", "FMUL"), machine)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "softpick", "lssar"])
