@@ -18,8 +18,9 @@ from attention.core.registry import discover, get, names, register
 from attention.core.scores import Scores
 from attention.entropies import entropy
 from attention.forms.chunked import RecurrentState
-from attention.functional import RowStats, attend, row_stats, weights
+from attention.functional import attend, weights
 from attention.module import Attention, set_progress
+from attention.statistics import RowStats, row_stats
 
 discover()
 

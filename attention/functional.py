@@ -1,4 +1,4 @@
-"""The public calls: outputs, weights and row statistics of any mechanism.
+"""The public calls: outputs and weights of any mechanism.
 
 Layout is sequence first: query [B, T, H, D], key [B, S, Hk, D], value [B, S, Hk, Dv]. Head h reads key head
 h // (H / Hk). The queries are the last T of the S positions, so a cache of earlier keys needs no extra argument.
@@ -6,9 +6,8 @@ h // (H / Hk). The queries are the last T of the S positions, so a cache of earl
 The first call imports the kernels, not `import attention`: they bring torch's compiler, which takes as long as torch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -20,13 +19,7 @@ from attention.core.inputs import AttentionInputs, prepare
 from attention.core.mechanism import Mechanism
 from attention.core.modes import asked
 from attention.core.registry import get
-from attention.forms.chunked import Chunked, RecurrentState
-
-if TYPE_CHECKING:
-    from attention.kernels.tiled import Block
-
-SMALL_WEIGHT = 1e-5
-MASS_FLOOR = 1e-8
+from attention.forms.chunked import RecurrentState
 
 
 def attend(
@@ -125,7 +118,7 @@ def weights(
 ) -> Tensor:
     """The weights that `attend` uses, recomputed, for chosen query rows and heads.
 
-    RecurrentState grows with T x S unless rows and heads are chosen.
+    Memory grows with T x S unless rows and heads are chosen.
 
     Args:
         kernel: "dense" for the formula, "auto" or "tiled" for what the block kernel used.
@@ -139,6 +132,7 @@ def weights(
         AttentionError: as for `attend`, or a row or head that does not exist.
     """
     from attention.kernels import dense, dispatch
+    from attention.kernels.blocks import blocks
 
     mechanism = get(mechanism)
     with torch.no_grad(), exactly(query):
@@ -150,132 +144,13 @@ def weights(
             return dense.weights(inputs)[:, wanted_heads][:, :, wanted_rows]
         wide = torch.promote_types(query.dtype, torch.float32)
         out = query.new_zeros(query.shape[0], len(wanted_heads), len(wanted_rows), key.shape[1], dtype=wide)
-        for block in _blocks(inputs):
+        for block in blocks(inputs):
             start, stop = block.tile.rows.start, block.tile.rows.stop
             here = ((wanted_rows >= start) & (wanted_rows < stop)).nonzero()[:, 0]
             if len(here):
                 chosen = block.weight[:, wanted_heads][:, :, wanted_rows[here] - start]
                 out[:, :, here, block.tile.keys] = chosen
         return out
-
-
-@dataclass(frozen=True)
-class RowStats:
-    """Statistics of weights W, streamed over blocks of rows.
-
-    Rows are divided by sum_j |W_ij|, the magnitude, where they are renormalised: weights may be negative, and their
-    sum may then vanish where the row does not.
-
-    Attributes:
-        mass: sum_j W_ij, float32 [B, H, T], as all that follow unless said otherwise.
-        magnitude: sum_j |W_ij|.
-        entropy: of |W_ij| / magnitude_i, in nats; 0 where the magnitude is below 1e-8.
-        first: the weight on key 0.
-        zeros: number of visible entries that are exactly 0.
-        small: number of visible entries of at most 1e-5 in magnitude.
-        max_score: largest |score| among visible entries, before a softcap.
-        visible: n_i, the number of keys that query i sees, int64 [B, T].
-        audience: the number of queries that see key j, int64 [B, S].
-        key_mass: sum_i W_ij, float64 [B, H, S].
-        key_mass_renormalised: sum_i |W_ij| / (magnitude_i + 1e-8), float64 [B, H, S].
-        key_contribution: sum_i |W_ij| ||v_j|| / sum_k |W_ik| ||v_k||, float64 [B, H, S], a row of 0 / 0 left out; None
-            where no values were given.
-    """
-
-    mass: Tensor
-    magnitude: Tensor
-    entropy: Tensor
-    first: Tensor
-    zeros: Tensor
-    small: Tensor
-    max_score: Tensor
-    visible: Tensor
-    audience: Tensor
-    key_mass: Tensor
-    key_mass_renormalised: Tensor
-    key_contribution: Tensor | None = None
-
-
-def row_stats(
-    query: Tensor,
-    key: Tensor,
-    mechanism: str | Mechanism,
-    *,
-    value: Tensor | None = None,
-    **options: Unpack[CallOptions],
-) -> RowStats:
-    """Mass, entropy, sparsity and sinks of a mechanism's weights, with memory linear in length.
-
-    Arguments and errors as for `attend`; values are needed for what keys contribute alone.
-    """
-    mechanism = get(mechanism)
-    with torch.no_grad(), exactly(query):
-        inputs = prepare(query, key, key if value is None else value, mechanism, CallSpec(**options))
-        if asked(inputs.differentiable):
-            raise AttentionError(
-                "row statistics have no derivative; call row_stats outside of torch.func and forward mode"
-            )
-        return _stats(inputs, None if value is None else _norms(value, query.shape[2]))
-
-
-def _norms(value: Tensor, n_head: int) -> Tensor:
-    """||v_j|| [B, H, 1, S] as each query head reads it, float32 at least."""
-    wide = torch.promote_types(value.dtype, torch.float32)
-    norms = torch.linalg.vector_norm(value, dim=-1, dtype=wide).mT
-    return norms.repeat_interleave(n_head // value.shape[2], 1)[:, :, None]
-
-
-def _stats(inputs: AttentionInputs, norms: Tensor | None) -> RowStats:
-    query = inputs.scores.query
-    batch, queries, n_head, _ = query.shape
-    rows = {
-        name: query.new_zeros(batch, n_head, queries, dtype=torch.float32)
-        for name in ("mass", "magnitude", "entropy", "first", "zeros", "small", "max_score")
-    }
-    columns = {
-        name: query.new_zeros(batch, n_head, inputs.visible.keys, dtype=torch.float64)
-        for name in ("key_mass", "key_mass_renormalised", *(() if norms is None else ("key_contribution",)))
-    }
-    visible = inputs.visible.count.expand(batch, -1)
-    for block in _blocks(inputs):
-        here, keys, weight = block.tile.rows, block.tile.keys, block.weight
-        hidden = (weight.shape[-1] - visible[:, None, here]).to(weight.dtype)
-        score = block.tile.zero_(block.score[:, :, None])[:, :, 0]
-        rows["max_score"][..., here] = torch.maximum(score.amax(-1), -score.amin(-1))
-        rows["mass"][..., here] = weight.sum(-1)
-        columns["key_mass"][..., keys] += weight.sum(-2)
-        if keys.start == 0:
-            rows["first"][..., here] = weight[..., 0]
-        # In place and into one buffer, since fresh memory costs more than the arithmetic. Comparisons write floats,
-        # since sums over booleans take five times as long.
-        magnitude, scratch = weight.abs_(), torch.empty_like(weight)
-        rows["zeros"][..., here] = torch.eq(magnitude, 0, out=scratch).sum(-1) - hidden
-        rows["small"][..., here] = torch.le(magnitude, SMALL_WEIGHT, out=scratch).sum(-1) - hidden
-        total = magnitude.sum(-1, keepdim=True)
-        rows["magnitude"][..., here] = total[..., 0]
-        if norms is not None:
-            given = torch.mul(magnitude, norms[..., keys], out=scratch)
-            whole = given.sum(-1, keepdim=True)
-            columns["key_contribution"][..., keys] += given.div_(whole.masked_fill_(whole == 0, 1)).sum(-2)
-        share = magnitude.div_(total + MASS_FLOOR)
-        columns["key_mass_renormalised"][..., keys] += share.sum(-2)
-        # These shares sum to r = total / (total + floor), and the entropy is that of share / r.
-        total = total[..., 0]
-        kept = total / (total + MASS_FLOOR)
-        logarithm = torch.clamp(share, min=torch.finfo(share.dtype).tiny, out=scratch).log_()
-        entropy = kept.log() - torch.linalg.vecdot(share, logarithm) / kept
-        rows["entropy"][..., here] = entropy.where(total >= MASS_FLOOR, 0)
-    audience = inputs.visible.audience.expand(batch, -1)
-    return RowStats(**rows, **columns, visible=visible, audience=audience)
-
-
-def _blocks(inputs: AttentionInputs) -> Iterator["Block"]:
-    """Weights by blocks of rows, by the row functions of the form, or by the formula where there are none."""
-    from attention.kernels import chunked, tiled
-
-    if inputs.vacant:
-        return iter(())
-    return (chunked if isinstance(inputs.mechanism, Chunked) else tiled).blocks(inputs)
 
 
 def _indices(wanted: Sequence[int] | slice | None, size: int, what: str, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attention import row_stats
-from attention.functional import MASS_FLOOR
+from attention.statistics import MASS_FLOOR
 from models import AttentionCall, ModelError
 
 KINDS = ("raw", "renormalised")
@@ -51,9 +51,7 @@ class Sparsity:
 
 
 class RowSums:
-    """Numbers per sequence and head of one layer, summed in float64 over one sequence at a time.
-
-    Blocks of rows then fall alike and sums add up alike, whatever the batch.
+    """Numbers per sequence and head of one layer, summed in float64 over the rows of a sequence, whatever its batch.
 
     Args:
         positions: rows whose mass is kept.
@@ -68,21 +66,18 @@ class RowSums:
 
     def add(self, call: AttentionCall) -> None:
         """Account for one forward pass of the layer."""
-        sequences = (tensor.split(1) for tensor in (call.query, call.key, call.value, call.output))
-        for query, key, value, output in zip(*sequences, strict=True):
-            self._add(query, key, value, output, call)
-
-    def _add(self, query: Tensor, key: Tensor, value: Tensor, output: Tensor, call: AttentionCall) -> None:
-        stats = row_stats(query, key, call.mechanism, value=value, **call.spec.options)
+        query = call.query
+        stats = row_stats(query, call.key, call.mechanism, value=call.value, **call.spec.options)
         length = query.shape[1]
-        seen = stats.audience > self.audience * stats.audience.amax(-1, keepdim=True)
+        audience = stats.audience[:, None]
+        seen = audience > self.audience * audience.amax(-1, keepdim=True)
         rows_from = torch.arange(length, 0, -1, device=query.device)[: self.keys]
         for kind, received in zip(KINDS, (stats.key_mass, stats.key_mass_renormalised), strict=True):
-            importance = received / stats.audience
+            importance = received / audience
             self._keep(f"importance {kind}", importance[..., : self.keys])
-            self._keep(f"largest importance {kind}", importance.where(seen[:, None], -torch.inf).amax(-1))
+            self._keep(f"largest importance {kind}", importance.where(seen, -torch.inf).amax(-1))
         assert stats.key_contribution is not None
-        self._keep("contribution", (stats.key_contribution / stats.audience)[..., : self.keys])
+        self._keep("contribution", (stats.key_contribution / audience)[..., : self.keys])
         self._keep("gu", stats.key_mass_renormalised[..., : self.keys] / rows_from)
         self._keep("softpick", stats.key_mass[..., 0] / length)
         self._keep("mass_at", stats.mass[..., self.positions])
@@ -90,7 +85,7 @@ class RowSums:
         visible = stats.visible[:, None].expand_as(stats.mass)
         full = stats.magnitude >= MASS_FLOOR
         several = full & (visible > 1)
-        largest = output.abs().amax(-1).transpose(1, 2)
+        largest = call.output.abs().amax(-1).transpose(1, 2)
         rows = {
             "rows": torch.ones_like(stats.mass),
             "mass": stats.mass,

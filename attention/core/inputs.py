@@ -92,7 +92,7 @@ class AttentionInputs:
                 replace(scores, query=query, key=key, query_bias=query_bias, key_bias=key_bias, noise=noise),
                 value,
                 visible,
-                self.call,
+                replace(self.call, count=visible.count),
                 given,
             )
             for (query, key, value, query_bias, key_bias), visible, noise, given in zip(

@@ -26,6 +26,7 @@ class Kernel(Protocol):
         runs_composites: whether it runs a composite by the composite's own formula.
         proves_when_run: whether a proof (`attention.kernels.proof`) has to wait for the run where torch.compile traces,
             since it compiles by torch.compile itself; `run` then asks for it.
+        gives_row_stats: whether it sums up rows of weights (`attention.statistics`) itself.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Kernel(Protocol):
     gives_mass: bool = False
     runs_composites: bool = False
     proves_when_run: bool = False
+    gives_row_stats: bool = False
 
     def refuses(self, inputs: AttentionInputs) -> str | None:
         """Say why it does not serve a call, None if it does. Looks only: computes, compiles and loads nothing."""
@@ -49,6 +51,16 @@ class Kernel(Protocol):
 
     def run(self, inputs: AttentionInputs, *, with_mass: bool = False) -> Mixture:
         """Outputs [B, T, H, Dv] of a call that it serves; with the log mass where that is wanted and given."""
+
+    def row_stats(self, inputs: AttentionInputs, *, small: float, floor: float) -> tuple[Tensor, Tensor]:
+        """Statistics of rows [7, B, H, T] and keys [3, B, H, S], in the order of `attention.statistics`.
+
+        Args:
+            inputs: a call that it serves, of a mechanism with row functions.
+            small: the largest weight that counts as small.
+            floor: the magnitude below which a row has no entropy, added to where a row is renormalised.
+        """
+        raise NotImplementedError
 
 
 def refusal(kernel: Kernel, inputs: AttentionInputs) -> str | None:

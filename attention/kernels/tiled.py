@@ -28,13 +28,18 @@ MINIMUM_ROWS, MAXIMUM_ROWS = 32, 64
 @torch.compiler.disable(reason="blocks depend on the mask's values; the model around them compiles")
 def mix(inputs: AttentionInputs) -> Mixture:
     """Outputs [B, T, H, Dv], and log masses [B, T, H] of forms that have them (else None)."""
+    found = [_attend(part) for part in parts(inputs)]
+    if len(found) == 1:
+        return Mixture(*found[0])
+    outs, masses = zip(*found, strict=True)
+    return Mixture(torch.cat(outs), None if masses[0] is None else torch.cat(masses))
+
+
+def parts(inputs: AttentionInputs) -> list[AttentionInputs]:
+    """The call as so few sequences at a time that blocks of theirs have all rows that they may have."""
     batch, queries, n_head, _ = inputs.scores.query.shape
     per_sequence = n_head * min(queries, MAXIMUM_ROWS) * inputs.visible.keys
-    parts = [_attend(part) for part in inputs.split(min(batch, max(1, BUDGET // per_sequence)))]
-    if len(parts) == 1:
-        return Mixture(*parts[0])
-    outs, masses = zip(*parts, strict=True)
-    return Mixture(torch.cat(outs), None if masses[0] is None else torch.cat(masses))
+    return inputs.split(min(batch, max(1, BUDGET // per_sequence)))
 
 
 def _attend(inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:

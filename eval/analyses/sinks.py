@@ -22,8 +22,8 @@ A key that gets much weight may contribute little, since sinks tend to have smal
 rate of |W_ij| ||v_j|| in place of |W_ij|, rows divided by their sum: the norms of Kobayashi et al., arXiv 2004.10102,
 but of values as a head mixes them, before the output projection.
 
-All numbers come from `attention.row_stats`, one sequence after the other and with float64 sums: no T x T matrix is
-formed, and the size of a batch changes nothing but how the network's own products round.
+All numbers come from `attention.row_stats`, with float64 sums over the rows of a sequence: no T x T matrix is formed,
+and the size of a batch changes nothing but how the network's own products round.
 
 Results: `Result` below, in which shares are in [0, 1]. `max_score` is the largest |score| met, and a head's entry is
 `null` where it has no row to average. Of a model in which only some layers have attention weights, lists of layers have
@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from attention.functional import MASS_FLOOR, SMALL_WEIGHT
+from attention.statistics import MASS_FLOOR, SMALL_WEIGHT
 from eval.analysis import Analysis, Measurement
 from eval.display import (
     Column,

@@ -1,13 +1,18 @@
 """Row statistics at the edges: weights that may be negative, rows of hardly any mass."""
 
 from dataclasses import dataclass
+from itertools import chain
 
 import pytest
 import torch
 from torch import Tensor
 
 import attention
+from attention import CallSpec, Phase, statistics
+from attention.core.inputs import example, prepare
 from attention.forms.pointwise import Pointwise
+from attention.kernels import dispatch
+from attention.kernels.kernel import obstacle
 
 
 @dataclass(frozen=True)
@@ -126,3 +131,52 @@ def test_a_key_contributes_its_weight_times_the_norm_of_its_value(small_tiles, m
     assert plain.key_contribution is None
     for name, found in vars(plain).items():
         assert found is None or torch.equal(found, getattr(stats, name)), name
+
+
+@pytest.fixture
+def compiled() -> None:
+    """Skip where there is no compiled kernel."""
+    if reason := obstacle(dispatch.KERNELS["cpu"], example(attention.get("softmax"))):
+        pytest.skip(reason)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(
+    "mechanism", ["clipped_softmax", "entmax15", "gumbel_softmax", "lssar", "softpick", "swat", "gaussian"]
+)
+def test_a_compiled_sweep_finds_what_the_blocks_find(mechanism: str) -> None:
+    """Over several blocks of rows, the later ones without the first keys, with biases, slopes and noise."""
+    generator = torch.Generator().manual_seed(0)
+    query = 2 * torch.randn(2, 200, 4, 20, generator=generator)
+    key, value = torch.randn(2, 2, 230, 2, 20, generator=generator)
+    spec = CallSpec(window=70, phase=Phase(training=True, progress=0.5, seed=torch.tensor(3)))
+    inputs = prepare(query, key, value, attention.get(mechanism), spec)
+    found, expected = statistics._compiled(inputs), statistics._streamed(inputs)
+    assert found is not None
+    names = (*statistics.ROWS, *statistics.KEYS)
+    for name, x, y in zip(names, chain(*found), chain(*expected), strict=True):
+        if name in ("zeros", "small"):  # a weight on the edge may fall on either side of it
+            assert (x - y).abs().sum() <= 2, name
+        else:
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_half_types_have_the_statistics_of_their_numbers_in_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 40, 2, 16, generator=generator).bfloat16()
+    found = attention.row_stats(query, key, "softpick", value=value)
+    expected = attention.row_stats(query.float(), key.float(), "softpick", value=value.float())
+    for name, x in vars(expected).items():
+        assert torch.equal(getattr(found, name), x), name
+
+
+def test_a_score_that_is_no_number_is_the_largest() -> None:
+    """And infinite keys do not exist for rows that do not see them."""
+    query, key = torch.ones(2, 1, 90, 1, 8)
+    key[:, 60] = torch.inf
+    query[:, 70] = torch.nan
+    largest = attention.row_stats(query, key, "softmax").max_score[0, 0]
+    assert largest[:60].tolist() == pytest.approx([8**0.5] * 60)
+    assert largest[70].isnan()
+    assert largest[[60, 69, 71]].isinf().all()

@@ -37,6 +37,7 @@ class Cpu(Kernel):
     summary = "C++, fused forward and backward, float32 and half types"
     rank = 30
     gives_mass = True
+    gives_row_stats = True
 
     def refuses(self, inputs: AttentionInputs) -> str | None:
         """Other devices and dtypes, functions that cannot be traced, machines that cannot compile."""
@@ -79,6 +80,15 @@ class Cpu(Kernel):
                 with_mass,
             )
         return Mixture(out, log_mass if with_mass else None)
+
+    def row_stats(self, inputs: AttentionInputs, *, small: float, floor: float) -> tuple[Tensor, Tensor]:
+        """Statistics of rows and keys, of tensors in float32."""
+        found = rowwise(inputs.mechanism)
+        assert found is not None
+        noise, key = _noise(inputs.scores.noise), _key(found[0])
+        with _unrecorded():
+            rows, keys = torch.ops.attention_zoo_cpu.row_stats(*inputs.operands, *noise, key, small, floor)
+        return rows, keys
 
 
 KERNEL = Cpu()

@@ -5,6 +5,7 @@
 #include "engine/backward.h"
 #include "engine/forward.h"
 #include "engine/mechanisms.h"
+#include "engine/row_stats.h"
 #include "engine/vectors.h"
 
 namespace {
@@ -42,11 +43,16 @@ TORCH_LIBRARY(attention_zoo_cpu, library) {
       "Tensor key, Tensor value, "
       "Tensor? query_bias, Tensor? key_bias, Tensor? slope, Tensor first, Tensor last, Tensor position, "
       "float scale, Tensor? source, float amplitude, str mechanism) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def(
+      "row_stats(Tensor query, Tensor key, Tensor value, Tensor? query_bias, Tensor? key_bias, Tensor? slope, "
+      "Tensor first, Tensor last, Tensor position, float scale, Tensor? source, float amplitude, "
+      "str mechanism, float small, float floor) -> (Tensor rows, Tensor keys)");
 }
 
 TORCH_LIBRARY_IMPL(attention_zoo_cpu, CPU, library) {
   library.impl("forward", forward);
   library.impl("backward", backward);
+  library.impl("row_stats", row_stats);
   library.impl("unit", unit);
   library.impl("unit_backward", unit_backward);
 }

@@ -16,6 +16,9 @@ from attention.kernels.cpu.printer import source
 STATISTICS = 5
 """Numbers kept of a row: as many as MAXIMUM_STATISTICS of the engine."""
 
+OF_ROWS, OF_KEYS = 7, 3
+"""Numbers that `row_stats` gives of a row and of a key, as in engine/row_stats.h."""
+
 NOTICE = "attention: compiling the CPU kernels, once for this machine (about 20 seconds) ..."
 
 GROUP_ROWS, TILE_KEYS = 16, 128
@@ -55,6 +58,7 @@ def load_engine() -> None:
     torch.library.register_fake("attention_zoo_cpu::forward", _fake_forward)
     torch.library.register_fake("attention_zoo_cpu::backward", _fake_backward)
     torch.library.register_autograd("attention_zoo_cpu::forward", _backward, setup_context=_keep)
+    torch.library.register_fake("attention_zoo_cpu::row_stats", _fake_row_stats)
     torch.library.register_fake("attention_zoo_cpu::unit", _fake_unit)
     torch.library.register_fake("attention_zoo_cpu::unit_backward", _fake_unit_backward)
     torch.library.register_autograd("attention_zoo_cpu::unit", _unit_backward, setup_context=_keep_unit)
@@ -102,6 +106,12 @@ def _fake_forward(
         support,
         query.new_empty(STATISTICS, batch, heads, queries, dtype=torch.float32),
     )
+
+
+def _fake_row_stats(query: Tensor, key: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    batch, queries, heads, _ = query.shape
+    rows = query.new_empty(OF_ROWS, batch, heads, queries, dtype=torch.float32)
+    return rows, query.new_empty(OF_KEYS, batch, heads, key.shape[1], dtype=torch.float64)
 
 
 def _fake_backward(

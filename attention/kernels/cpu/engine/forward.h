@@ -65,62 +65,84 @@ int64_t widest(const Scoring& scoring, const Shape& shape, int64_t rows) {
   return width;
 }
 
+// How the queries of a head fall into blocks.
+struct Blocks {
+  int64_t rows, count, width;  // most rows of a block, how many blocks, the widest key range of one
+  Blocks(const Scoring& scoring, const Shape& shape)
+      : rows(block_rows(widest(scoring, shape, QUERIES), shape.queries)),
+        count((shape.queries + rows - 1) / rows),
+        width(widest(scoring, shape, rows)) {}
+};
+
 template <class Element>
 struct PackedKeys {
-  Buffer<Element> key, value;  // per head: keys transposed for scores, values for outputs
+  Buffer<Element> key, value;  // per head: keys transposed for scores, values for outputs where there will be any
 
-  PackedKeys(const Shape& shape, const Tensor& key_, const Tensor& value_) {
-    View<const Element> keys(key_), values(value_);
+  PackedKeys(const Shape& shape, const Tensor& key_, const optional<Tensor>& value_ = {}) {
+    View<const Element> keys(key_), values;
     key.resize(shape.batch * shape.key_heads * shape.padded_keys * shape.padded_dim);
-    value.resize(shape.batch * shape.key_heads * shape.padded_keys * shape.padded_value);
+    if (value_) {
+      values = View<const Element>(*value_);
+      value.resize(shape.batch * shape.key_heads * shape.padded_keys * shape.padded_value);
+    }
     int64_t blocks = shape.padded_keys / shape.block_keys;
     auto make_scratch = [] { return Buffer<Element>(); };
     dynamic(shape.batch * shape.key_heads * blocks, make_scratch, [&](int64_t index, Buffer<Element>& scratch) {
       int64_t head = index / blocks, start = index % blocks * shape.block_keys;
       int64_t b = head / shape.key_heads, h = head % shape.key_heads, count = shape.keys - start;
       Element* key_block = key.data() + (head * shape.padded_keys + start) * shape.padded_dim;
-      Element* value_block = value.data() + (head * shape.padded_keys + start) * shape.padded_value;
       pack_columns(keys.at(b, start, h), keys.length, count, shape.head_dim, key_block, shape.block_keys,
                    shape.padded_dim, shape.block_keys, scratch);
+      if (!values.data) return;
+      Element* value_block = value.data() + (head * shape.padded_keys + start) * shape.padded_value;
       pack_rows(values.at(b, start, h), values.length, count, shape.value_dim, value_block,
                 shape.block_keys, shape.padded_value);
     });
   }
 };
 
+// The scores of the block of rows from `start` on, and the key of its first column; no columns where it sees nothing.
+template <class Element>
+std::pair<RowBlock, int64_t> score_rows(const Shape& shape, const Inputs& inputs, const PackedKeys<Element>& packed,
+                                        RowSpace<Element>& space, const Blocks& blocks, int64_t b, int64_t h,
+                                        int64_t start, float* statistics) {
+  const Scoring& scoring = inputs.scoring;
+  View<const Element> query(inputs.query);
+  int64_t count = std::min(blocks.rows, shape.queries - start);
+  auto [low, high] = seen(scoring.first_of(b) + start, scoring.last_of(b) + start, count);
+  low = low / KEYS * KEYS;
+  int64_t columns = round_up(high - low, KEYS), key_head = b * shape.key_heads + h / shape.group;
+  copy_rows(query.at(b, start, h), query.length, count, shape.head_dim, space.query.data(), blocks.rows,
+            shape.padded_dim);
+  products(blocks.rows, space.query.data(), shape.padded_dim,
+           packed.key.data() + key_head * shape.padded_keys * shape.padded_dim, shape.block_keys, low, columns,
+           space.score.data(), space.stride);
+  RowBlock block = describe(scoring, space, b, h, start, count, low, columns, shape.keys,
+                            statistics + (b * shape.heads + h) * shape.queries,
+                            shape.batch * shape.heads * shape.queries);
+  if (scoring.noise.drawn) add_noise(scoring, block, b, h, start, low);
+  return {block, low};
+}
+
 template <class Element>
 void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& mechanism, Tensor& out, Tensor& rest,
                     Tensor& support, float* statistics) {
-  const Scoring& scoring = inputs.scoring;
-  int64_t rows = block_rows(widest(scoring, shape, QUERIES), shape.queries), width = widest(scoring, shape, rows);
-  int64_t blocks = (shape.queries + rows - 1) / rows;
-  View<const Element> query(inputs.query);
+  Blocks blocks(inputs.scoring, shape);
   View<Element> output(out), lost;
   if (rest.numel()) lost = View<Element>(rest);
   View<uint8_t> supported;
   if (support.numel()) supported = View<uint8_t>(support);
   int64_t widest_depth = mechanism.vanishes ? TILE_KEYS : WIDE_KEYS;
   PackedKeys<Element> packed(shape, inputs.key, inputs.value);
-  auto make_space = [&] { return RowSpace<Element>(shape, rows, width); };
-  dynamic(shape.batch * shape.heads * blocks, make_space, [&](int64_t index, RowSpace<Element>& space) {
+  auto make_space = [&] { return RowSpace<Element>(shape, blocks.rows, blocks.width); };
+  dynamic(shape.batch * shape.heads * blocks.count, make_space, [&](int64_t index, RowSpace<Element>& space) {
     // Under a causal mask the last rows take longest: they come first.
-    int64_t start = (blocks - 1 - index / (shape.batch * shape.heads)) * rows;
+    int64_t start = (blocks.count - 1 - index / (shape.batch * shape.heads)) * blocks.rows;
     int64_t head = index % (shape.batch * shape.heads), b = head / shape.heads, h = head % shape.heads;
-    int64_t count = std::min(rows, shape.queries - start);
-    auto [low, high] = seen(scoring.first_of(b) + start, scoring.last_of(b) + start, count);
-    low = low / KEYS * KEYS;
-    int64_t columns = round_up(high - low, KEYS);
     int64_t key_head = b * shape.key_heads + h / shape.group;
-    const Element* keys = packed.key.data() + key_head * shape.padded_keys * shape.padded_dim;
     const Element* values = packed.value.data() + key_head * shape.padded_keys * shape.padded_value;
-    copy_rows(query.at(b, start, h), query.length, count, shape.head_dim, space.query.data(), rows,
-              shape.padded_dim);
-    products(rows, space.query.data(), shape.padded_dim, keys, shape.block_keys, low, columns,
-             space.score.data(), space.stride);
-    float* row_statistics = statistics + head * shape.queries;
-    RowBlock block = describe(scoring, space, b, h, start, count, low, columns, shape.keys, row_statistics,
-                              shape.batch * shape.heads * shape.queries);
-    if (scoring.noise.drawn) add_noise(scoring, block, b, h, start, low);
+    auto [block, low] = score_rows(shape, inputs, packed, space, blocks, b, h, start, statistics);
+    int64_t columns = block.columns;
     const Element* weight;
     if (mechanism.vanishes) space.occupied.fill(0);
     if constexpr (paired<Element>) {
@@ -135,16 +157,16 @@ void forward_blocks(const Shape& shape, const Inputs& inputs, const Mechanism& m
       depth = columns - column >= widest_depth ? widest_depth : KEYS;
       const uint8_t* here = space.occupied.data() + column / LANES;
       if (mechanism.vanishes && std::none_of(here, here + depth / LANES, std::identity())) continue;
-      multiply(rows, shape.padded_value, depth, weight + column, space.stride,
+      multiply(blocks.rows, shape.padded_value, depth, weight + column, space.stride,
                values + (low + column) * shape.padded_value, shape.padded_value, space.out.data(),
                shape.padded_value, mixed);
       mixed = true;
     }
     if (!mixed) space.out.fill(0.f);
-    for (int64_t row = start; supported.data && row < start + count; row += GROUP_ROWS)
+    for (int64_t row = start; supported.data && row < start + block.rows; row += GROUP_ROWS)
       for (int64_t column = 0; column < columns; column += LANES)
         supported.at(b, row / GROUP_ROWS, h)[(low + column) / TILE_KEYS] |= space.occupied[column / LANES];
-    for (int64_t row = 0; row < count; row++)
+    for (int64_t row = 0; row < block.rows; row++)
       write_output(output, lost, b, start + row, h, space.out.data() + row * shape.padded_value,
                    columns ? space.row_scale[row] : 0.f, shape.value_dim);
   });

@@ -13,12 +13,15 @@
 
 namespace {
 
-// Numbers below 1e-38 cost a hundred times as much as others and no sum of weights feels them: they become zero.
-struct FlushSubnormals {
+// Numbers below 1e-38 cost a hundred times as much as others and no sum of weights feels them: they become zero, but where
+// zeros are counted.
+struct Subnormals {
 #ifdef __SSE__
   unsigned before = _mm_getcsr();
-  FlushSubnormals() { _mm_setcsr(before | 0x8040); }
-  ~FlushSubnormals() { _mm_setcsr(before); }
+  explicit Subnormals(bool kept) { _mm_setcsr(kept ? before & ~0x8040 : before | 0x8040); }
+  ~Subnormals() { _mm_setcsr(before); }
+#else
+  explicit Subnormals(bool) {}
 #endif
 };
 
@@ -30,7 +33,7 @@ void dynamic(int64_t count, MakeSpace make_space, Task task, int64_t products = 
   int64_t worth = std::max<int64_t>(1, products / THREAD_PRODUCTS);
   int64_t threads = std::min({int64_t(at::get_num_threads()), count, worth});
   at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    FlushSubnormals flush;
+    Subnormals subnormals(false);
     auto space = make_space();
     for (int64_t index; (index = next.fetch_add(1)) < count;) task(index, space);
     at::native::cpublas::brgemm_release();
