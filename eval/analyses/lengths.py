@@ -214,6 +214,11 @@ def run(subject: Subject, settings: Settings) -> Measurement[Result]:
     return Measurement(result, protocol)
 
 
+def notes(result: Result) -> list[str]:
+    """What was left out, and why."""
+    return [f"{entry.multiple}x, {entry.length} tokens, left out: {entry.reason}" for entry in result.skipped]
+
+
 def row(result: Result) -> dict[str, object]:
     """One line of the comparison table."""
     plain: dict[str, object] = {f"{entry.multiple}x": entry.loss for entry in result.lengths.values()}
@@ -418,6 +423,7 @@ ANALYSIS = Analysis(
     result=Result,
     run=run,
     row=row,
+    notes=notes,
     order=40,
     columns=columns,
     figures=lambda runs: overlaid(runs, plots),

@@ -121,6 +121,14 @@ def run(subject: Subject, settings: Settings) -> Measurement[Result]:
     return Measurement(Result(measured, skipped), {"bos": subject.bos is not None})
 
 
+def notes(result: Result) -> list[str]:
+    """What was left out, and why."""
+    return [
+        f"{entry.garbage} characters of filler left out, prompts of {entry.length} tokens: {entry.reason}"
+        for entry in result.skipped
+    ]
+
+
 def row(result: Result) -> dict[str, object]:
     """One line of the comparison table."""
     return {f"{entry.tokens} tokens": _with_ends(entry) for entry in result.lengths.values()}
@@ -178,5 +186,6 @@ ANALYSIS = Analysis(
     result=Result,
     run=run,
     row=row,
+    notes=notes,
     columns=lambda runs: columns_of(runs, numbers, "Passkey"),
 )

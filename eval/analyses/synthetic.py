@@ -109,6 +109,12 @@ def run(subject: Subject, settings: Settings) -> Measurement[Result]:
     return Measurement(Result(task, measured, skipped, train_length), {"bos": subject.bos is not None})
 
 
+def notes(result: Result) -> list[str]:
+    """What was left out, and why."""
+    left = [entry for entry in result.skipped if entry.length is not None]
+    return [f"{entry.multiple}x, {entry.length} tokens, left out: {entry.reason}" for entry in left]
+
+
 def row(result: Result) -> dict[str, object]:
     """One line of the comparison table."""
     if result.task is None:
@@ -199,6 +205,7 @@ ANALYSIS = Analysis(
     result=Result,
     run=run,
     row=row,
+    notes=notes,
     columns=lambda runs: columns_of(runs, numbers, "Synthetic"),
     figures=lambda runs: overlaid(runs, plots),
 )

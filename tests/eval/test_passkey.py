@@ -91,5 +91,8 @@ def test_what_does_not_fit_is_skipped_with_a_reason(run_path: Path) -> None:
     assert results["lengths"] == {}
     assert [entry["garbage"] for entry in results["skipped"]] == [256, 1024, 3072, 7168]
     assert {entry["reason"] for entry in results["skipped"]} == {"the model is limited to 128 positions"}
+    assert [note.partition(" left out")[0] for note in passkey.notes(typed(passkey, results))] == [
+        f"{garbage} characters of filler" for garbage in (256, 1024, 3072, 7168)
+    ]
     with pytest.raises(ModelError, match="garbage and tests"):
         Settings(garbage=())
