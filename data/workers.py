@@ -41,13 +41,13 @@ def count_workers() -> int:
 
 
 def in_order(
-    task: Callable[[Batch], Result], batches: Iterable[tuple[Tag, Batch]]
+    task: Callable[[Batch], Result], batches: Iterable[tuple[Tag, Batch]], workers: int | None = None
 ) -> Iterator[tuple[Tag, Result]]:
-    """The tag of each batch and what the task makes of it, in order.
+    """The tag of each batch and what the task makes of it, in order; by `count_workers` processes if none are named.
 
     StoppedError: a worker died. What a task raises is raised here.
     """
-    workers = count_workers()
+    workers = count_workers() if workers is None else workers
     batches = iter(batches)
     first = list(islice(batches, AT_ONCE))
     if workers == 1 or len(first) < AT_ONCE:
@@ -55,10 +55,11 @@ def in_order(
             yield tag, task(batch)
         return
     with ExitStack() as stack:
+        # Entered before the workers, and so left after them: a thread waits for its worker, however long that takes.
+        threads = stack.enter_context(ThreadPoolExecutor(workers))
         idle: SimpleQueue[_Worker] = SimpleQueue()
         for _ in range(workers):
             idle.put(stack.enter_context(_Worker(task)))
-        threads = stack.enter_context(ThreadPoolExecutor(workers))
 
         def work(batch: Any) -> Any:
             worker = idle.get()

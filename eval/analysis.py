@@ -17,6 +17,7 @@ to the protocol follows from the rest and is not compared.
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from eval import options, provenance, results
@@ -100,6 +101,10 @@ class Analysis(Generic[S, R]):
         """The name of its file."""
         return self.module.rpartition(".")[2]
 
+    def path(self, subject: Subject) -> Path:
+        """The result file of a subject."""
+        return subject.results / f"{self.name}.json"
+
     def read(self, file: Mapping[str, Any]) -> R:
         """The results in a result file.
 
@@ -111,12 +116,10 @@ class Analysis(Generic[S, R]):
 
 def evaluate(analysis: Analysis[S, R], subject: Subject, settings: S, *, fresh: bool = False) -> Evaluated[R]:
     """Run one analysis on one subject and write its file, unless that is there already (same model, same protocol)."""
-    path = subject.results / f"{analysis.name}.json"
-    protocol = encode(_protocol(analysis, subject, settings))
-    if analysis.reusable(settings) and not fresh:
-        known = results.read(path)
-        if known is not None and _matches(known, subject, protocol):
-            return Evaluated(known, analysis.read(known), reused=True)
+    found = None if fresh else known(analysis, subject, settings)
+    if found is not None:
+        return Evaluated(found, analysis.read(found), reused=True)
+    protocol = _protocol(analysis, subject, settings)
     started = time.perf_counter()
     computed = analysis.run(subject, settings)
     file = {
@@ -127,8 +130,19 @@ def evaluate(analysis: Analysis[S, R], subject: Subject, settings: S, *, fresh: 
         "seconds": round(time.perf_counter() - started, 2),
     }
     file = results.sealed(encode(file))
-    results.write(path, file)
+    results.write(analysis.path(subject), file)
     return Evaluated(file, computed.results, reused=False)
+
+
+def known(analysis: Analysis[S, R], subject: Subject, settings: S) -> dict[str, Any] | None:
+    """The result file of one analysis of one subject; None where it would have to be computed now."""
+    file = results.read(analysis.path(subject)) if analysis.reusable(settings) else None
+    if file is None:
+        return None
+    protocol = encode(_protocol(analysis, subject, settings))
+    same_model = all(file["subject"].get(key) == value for key, value in subject.identity.items())
+    alike = same_model and all(file["protocol"].get(key) == value for key, value in protocol.items())
+    return file if alike else None
 
 
 def _protocol(analysis: Analysis[S, R], subject: Subject, settings: S) -> dict[str, Any]:
@@ -137,8 +151,3 @@ def _protocol(analysis: Analysis[S, R], subject: Subject, settings: S) -> dict[s
         **subject.protocol(),
         **provenance.protocol(analysis.module, subject.made_of),
     }
-
-
-def _matches(known: Mapping[str, Any], subject: Subject, protocol: Mapping[str, Any]) -> bool:
-    same_model = all(known["subject"].get(key) == value for key, value in subject.identity.items())
-    return same_model and all(known["protocol"].get(key) == value for key, value in protocol.items())

@@ -1,14 +1,16 @@
 """The work of `python -m eval`: options are read, subjects opened, analyses run and their tables printed."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from common.command import Parser
 from common.errors import InputError
 from data import DataConfig
-from eval import catalogue
+from eval import catalogue, side_by_side
 from eval.analysis import Analysis, evaluate
 from eval.options import add_options, read_options
 from eval.report import command as report_command
@@ -52,14 +54,23 @@ def measure(program: str, names: Sequence[str], arguments: Sequence[str], *, rep
     chosen = [kind() if single is None else read_options(kind, options) for kind in settings]
     for analysis, setting in zip(analyses, chosen, strict=False):
         analysis.before(setting)
-    steps = [
-        Step(analysis.name, catalogue.summary(analysis.name), _measured(analysis, setting, options.fresh))
-        for analysis, setting in zip(analyses, chosen, strict=False)
-    ]
-    if report:
-        steps.append(_report(chosen[0] if not analyses else report_command.Settings()))
+    reported = _report(chosen[0] if not analyses else report_command.Settings()) if report else []
     keep_freed_memory()
-    _take(steps, _open(options))
+    runs = expand(options.runs)
+    subjects = _open(runs, options)
+    pairs = list(zip(analyses, chosen, strict=False))
+    reopen = partial(_open_one, options)
+    several = single is None
+    written = side_by_side.measure(subjects, runs, reopen, pairs, fresh=options.fresh) if several else set()
+    steps = [
+        Step(
+            analysis.name,
+            catalogue.summary(analysis.name),
+            _measured(analysis, setting, options.fresh, written),
+        )
+        for analysis, setting in pairs
+    ]
+    _take([*steps, *reported], subjects)
 
 
 def _take(steps: Sequence[Step], subjects: Sequence[Subject]) -> None:
@@ -79,7 +90,7 @@ def _take(steps: Sequence[Step], subjects: Sequence[Subject]) -> None:
 
 
 def _measured(
-    analysis: Analysis[Any, Any], settings: Any, fresh: bool
+    analysis: Analysis[Any, Any], settings: Any, fresh: bool, written: Set[Path]
 ) -> Callable[[Sequence[Subject]], Rows]:
     """Measures every subject; the table has a row for each, or what the analysis writes of all of them."""
 
@@ -87,10 +98,10 @@ def _measured(
         common = analysis.shared(subjects, settings)
         measured = []
         for subject in subjects:
-            found = evaluate(analysis, subject, common, fresh=fresh)
-            path = subject.results / f"{analysis.name}.json"
+            path = analysis.path(subject)
+            found = evaluate(analysis, subject, common, fresh=fresh and path not in written)
             reused = "reused: same checkpoint and protocol; --fresh computes again"
-            how = reused if found.reused else f"{found.file['seconds']} s"
+            how = reused if found.reused and path not in written else f"{found.file['seconds']} s"
             print(f"  {subject.name}: {path} ({how})", flush=True)
             for note in analysis.notes(found.results):
                 print(f"    {note}", flush=True)
@@ -105,28 +116,29 @@ def _measured(
     return rows
 
 
-def _report(settings: report_command.Settings) -> Step:
+def _report(settings: report_command.Settings) -> list[Step]:
     report_command.before(settings)
     summary = (report_command.__doc__ or "").splitlines()[0]
-    return Step("report", summary, lambda subjects: [report_command.write(subjects, settings)])
+    return [Step("report", summary, lambda subjects: [report_command.write(subjects, settings)])]
 
 
-def _open(options: argparse.Namespace) -> list[Subject]:
-    subjects = [
-        open_subject(
-            run,
-            step=options.step,
-            device=options.device,
-            dtype=options.dtype,
-            text=options.text,
-            field=options.field,
-            batch_tokens=options.batch_tokens,
-            results=options.results,
-            allow_network=options.allow_network,
-            attention=options.attention,
-        )
-        for run in expand(options.runs)
-    ]
+def _open_one(options: argparse.Namespace, run: str) -> Subject:
+    return open_subject(
+        run,
+        step=options.step,
+        device=options.device,
+        dtype=options.dtype,
+        text=options.text,
+        field=options.field,
+        batch_tokens=options.batch_tokens,
+        results=options.results,
+        allow_network=options.allow_network,
+        attention=options.attention,
+    )
+
+
+def _open(runs: Sequence[str], options: argparse.Namespace) -> list[Subject]:
+    subjects = [_open_one(options, run) for run in runs]
     folders = [subject.results.resolve() for subject in subjects]
     if len(set(folders)) < len(folders):
         raise InputError(
@@ -136,7 +148,8 @@ def _open(options: argparse.Namespace) -> list[Subject]:
 
 
 def _parser(program: str, summary: str, settings: type | None) -> argparse.ArgumentParser:
-    parser = Parser(prog=program, description=summary)
+    epilog = side_by_side.RULE if settings is None else None
+    parser = Parser(prog=program, description=summary, epilog=epilog)
     parser.add_argument(
         "runs",
         nargs="+",

@@ -1,16 +1,21 @@
 """Progress bars and tables, which a command prints while it works."""
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
+SILENCE = "TQDM_DISABLE"
+"""tqdm's own variable of the environment that turns its bars off."""
+
 
 def progress(steps: Iterable[Any], what: str, total: int | None = None) -> Iterable[Any]:
-    """A progress bar on a terminal, silence elsewhere."""
+    """A progress bar on a terminal that wants one, silence elsewhere."""
     # The harness silences sys.stderr while lm-eval runs; the bar goes to the terminal all the same.
-    return tqdm(steps, desc=what, total=total, leave=False, disable=None, file=sys.__stderr__)
+    off = True if os.environ.get(SILENCE) else None
+    return tqdm(steps, desc=what, total=total, leave=False, disable=off, file=sys.__stderr__)
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:

@@ -11,7 +11,7 @@ from eval.__main__ import main
 def refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """No run is opened; the harness refuses, every other analysis and the report give a row."""
 
-    def rows(analysis, settings, fresh):
+    def rows(analysis, settings, fresh, written):
         def give(subjects):
             if analysis.name == "harness":
                 raise InputError("the texts are too long")
@@ -19,7 +19,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return give
 
-    monkeypatch.setattr(measuring, "_open", lambda options: [])
+    monkeypatch.setattr(measuring, "_open", lambda runs, options: [])
     monkeypatch.setattr(measuring, "_measured", rows)
     monkeypatch.setattr(
         measuring.report_command, "write", lambda subjects, settings: {"run": "row of report"}
