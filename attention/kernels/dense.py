@@ -1,6 +1,6 @@
 """The reference: the paper's formula on a whole row matrix, gradients by autograd, any floating dtype.
 
-RecurrentState grows with T x S. What every other kernel is tested against.
+Memory grows with T x S. What every other kernel is tested against.
 """
 
 import torch
