@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attention.core import modes
+from attention.core.errors import AttentionError
 from attention.core.inputs import AttentionInputs
 from attention.core.mechanism import Mechanism
 from attention.core.scores import Scores
@@ -59,8 +60,11 @@ class Kernel(Protocol):
             inputs: a call that it serves, of a mechanism with row functions.
             small: the largest weight that counts as small.
             floor: the magnitude below which a row has no entropy, added to where a row is renormalised.
+
+        Raises:
+            AttentionError: the kernel gives none.
         """
-        raise NotImplementedError
+        raise AttentionError(f"{self.name} gives no row statistics")
 
 
 def refusal(kernel: Kernel, inputs: AttentionInputs) -> str | None:
