@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument(
         "--width", type=int, default=64, choices=(32, 64, 128, 256), help="channels of a head"
     )
-    OUT.write_text(page(parser.parse_args().width))
+    OUT.write_text(page(parser.parse_args().width), encoding="utf-8")
 
 
 if __name__ == "__main__":
