@@ -43,10 +43,11 @@ def _run(arguments: list[str]) -> int:
         metavar="key=value",
         help="an option of the jobs, as submitit takes it: slurm_partition=gpu, gpus_per_node=1, timeout_min=600",
     )
+    parser.add_argument("--again", action="store_true", help="also try again what failed")
     options = parser.parse_args(arguments)
     from study import command
 
-    return command.run(options.file, options.workers, options.cluster, options.job)
+    return command.run(options.file, options.workers, options.cluster, options.job, again=options.again)
 
 
 def _status(arguments: list[str]) -> None:

@@ -14,7 +14,7 @@ from common.errors import InputError
 from study import engine
 from study.definition import Study, load
 from study.seal import seal
-from study.tasks import State, Task, config, ended, output_path, states
+from study.tasks import State, Task, config, ended, forget_failures, output_path, states
 from study.work import PATIENCE, cores_of
 from study.work import work as work_on
 from training.forecast import spoken
@@ -25,11 +25,16 @@ EVERY = 2.0 if sys.stderr.isatty() else 60.0
 """Seconds between two updates of the bar."""
 
 
-def run(path: str, workers: int | None, cluster: str, options: list[str]) -> int:
-    """Seal the claims, start workers, and on this machine wait for them; returns 1 where a task failed."""
+def run(path: str, workers: int | None, cluster: str, options: list[str], *, again: bool = False) -> int:
+    """Seal the claims, start workers, and on this machine wait for them; returns 1 where a task failed.
+
+    What failed earlier is left alone unless it is to be tried again.
+    """
     study = load(path)
     check(study)
     seal(study)
+    if again:
+        forget_failures(study)
     left = [task for task, state in states(study).items() if state in ("ready", "waiting", "running")]
     if not left:
         return _finished(study)

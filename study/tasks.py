@@ -185,6 +185,14 @@ def state(study: Study, task: Task, *, mine: bool = False) -> State:
         return "running"
 
 
+def forget_failures(study: Study) -> None:
+    """Drop the records of tasks that failed, which are then ready again."""
+    for task in tasks(study):
+        record = ended(study, task)
+        if record is not None and record.error is not None:
+            record_path(study, task).unlink(missing_ok=True)
+
+
 def states(study: Study) -> Mapping[Task, State]:
     """The state of every task."""
     return {task: state(study, task) for task in tasks(study)}

@@ -8,7 +8,18 @@ from common.errors import InputError
 from study.command import progress
 from study.definition import load
 from study.seal import seal
-from study.tasks import chosen, config, end, lock_of, overrides, record_path, state, states, tasks
+from study.tasks import (
+    chosen,
+    config,
+    end,
+    forget_failures,
+    lock_of,
+    overrides,
+    record_path,
+    state,
+    states,
+    tasks,
+)
 from tests.study.conftest import FILE
 
 TUNING = {"key": "train.learning_rate", "values": [0.001, 0.01], "seeds": [9]}
@@ -72,6 +83,16 @@ def test_a_failed_run_chooses_against_its_value(write):
     assert chosen(study, "softmax") == 0.001
     assert chosen(study, "softpick") is None
     assert {state(study, task) for task in tasks(study) if task.variant == "softpick"} == {"failed"}
+
+
+def test_what_failed_is_tried_again_when_asked(write):
+    study = load(write())
+    failed, done, *_ = tasks(study)
+    finish(study, done, 1.0)
+    end(study, failed, 1.0, "the disk is full")
+    assert (state(study, failed), state(study, done)) == ("failed", "done")
+    forget_failures(study)
+    assert (state(study, failed), state(study, done)) == ("ready", "done")
 
 
 def test_a_run_that_would_be_told_something_else_is_done_again(write):
