@@ -1,13 +1,16 @@
 """Problems that every mechanism and kernel is tried on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import attention
 from attention.conformance import Inputs, cases, make, run
-from attention.core.inputs import example
+from attention.core.call import CallSpec
+from attention.core.inputs import example, prepare
 from attention.forms.chunked import Chunked
 from attention.forms.composite import Composite
 from attention.kernels import dispatch, tiled
@@ -17,6 +20,7 @@ __all__ = [
     "KERNELS",
     "REPRESENTATIVES",
     "Inputs",
+    "by_kernel",
     "every_mechanism",
     "label",
     "make",
@@ -54,6 +58,22 @@ REPRESENTATIVES = {
     "simrf",
 }
 """A mechanism of each form: the others run what differs by form, not by mechanism, in `make test-all` alone."""
+
+
+def by_kernel(
+    mechanism: attention.Mechanism, inputs: Sequence[Tensor], compiled: set[str], **options: Any
+) -> Iterator[tuple[str, Tensor, tuple[Tensor, ...]]]:
+    """Outputs in float32 and gradients of their squares' sum, by each kernel that serves such a call; the C++ is
+    compiled of the named mechanisms alone.
+    """
+    for name, kernel in dispatch.KERNELS.items():
+        if name == "flex" or (name == "cpu" and mechanism.name not in compiled):
+            continue
+        single = [x.detach().float().requires_grad_() for x in inputs]
+        if obstacle(kernel, prepare(*single, mechanism, CallSpec(**options))):
+            continue
+        out = attention.attend(*single, mechanism, kernel=name, **options)
+        yield name, out, torch.autograd.grad(out.square().sum(), single)
 
 
 def label(mechanism: attention.Mechanism) -> str:

@@ -1,5 +1,7 @@
 """Slopes: what falls with distance is added to the scores of a mechanism; ALiBi's are powers of two."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,10 +10,8 @@ from attention import AttentionError, alibi, attend, get, row_stats, weights
 from attention.conformance import make
 from attention.core.call import CallSpec
 from attention.core.inputs import prepare
-from attention.kernels import dispatch
 from attention.kernels.dense import score_matrix
-from attention.kernels.kernel import obstacle
-from tests.attention.conftest import label
+from tests.attention.conftest import by_kernel, label
 
 MECHANISMS = [get(name) for name in attention.names()]
 TAKING = [mechanism for mechanism in MECHANISMS if mechanism.takes_slopes]
@@ -21,9 +21,8 @@ COMPILED = {"softmax", "softpick", "entmax15"}
 
 def stated(mechanism, query, key, value, params, slopes):
     """The formula, by hand: the mechanism's scores without slopes, the slopes, weights."""
-    plain = prepare(query, key, value, mechanism, CallSpec(params=params))
-    if mechanism.name == "swat":
-        plain = prepare(query, key, value, get("swat", slopes="none", window=mechanism.window), CallSpec())
+    own = prepare(query, key, value, mechanism, CallSpec(params=params))
+    plain = replace(own, scores=replace(own.scores, slope=None))
     distance = torch.arange(query.shape[1])[:, None] - torch.arange(key.shape[1])
     score = score_matrix(plain) + slopes.to(query.dtype)[:, None, None] * distance
     visible = plain.visible.mask()
@@ -45,16 +44,10 @@ def test_every_kernel_adds_them_to_the_scores(mechanism):
     gradients = torch.autograd.grad(truth.square().sum(), double)
     assert not torch.allclose(truth, attend(*double, mechanism, params=params), atol=1e-3)
     served = []
-    for name, kernel in dispatch.KERNELS.items():
-        if name == "flex" or (name == "cpu" and mechanism.name not in COMPILED):
-            continue
-        single = [x.detach().float().requires_grad_() for x in double]
-        if obstacle(kernel, prepare(*single, mechanism, CallSpec(slopes=alibi(4), params=params))):
-            continue
+    for name, out, found_gradients in by_kernel(mechanism, double, COMPILED, slopes=alibi(4), params=params):
         served.append(name)
-        out = attend(*single, mechanism, slopes=alibi(4), params=params, kernel=name)
         assert torch.allclose(out.double(), truth, atol=5e-5)
-        for found, right in zip(torch.autograd.grad(out.square().sum(), single), gradients, strict=True):
+        for found, right in zip(found_gradients, gradients, strict=True):
             assert torch.allclose(found.double(), right, rtol=1e-3, atol=1e-3), name
     assert {"dense", "tiled"} <= set(served)
     assert not {"sdpa", "flash"} & set(served)

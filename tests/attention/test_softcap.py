@@ -12,9 +12,7 @@ from attention.core.call import CallSpec
 from attention.core.inputs import prepare
 from attention.core.mechanism import Mechanism
 from attention.forms.ratio import Ratio
-from attention.kernels import dispatch
-from attention.kernels.kernel import obstacle
-from tests.attention.conftest import label
+from tests.attention.conftest import by_kernel, label
 
 CAP = 4.0
 PLAIN = [
@@ -48,16 +46,10 @@ def test_every_kernel_computes_the_formula_of_capped_scores(mechanism):
     gradients = torch.autograd.grad(truth.square().sum(), double)
     assert not torch.allclose(truth, attend(*double, mechanism, params=params), atol=1e-3)
     served = []
-    for name, kernel in dispatch.KERNELS.items():
-        if name == "flex" or (name == "cpu" and mechanism.name not in COMPILED):
-            continue
-        single = [x.detach().float().requires_grad_() for x in double]
-        if obstacle(kernel, prepare(*single, mechanism, CallSpec(softcap=CAP, params=params))):
-            continue
+    for name, out, found_gradients in by_kernel(mechanism, double, COMPILED, softcap=CAP, params=params):
         served.append(name)
-        out = attend(*single, mechanism, softcap=CAP, params=params, kernel=name)
         assert torch.allclose(out.double(), truth, atol=2e-5)
-        for found, right in zip(torch.autograd.grad(out.square().sum(), single), gradients, strict=True):
+        for found, right in zip(found_gradients, gradients, strict=True):
             assert torch.allclose(found.double(), right, atol=1e-4 * max(1.0, right.abs().max().item()))
     assert "dense" in served
     if mechanism.form is Ratio:
