@@ -251,17 +251,11 @@ def listing(kernel: Any, machine: Machine) -> str:
     """The machine's instructions, one a line, with the labels that branches name."""
     if machine.is_amd:
         return str(kernel.asm["amdgcn"])
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        return _output("nvdisasm", "-c", file.name)
+    return _told(kernel, "nvdisasm", "-c")
 
 
 def _nvidia(kernel: Any, machine: Machine, tiles: Tiles) -> Compiled:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        usage = _output("cuobjdump", "-res-usage", file.name)
+    usage = _told(kernel, "cuobjdump", "-res-usage")
     operations = Counter(re.findall(NVIDIA, listing(kernel, machine), re.MULTILINE))
     registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]
     shared, threads = kernel.metadata.shared, 32 * tiles.warps
@@ -286,7 +280,7 @@ def _nvidia(kernel: Any, machine: Machine, tiles: Tiles) -> Compiled:
 
 
 def _amd(kernel: Any, machine: Machine, tiles: Tiles) -> Compiled:
-    text = kernel.asm["amdgcn"]
+    text = listing(kernel, machine)
 
     def field(name: str) -> int:
         return int(re.search(rf"\.{name}:\s+(\d+)", text)[1])  # type: ignore[index]
@@ -309,8 +303,13 @@ def _tensor(operations: Counter[str], machine: Machine) -> Counter[str]:
     return Counter({k: n for k, n in operations.items() if re.match(machine.tensor_instruction, k)})
 
 
-def _output(tool: str, *arguments: str) -> str:
-    return subprocess.run([BINARIES / tool, *arguments], capture_output=True, text=True, check=True).stdout
+def _told(kernel: Any, tool: str, option: str) -> str:
+    """The output of one of NVIDIA's tools for a kernel's binary."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [BINARIES / tool, option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def retiled(planned: launch.Launch, tiles: Tiles) -> launch.Launch:
