@@ -101,9 +101,8 @@ class Plan(ModelConfig):
                 f"{options['window']} from attention_options[{name!r}]; give one"
             )
         mechanism = attention.get(name, **options)
-        slopes = attention.alibi(self.n_head) if self.position == "alibi" else None
         # Refuses what the mechanism does not take.
-        like = example(mechanism, n_head=self.n_head, window=window, slopes=slopes)
+        like = example(mechanism, n_head=self.n_head, window=window, slopes=self.position == "alibi")
         if self.kernel != "auto" and (reason := _refusal(self.kernel, like)):
             raise ModelError(f"model.kernel: {reason}")
         return LayerPlan(depth, mechanism, mechanism.window if window is None else window)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from attention.core.alibi import alibi
 from attention.core.arguments import (
     check_params,
     check_scale,
@@ -172,9 +173,10 @@ def example(
     head_dim: int = 64,
     n_head: int = 2,
     window: int | None = None,
-    slopes: Tensor | None = None,
+    slopes: bool = False,
 ) -> AttentionInputs:
     """A call of two positions, to ask kernels whether they would serve its like."""
     with torch.device(device):
         tensor = torch.zeros(1, 2, n_head, head_dim, dtype=dtype)
-        return prepare(tensor, tensor, tensor, mechanism, CallSpec(window=window, slopes=slopes), plain=True)
+        spec = CallSpec(window=window, slopes=alibi(n_head) if slopes else None)
+        return prepare(tensor, tensor, tensor, mechanism, spec, plain=True)

@@ -17,6 +17,7 @@ from tests.models.conftest import VOCAB
 PATTERNS = {
     "softmax": {"attention": "softmax"},
     "windows": {"attention": "swat*1,softpick*1", "window": "5*1,none*1", "value_embeddings": "every"},
+    "slopes": {"attention": "softpick*1,softmax*1", "position": "alibi"},
     "states": {"attention": "soft_lowrank*1,ssmax*1", "position": "none"},
 }
 every_pattern = pytest.mark.parametrize("changes", PATTERNS.values(), ids=PATTERNS.keys())

@@ -27,6 +27,7 @@ BLOCKS = {
     "stablemax": {"prediction": "stablemax", "position": "none"},
     "windows": {"attention": "softmax*1,swat*1", "window": "none*1,7*1"},
     "options": {"attention": "lssar*1,swat*1", "attention_options": {"lssar": {"power": 3}}},
+    "slopes": {"attention": "ssmax*1,entmax15*1", "position": "alibi"},
     "theta": {"rope_theta": 123.0, "n_kv_head": 1},
 }
 
