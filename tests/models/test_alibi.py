@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attention import AttentionError
-from models import GPT, KVCache, ModelConfig, ModelError, trace
+from models import KVCache, ModelError, trace
 
 
 def test_a_model_with_alibi_sees_distance(build, tokens):
@@ -15,12 +15,6 @@ def test_a_model_with_alibi_sees_distance(build, tokens):
     with torch.no_grad():
         torch.testing.assert_close(blind(swapped)[:, 2], blind(kept)[:, 2])
         assert not torch.allclose(model(swapped)[:, 2], model(kept)[:, 2])
-
-
-def test_it_can_be_built_without_memory_for_weights():
-    """As a run is opened."""
-    with torch.device("meta"):
-        assert GPT(ModelConfig(preset="nano", position="alibi")).plan.position == "alibi"
 
 
 @pytest.mark.parametrize("window", [None, "5"])

@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pytest
 import torch
@@ -138,6 +138,17 @@ def test_a_mistake_is_refused_in_one_line(changes, message):
 def test_what_attention_does_not_know_is_refused_when_the_config_is_resolved(changes):
     with pytest.raises(attention.AttentionError):
         resolve(ModelConfig(**{**SHAPE, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("field", "choice"),
+    [(field.name, choice) for field in fields(ModelConfig) for choice in field.metadata.get("choices", ())],
+)
+def test_a_model_of_every_choice_can_be_built_without_memory(field, choice):
+    """As a saved run is opened."""
+    with torch.device("meta"):
+        model = GPT(ModelConfig(**SHAPE, **{field: choice}))
+        assert model(torch.zeros(1, 5, dtype=torch.long)).shape == (1, 5, 64)
 
 
 def test_odd_heads_are_fine_without_rope():
