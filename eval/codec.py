@@ -64,9 +64,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         entries = [_read(parts[0], entry, f"{where}[{i}]") for i, entry in enumerate(_is(list, value, where))]
         return tuple(entries) if origin is tuple else entries
     if origin in (dict, Mapping):
-        return {
-            key: _read(parts[1], entry, f"{where}.{key}") for key, entry in _is(dict, value, where).items()
-        }
+        entries = _is(dict, value, where)
+        if odd := [key for key in entries if not isinstance(key, str)]:
+            raise InputError(f"{where} has the key {odd[0]!r}, which is no text; in quotes it is one")
+        return {key: _read(parts[1], entry, f"{where}.{key}") for key, entry in entries.items()}
     if kind is float:
         return math.nan if value is None else float(_is((int, float), value, where))
     return _is(kind, value, where)

@@ -9,6 +9,7 @@ It is confirmed or refuted where the mean over all seeds that might have been dr
 level that holds for all claims of the study together (Holm 1979), and undecided otherwise.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -90,6 +91,8 @@ def check(claims: Sequence[Claim], variants: Sequence[str]) -> None:
             raise InputError(f"{where}: no variant {unknown[0]!r} (there are {', '.join(variants)})")
         if len(claim.contrast) == 1 and claim.direction == "same":
             raise InputError(f"{where}: one variant is higher or lower than a bound, not the same")
+        if not math.isfinite(claim.smallest):
+            raise InputError(f"{where}: smallest must be a finite number, got {claim.smallest}")
         if len(claim.contrast) == 2 and claim.smallest < 0:
             raise InputError(f"{where}: smallest is a size, at least 0, got {claim.smallest}")
         if claim.direction == "same" and claim.smallest == 0:

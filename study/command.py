@@ -1,13 +1,17 @@
 """The work of `python -m study`."""
 
 import os
+import re
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tqdm import tqdm
 
 from common.errors import InputError
@@ -52,10 +56,8 @@ def run(path: str, workers: int | None, cluster: str, options: list[str], *, aga
     try:
         _watch(study, jobs)
     except KeyboardInterrupt:
-        # The terminal has told the workers, too; a run that is being trained saves a checkpoint first.
         print("\nstopping after a checkpoint; the same command goes on", file=sys.stderr)
-        for job in jobs:
-            job.wait()
+        _stop()
         raise
     return _finished(study)
 
@@ -66,10 +68,13 @@ def check(study: Study) -> None:
     Raises:
         InputError: its config is wrong; names the variant.
     """
-    tuning = study.file.tuning
-    for variant in study.variants:
+    file, tuning = study.file, study.file.tuning
+    seeds = [*file.seeds, *(tuning.seeds if tuning else [])]
+    # Whether a seed can be one does not depend on the variant.
+    pairs = [(variant, seeds[0]) for variant in study.variants] + [(file.baseline, seed) for seed in seeds]
+    for variant, seed in pairs:
         for value in tuning.values if tuning else [None]:
-            task = Task(f"{variant}-seed-{study.file.seeds[0]}", variant, study.file.seeds[0], value)
+            task = Task(f"{variant}-seed-{seed}", variant, seed, value)
             try:
                 config(study, task)
             except ValueError as error:
@@ -153,12 +158,32 @@ def failures(study: Study, found: Mapping[Task, State]) -> list[str]:
     ]
 
 
+def _stop() -> None:
+    """Have the workers of this machine stop, which the terminal may have told already; a run that is being trained
+    saves a checkpoint first.
+    """
+    workers = psutil.Process().children(recursive=True)
+    for process in workers:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGINT)
+    psutil.wait_procs(workers)
+
+
 def _finished(study: Study) -> int:
+    """Say how the study stands once its workers have ended; 1 where a task failed.
+
+    Raises:
+        InputError: the workers ended before all tasks had.
+    """
     found = states(study)
     print(progress(study, found, workers=1))
     failed = failures(study, found)
     for line in failed:
         print(line)
+    if left := len(found) - list(found.values()).count("done") - len(failed):
+        raise InputError(
+            f"the workers ended and {left} runs have not; {study.folder / 'workers'} says why; the same command goes on"
+        )
     return 1 if failed else 0
 
 
@@ -176,4 +201,4 @@ def _option(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator:
         raise InputError(f"--job must read key=value, got {text!r}")
-    return key, int(value) if value.lstrip("-").isdigit() else value
+    return key, int(value) if re.fullmatch("-?[0-9]+", value) else value

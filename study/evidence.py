@@ -63,9 +63,9 @@ class Evidence:
     choices: dict[str, Choice] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
-    def number(self, key: str) -> Number:
-        """The number of this key."""
-        return next(number for number in self.numbers if number.key == key)
+    def number(self, key: str) -> Number | None:
+        """The number of this key; None where nothing measures it."""
+        return next((number for number in self.numbers if number.key == key), None)
 
 
 def collect(study: Study) -> Runs:
@@ -90,7 +90,7 @@ def gather(study: Study) -> Evidence:
     """The evidence of a study from what has been measured so far.
 
     Raises:
-        InputError: nothing has been measured, or the runs have no number of a name that the file asks for.
+        InputError: nothing has been measured, or the runs have no number of a name in `metrics`.
     """
     runs = collect(study)
     every = [run for some in runs.values() for run in some.values()]
@@ -99,18 +99,18 @@ def gather(study: Study) -> Evidence:
     speeds = speed.read(study)
     if equal_time.KEY in wanted:
         known[equal_time.KEY] = equal_time.column(study, speeds, runs)
-    for key in wanted:
-        if key not in known:
-            raise InputError(
-                f"{study.path}: no number {key!r} was measured{nearest(key, known)}; the analyses of the study decide "
-                "which there are"
-            )
+    unknown = {
+        key: f"no number {key!r} was measured{nearest(key, known)}" for key in wanted if key not in known
+    }
+    if odd := [key for key in study.file.metrics if key in unknown]:
+        raise InputError(f"{study.path}: {unknown[odd[0]]}; the analyses of the study decide which there are")
     groups = [Group(variant, some) for variant, some in runs.items()]
-    numbers = [number(known[key], groups) for key in wanted]
+    numbers = [number(known[key], groups) for key in wanted if key in known]
     if speeds is not None and study.file.baseline in speeds.seconds:
         numbers.append(speed.number(speeds, groups))
     tuned = study.file.tuning is not None
-    why = {
+    # Claims are sealed: one about a number that nothing measures must not cost the verdicts on the others.
+    why = unknown | {
         number.key: f"the runs were measured differently ({', '.join(number.odd)})"
         for number in numbers
         if number.odd

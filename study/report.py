@@ -104,10 +104,11 @@ def sentences(found: Evidence) -> list[tuple[Verdict, str]]:
     return [(verdict, _sentence(verdict, found.number(verdict.claim.metric))) for verdict in found.verdicts]
 
 
-def said(verdict: Verdict, number: Number) -> str:
+def said(verdict: Verdict, number: Number | None) -> str:
     """A verdict in one plain sentence, behind the claim."""
     if verdict.why:
         return f"Open: {verdict.why}."
+    assert number is not None
     assert verdict.interval is not None
     show = number.signed if len(verdict.claim.contrast) == 2 else number.show
     seeds = f"{len(verdict.seeds)} seed{'s' if len(verdict.seeds) > 1 else ''}"
@@ -119,9 +120,11 @@ def said(verdict: Verdict, number: Number) -> str:
     return f"{text}."
 
 
-def grounds(verdict: Verdict, number: Number) -> str:
+def grounds(verdict: Verdict, number: Number | None) -> str:
     """The bound that a claim set, and the p-value that decides."""
     claim = verdict.claim
+    if number is None:
+        return f"Claimed {claim.direction}, {claim.smallest:g}."
     pair = len(claim.contrast) == 2
     show = number.signed if pair else number.show
     bound = {
@@ -134,7 +137,7 @@ def grounds(verdict: Verdict, number: Number) -> str:
     return f"Claimed {bound}; corrected p = {verdict.probability:.2g}."
 
 
-def _sentence(verdict: Verdict, number: Number) -> str:
+def _sentence(verdict: Verdict, number: Number | None) -> str:
     claim = f"{verdict.claim.says.strip().rstrip('.')} ({verdict.claim.name})."
     return f"{claim} {said(verdict, number)} {grounds(verdict, number)}"
 

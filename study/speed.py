@@ -69,7 +69,7 @@ def measure(study: Study, rounds: int) -> Path:
     if rounds < 6:
         raise InputError(f"--rounds must be at least 6, which an interval of a median needs, got {rounds}")
     trained = {
-        task.variant: task for task, state in states(study).items() if not task.value and state == "done"
+        task.variant: task for task, state in states(study).items() if task.value is None and state == "done"
     }
     if study.file.baseline not in trained or len(trained) < 2:
         raise InputError(f"{study.file.baseline} and another variant must be trained before speeds compare")
@@ -90,9 +90,20 @@ def path_of(study: Study) -> Path:
 
 
 def read(study: Study) -> Speeds | None:
-    """The speeds of a study; None where none were measured."""
+    """The speeds of a study; None where none were measured.
+
+    Raises:
+        InputError: the file is damaged, or is not what `measure` wrote.
+    """
     path = path_of(study)
-    return decode(Speeds, read_json(path, dict), str(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    found = decode(Speeds, read_json(path, dict), str(path))
+    rounds = {len(some) for some in found.seconds.values()}
+    whole_rounds = len(rounds) == 1 and rounds != {0} and found.seconds.keys() <= found.tokens.keys()
+    if not whole_rounds or not all(spent > 0 for some in found.seconds.values() for spent in some):
+        raise InputError(f"{path} is not what `python -m study speed` wrote; delete it and measure again")
+    return found
 
 
 def number(found: Speeds, groups: Sequence[Group]) -> Number:

@@ -15,7 +15,9 @@ from common.hashing import json_hash
 from common.reading import read_json
 from eval.codec import decode, encode
 from storage import log
-from study.definition import Study, said_by
+from storage.checkpoint import checkpoints
+from storage.run import CONFIG
+from study.definition import Study, options_of, said_by
 from training import Config
 from training import load as load_config
 from training.config import names_config
@@ -130,20 +132,35 @@ def losses(study: Study, variant: str) -> dict[float, float] | None:
 
 
 def ended(study: Study, task: Task) -> Record | None:
-    """How a task ended; None where it has not, or was told something else than it would be told now."""
+    """How a task ended; None where it has not, was told something else than it would be told now, or left a run that is
+    there no more.
+    """
     path = record_path(study, task)
     if not path.is_file():
         return None
     record = decode(Record, read_json(path, dict), str(path))
-    return record if record.asked == asked(study, task) else None
+    if record.asked != asked(study, task) or (record.error is None and not _there(study, task)):
+        return None
+    return record
 
 
-def end(study: Study, task: Task, seconds: float, error: str | None) -> None:
-    """Write down how a task ended."""
+def _there(study: Study, task: Task) -> bool:
+    """Whether a task left what is read of it; of one that helped to choose a value that is its record alone."""
+    run = study.folder / task.name
+    measured = [options_of(line)[0] for line in study.file.analyses]
+    return task.value is not None or (
+        (run / CONFIG).is_file()
+        and bool(checkpoints(run))
+        and all((run / "eval" / f"{name}.json").is_file() for name in measured)
+    )
+
+
+def end(study: Study, task: Task, told: str, seconds: float, error: str | None) -> None:
+    """Write down how a task ended that was told what has the fingerprint `told`; the file may say more by now."""
     logged = log.read(study.folder / task.name) if error is None else []
     losses = [line["bits_per_byte"] for line in logged if "bits_per_byte" in line]
     record = Record(
-        asked(study, task),
+        told,
         round(seconds, 1),
         error,
         time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -199,9 +216,20 @@ def states(study: Study) -> Mapping[Task, State]:
 
 
 def lock_of(study: Study, task: Task) -> FileLock:
-    """The lock of whoever works on a task."""
+    """The lock of the worker that has a task."""
     study.folder.mkdir(parents=True, exist_ok=True)
     return FileLock(study.folder / f".{task.name}.task")
+
+
+def lock_of_process(study: Study, task: Task) -> FileLock:
+    """The lock of the process that trains and measures a task, which may outlive its worker."""
+    return FileLock(study.folder / f".{task.name}.process")
+
+
+def begun(study: Study) -> bool:
+    """Whether a run of the study has ended, of whatever variant and seed; those that choose values do not count."""
+    records = study.folder.glob("*-seed-*.json")
+    return any("-tuning-" not in record.name for record in records)
 
 
 def record_path(study: Study, task: Task) -> Path:

@@ -1,16 +1,19 @@
 """Workers: each takes the next task that is ready, trains and measures it in a process of its own, until none is left.
 
 Workers know of each other by locks in the study's folder alone, so they may be processes of one machine or jobs of a
-cluster with a common disk. One that dies leaves its task to the others, which resume the run at its last checkpoint.
+cluster with a common disk. One that dies leaves its task to the others, which resume the run at its last checkpoint,
+once the process that was at it has stopped, too.
 """
 
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import torch
 from filelock import Timeout
@@ -20,7 +23,18 @@ from common.errors import InputError
 from eval.measuring import measure
 from storage.checkpoint import checkpoints
 from study.definition import Study, load, options_of
-from study.tasks import Task, config, end, lock_of, output_path, overrides, state, tasks
+from study.tasks import (
+    Task,
+    asked,
+    config,
+    end,
+    lock_of,
+    lock_of_process,
+    output_path,
+    overrides,
+    state,
+    tasks,
+)
 from training import train
 
 PATIENCE = 5.0
@@ -34,19 +48,24 @@ def work(path: Path, cores: Sequence[int] | None = None) -> int:
         path: of the study's file.
         cores: processor cores to keep to, with a thread on each; None: all.
     """
-    study, count = load(path), 0
+    count = 0
     # The server forks a process for each task after its imports, before any thread or GPU is in use.
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    for task in _taken(study):
-        started = time.monotonic()
-        child = context.Process(target=_perform, args=(path, task, cores))
+    for study, task in _taken(path):
+        started, told = time.monotonic(), asked(study, task)
+        child = context.Process(target=_perform, args=(path, task, told, cores))
         child.start()
-        child.join()
+        try:
+            child.join()
+        except KeyboardInterrupt:
+            child.terminate()
+            child.join()
+            raise
         if child.exitcode == STOPPED:
             break
         error = None if child.exitcode == 0 else _error(output_path(study, task), child.exitcode)
-        end(study, task, time.monotonic() - started, error)
+        end(study, task, told, time.monotonic() - started, error)
         count += 1
     return count
 
@@ -55,15 +74,16 @@ STOPPED = 75
 """Exit code of a task that was asked to stop and saved a checkpoint: it has not ended."""
 
 
-def _taken(study: Study) -> Iterator[Task]:
-    """Tasks one after the other, each locked while its caller is at work on it."""
+def _taken(path: Path) -> Iterator[tuple[Study, Task]]:
+    """Tasks one after the other, as the file has them by then, each locked while its caller is at work on it."""
     while True:
+        study = load(path)
         found = {task: state(study, task) for task in tasks(study)}
         for task in (task for task, known in found.items() if known == "ready"):
             try:
                 with lock_of(study, task).acquire(timeout=0):
                     if state(study, task, mine=True) == "ready":
-                        yield task
+                        yield study, task
                         break
             except Timeout:
                 continue
@@ -73,22 +93,33 @@ def _taken(study: Study) -> Iterator[Task]:
             time.sleep(PATIENCE)
 
 
-def _perform(path: Path, task: Task, cores: Sequence[int] | None) -> None:
+def _perform(path: Path, task: Task, told: str, cores: Sequence[int] | None) -> None:
     """Train and measure a task; the process ends with an exit code, and what it prints is in the task's log."""
     study = load(path)
+    Thread(target=_stop_with_worker, daemon=True).start()
     with output_path(study, task).open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     if cores is not None:
         os.sched_setaffinity(0, cores)
         torch.set_num_threads(len(cores))
-    guarded(lambda: _train_and_measure(study, task))
+    with lock_of_process(study, task):
+        guarded(lambda: _train_and_measure(study, task, told))
 
 
-def _train_and_measure(study: Study, task: Task) -> int:
-    told = overrides(study, task)
-    assert told is not None
-    print(f"$ python train.py {os.path.relpath(study.base)} {shlex.join(told)} --resume", flush=True)
+def _stop_with_worker() -> None:
+    """Ask this process to save a checkpoint and leave once its worker has ended, however that was."""
+    worker = parent_process()
+    assert worker is not None
+    worker.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _train_and_measure(study: Study, task: Task, told: str) -> int:
+    changes = overrides(study, task) if task in tasks(study) else None
+    if changes is None or asked(study, task) != told:
+        raise InputError(f"{study.path}, or a config that it names, has changed since this run was begun")
+    print(f"$ python train.py {os.path.relpath(study.base)} {shlex.join(changes)} --resume", flush=True)
     chosen = config(study, task)
     run = train(chosen, resume=True)
     if max(checkpoints(run), default=0) < chosen.train.steps:

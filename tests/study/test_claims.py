@@ -1,5 +1,6 @@
 """Claims and their verdicts, on data with known answers."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -123,6 +124,8 @@ def test_a_true_bound_is_seldom_decided():
         ({"contrast": []}, "one variant, or two that differ"),
         ({"contrast": ["a"], "direction": "same"}, "higher or lower than a bound"),
         ({"smallest": -1.0}, "smallest is a size"),
+        ({"smallest": math.nan}, "smallest must be a finite number"),
+        ({"contrast": ["a"], "smallest": -math.inf}, "smallest must be a finite number"),
         ({"direction": "same", "smallest": 0.0}, "'same' needs smallest"),
     ],
 )

@@ -60,6 +60,7 @@ def test_an_analysis_stands_as_after_python_m_eval():
         ({"seeds": [1, 1]}, "seeds holds an entry twice: 1, 1"),
         ({"grid": {}}, "grid needs an axis"),
         ({"grid": {"attention": {"a/b": []}}, "baseline": "a/b"}, "the name 'a/b' must be letters"),
+        ({"grid": {"layers": {4: []}}, "baseline": "4"}, "layers has the key 4, which is no text; in quotes"),
         ({"analyses": ["sink"]}, "'sink'"),
         ({"analyses": ["sinks --lenghts 3"]}, "analysis sinks"),
         ({"analyses": ["sinks", "sinks --lengths 16"]}, "analyses holds an entry twice"),

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from eval.report.pairs import Group
 from study import __main__ as command
 from study import speed
 from study.definition import load
 from study.evidence import gather
 from study.speed import Speeds
+from study.tasks import asked, end, tasks
 from study.work import work
 from tests.study.conftest import FILE
 
@@ -55,6 +57,36 @@ def test_the_interval_of_a_median_holds_it():
 def test_a_busy_machine_is_said():
     assert "was busy (load 3.0 per core)" in speed.condition(speeds({"softmax": [0.1]}, load=3.0))
     assert "busy" not in speed.condition(speeds({"softmax": [0.1]}))
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        {},
+        {"softmax": []},
+        {"softmax": [0.1], "softpick": [0.1, 0.2]},
+        {"softmax": [0.0]},
+        {"softmax": [None]},
+    ],
+)
+def test_a_damaged_file_of_speeds_is_one_line(study, seconds):
+    study.folder.mkdir(parents=True)
+    content = {"tokens": {"softmax": 1, "softpick": 1}, "machine": {}, "load": None, "measured": ""}
+    speed.path_of(study).write_text(json.dumps(content | {"seconds": seconds}))
+    with pytest.raises(InputError, match=r"speed\.json is not what .* wrote; delete it and measure again"):
+        speed.read(study)
+
+
+def test_runs_that_choose_the_value_zero_are_not_those_of_the_study(write):
+    study = load(write(tuning={"key": "train.weight_decay", "values": [0.0, 0.1], "seeds": [9]}))
+    study.folder.mkdir(parents=True)
+    for task in tasks(study):
+        if task.value is not None:
+            (study.folder / task.name).mkdir()
+            (study.folder / task.name / "metrics.jsonl").write_text('{"step": 6, "bits_per_byte": 1.0}\n')
+            end(study, task, asked(study, task), 1.0, None)
+    with pytest.raises(InputError, match="must be trained before speeds compare"):
+        speed.measure(study, 6)
 
 
 @pytest.mark.slow

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from storage.checkpoint import checkpoints
 from study import __main__ as command
+from study.command import _finished
 from study.definition import load
-from study.tasks import record_path, states, tasks
+from study.tasks import lock_of_process, record_path, state, states, tasks
 from tests.study.conftest import FILE
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +43,8 @@ def run(path: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_a_study_survives_a_kill_and_a_run_that_fails(write, capsys):
-    path = write(grid=GRID)
+    typo = FILE["claims"][0] | {"name": "typo", "metric": "sink_rate"}
+    path = write(grid=GRID, claims=[*FILE["claims"], typo])
     study = load(path)
     first = run(path)
     records = [record_path(study, task) for task in tasks(study)]
@@ -65,6 +68,7 @@ def test_a_study_survives_a_kill_and_a_run_that_fails(write, capsys):
     command.main(["report", str(path), "--write", str(path.parent / "published")])
     shown = capsys.readouterr().out
     assert "undecided: Softpick has fewer sinks than softmax (no-sinks)." in shown
+    assert "(typo). Open: no number 'sink_rate' was measured; did you mean 'sink_raw'?" in shown
     report = json.loads((study.folder / "report.json").read_text())
     values = report["numbers"]["bits_per_byte"]["values"]
     assert {variant: sorted(found) for variant, found in values.items()} == {
@@ -106,6 +110,50 @@ def test_a_study_survives_a_kill_and_a_run_that_fails(write, capsys):
     assert "4 done, 2 failed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_run_whose_worker_is_killed_stops_and_can_be_resumed(write):
+    path = write(overrides=["train.steps=100000"])
+    study = load(path)
+    task = tasks(study)[0]
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "study", "work", str(path)], env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    run = study.folder / task.name
+    while not checkpoints(run):
+        assert worker.poll() is None
+        time.sleep(0.1)
+    saved = max(checkpoints(run))
+    worker.kill()
+    worker.wait()
+    with lock_of_process(study, task).acquire(timeout=60):
+        assert max(checkpoints(run)) > saved
+    assert state(study, task) == "ready"
+
+
+@pytest.mark.slow
+def test_ctrl_c_that_only_the_study_hears_reaches_its_workers():
+    script = (
+        "import subprocess; from study import command; worker = subprocess.Popen(['sleep', '600']); "
+        "command._stop(); print(worker.poll())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.strip() == str(-signal.SIGINT), done.stderr
+
+
+def test_workers_that_end_before_the_study_are_an_error(study):
+    with pytest.raises(ValueError, match=r"ended and 4 runs have not; runs/studies/tiny/workers says why"):
+        _finished(study)
+
+
+def test_every_seed_is_checked_before_anything_is_run(write):
+    path = write(seeds=[1, -1])
+    with pytest.raises(ValueError, match=r"variant softmax cannot be trained: seed must be .* got -1"):
+        command.main(["run", str(path)])
+    assert not (path.parent / "runs").exists()
+
+
 def test_a_variant_that_cannot_be_trained_is_refused_before_anything_is_run(write):
     path = write(grid={"attention": {"softmax": [], "softpick": ["model.attention=softpikc"]}})
     with pytest.raises(ValueError, match=r"variant softpick cannot be trained: .*'softpikc'.*softpick"):
@@ -127,6 +175,7 @@ def test_a_report_of_nothing_says_what_to_do(write):
         (["run", "FILE", "--workers", "0"], "--workers must be at least 1"),
         (["run", "FILE", "--workers", "999"], "999 workers on .* cores"),
         (["run", "FILE", "--job", "x"], "--job must read key=value"),
+        (["run", "FILE", "--cluster", "slurm", "--job", "timeout_min=²"], "workers on slurm"),
         (["run", "FILE", "--cluster", "slurm"], "workers on slurm cannot be started"),
         (["work", "FILE", "--pin", "2/2"], "workers are counted from 0"),
         (["work", "FILE", "--pin", "x"], "--pin must read I/N"),

@@ -1,14 +1,17 @@
 """The runs of a study: their order, what they are told, their states, and the choice of values."""
 
 import json
+import shutil
 
 import pytest
 
 from common.errors import InputError
+from study import work
 from study.command import progress
 from study.definition import load
 from study.seal import seal
 from study.tasks import (
+    asked,
     chosen,
     config,
     end,
@@ -28,9 +31,16 @@ TUNING = {"key": "train.learning_rate", "values": [0.001, 0.01], "seeds": [9]}
 def finish(study, task, loss):
     """Let a task end as if it had been run to this loss."""
     run = study.folder / task.name
-    run.mkdir(parents=True)
+    (run / "checkpoints" / "step-00000006").mkdir(parents=True)
+    (run / "eval").mkdir()
+    for file in ("config.yaml", "eval/sinks.json"):
+        (run / file).touch()
     (run / "metrics.jsonl").write_text(json.dumps({"step": 6, "bits_per_byte": loss}) + "\n")
-    end(study, task, 60.0, None)
+    end(study, task, asked(study, task), 60.0, None)
+
+
+def fail(study, task, why):
+    end(study, task, asked(study, task), 1.0, why)
 
 
 def test_all_variants_of_a_seed_come_before_the_next_seed(study):
@@ -77,7 +87,7 @@ def test_a_failed_run_chooses_against_its_value(write):
     study = load(write(tuning=TUNING))
     for task in tasks(study):
         if task.value == 0.01 or (task.value and task.variant == "softpick"):
-            end(study, task, 1.0, "out of memory")
+            fail(study, task, "out of memory")
         elif task.value:
             finish(study, task, 3.0)
     assert chosen(study, "softmax") == 0.001
@@ -89,7 +99,7 @@ def test_what_failed_is_tried_again_when_asked(write):
     study = load(write())
     failed, done, *_ = tasks(study)
     finish(study, done, 1.0)
-    end(study, failed, 1.0, "the disk is full")
+    fail(study, failed, "the disk is full")
     assert (state(study, failed), state(study, done)) == ("failed", "done")
     forget_failures(study)
     assert (state(study, failed), state(study, done)) == ("ready", "done")
@@ -116,6 +126,45 @@ def test_a_run_whose_recipe_changes_is_done_again(write, tmp_path):
     assert state(study, task) == "ready"
 
 
+@pytest.mark.parametrize("part", ["", "config.yaml", "checkpoints", "eval/sinks.json"])
+def test_a_run_that_is_there_no_more_is_done_again(study, part):
+    task = tasks(study)[0]
+    finish(study, task, 1.0)
+    lost = study.folder / task.name / part
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    assert state(study, task) == "ready"
+
+
+def test_a_run_that_chose_a_value_may_be_thrown_away(write):
+    study = load(write(tuning=TUNING))
+    task = tasks(study)[0]
+    finish(study, task, 1.0)
+    shutil.rmtree(study.folder / task.name)
+    assert state(study, task) == "done"
+
+
+def test_a_config_that_changes_during_a_run_is_not_what_the_run_was_told(write, tmp_path):
+    """Neither in the record of the run nor in the process that is about to train it."""
+    path = write()
+    taken = work._taken(path)
+    study, task = next(taken)
+    told = asked(study, task)
+    finish(study, task, 1.0)
+    base = tmp_path / "base.yaml"
+    base.write_text(base.read_text().replace("batch_size: 8", "batch_size: 4"))
+    again, same = next(taken)
+    assert same == task, "what ended was told something else"
+    assert asked(again, task) != told
+    with pytest.raises(
+        InputError, match=r"tiny\.yaml, or a config that it names, has changed since this run"
+    ):
+        work._train_and_measure(again, task, told)
+    gone = load(write(grid={"attention": {"softmax": []}}, claims=[]))
+    lost = next(task for task in tasks(study) if task.variant == "softpick")
+    with pytest.raises(InputError, match="has changed since this run"):
+        work._train_and_measure(gone, lost, told)
+
+
 def test_a_locked_task_is_running(study):
     task = tasks(study)[0]
     with lock_of(study, task):
@@ -126,7 +175,7 @@ def test_a_locked_task_is_running(study):
 
 def test_progress_tells_states_and_time_left(study):
     finish(study, tasks(study)[0], 1.0)
-    end(study, tasks(study)[1], 1.0, "no")
+    fail(study, tasks(study)[1], "no")
     assert (
         progress(study, states(study), 1) == "tiny: 1 done, 2 ready, 1 failed; about 2 min left with 1 worker"
     )
@@ -141,8 +190,9 @@ def test_claims_can_be_changed_until_there_is_a_result(write):
     assert seal(study).claims[0].smallest == 0.5
     with pytest.raises(InputError, match="claims of tiny have changed since its first result: no-sinks"):
         seal(load(write()))
-    with pytest.raises(InputError, match="no-sinks"):
-        seal(load(write(claims=[])))
+    for changed in ({"claims": []}, {"claims": [], "seeds": [3]}):
+        with pytest.raises(InputError, match="no-sinks"):
+            seal(load(write(**changed)))
 
 
 def test_seeds_can_be_added_and_are_told_apart(write):
