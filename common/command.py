@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import InputError
-from common.explain import ROOT, explain, of_another_process, said
+from common.explain import ROOT, explain, is_source, of_another_process, said
 
 # OpenMP threads that wait for one another spin, by default so long that a second busy program on the machine makes
 # training ten times slower. GNU's OpenMP reads this once, when torch loads it.
@@ -92,10 +92,6 @@ def one_line(message: str) -> str:
 
 def _unexpected(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if _is_source(Path(frame.filename))] or frames
+    ours = [frame for frame in frames if is_source(frame.filename)] or frames
     place = f" at {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
     return f"unexpected {type(error).__name__}{place}: {said(error)}; {TRACEBACK}=1 shows the whole traceback"
-
-
-def _is_source(file: Path) -> bool:
-    return file.is_relative_to(ROOT) and not file.relative_to(ROOT).parts[0].startswith(".")

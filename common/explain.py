@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 REMEDIES = {
     errno.ENOSPC: "make room there, or choose another place",
     errno.EDQUOT: "make room there, or choose another place",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
     errno.EACCES: "check its owner and its permissions",
     errno.EPERM: "check its owner and its permissions",
     errno.EROFS: "choose a place that can be written",
@@ -65,6 +66,12 @@ def explain(error: BaseException) -> str | None:
     if what := READERS.get(type(error).__module__.partition(".")[0]):
         return f"cannot read {what}: {said(error)}"
     return None
+
+
+def is_source(file: str) -> bool:
+    """Whether a file is of this project's code, and not of the packages that lie in a folder of it."""
+    path = Path(file)
+    return path.is_relative_to(ROOT) and not path.relative_to(ROOT).parts[0].startswith(".")
 
 
 def said(error: BaseException) -> str:

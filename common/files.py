@@ -40,14 +40,30 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file such that a reader, or a machine that lost its power, has the old one or the new one, whole.
+    """Write a JSON file as `write` does.
 
     Raises:
         OSError: it cannot be written.
         ValueError: a number that is not finite.
     """
+    write(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file such that a reader, or a disk without power or room, has the old one or the new one, whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    sync(beside)
-    beside.replace(path)
+    try:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        sync(beside)
+        beside.replace(path)
+    except OSError as error:
+        # A disk without room names no file, and others the one beside.
+        error.filename = str(path)
+        raise
+    finally:
+        beside.unlink(missing_ok=True)
     sync(path.parent)

@@ -12,6 +12,7 @@ import html
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import files
 from eval import catalogue
 from eval.analyses import heatmaps
 from eval.analysis import evaluate
@@ -40,7 +41,7 @@ class Page:
 
     def save(self, path: str | Path) -> Path:
         """Write the page to a file."""
-        Path(path).write_text(self.html, encoding="utf-8")
+        files.write(Path(path), self.html)
         return Path(path)
 
 

@@ -2,11 +2,11 @@
 
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import files
 from eval.codec import encode
 from eval.drawing import style
 from eval.report import forest
@@ -55,7 +55,7 @@ def write(study: Study, sealed: Seal) -> list[str]:
         "report.json": json.dumps(encode(summary(found, sealed)), indent=1, allow_nan=False) + "\n",
     }
     for name, text in pages.items():
-        (study.folder / name).write_text(text, encoding="utf-8")
+        files.write(study.folder / name, text)
     write_numbers(study.folder / "numbers.csv", found.numbers)
     if compared := forest.compared(found.numbers):
         style.save(forest.figure(compared, list(study.variants)), study.folder / Path(FOREST).stem)
@@ -71,11 +71,11 @@ def publish(study: Study, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     page, *others = (folder / f"{study.name}{suffix}" for suffix in (".md", ".csv", ".svg"))
     text = (study.folder / "report.md").read_text(encoding="utf-8")
-    page.write_text(text.replace(f"({FOREST})", f"({study.name}.svg)"), encoding="utf-8")
+    files.write(page, text.replace(f"({FOREST})", f"({study.name}.svg)"))
     copied = [page]
     for name, copy in zip(("numbers.csv", FOREST), others, strict=True):
         if (study.folder / name).is_file():
-            shutil.copyfile(study.folder / name, copy)
+            files.write(copy, (study.folder / name).read_bytes())
             copied.append(copy)
     return copied
 

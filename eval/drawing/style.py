@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, to_hex
 from matplotlib.figure import Figure
 
+from common import files
 from models import ModelError
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d46", "#7f7f7f")
@@ -76,16 +77,20 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     Raises:
         ModelError: they cannot be written.
     """
-    files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".svg")]
+    pictures = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".svg")]
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        for file in files:
+        for picture in pictures:
+            drawn, kind = io.BytesIO(), picture.suffix[1:]
             with style(**{"svg.fonttype": "path"}):
-                metadata = {"Date": None, "Creator": None} if file.suffix == ".svg" else {"Software": None}
-                figure.savefig(file, dpi=150, transparent=False, facecolor="white", metadata=metadata)
+                metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+                figure.savefig(
+                    drawn, format=kind, dpi=150, transparent=False, facecolor="white", metadata=metadata
+                )
+            files.write(picture, drawn.getvalue())
     except OSError as error:
         raise ModelError(f"cannot write {stem}.png and .svg: {error.strerror}") from error
-    return files
+    return pictures
 
 
 def svg(figure: Figure, name: str, label: str) -> str:

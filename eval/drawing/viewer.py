@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common import files
 from eval.drawing import opening, style
 from eval.drawing.maps import Maps
 from eval.drawing.pages import render
@@ -31,7 +32,7 @@ def write(path: Path, runs: Sequence[Maps], prompt: str, **start: Any) -> int:
     text = page(runs, prompt, tracked=True, **start)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        files.write(path, text)
     except OSError as error:
         raise ModelError(f"cannot write {path}: {error.strerror}") from error
     return len(text.encode())

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from common import files
 from eval.options import option
 from eval.report.collection import collect, environment
 from eval.report.contents import Report
@@ -80,13 +81,13 @@ def write(subjects: Sequence[Subject], settings: Settings) -> dict[str, object]:
     page = render(report)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
-        out.with_suffix(".json").write_text(report.json(), encoding="utf-8")
+        files.write(out, page)
+        files.write(out.with_suffix(".json"), report.json())
     except OSError as error:
         raise ModelError(f"cannot write {out}: {error.strerror}") from error
     print(f"\n{report.text()}\n")
     written = {"report": str(out), "runs": len(subjects), "megabytes": round(len(page.encode()) / 1e6, 2)}
     if settings.export is None:
         return written
-    files = export.write(report.groups, report.numbers, report.headline, Path(settings.export))
-    return {**written, "exported": f"{len(files)} files to {settings.export}"}
+    exported = export.write(report.groups, report.numbers, report.headline, Path(settings.export))
+    return {**written, "exported": f"{len(exported)} files to {settings.export}"}

@@ -1,11 +1,13 @@
 """Files for a paper: every figure as SVG, PNG, PDF and CSV, every table as CSV and LaTeX."""
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from common import files
 from common.errors import InputError
 from eval import display
 from eval.drawing import figures, style
@@ -37,7 +39,7 @@ def write(
                 written += _drawing(figure, folder / file_name(figure.title))
         for number in numbers:
             path = folder / f"{file_name(number.key)}.tex"
-            path.write_text(latex(number, groups), encoding="utf-8")
+            files.write(path, latex(number, groups))
             written.append(path)
         write_numbers(folder / "numbers.csv", numbers)
     except OSError as error:
@@ -129,17 +131,20 @@ def _points(figure: display.Figure) -> Iterator[tuple[object, ...]]:
 def _pictures(figure: Figure, stem: Path) -> list[Path]:
     document = stem.with_name(f"{stem.name}.pdf")
     with style.style():
-        figure.savefig(document, metadata={"CreationDate": None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="pdf", metadata={"CreationDate": None})
+    files.write(document, drawn.getvalue())
     return [*style.save(figure, stem), document]
 
 
 def _csv(
     path: Path, header: Sequence[str], rows: Sequence[Sequence[object]] | Iterator[Sequence[object]]
 ) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(header)
+    writer.writerows(rows)
+    files.write(path, table.getvalue())
 
 
 def _escaped(text: str) -> str:
