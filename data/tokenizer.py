@@ -21,7 +21,7 @@ from common.errors import nearest
 from data.bytelevel import ByteLevel, adopted, is_bytelevel
 from data.config import TokenizerConfig
 from data.errors import DataError
-from data.words import GAP, SPACE, Words, by_words
+from data.words import GAP, SPACE, Words, by_words, messages
 
 KINDS = ("bpe", "unigram", "char")
 LONGEST_LINE = 1 << 16
@@ -169,8 +169,8 @@ class Tokenizer:
 
     @property
     def adds_space(self) -> bool:
-        """Whether a text is encoded as if a space stood before it (add_dummy_prefix), as Llama 2's tokenizer does."""
-        return self._model.id_to_piece(self._model.encode("x"))[0].startswith(SPACE)
+        """Whether a text is encoded as if a space stood before it, as by Llama 2's tokenizer, or at its end."""
+        return bool(messages.ModelProto.FromString(self.model).normalizer_spec.add_dummy_prefix)
 
     def _encode_apart(self, text: str) -> list[int]:
         """The ids of a text, each sign of `_as_bytes` encoded by itself."""
@@ -209,15 +209,22 @@ class Tokenizer:
 
 def _sentencepiece(model: bytes, source: str) -> Any:
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=model)
+        opened = sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError:
         raise DataError(f"{source} is not a SentencePiece model") from None
+    try:
+        opened.id_to_piece(list(range(opened.vocab_size())))
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{source} is a damaged SentencePiece model: it has a piece that is not UTF-8"
+        ) from None
+    return opened
 
 
 def load_foreign(path: str | os.PathLike[str]) -> Tokenizer:
-    """A SentencePiece model of somebody else, without the space that it puts before every text, if it does.
+    """A SentencePiece model of somebody else, without the space that it adds to every text, if it does.
 
-    That space would stand before each part of a text that is encoded by itself. DataError: as of `Tokenizer`.
+    That space would stand at each part of a text that is encoded by itself. DataError: as of `Tokenizer`.
     """
     tokenizer = Tokenizer.load(path)
     if is_bytelevel(tokenizer.model) or not tokenizer.adds_space:

@@ -183,11 +183,9 @@ def users(**options: Any) -> bytes:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CODE.split("\n") * 9),
         model_writer=model,
-        model_type="bpe",
-        vocab_size=290,
         byte_fallback=True,
         minloglevel=2,
-        **options,
+        **({"model_type": "bpe", "vocab_size": 290} | options),
     )
     return model.getvalue()
 
@@ -220,6 +218,13 @@ def test_a_document_that_is_lost_is_named(jsonl, tmp_path: Path) -> None:
         prepare(config, tmp_path / "cache")
 
 
+def test_a_damaged_piece_is_one_line() -> None:
+    model = users()
+    assert b"return" in model
+    with pytest.raises(DataError, match="own is a damaged SentencePiece model"):
+        Tokenizer(model.replace(b"return", b"retur\xff"), "own")
+
+
 def test_a_space_put_before_every_text_is_taken_off(tmp_path: Path) -> None:
     path = tmp_path / "llama.model"
     path.write_bytes(users(**LLAMA))
@@ -236,6 +241,24 @@ def test_a_space_put_before_every_text_is_taken_off(tmp_path: Path) -> None:
     assert kept.encode(CODE) == tokenizer.encode(CODE)
     path.write_bytes(users(**LLAMA, add_dummy_prefix=False))
     assert load_foreign(path).model == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"treat_whitespace_as_suffix": True},
+        {"model_type": "word", "vocab_size": 300, "hard_vocab_limit": False},
+    ],
+    ids=["suffix", "word"],
+)
+def test_an_added_space_is_no_text_wherever_the_model_puts_it(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    (tmp_path / "own.model").write_bytes(users(**LLAMA, **options))
+    tokenizer = load_foreign(tmp_path / "own.model")
+    for text in ("if x: return x", "x", " x", "return x "):
+        ids = tokenizer.encode(text)
+        assert b"".join(tokenizer.piece_bytes()[id] for id in ids) == text.encode()
 
 
 def test_ids_outside_the_vocabulary() -> None:
