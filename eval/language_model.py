@@ -8,7 +8,7 @@ simple_evaluate(model=model, tasks=["arc_easy", "piqa"])        # any task of lm
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from lm_eval import utils
@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from torch.nn import functional
 
+from common.shapes import checked
 from eval.subjects.base import Subject
 from eval.subjects.gpt import GPTSubject
 from eval.terminal import progress
@@ -40,6 +41,23 @@ LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens
 
 CHOICES = {option.name for option in fields(Choice)}
 """Options of drawing that runs of this project know."""
+
+
+class Asked(TypedDict, total=False):
+    """What tasks say of generation, by the names of transformers; other options go to the subject as they are."""
+
+    until: str | list[str]
+    max_gen_toks: int
+    max_new_tokens: int
+    max_tokens: int
+    max_completion_tokens: int
+    max_length: int
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    top_n_sigma: float
 
 
 @dataclass(frozen=True)
@@ -250,10 +268,12 @@ class HarnessModel(TemplateLM):
 
         Raises:
             ModelError: it asks for so many tokens that no context is left, or for what cannot be done.
+            InputError: an option is of another type.
         """
         asked = {name: value for name, value in options.items() if value is not None}
+        checked(asked, Asked, "generation_kwargs")
         limits = [asked.pop(name) for name in LIMITS if name in asked]
-        room = int(limits[0]) if limits else min(GENERATED, self.max_length // 2)
+        room = limits[0] if limits else min(GENERATED, self.max_length // 2)
         begin = len(self.begin)
         if not 0 < room < self.max_length - begin:
             raise ModelError(f"{room} generated tokens leave no context within {self.max_length} positions")
@@ -261,7 +281,7 @@ class HarnessModel(TemplateLM):
         ids = self.tok_encode(context) or [self.prefix_token_id]
         prompt = ids[:begin] + ids[begin:][-(self.max_length - room - begin) :]
         if "max_length" in asked:  # of prompt and text together
-            room = min(room, int(asked.pop("max_length")) - len(prompt))
+            room = min(room, asked.pop("max_length") - len(prompt))
             if room < 1:
                 raise ModelError(f"max_length leaves no room behind a prompt of {len(prompt)} tokens")
         return Wanted(prompt, room, [until] if isinstance(until, str) else list(until), _sampling(asked))
@@ -280,7 +300,7 @@ class HarnessModel(TemplateLM):
 
 def _sampling(asked: dict[str, Any]) -> dict[str, Any]:
     """Options of drawing; none for greedy decoding, which is the default, `do_sample=False` and a temperature of 0."""
-    temperature = float(asked.pop("temperature", 0.0))
+    temperature = asked.pop("temperature", 0.0)
     drawn = asked.pop("do_sample", temperature > 0)
     if not drawn:
         return {name: value for name, value in asked.items() if name not in CHOICES}

@@ -5,19 +5,13 @@ import io
 import re
 import traceback
 from contextlib import redirect_stderr
-from pathlib import Path
 
-import lm_eval
 from lm_eval._cli import HarnessCLI
 from lm_eval.utils import setup_logging
 
 from common.command import UsageError, guarded
-from common.explain import said
+from common.explain import explain, is_source, said
 from eval.lm_tasks.chosen import near
-
-FOLDER = Path(lm_eval.__file__).parent
-READERS = tuple(str(FOLDER / part) for part in ("_cli", "config", "tasks", "api/registry.py"))
-"""lm-eval's code that reads what a user gave: an error that is raised there is about that."""
 
 HELP = "(see python -m eval.lm_eval run --help)"
 
@@ -26,7 +20,8 @@ def main() -> None:
     """Hand the command line over to lm-eval.
 
     Raises:
-        UsageError: what lm-eval says of an option, a name or a file that it cannot take.
+        UsageError: what lm-eval says of an option, a name or a file that it cannot take: an error that no code of this
+            project had a part in.
     """
     setup_logging()
     command, arguments = HarnessCLI(), argparse.Namespace()
@@ -36,9 +31,13 @@ def main() -> None:
             raise UsageError(
                 f"--tasks is missing: names (python -m eval.lm_eval ls tasks) or .yaml files {HELP}"
             )
+        _check_counts(arguments)
         command.execute(arguments)
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        if not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(READERS):
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if explain(error) or any(
+            is_source(frame.filename) and frame.filename != __file__ for frame in frames
+        ):
             raise
         hint = _near_tasks(said(error), getattr(arguments, "include_path", None))
         raise UsageError(f"{said(error).rstrip('.')}{hint} {HELP}") from error
@@ -54,6 +53,16 @@ def _parsed(command: HarnessCLI) -> argparse.Namespace:
             raise
         *_, last = complaint.getvalue().strip().split(": error: ")
         raise UsageError(f"{last} {HELP}") from None
+
+
+def _check_counts(arguments: argparse.Namespace) -> None:
+    limit, examples = getattr(arguments, "limit", None), getattr(arguments, "num_fewshot", None)
+    if limit is not None and not limit > 0:
+        raise UsageError(
+            f"--limit must be above 0, a number of questions, or below 1 a share, got {limit} {HELP}"
+        )
+    if examples is not None and examples < 0:
+        raise UsageError(f"--num_fewshot must be at least 0, got {examples} {HELP}")
 
 
 def _near_tasks(complaint: str, include: str | None) -> str:

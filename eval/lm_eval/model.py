@@ -1,11 +1,13 @@
 """The model `zoo`: a run of this project or a Hugging Face folder, as lm-eval makes models."""
 
 import inspect
+from typing import get_type_hints
 
 import lm_eval.models  # noqa: F401 - lm-eval registers its own models only where it knows of none
 from lm_eval.api.registry import register_model
 
 from common.errors import nearest
+from common.shapes import mismatch
 from eval.language_model import HarnessModel
 from eval.subject import open_subject
 from models import ModelError
@@ -44,13 +46,23 @@ class ZooModel(HarnessModel):
             unknown: refused.
 
         Raises:
-            ModelError: an argument that does not exist, no run, or a run that cannot be opened.
+            ModelError: an argument that does not exist or is of another type, no run, or a run that cannot be opened.
         """
         known = [name for name in inspect.signature(type(self)).parameters if name != "unknown"]
         for name in unknown:
             raise ModelError(f"--model zoo has no argument {name!r}{nearest(name, known)}")
         if run is None:
             raise ModelError("--model zoo needs --model_args run=RUN")
+        typed = {
+            "step": step,
+            "dtype": dtype,
+            "max_length": max_length,
+            "bos": bos,
+            "batch_tokens": batch_tokens,
+        }
+        for name, value in typed.items():
+            if problem := mismatch(value, get_type_hints(type(self).__init__)[name], name):
+                raise ModelError(f"--model_args: {problem}")
         place = str(default_device()) if device in (None, DEFAULT) else str(device)
         subject = open_subject(str(run), step=step, device=place, dtype=dtype, batch_tokens=batch_tokens)
         super().__init__(subject, max_length, bos)

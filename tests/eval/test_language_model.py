@@ -16,6 +16,7 @@ from lm_eval.models.huggingface import HFLM  # noqa: E402
 from tokenizers import ByteLevelBPETokenizer  # noqa: E402
 from tokenizers.processors import TemplateProcessing  # noqa: E402
 
+from common.errors import InputError  # noqa: E402
 from eval.language_model import HarnessModel  # noqa: E402
 from eval.subject import open_subject  # noqa: E402
 from eval.subjects.base import Subject  # noqa: E402
@@ -192,12 +193,18 @@ def test_a_long_prompt_loses_its_beginning(ours: HarnessModel, theirs: Any) -> N
         ({"max_gen_toks": POSITIONS}, "leave no context"),
         ({"max_length": 1, "max_gen_toks": 4}, "max_length leaves no room"),
         ({"no_such_option": 1}, "no_such_option"),
+        ({"max_gen_toks": "many"}, "max_gen_toks must be an integer, got 'many'"),
+        ({"max_gen_toks": 4, "until": 5}, "until must be a text or a list, got 5"),
+        ({"max_gen_toks": 4, "until": ["e", None]}, r"until.1 must be a text, got None"),
+        ({"max_gen_toks": 4, "do_sample": "no"}, "do_sample must be true or false, got 'no'"),
+        ({"max_gen_toks": 4, "temperature": "hot"}, "temperature must be a number, got 'hot'"),
+        ({"max_gen_toks": 4, "temperature": 1.0, "top_k": 2.5}, "top_k must be an integer, got 2.5"),
     ],
 )
 def test_what_cannot_be_generated_is_refused(
     ours: HarnessModel, options: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(ModelError, match=reason):
+    with pytest.raises(InputError, match=reason):
         ask(ours, "generate_until", [("the queen", options)])
 
 

@@ -13,6 +13,7 @@ lm_eval = pytest.importorskip("lm_eval")
 transformers = pytest.importorskip("transformers")
 
 from lm_eval.tasks import TaskManager  # noqa: E402
+from lm_eval.utils import simple_parse_args_string  # noqa: E402
 from tokenizers import ByteLevelBPETokenizer  # noqa: E402
 from tokenizers.processors import TemplateProcessing  # noqa: E402
 
@@ -63,11 +64,22 @@ def test_the_command_of_lm_eval_takes_a_run_and_tasks_by_name_and_by_path(
         ("--tasks mine --model zooo", "'zooo'"),
         ("--tasks mine --model_args run=nowhere", "nowhere"),
         ("--tasks mine --config nowhere.yaml", "nowhere.yaml"),
+        ("--tasks mine --limit 0", "--limit must be above 0"),
+        ("--tasks mine --limit nan", "--limit must be above 0"),
+        ("--tasks mine --num_fewshot -1", "--num_fewshot must be at least 0"),
+        ('--tasks mine --model_args run=RUN --samples {"mine":[99]}', "Elements of --samples should be in"),
+        ("--tasks mine --model_args run=RUN --apply_chat_template", "tokenizer_name"),
     ],
 )
 def test_a_slip_is_one_line(
-    told: str, message: str, own_tasks: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    told: str,
+    message: str,
+    run_path: Path,
+    own_tasks: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
 ) -> None:
+    told = told.replace("RUN", str(run_path))
     monkeypatch.setattr(
         "sys.argv", ["lm_eval", "--model", "zoo", "--include_path", str(own_tasks), *told.split()]
     )
@@ -87,6 +99,14 @@ def test_arguments_of_the_model_are_read_strictly(run_path: Path) -> None:
         ZooModel(str(run_path), max_lenght=64)
     with pytest.raises(ModelError, match="needs --model_args run=RUN"):
         ZooModel()
+    for told, message in (
+        ("bos=no", "bos must be true or false or null, got 'no'"),
+        ("max_length=abc", "max_length must be an integer or null, got 'abc'"),
+        ("max_length=2.5", "max_length must be an integer or null, got 2.5"),
+        ("batch_tokens=x", "batch_tokens must be an integer, got 'x'"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            ZooModel(**simple_parse_args_string(f"run={run_path},{told}"))
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
