@@ -11,6 +11,7 @@ from data import Prepared
 from eval.subjects.base import Subject, fingerprint
 from eval.subjects.pretrained import load, weight_files
 from eval.subjects.texts import corpus
+from models import ModelError
 
 
 class FolderSubject(Subject):
@@ -32,7 +33,12 @@ class FolderSubject(Subject):
         self.device, self.dtype = device, dtype
 
     def encode(self, text: str) -> list[int]:  # noqa: D102
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        if max(ids, default=0) >= self.vocab_size:
+            raise ModelError(
+                f"the tokenizer of {self.path} gives id {max(ids)}, and the model has {self.vocab_size}"
+            )
+        return ids
 
     @property
     def begin(self) -> list[int]:  # noqa: D102

@@ -12,6 +12,7 @@ from attention import AttentionError
 from attention.transformers import register
 from attention.transformers.calls import CHILD
 from common.errors import InputError
+from common.explain import said
 from common.reading import read_json
 from common.shapes import shown
 from models import ModelError
@@ -52,9 +53,11 @@ def load(path: Path, weights: Path, dtype: torch.dtype, attention: str | None = 
         options["gguf_file"] = weights.name
     register()  # a folder may say that its model attends by a mechanism of this project
     chosen = {} if attention is None else {"attn_implementation": attention}
+    part = "config"
     try:
         config = transformers.AutoConfig.from_pretrained(path, **options)
         _check_sizes(path, config.get_text_config())
+        part = "weights"
         opened: Any = transformers.AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -65,13 +68,14 @@ def load(path: Path, weights: Path, dtype: torch.dtype, attention: str | None = 
             **options,
         )
         network, found = opened
+        part = "tokenizer"
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
     except (InputError, AttentionError):
         raise
     # What transformers, tokenizers, safetensors and torch raise over damaged files has no common ancestor.
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise ModelError(f"{path} cannot be opened as a causal language model: {reason}") from error
+        reason = f"its {part}: {type(error).__name__}: {said(error)}"
+        raise ModelError(f"{path} cannot be opened as a causal language model, {reason}") from error
     if attention is not None:
         found["missing_keys"] = {name for name in found["missing_keys"] if not _learned(name)}
     _check_weights(path, network, found)

@@ -24,7 +24,7 @@ def export(path: str | Path, folder: str | Path, step: int | None = None) -> Pat
         ModelError: no such run, a folder that exists, or a tokenizer that cannot be exported.
     """
     folder = Path(folder)
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         raise ModelError(f"{folder} already exists; an export overwrites nothing")
     run = load_run(path, step)
     partial = folder.with_name(f".{folder.name}.partial")

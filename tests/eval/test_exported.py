@@ -1,5 +1,7 @@
 """An exported run as a subject: measured as what it is, with the numbers of the run."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,24 @@ def test_an_export_is_traced_as_its_mechanisms(pair: tuple[Subject, Subject]) ->
     tokens = torch.tensor([[run.bos, *ids]])
     assert torch.equal(export.logits(tokens), run.logits(tokens))
     assert export.generate(tokens[0].tolist(), 8) == run.generate(tokens[0].tolist(), 8)
+
+
+def test_a_tokenizer_of_another_model_is_refused_where_it_shows(
+    pair: tuple[Subject, Subject], tmp_path: Path
+) -> None:
+    shutil.copytree(pair[1].path, tmp_path / "export")
+    file = tmp_path / "export" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    size = pair[1].vocab_size
+    content["model"]["vocab"]["é"] = size
+    file.write_text(json.dumps(content))
+    other = open_subject(tmp_path / "export")
+    assert other.encode("the queen") == pair[1].encode("the queen")
+    with pytest.raises(ModelError, match=f"export gives id {size}, and the model has {size}"):
+        other.encode("é")
+    file.write_text("{}")
+    with pytest.raises(ModelError, match="its tokenizer: KeyError"):
+        open_subject(tmp_path / "export")
 
 
 def test_the_analyses_give_the_numbers_of_the_run(pair: tuple[Subject, Subject]) -> None:

@@ -106,6 +106,11 @@ def test_nothing_is_overwritten_and_nothing_half_written(
 ) -> None:
     with pytest.raises(ModelError, match="already exists"):
         export(run, tmp_path)
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    with pytest.raises(ModelError, match="already exists"):
+        export(run, link)
+    link.unlink()
     with pytest.raises(ModelError, match="no checkpoint of step 3"):
         export(run, tmp_path / "new", step=3)
     monkeypatch.setattr("models.export.folder.card", lambda *_: 1 / 0)
