@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import sys
 import time
 from collections import Counter
@@ -159,13 +158,11 @@ def failures(study: Study, found: Mapping[Task, State]) -> list[str]:
 
 
 def _stop() -> None:
-    """Have the workers of this machine stop, which the terminal may have told already; a run that is being trained
-    saves a checkpoint first.
-    """
+    """End the workers of this machine; a run that is being trained saves a checkpoint first."""
     workers = psutil.Process().children(recursive=True)
     for process in workers:
         with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGINT)
+            process.terminate()
     psutil.wait_procs(workers)
 
 

@@ -50,6 +50,9 @@ ROOT = Path("runs/studies")
 LENGTH = ("train.steps", "train.warmup_steps")
 """Keys of how long a run is."""
 
+OWN = ("seed", "name", "out", "train.tracker")
+"""Keys that the study itself sets for each run, whatever else is said of them."""
+
 NAME = re.compile(r"[\w][\w.]*")
 
 
@@ -202,6 +205,11 @@ def _check(study: Study) -> None:
             raise InputError(f"grid: the name {name!r} must be letters, digits, '.' and '_'")
     if file.baseline not in study.variants:
         raise InputError(f"no variant {file.baseline!r} for baseline{nearest(file.baseline, study.variants)}")
+    parts = [(f"grid.{axis}", texts) for axis, some in file.grid.items() for texts in some.values()]
+    tuned = [] if file.tuning is None else [f"{file.tuning.key}="]
+    for where, texts in [("overrides", file.overrides), *parts, ("tuning.key", tuned)]:
+        if own := [key for text in texts if (key := text.partition("=")[0]) in OWN]:
+            raise InputError(f"{where}: the study itself sets {own[0]} of each run; leave it out")
     _distinct("seeds", file.seeds)
     for line in file.analyses:
         options_of(line)

@@ -1,7 +1,9 @@
 """Starting the workers of a study: on this machine, or as jobs of a SLURM cluster, both through submitit."""
 
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from common.errors import InputError
@@ -34,14 +36,22 @@ def start(study: Study, workers: int, cluster: str, options: Mapping[str, Any]) 
     except (RuntimeError, ValueError, TypeError, NameError) as error:
         raise InputError(f"workers on {cluster} cannot be started: {error}") from error
     pinned = cluster == "local" and workers > 1
-    return [
-        executor.submit(
-            CommandFunction(
-                [
-                    *(sys.executable, "-m", "study", "work", str(study.path)),
-                    *(["--pin", f"{worker}/{workers}"] if pinned else []),
-                ]
-            )
-        )
+    commands = [
+        [
+            *(sys.executable, "-m", "study", "work", str(study.path)),
+            *(["--pin", f"{worker}/{workers}"] if pinned else []),
+        ]
         for worker in range(workers)
     ]
+    with _deaf_to_ctrl_c():
+        return [executor.submit(CommandFunction(command)) for command in commands]
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Have processes that are started here leave Ctrl-C to this one: submitit's would answer it with a traceback."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

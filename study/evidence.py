@@ -15,7 +15,7 @@ from eval.report.pairs import Group
 from eval.subject import open_subject
 from study import claims, equal_time, speed
 from study.claims import Verdict
-from study.definition import Study
+from study.definition import Study, options_of
 from study.tasks import chosen, losses, states
 
 Runs = dict[str, dict[int | None, Measured]]
@@ -53,7 +53,7 @@ class Evidence:
         numbers: those of the first page, then those that only claims are about.
         verdicts: in the order of the claims.
         choices: by variant, where a key was tuned.
-        missing: tasks that have not ended well, with their state.
+        missing: tasks that have not ended well, with their state, and runs that lack what is read of them.
     """
 
     study: Study
@@ -72,7 +72,7 @@ def collect(study: Study) -> Runs:
     """Read the runs of a study that have been trained and measured, the baseline's first.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or one lies in the folder of another.
     """
     found: Runs = {
         variant: {} for variant in sorted(study.variants, key=lambda name: name != study.file.baseline)
@@ -80,7 +80,12 @@ def collect(study: Study) -> Runs:
     with provenance.read_once():
         for task, state in states(study).items():
             if task.value is None and state == "done":
-                found[task.variant][task.seed] = measured(open_subject(study.folder / task.name), task.name)
+                run = measured(open_subject(study.folder / task.name), task.name)
+                if run.config is not None and run.config.get("name") != task.name:
+                    raise InputError(
+                        f"{run.path} holds the run {run.config.get('name')}; put each back in its place"
+                    )
+                found[task.variant][task.seed] = run
     if not any(found.values()):
         raise InputError(f"no run of {study.name} has been measured yet: python -m study run {study.path}")
     return found
@@ -131,8 +136,18 @@ def gather(study: Study) -> Evidence:
         {name: Choice(chosen(study, name), losses(study, name) or {}) for name in study.variants}
         if tuned
         else {},
-        {task.name: state for task, state in states(study).items() if state != "done"},
+        {task.name: state for task, state in states(study).items() if state != "done"}
+        | _lacking(study, every),
     )
+
+
+def _lacking(study: Study, runs: list[Measured]) -> dict[str, str]:
+    """By run: what of its log and of the analyses of the study cannot be read, and why."""
+    wanted = ["training", *(options_of(line)[0] for line in study.file.analyses)]
+    found = {
+        run.name: [f"{kind}: {run.missing[kind]}" for kind in wanted if kind in run.missing] for run in runs
+    }
+    return {name: ", ".join(lacking) for name, lacking in found.items() if lacking}
 
 
 def _by_seed(number: Number) -> dict[str, dict[int, float]]:

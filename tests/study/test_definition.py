@@ -55,6 +55,15 @@ def test_an_analysis_stands_as_after_python_m_eval():
         ({"baseline": "softmaxx"}, "no variant 'softmaxx' for baseline; did you mean 'softmax'"),
         ({"baseline": None}, "missing entry .*baseline"),
         ({"sedes": [1]}, "unknown entry .*sedes"),
+        ({"overrides": ["seed=3"]}, "overrides: the study itself sets seed of each run"),
+        (
+            {"grid": {"start": {"softmax": [], "softpick": ["seed=7"]}}},
+            r"grid.start: the study itself sets seed of each run",
+        ),
+        (
+            {"tuning": {"key": "out", "values": [1], "seeds": [9]}},
+            r"tuning.key: the study itself sets out of each run",
+        ),
         ({"seeds": "1"}, "entry .*seeds is of another type"),
         ({"seeds": []}, "seeds must not be empty"),
         ({"seeds": [1, 1]}, "seeds holds an entry twice: 1, 1"),

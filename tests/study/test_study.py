@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import InputError
 from storage.checkpoint import checkpoints
 from study import __main__ as command
 from study.command import _finished
 from study.definition import load
+from study.engine import _deaf_to_ctrl_c
 from study.tasks import lock_of_process, record_path, state, states, tasks
+from tests.room import no_file_beyond
 from tests.study.conftest import FILE
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +94,15 @@ def test_a_study_survives_a_kill_and_a_run_that_fails(write, capsys):
     assert "<p>Softpick has fewer sinks than softmax.</p>" in html
     assert not re.search(r'(src|href)="(?![#$])', html), "the page loads nothing"
 
+    with no_file_beyond(1000), pytest.raises(OSError, match=r"report\.html"):
+        command.main(["report", str(path)])
+    assert (study.folder / "report.html").read_text() == html
+
     command.main(["export", str(path), "paper"])
+    before = {file: file.read_bytes() for file in Path("paper").iterdir()}
+    with no_file_beyond(10), pytest.raises(InputError, match="cannot write paper"):
+        command.main(["export", str(path), "paper"])
+    assert {file: file.read_bytes() for file in Path("paper").iterdir()} == before
     written = {file.name for file in Path("paper").iterdir()}
     assert {
         "forest.svg",
@@ -108,6 +120,18 @@ def test_a_study_survives_a_kill_and_a_run_that_fails(write, capsys):
 
     command.main(["status", str(path)])
     assert "4 done, 2 failed" in capsys.readouterr().out
+
+    lost = study.folder / "softmax-seed-2"
+    (lost / "eval/sinks.json").write_text("{}")
+    (lost / "metrics.jsonl").write_text("")
+    command.main(["report", str(path)])
+    words = "training: not logged, sinks: the result file is damaged or was edited"
+    assert f"softmax-seed-2 ({words})" in (study.folder / "report.md").read_text()
+
+    lost.rename(study.folder / "kept")
+    shutil.copytree(study.folder / "softpick-seed-2", lost)
+    with pytest.raises(InputError, match="softmax-seed-2 holds the run softpick-seed-2"):
+        command.main(["report", str(path)])
 
 
 @pytest.mark.slow
@@ -131,15 +155,25 @@ def test_a_run_whose_worker_is_killed_stops_and_can_be_resumed(write):
 
 
 @pytest.mark.slow
-def test_ctrl_c_that_only_the_study_hears_reaches_its_workers():
+def test_a_study_that_is_stopped_ends_its_workers():
     script = (
-        "import subprocess; from study import command; worker = subprocess.Popen(['sleep', '600']); "
-        "command._stop(); print(worker.poll())"
+        "import subprocess, psutil; from study import command; worker = subprocess.Popen(['sleep', '600']); "
+        "command._stop(); print(psutil.pid_exists(worker.pid))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
-    assert done.stdout.strip() == str(-signal.SIGINT), done.stderr
+    assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.slow
+def test_workers_leave_ctrl_c_to_the_study():
+    before = signal.getsignal(signal.SIGINT)
+    asking = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"]
+    with _deaf_to_ctrl_c():
+        told = subprocess.run(asking, capture_output=True, text=True)
+    assert told.stdout.strip() == "True"
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_workers_that_end_before_the_study_are_an_error(study):
