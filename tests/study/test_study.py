@@ -157,7 +157,7 @@ def test_a_run_whose_worker_is_killed_stops_and_can_be_resumed(write):
 @pytest.mark.slow
 def test_a_study_that_is_stopped_ends_its_workers():
     script = (
-        "import subprocess, psutil; from study import command; worker = subprocess.Popen(['sleep', '600']); "
+        "import subprocess, psutil; from study import command; worker = subprocess.Popen(['sleep', '60']); "
         "command._stop(); print(psutil.pid_exists(worker.pid))"
     )
     done = subprocess.run(
