@@ -183,9 +183,11 @@ def users(**options: Any) -> bytes:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CODE.split("\n") * 9),
         model_writer=model,
+        model_type="bpe",
+        vocab_size=290,
         byte_fallback=True,
         minloglevel=2,
-        **({"model_type": "bpe", "vocab_size": 290} | options),
+        **options,
     )
     return model.getvalue()
 
@@ -243,18 +245,8 @@ def test_a_space_put_before_every_text_is_taken_off(tmp_path: Path) -> None:
     assert load_foreign(path).model == path.read_bytes()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"treat_whitespace_as_suffix": True},
-        {"model_type": "word", "vocab_size": 300, "hard_vocab_limit": False},
-    ],
-    ids=["suffix", "word"],
-)
-def test_an_added_space_is_no_text_wherever_the_model_puts_it(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
-    (tmp_path / "own.model").write_bytes(users(**LLAMA, **options))
+def test_a_space_put_behind_every_text_is_taken_off(tmp_path: Path) -> None:
+    (tmp_path / "own.model").write_bytes(users(**LLAMA, treat_whitespace_as_suffix=True))
     tokenizer = load_foreign(tmp_path / "own.model")
     for text in ("if x: return x", "x", " x", "return x "):
         ids = tokenizer.encode(text)
