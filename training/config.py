@@ -28,7 +28,7 @@ from data.choice import consequences, located, whole
 from data.options import read_option
 from models import ModelConfig, ModelError, recompute
 from models.patterns import parse
-from models.plan import resolve
+from models.plan import Plan, resolve
 from storage.machine import multiplies_bfloat16
 from storage.run import CONFIG as SAVED
 from storage.source import model_section
@@ -162,12 +162,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if loaded.train.init_from is not None and loaded.model.preset is None:
         # What nobody says of the model is as in the model that it begins with.
         start = OmegaConf.merge(OmegaConf.structured(Config), {"model": _begun(loaded, layers)})
-        loaded = replace(_filled(start, layers, path), name=loaded.name)
+        said = [[(source, _said(values)) for source, values in layer] for layer in layers]
+        loaded = replace(_filled(start, said, path), name=loaded.name)
     train = replace(loaded.train, init_from=whole(loaded.train.init_from))
     found = replace(loaded, data=located(loaded.data), train=train)
     check(found)
     return found
 
+
+OPEN = frozenset(Plan.__annotations__)
+"""Keys of a model whose null leaves the choice to its preset, or to the model that a run begins with."""
 
 Layer = Sequence[tuple[str, dict[str, Any]]]
 """What one file says, or all overrides together, each with where it was written."""
@@ -207,6 +211,12 @@ def _begun(config: Config, layers: Sequence[Layer]) -> dict[str, Any]:
     used = parse(config.model.attention if "attention" in said else str(found.get("attention")))
     options = {name: entry for name, entry in found.get("attention_options", {}).items() if name in used}
     return {**found, "preset": None, "kernel": "auto", "attention_options": options}
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    """What a layer says, but for the nulls that leave a choice of the model open."""
+    model = (values.get("model") or {}).items()
+    return {**values, "model": {key: value for key, value in model if value is not None or key not in OPEN}}
 
 
 def check(config: Config) -> None:

@@ -117,6 +117,14 @@ def test_a_copy_of_a_tied_embedding_is_left_out(tmp_path: Path) -> None:
     compare(source, from_dict(source.model), "it")
 
 
+def test_the_recipe_of_papers_leaves_the_choices_of_the_source(tmp_path: Path) -> None:
+    """Whose head has a matrix of its own; null, as the recipe has it, would tie it without a source."""
+    saved(tmp_path, "LlamaConfig")
+    recipe = Path(__file__).parents[2] / "configs/recipes/paper.yaml"
+    model = load(recipe, ["model.preset=null", f"train.init_from={tmp_path}", "model.window=null"]).model
+    assert (model.tie_embeddings, model.n_layer, model.d_ff, model.window) == (False, 2, 48, None)
+
+
 def test_files_that_cannot_be_trusted_are_refused(tmp_path: Path) -> None:
     saved(tmp_path, "LlamaConfig")
     state = load_file(tmp_path / "model.safetensors")
