@@ -94,7 +94,8 @@ def test_a_grid_without_another_length_is_refused(write: Any) -> None:
 def test_every_ingredient_is_a_rung(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     study = load(path)
-    laid = {name: study.overrides(name)[2:] for name in study.variants}
+    common = len(study.file.overrides)
+    laid = {name: study.overrides(name)[common:] for name in study.variants}
     files = sorted((RECIPES / "ingredients").glob("*.yaml"))
     assert {name: laid[name] for name in (file.stem for file in files)} == {
         file.stem: [str(file.relative_to(ROOT))] for file in files
