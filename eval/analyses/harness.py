@@ -27,6 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from common import files
 from common.hashing import json_hash
 from eval.analysis import Analysis, Measurement
 from eval.display import Column, Shown, thousandths
@@ -255,7 +256,7 @@ def _log(folder: Path, samples: Mapping[str, list[dict[str, Any]]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for task, found in samples.items():
             lines = [json.dumps(sample, default=str, ensure_ascii=False) for sample in found]
-            (folder / f"{task}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            files.write(folder / f"{task}.jsonl", "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise ModelError(f"cannot write the samples to {folder}: {error.strerror}") from error
 

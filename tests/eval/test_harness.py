@@ -28,6 +28,7 @@ from models import ModelError  # noqa: E402
 from tests.eval.asking import likelihood, requests  # noqa: E402
 from tests.eval.conftest import untrained_run  # noqa: E402
 from tests.eval.measuring import measure, typed  # noqa: E402
+from tests.room import no_file_beyond  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -227,8 +228,12 @@ def test_tasks_of_ones_own_by_file_folder_and_name(subject: Subject, own_tasks: 
 def test_samples_are_written_beside_the_result(subject: Subject, own_tasks: Path, tmp_path: Path) -> None:
     subject.results = tmp_path / "results"
     measure(harness, subject, Settings(tasks=(str(own_tasks),), log_samples=True))
-    lines = (tmp_path / "results" / "harness-samples" / "mine.jsonl").read_text().splitlines()
-    assert [json.loads(line)["doc"]["question"] for line in lines] == ["the queen", "of night"]
+    path = tmp_path / "results" / "harness-samples" / "mine.jsonl"
+    written = path.read_text()
+    assert [json.loads(line)["doc"]["question"] for line in written.splitlines()] == ["the queen", "of night"]
+    with no_file_beyond(10), pytest.raises(ModelError, match="cannot write the samples"):
+        harness._log(path.parent, {"mine": [{"doc": "another"}]})
+    assert path.read_text() == written, "the old file stays where there is no room"
 
 
 @pytest.mark.parametrize(
