@@ -177,7 +177,7 @@ def _finished(study: Study) -> int:
     failed = failures(study, found)
     for line in failed:
         print(line)
-    if left := len(found) - list(found.values()).count("done") - len(failed):
+    if left := sum(state not in ("done", "failed") for state in found.values()):
         raise InputError(
             f"the workers ended and {left} runs have not; {study.folder / 'workers'} says why; the same command goes on"
         )

@@ -46,12 +46,13 @@ def seal(study: Study) -> Seal:
         known = decode(Seal, read_json(path, dict), str(path))
         if known.fingerprint != claims.fingerprint(known.claims):
             raise InputError(f"{path} was edited: its claims are not those of its fingerprint")
-        if begun(study) and known.fingerprint != now:
+        settled = begun(study)
+        if settled and known.fingerprint != now:
             raise InputError(
                 f"the claims of {study.name} have changed since its first result: {_changed(known.claims, study)}; put "
                 f"them back as {path} has them, or copy the file and begin a study of another name"
             )
-        if begun(study) or (known.fingerprint == now and known.seeds == study.file.seeds):
+        if settled or (known.fingerprint == now and known.seeds == study.file.seeds):
             return known
     found = Seal(study.file.claims, now, study.file.seeds, time.strftime("%Y-%m-%d %H:%M:%S"))
     study.folder.mkdir(parents=True, exist_ok=True)

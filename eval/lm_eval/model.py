@@ -60,8 +60,9 @@ class ZooModel(HarnessModel):
             "bos": bos,
             "batch_tokens": batch_tokens,
         }
+        kinds = get_type_hints(type(self).__init__)
         for name, value in typed.items():
-            if problem := mismatch(value, get_type_hints(type(self).__init__)[name], name):
+            if problem := mismatch(value, kinds[name], name):
                 raise ModelError(f"--model_args: {problem}")
         place = str(default_device()) if device in (None, DEFAULT) else str(device)
         subject = open_subject(str(run), step=step, device=place, dtype=dtype, batch_tokens=batch_tokens)
