@@ -12,7 +12,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from attention.core.arguments import check_tensors, exactly, is_whole, shown
+from attention.core.arguments import check_flag, exactly, is_whole, shown
 from attention.core.call import INFERENCE, CallOptions, CallSpec, Phase
 from attention.core.errors import AttentionError
 from attention.core.inputs import AttentionInputs, prepare
@@ -39,6 +39,7 @@ def attend(
     slopes: Tensor | None = None,
     kernel: str = "auto",
     state: RecurrentState | None = None,
+    settled: bool = False,
 ) -> Tensor:
     """Mix values by a mechanism's weights.
 
@@ -62,6 +63,8 @@ def attend(
         kernel: "auto" or a kernel's name.
         state: what earlier calls left of the text that this one goes on with, for mechanisms that carry a state; it
             moves on. Query, key, value and documents are then those of the new positions only, as many of each.
+        settled: keys are what `mechanism.settled` made of them, as a cache keeps them, so that no call normalises them
+            anew; not with a state.
 
     Returns:
         [B, T, H, Dv] in the query's dtype. Where B, T or Dv is 0 it has no elements and every gradient is zero; on the
@@ -70,27 +73,23 @@ def attend(
     Raises:
         AttentionError: the call cannot be served; the message says what would be. A state is then as it was.
     """
-    from attention.kernels import chunked, dispatch
+    from attention.kernels import dispatch
     from attention.kernels.kernel import attend as run
+    from attention.kernels.resume import resume
 
     mechanism = get(mechanism)
     with exactly(query):
         if not isinstance(state, RecurrentState | None):
             raise AttentionError(f"state must be an attention.RecurrentState, got {shown(state)}")
+        check_flag("settled", settled)
+        if settled and state is not None:
+            raise AttentionError("a state takes keys as they are, not settled ones")
+        spec = CallSpec(causal, window, documents, scale, params, phase, softcap, intervals, slopes)
         if state is None or query.is_meta:
-            spec = CallSpec(causal, window, documents, scale, params, phase, softcap, intervals, slopes)
-            inputs = prepare(query, key, value, mechanism, spec, plain=kernel == "dense")
+            inputs = prepare(query, key, value, mechanism, spec, plain=kernel == "dense", settled=settled)
             _check_learned(inputs, params)
             return run(dispatch.choose(kernel, inputs), inputs)
-        check_tensors(query, key, value)
-        longer = state.copy()
-        key, value, documents = longer.extend(mechanism, key, value, documents)
-        spec = CallSpec(causal, window, documents, scale, params, phase, softcap, intervals, slopes)
-        inputs = prepare(query, key, value, mechanism, spec)
-        dispatch.choose(kernel, inputs)
-        out = chunked.resume(inputs, longer)
-        state.become(longer)
-        return out
+        return resume(query, key, value, mechanism, spec, kernel, state)
 
 
 def _check_learned(inputs: AttentionInputs, given: Mapping[str, Tensor] | None) -> None:

@@ -117,6 +117,7 @@ class Attention(nn.Module):
         documents: Tensor | None = None,
         state: RecurrentState | None = None,
         phase: Phase | None = None,
+        settled: bool = False,
     ) -> Tensor:
         """Mix value [B, S, Hk, Dv] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, Dv].
 
@@ -124,7 +125,9 @@ class Attention(nn.Module):
         """
         phase = self.phase() if phase is None else phase
         options: Any = self.spec(documents, phase, query.device).options
-        return attend(query, key, value, self.mechanism, kernel=self.kernel, state=state, **options)
+        return attend(
+            query, key, value, self.mechanism, kernel=self.kernel, state=state, settled=settled, **options
+        )
 
     def extra_repr(self) -> str:
         """The mechanism with its options, heads and mask."""

@@ -50,12 +50,13 @@ class Mixer(attention.Attention):
         documents: Tensor | None = None,
         state: RecurrentState | None = None,
         phase: Phase | None = INFERENCE,
+        settled: bool = False,
     ) -> Tensor:
         """Mix value [B, S, Hk, Dv] by query [B, T, H, D] and key [B, S, Hk, D] to [B, T, H, Dv].
 
         With a state, keys, values and documents are those of the T new positions.
         """
-        return super().forward(query, key, value, documents, state, self.own(phase or INFERENCE))
+        return super().forward(query, key, value, documents, state, self.own(phase or INFERENCE), settled)
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,12 @@ class Attention(nn.Module):
         if isinstance(cache, StateCache):
             state = cache.state
         elif cache is not None:
-            key, value = cache.extend(key, value)
+            key, value = cache.extend(self.mixer.mechanism.settled(key), value)
         if documents is not None:
             documents = documents[:, -key.shape[1] :]
         if value.shape[2] < key.shape[2]:
             value = value.repeat_interleave(key.shape[2] // value.shape[2], dim=2)
-        heads = self.mixer(query, key, value, documents, state, phase)
+        heads = self.mixer(query, key, value, documents, state, phase, isinstance(cache, LayerCache))
         if observe is not None:
             observe(AttentionCall.of(self.mixer, query, key, value, heads, documents))
         for post_op in self.post_ops.values():

@@ -54,7 +54,7 @@ def _attention_hook(
     report: Callable[[AttentionCall], Tensor | None], layer: int
 ) -> Callable[..., Tensor | None]:
     def hook(mixer: Mixer, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        query, key, value, documents, state, _ = inputs
+        query, key, value, documents, state, *_ = inputs
         if state is not None:
             raise ModelError(
                 f"layer {layer} ({mixer.mechanism.name}) keeps a state instead of its keys; trace it without a cache"

@@ -104,6 +104,7 @@ class Call:
         params: all learned parameters by name.
         phase: when in training it happens.
         plain: whether `scores` shall be made of PyTorch's own operations only, which have every derivative.
+        settled: whether keys are what the mechanism's `settled` made of them.
     """
 
     count: Tensor
@@ -111,6 +112,7 @@ class Call:
     params: Mapping[str, Tensor]
     phase: Phase = INFERENCE
     plain: bool = False
+    settled: bool = False
 
     def log_count(self, dtype: torch.dtype) -> Tensor:
         """ln n_i, [B or 1, T]; 0 where a query sees nothing."""

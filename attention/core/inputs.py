@@ -114,6 +114,7 @@ def prepare(
     spec: CallSpec = DEFAULT,
     *,
     plain: bool = False,
+    settled: bool = False,
 ) -> AttentionInputs:
     """Check a call and let the mechanism turn queries and keys into scores.
 
@@ -121,6 +122,7 @@ def prepare(
         query, key, value, mechanism: as for `attention.attend`.
         spec: what else the caller says.
         plain: whether scores shall be made of PyTorch's own operations only.
+        settled: whether keys are what the mechanism's `settled` made of them.
 
     Raises:
         AttentionError: shapes, dtypes, heads, mask or parameters do not fit.
@@ -154,7 +156,7 @@ def prepare(
     complete = check_params(mechanism.name, spec.params, initial, query.device)
     plain = plain or bool(asked((query, key, value, *complete.values())))
     scale = None if spec.scale is None else float(spec.scale)
-    call = Call(visible.count, scale, complete, spec.phase, plain)
+    call = Call(visible.count, scale, complete, spec.phase, plain, settled)
     scores = mechanism.scores(query, key, call)
     if spec.slopes is not None:
         scores = replace(scores, slope=spec.slopes.to(torch.promote_types(query.dtype, torch.float32)))

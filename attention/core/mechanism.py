@@ -93,6 +93,13 @@ class Mechanism(ABC):
         """Scores from query [B, T, H, D] and key [B, S, Hk, D]; scaled dot product unless overridden."""
         return Scores(query, key, scale=query.shape[-1] ** -0.5 if call.scale is None else call.scale)
 
+    def settled(self, key: Tensor) -> Tensor:
+        """What a cache keeps in the place of keys [B, S, Hk, D]: made once of each, where `scores` would make it anew.
+
+        Settled twice it stays the same, up to rounding. `scores` is told of it by `Call.settled`.
+        """
+        return key
+
     def capped(self, cap: float) -> "Mechanism":
         """The same mechanism of scores cap tanh(s / cap); a form says how: `mechanism.form.capped(mechanism, cap)`."""
         from attention.core.capped import Capped

@@ -116,9 +116,11 @@ class Chunked(Mechanism):
 
     Attributes:
         chunk: length of a chunk.
+        divisible: whether the result is the same wherever chunks end, so that decoding may end one at every token.
     """
 
     chunk: int
+    divisible: ClassVar[bool] = False
     takes_slopes: ClassVar[bool] = False
 
     @abstractmethod

@@ -219,7 +219,6 @@ def _whole(inputs: AttentionInputs, recurrence: Recurrence) -> Tensor:
     return out.masked_fill((visible.count == 0)[..., None, None], 0).to(inputs.value.dtype)
 
 
-@torch.compiler.disable(reason="the layout depends on the documents' lengths")
 def resume(inputs: AttentionInputs, state: RecurrentState) -> Tensor:
     """Outputs of a part whose keys `RecurrentState.extend` has put behind those pending; the state moves on.
 
@@ -266,8 +265,8 @@ def resume(inputs: AttentionInputs, state: RecurrentState) -> Tensor:
 
 
 def _within_chunk(inputs: AttentionInputs, recurrence: Recurrence, state: RecurrentState) -> Tensor:
-    """`resume` where one document per sequence goes on and its chunk does not end, as in most steps of decoding."""
-    scores, done = inputs.scores, state.finished[0]
+    """`resume` where one document per sequence goes on and its chunk need not end, as in most steps of decoding."""
+    mechanism, scores, done = mechanism_of(inputs), inputs.scores, state.finished[0]
     batch, keys = inputs.value.shape[:2]
     n_head = scores.query.shape[2]
     query, key, value = (
@@ -278,7 +277,12 @@ def _within_chunk(inputs: AttentionInputs, recurrence: Recurrence, state: Recurr
     before = state.folded or recurrence.begin(features, value, 1)
     mixed = recurrence.mix(query, features, value, before)
     mixed = recurrence.normalise(mixed[..., :-1], mixed[..., -1:]).to(inputs.value.dtype)
-    state.keep([(done, keys)] * batch, before, None)
+    if mechanism.divisible:
+        # Folded at once, no key has to be met again.
+        before = recurrence.update(before, recurrence.summarise(features, value), done)
+        state.keep([(done + 1, 0)] * batch, before, None)
+    else:
+        state.keep([(done, keys)] * batch, before, None)
     return mixed.transpose(1, 2).contiguous()
 
 

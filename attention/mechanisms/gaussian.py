@@ -89,13 +89,18 @@ class Gaussian(Pointwise, Exponential):
         """`sharpness` [H], where beta = softplus(sharpness) = 1."""
         return {"sharpness": torch.full((n_head,), math.log(math.e - 1))}
 
+    def settled(self, key: Tensor) -> Tensor:
+        """Unit keys where keys are normalised."""
+        return l2norm(key) if self.normalise else key
+
     def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
         """The expanded distance: the only product of queries and keys is a dot product."""
         self._refuse_scale(call.scale)
         scale, wide = self._scale(query), torch.promote_types(query.dtype, torch.float32)
         beta = self._beta(call, wide)
         if self.normalise:
-            scaled, key = l2norm(query, beta / scale, plain=call.plain), l2norm(key, plain=call.plain)
+            scaled = l2norm(query, beta / scale, plain=call.plain)
+            key = key if call.settled else l2norm(key, plain=call.plain)
             if self.norm == "row":  # softmax of beta sqrt(d) cos
                 return Scores(scaled, key)
             beta = beta / scale

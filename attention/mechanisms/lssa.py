@@ -36,13 +36,17 @@ from attention.forms.ratio import Ratio
 class LengthScaledCosine(Mechanism):
     """Scores x_ij = ln(d) ln(n_i) cos(q_i, k_j), natural logarithms, d the head dimension."""
 
+    def settled(self, key: Tensor) -> Tensor:
+        """Unit keys."""
+        return l2norm(key)
+
     def scores(self, query: Tensor, key: Tensor, call: Call) -> Scores:
         """Unit queries and keys; the length factor goes into the query."""
         self._refuse_scale(call.scale)
         wide = torch.promote_types(query.dtype, torch.float32)
         length = call.log_count(wide)[..., None]
         query = l2norm(query, math.log(query.shape[-1]) * length, plain=call.plain)
-        return Scores(query, l2norm(key, plain=call.plain))
+        return Scores(query, key if call.settled else l2norm(key, plain=call.plain))
 
 
 @register

@@ -61,6 +61,7 @@ class SimRF(Chunked):
     formula: ClassVar[str] = "φ(q)·φ(k) / Σ φ(q)·φ(k),  φ(x) = exp(W x − |x|²/2),  W random"
     paper: ClassVar[str] = "Reid et al. 2023, arXiv 2301.13856"
     bounds: ClassVar[Bounds] = PARTS
+    divisible: ClassVar[bool] = True
     variants: ClassVar[tuple[dict[str, Any], ...]] = (
         {"coupling": "orthogonal", "features": 24, "chunk": 16},
         {"coupling": "iid", "features": 24, "chunk": 16},
