@@ -4,7 +4,8 @@
     python -m benchmarks.bench_decode --models micro --batches 1 --contexts 256 --mechanisms softmax softpick --write .
 
 A sample is a whole call: a prompt of random tokens, then new ones, the likeliest each time, with a cache of keys.
-Random weights, float32, no token ends a text. Candidates take turns in one process; medians are compared.
+Random weights, float32, no token ends a text. Candidates take turns in one process; medians are compared. With
+--compile every mechanism is measured a second time, its step compiled as a whole; compiling is not timed.
 """
 
 import argparse
@@ -46,7 +47,7 @@ class Place:
 
 
 def measure(
-    place: Place, mechanisms: list[str], new: int, rounds: int, device: torch.device
+    place: Place, mechanisms: list[str], new: int, rounds: int, device: torch.device, *, compiled: bool
 ) -> dict[str, list[float]]:
     """Seconds of each candidate's calls, the peer's first."""
     torch.manual_seed(0)
@@ -56,6 +57,8 @@ def measure(
     for name in mechanisms:
         model = GPT(ModelConfig(preset=place.model, attention=name)).to(device).eval()
         runs[name] = partial(generate, model, prompt, new, temperature=0.0)
+        if compiled:
+            runs[f"{name}, compiled"] = partial(runs[name], compile_step=True)
     return in_turns(runs, rounds, device)
 
 
@@ -106,6 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mechanisms", nargs="+", default=representatives(), choices=attention.names())
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="texts at once")
     parser.add_argument("--contexts", type=int, nargs="+", default=[256, 4096], help="tokens of a prompt")
+    parser.add_argument("--compile", action="store_true", help="measure compiled steps, too")
     parser.add_argument("--new", type=int, default=32, help="tokens written behind each prompt")
     parser.add_argument("--rounds", type=int, default=5, help="timed calls of each candidate")
     parser.add_argument("--write", type=Path, metavar="DIR", help="repository whose results are replaced")
@@ -120,7 +124,10 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     device = default_device()
     found = {
-        place: measure(place, options.mechanisms, options.new, options.rounds, device) for place in places
+        place: measure(
+            place, options.mechanisms, options.new, options.rounds, device, compiled=options.compile
+        )
+        for place in places
     }
     text = page(found, options.new, options.rounds)
     print(text)

@@ -14,14 +14,18 @@ from attention.forms.chunked import Chunked
 from models.errors import ModelError
 from models.plan import LayerPlan, Plan
 
-_FIRST_ALLOCATION = 256
+_ROOM = 256
+"""Positions that a cache without a limit has room for at first."""
 
 
 class RollingBuffer:
-    """The end of a growing sequence [B, S, ...]: its last `limit` positions, or all of them (None)."""
+    """The end of a growing sequence [B, S, ...]: its last `limit` positions, or all of them (None).
 
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
+    Without a limit there is `room` at first, and twice as much whenever that is used up.
+    """
+
+    def __init__(self, limit: int | None, room: int) -> None:
+        self.limit, self.room = limit, room
         self.buffer: Tensor | None = None
         self.start = 0
         self.stop = 0
@@ -35,7 +39,7 @@ class RollingBuffer:
         if new.requires_grad:
             raise ModelError("a cache carries no gradient; call the model under torch.no_grad()")
         if self.buffer is None:
-            self.buffer = _allocate(new, _FIRST_ALLOCATION if self.limit is None else 2 * self.limit)
+            self.buffer = _allocate(new, self.room if self.limit is None else 2 * self.limit)
         if new.shape[0] != self.buffer.shape[0]:
             raise ModelError(f"the cache holds a batch of {self.buffer.shape[0]}, got one of {new.shape[0]}")
         capacity, count = self.buffer.shape[1], new.shape[1]
@@ -86,10 +90,10 @@ def _allocate(like: Tensor, positions: int) -> Tensor:
 class LayerCache:
     """Keys and values [B, S, Hk, D] of one layer; of the last `window` positions where it has a window."""
 
-    def __init__(self, window: int | None) -> None:
+    def __init__(self, window: int | None, room: int) -> None:
         limit = None if window is None else window - 1
-        self.keys = RollingBuffer(limit)
-        self.values = RollingBuffer(limit)
+        self.keys = RollingBuffer(limit, room)
+        self.values = RollingBuffer(limit, room)
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys (after RoPE) and values of new positions; returns all that the new queries may see."""
@@ -133,8 +137,8 @@ class StateCache:
         return self.state.nbytes
 
 
-def _cache_of(layer: LayerPlan) -> LayerCache | StateCache:
-    return StateCache() if isinstance(layer.mechanism, Chunked) else LayerCache(layer.window)
+def _cache_of(layer: LayerPlan, room: int) -> LayerCache | StateCache:
+    return StateCache() if isinstance(layer.mechanism, Chunked) else LayerCache(layer.window, room)
 
 
 class KVCache:
@@ -143,18 +147,22 @@ class KVCache:
     Feeding a text in chunks of any size gives the logits of one full pass. The cache grows as it is filled; a
     windowed layer stays at twice its window. Use it under `torch.no_grad()`.
 
+    Args:
+        plan: that of the model.
+        room: positions to make room for at once, where it is known how many will come.
+
     Attributes:
         length: positions seen so far.
         layers: one `LayerCache` or `StateCache` per layer.
         has_documents: whether the positions seen so far came with document ids.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, room: int = _ROOM) -> None:
         self.length = 0
-        self.layers = [_cache_of(layer) for layer in plan.layers]
+        self.layers = [_cache_of(layer, room) for layer in plan.layers]
         windows = [1 if isinstance(layer.mechanism, Chunked) else layer.window for layer in plan.layers]
         longest = None if None in windows else max(window for window in windows if window is not None) - 1
-        self._documents = RollingBuffer(longest)
+        self._documents = RollingBuffer(longest, room)
         self.has_documents = False
 
     @property

@@ -41,6 +41,7 @@ def main() -> None:
         top_n_sigma=arguments.top_n_sigma,
         seed=arguments.seed,
         stop=run.tokenizer.bos,
+        compile_step=arguments.compile,
     )
     for text in readable(run.tokenizer.decode, prompt, (int(step) for step in steps)):
         print(text, end="", flush=True)
@@ -81,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
         help="draw among tokens whose logits are at most so many standard deviations below the largest",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same text")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the step of one token first: a minute or so, less the second time; pays for long texts",
+    )
     parser.add_argument("--step", type=int, help="checkpoint (default: the latest)")
     parser.add_argument("--device", help="default: the accelerator, if there is one")
     return parser

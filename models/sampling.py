@@ -9,6 +9,7 @@ from models.cache import KVCache
 from models.choice import Choice
 from models.errors import ModelError
 from models.gpt import GPT
+from models.step import compiled, following
 
 
 def generate(
@@ -24,6 +25,7 @@ def generate(
     seed: int = 0,
     stop: int | None = None,
     documents: Tensor | None = None,
+    compile_step: bool = False,
 ) -> Tensor:
     """Prompts and their continuations, int64 [B, T + N]; N < max_new_tokens only where every row has stopped.
 
@@ -41,6 +43,7 @@ def generate(
         seed=seed,
         stop=stop,
         documents=documents,
+        compile_step=compile_step,
     )
     return torch.cat([tokens, *(step[:, None] for step in steps)], dim=1)
 
@@ -58,6 +61,7 @@ def stream(
     seed: int = 0,
     stop: int | None = None,
     documents: Tensor | None = None,
+    compile_step: bool = False,
 ) -> Iterator[Tensor]:
     """Yield one token per row and step, int64 [B], as soon as it is drawn.
 
@@ -78,6 +82,7 @@ def stream(
         stop: a token id that ends a row, the beginning-of-document token for the end of the document; the row then
             repeats it until all have ended.
         documents: int64 [B, T], -1 at padding, 0 elsewhere, as `left_pad` makes them.
+        compile_step: compute every token but the first by `models.step.compiled`, which pays for long texts and many.
 
     Raises:
         ModelError: before anything is computed, an argument out of range; later, logits that are not finite.
@@ -85,7 +90,7 @@ def stream(
     choice = Choice(temperature, top_k, top_p, min_p, top_n_sigma)
     choice.check(model.pieces)
     _check(model, tokens, max_new_tokens, seed, stop, documents)
-    return _steps(model, tokens, max_new_tokens, choice, seed, stop, documents)
+    return _steps(model, tokens, max_new_tokens, choice, seed, stop, documents, compile_step)
 
 
 def left_pad(
@@ -130,15 +135,15 @@ def _steps(
     seed: int,
     stop: int | None,
     documents: Tensor | None,
+    compile_step: bool,
 ) -> Iterator[Tensor]:
     # Drawn on the CPU, so that a seed means the same on every device.
     generator = torch.Generator().manual_seed(seed)
-    cache = KVCache(model.plan)
+    cache = KVCache(model.plan, room=tokens.shape[1] + max_new_tokens)
     ended = torch.zeros(len(tokens), dtype=torch.bool)
+    step = following
     for _ in range(max_new_tokens):
-        last = model.hidden(tokens, documents=documents, cache=cache)[:, -1]
-        # No id without a piece is ever drawn.
-        logits = model.logits(last)[:, : model.pieces].cpu()
+        logits = step(model, tokens, documents, cache).cpu()
         if not logits.isfinite().all():
             raise ModelError(
                 "the model's logits are not finite: its weights are damaged or its training diverged"
@@ -152,6 +157,7 @@ def _steps(
             return
         tokens = drawn[:, None].to(tokens.device)
         documents = None if documents is None else documents[:, -1:]
+        step = compiled() if compile_step else following
 
 
 def _check(

@@ -80,7 +80,7 @@ def test_a_windowed_model_generates_in_constant_memory(build):
 @pytest.mark.parametrize("limit", [None, 0, 1, 5])
 def test_a_rolling_buffer_is_the_end_of_what_it_was_given(limit):
     generator = torch.Generator().manual_seed(0)
-    buffer, seen = RollingBuffer(limit), torch.zeros(2, 0, 3)
+    buffer, seen = RollingBuffer(limit, 4), torch.zeros(2, 0, 3)
     for length in torch.randint(0, 14, (200,), generator=generator).tolist():
         new = torch.randn(2, length, 3, generator=generator)
         kept = seen if limit is None else seen[:, max(0, seen.shape[1] - limit) :]
@@ -89,7 +89,7 @@ def test_a_rolling_buffer_is_the_end_of_what_it_was_given(limit):
 
 
 def test_the_keys_of_a_head_lie_one_behind_the_other():
-    buffer = RollingBuffer(None)
+    buffer = RollingBuffer(None, 4)
     kept = buffer.extend(torch.zeros(2, 5, 3, 4))
     assert all(kept[row, :, head].is_contiguous() for row in range(2) for head in range(3))
 

@@ -219,3 +219,17 @@ def test_text_appears_character_by_character_even_when_a_character_has_several_t
     assert "".join(readable(decode, tokens[:1], tokens[1:-1])) == "né \ufffd", (
         "an unfinished end is shown, too"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports
+@pytest.mark.parametrize(("attention", "graphs"), [("softpick*1,swat*1", 6), ("simrf", 12)])
+def test_a_compiled_step_draws_the_same_tokens(build, attention, graphs):
+    model = build(attention=attention, window=None if attention == "simrf" else "none*1,6*1").float()
+    tokens, documents = left_pad([[1, 2, 3], [4, 5, 6, 7, 8]])
+    drawn = generate(model, tokens, 30, documents=documents)
+    torch._dynamo.utils.counters.clear()
+    compiled = generate(model, tokens, 30, documents=documents, compile_step=True)
+    assert torch.equal(compiled, drawn)
+    # A layer's state breaks the step in parts; a window's buffer that is full is compiled once more.
+    assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= graphs
