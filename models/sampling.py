@@ -9,7 +9,7 @@ from models.cache import KVCache
 from models.choice import Choice
 from models.errors import ModelError
 from models.gpt import GPT
-from models.step import compiled, following
+from models.step import Step, compiled, following
 
 
 def generate(
@@ -141,7 +141,7 @@ def _steps(
     generator = torch.Generator().manual_seed(seed)
     cache = KVCache(model.plan, room=tokens.shape[1] + max_new_tokens)
     ended = torch.zeros(len(tokens), dtype=torch.bool)
-    step = following
+    step: Step = following
     for _ in range(max_new_tokens):
         logits = step(model, tokens, documents, cache).cpu()
         if not logits.isfinite().all():
