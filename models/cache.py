@@ -67,7 +67,8 @@ class RollingBuffer:
     def reorder(self, rows: Tensor) -> None:
         """Put sequences int [B] of the batch in the place of all."""
         if self.buffer is not None:
-            self.buffer = self.buffer.index_select(0, rows)
+            chosen = self.buffer.index_select(0, rows)
+            self.buffer = _allocate(chosen, chosen.shape[1]).copy_(chosen)
 
     @property
     def nbytes(self) -> int:

@@ -92,6 +92,8 @@ def test_the_keys_of_a_head_lie_one_behind_the_other():
     buffer = RollingBuffer(None, 4)
     kept = buffer.extend(torch.zeros(2, 5, 3, 4))
     assert all(kept[row, :, head].is_contiguous() for row in range(2) for head in range(3))
+    buffer.reorder(torch.tensor([1, 0]))
+    assert all(buffer.kept[row, :, head].is_contiguous() for row in range(2) for head in range(3))
 
 
 def test_the_cache_refuses_what_it_cannot_serve(build, tokens):
