@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models import generate
+from models import generate, sampling
+from models.step import following
 from storage import checkpoint_path, create_run, load_run, partial_path, publish, write_checksums
 
 pytestmark = pytest.mark.slow
@@ -50,6 +51,18 @@ def test_a_prompt_is_continued(command, run):
     assert (code, errors) == (0, "")
     assert text == opened.tokenizer.decode(tokens) + "\n"
     assert text.startswith("To be")
+
+
+def test_every_token_but_the_first_is_left_to_the_compiled_step(command, run, monkeypatch):
+    plain = command(run, "--max-new-tokens", 12)
+    met = []
+
+    def compiled():
+        return lambda *given: met.append(given) or following(*given)
+
+    monkeypatch.setattr(sampling, "compiled", compiled)
+    assert command(run, "--max-new-tokens", 12, "--compile") == plain
+    assert {given[1].shape[1] for given in met} == {1}
 
 
 def test_a_seed_writes_the_same_text(command, run):
