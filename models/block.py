@@ -73,7 +73,7 @@ class AttentionCall:
     Attributes:
         layer: 0-based.
         query: [B, T, H, D], after RoPE and QK-norm.
-        key: [B, S, Hk, D]; S > T with a cache.
+        key: [B, S, Hk, D]; S > T with a cache, which keeps keys as `Mechanism.settled` makes them.
         value: [B, S, Hk, Dv]; Dv = D, or 2 D with differential attention.
         output: [B, T, H, Dv], before output norm, gate, difference of maps and output projection.
         mechanism: how the layer attends.

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the step of one token first: a minute or so, less the second time; pays for long texts",
+        help="compile the step of one token first, which takes a minute or so and pays for long texts",
     )
     parser.add_argument("--step", type=int, help="checkpoint (default: the latest)")
     parser.add_argument("--device", help="default: the accelerator, if there is one")

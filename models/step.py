@@ -1,7 +1,7 @@
 """One step of writing text: the logits of the token that follows, as the model computes them or compiled as a whole.
 
-A step of a small model is mostly the calling of operations: some two hundred per layer, each as long as a product.
-Compiled, it is its products, its attention and a few loops.
+A step of a small model is mostly the calling of operations, some two hundred per layer. Compiled, it is its
+products, its attention and a few loops.
 """
 
 from collections.abc import Callable

@@ -219,7 +219,7 @@ def _whole(inputs: AttentionInputs, recurrence: Recurrence) -> Tensor:
     return out.masked_fill((visible.count == 0)[..., None, None], 0).to(inputs.value.dtype)
 
 
-def resume(inputs: AttentionInputs, state: RecurrentState) -> Tensor:
+def advance(inputs: AttentionInputs, state: RecurrentState) -> Tensor:
     """Outputs of a part whose keys `RecurrentState.extend` has put behind those pending; the state moves on.
 
     Raises:
@@ -265,7 +265,7 @@ def resume(inputs: AttentionInputs, state: RecurrentState) -> Tensor:
 
 
 def _within_chunk(inputs: AttentionInputs, recurrence: Recurrence, state: RecurrentState) -> Tensor:
-    """`resume` where one document per sequence goes on and its chunk need not end, as in most steps of decoding."""
+    """`advance` where one document per sequence goes on and its chunk need not end, as in most steps of decoding."""
     mechanism, scores, done = mechanism_of(inputs), inputs.scores, state.finished[0]
     batch, keys = inputs.value.shape[:2]
     n_head = scores.query.shape[2]

@@ -33,6 +33,6 @@ def resume(
     key, value, documents = longer.extend(mechanism, key, value, spec.documents)
     inputs = prepare(query, key, value, mechanism, replace(spec, documents=documents))
     dispatch.choose(kernel, inputs)
-    out = chunked.resume(inputs, longer)
+    out = chunked.advance(inputs, longer)
     state.become(longer)
     return out
