@@ -28,7 +28,7 @@ from attention.core.inputs import prepare
 from attention.forms import rowwise_forms
 from attention.forms.pointwise import Pointwise
 from attention.kernels.triton import forms, launch, printer
-from attention.kernels.triton.tiles import Tiles
+from attention.kernels.triton.tiles import Tiles, tiles_for
 from attention.markdown import table
 from common.command import Parser, guarded
 
@@ -360,9 +360,10 @@ plans and the compiler front end of a real launch, for a causal call with 4 quer
 mechanism of each form whose program is longest: {chosen}.
 
 A cell holds registers per thread / spills / shared memory in KiB / programs that fit a multiprocessor / matrix
-instructions in the code. Spills are instructions that move registers to or from memory, on gfx942 registers moved.
-`survey`, `first_stage` and `mix` are the forward pass, `decode` is `mix` for few queries; `sum_rows`, `grad_queries`
-and `grad_keys` are the backward pass. The tiles of sm_80 serve consumer cards too, which allow a program {limit} KiB.
+instructions in the code, and the rows of a tile where a form takes fewer. Spills are instructions that move registers
+to or from memory, on gfx942 registers moved. `survey`, `first_stage` and `mix` are the forward pass, `decode` is `mix`
+for few queries; `sum_rows`, `grad_queries` and `grad_keys` are the backward pass. The tiles of sm_80 serve consumer
+cards too, which allow a program {limit} KiB.
 """
 
 SIZES = """Machine instructions of the two sweeps that dominate, bfloat16, head_dim 64, sm_90, and among them those of
@@ -378,15 +379,16 @@ def _shipped(architecture: str, dtypes: list[str], widths: Sequence[int]) -> str
             ]
             for sweep in SWEEPS:
                 users = [each.get(sweep) for each in planned]
-                tiles = next(user.tiles for user in users if user)
-                cells = [_cell(compiled(user, MACHINES[architecture])) if user else "" for user in users]
+                tiles = tiles_for(architecture, SWEEPS[sweep], width, DTYPES[dtype].itemsize)
+                cells = [_cell(user, tiles, MACHINES[architecture]) if user else "" for user in users]
                 tile = f"{tiles.rows} x {tiles.keys}, {tiles.warps} warps, {tiles.stages} stages"
                 rows.append([dtype, str(width), sweep, tile, *cells])
     forms = [attention.get(name).form.__name__ for name in REPRESENTATIVES]
     return table(["dtype", "head_dim", "sweep", "tile", *forms], rows)
 
 
-def _cell(result: Compiled) -> str:
+def _cell(planned: launch.Launch, tiles: Tiles, machine: Machine) -> str:
+    result = compiled(planned, machine)
     numbers = (
         result.registers,
         result.spills,
@@ -394,7 +396,8 @@ def _cell(result: Compiled) -> str:
         result.programs,
         sum(result.tensor.values()),
     )
-    return " / ".join(map(str, numbers))
+    own = "" if planned.tiles == tiles else f" ({planned.tiles.rows} rows)"
+    return " / ".join(map(str, numbers)) + own
 
 
 def _sizes() -> str:

@@ -3,14 +3,15 @@
 Source: this project's answer to what arXiv 2504.20966 v4 calls underscoring: every key far below zero adds 1 to
 softpick's denominator, so that a relevant score must exceed ln n to win half of the weight.
 
-    w_ij = relu(e^{s_ij} - 1) / (sum_k relu(e^{s_ik} - 1) + rho sum_k relu(1 - e^{s_ik}) + epsilon)
+    w_ij = relu(e^{s_ij} - 1) / (sum_k relu(e^{s_ik} - 1) + rho (sum_k relu(1 - e^{s_ik}) + epsilon))
 
 Paper: rho = 1. At rho = 0 it is its equation 5, in which sinks come back.
 
 Published code: rho = 1.
 
-Here: rho is learned per head ("learned", 1 at the start), 1 / n_i ("length"), or "one". Two mixings make it: one with
-rectified terms, which gives the outputs and the logarithm of the first sum, and one for the second sum.
+Here: rho is learned per head ("learned", 1 at the start), 1 / n_i ("length"), or "one". It is softpick, divided by
+p + rho (1 - p), where p is what the row's weights sum to. One mixing gives both: p comes from a channel of ones beside
+the values. Hence epsilon stands beside the second sum.
 
 Beware: as for softpick, a row without a positive score is dead.
 """
@@ -20,7 +21,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import pad, softplus
 
 from attention.core.call import Call
 from attention.core.errors import AttentionError, nearest
@@ -28,42 +29,14 @@ from attention.core.inputs import AttentionInputs
 from attention.core.mechanism import PARTS, Bounds, Mechanism
 from attention.core.registry import register
 from attention.forms.composite import Composite, Mix
-from attention.forms.ratio import Ratio
-from attention.mechanisms.relu_softmax import ReluSoftmax
-from attention.mechanisms.softpick import exponential_less_one
+from attention.mechanisms.softpick import Softpick, exponential_less_one
 
 RHOS = ("learned", "length", "one")
 ONE = 0.5413248546129181
 """softplus of it is 1."""
-
-
-@dataclass(frozen=True)
-class NegativePart(Ratio):
-    """relu(1 - e^s) over its row sum; what counts is the sum."""
-
-    name: ClassVar[str] = "negative_part"
-    pivot_floor: ClassVar[float | None] = None
-
-    epsilon: float = 1e-30
-
-    def weights(self, score: Tensor, visible: Tensor) -> Tensor:
-        """The formula."""
-        part = -score.clamp(max=0).expm1() * visible
-        return part / (part.sum(-1, keepdim=True) + self.epsilon)
-
-    def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
-        """relu(1 - e^s), for both."""
-        part = -score.clamp(max=0).expm1()
-        return part, part
-
-    def derivatives(self, score: Tensor, pivot: Tensor, numerator: Tensor) -> tuple[Tensor, Tensor]:
-        """-e^s below zero."""
-        derivative = torch.where(score < 0, -score.clamp(max=0).exp(), 0 * score)
-        return derivative, derivative
-
-    def offset(self, pivot: Tensor) -> float:
-        """Next to nothing, so that there is a logarithm."""
-        return self.epsilon
+FEW_QUERIES = 4
+"""Up to which a second mixing costs less than a copy of the values. On a GPU, where widths are powers of two, it is
+taken to cost less than one more channel for all calls; that was not measured."""
 
 
 @register
@@ -73,13 +46,14 @@ class WeightedSoftpick(Composite):
 
     Args:
         rho: "learned" per head, "length" for 1 / n_i, or "one" for softpick itself.
-        epsilon: added to the denominator, in the pivot's frame.
+        epsilon: added to the second sum, in the pivot's frame.
     """
 
     name: ClassVar[str] = "weighted_softpick"
     formula: ClassVar[str] = "relu(exp(s) − 1) / (Σ relu(exp(s) − 1) + ρ Σ relu(1 − exp(s)))"
     paper: ClassVar[str] = "this project, after Zuhri et al. 2025, arXiv 2504.20966 v4"
     bounds: ClassVar[Bounds] = PARTS
+    mixings: ClassVar[int] = 1
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"rho": "length"}, {"rho": "one"})
 
     rho: str = "learned"
@@ -92,8 +66,8 @@ class WeightedSoftpick(Composite):
 
     @property
     def parts(self) -> tuple[Mechanism, ...]:
-        """The positive and the negative sum."""
-        return ReluSoftmax(self.epsilon), NegativePart()
+        """Softpick."""
+        return (Softpick(self.epsilon),)
 
     def parameters(self, n_head: int) -> dict[str, Tensor]:
         """`negative_weight` [H], where rho = softplus(negative_weight) = 1, if it is learned."""
@@ -108,23 +82,27 @@ class WeightedSoftpick(Composite):
         return self._weights(score, visible, self._rho(call, score.dtype).transpose(1, 2)[..., None])
 
     def compose(self, inputs: AttentionInputs, mix: Mix) -> Tensor:
-        """Outputs of the positive part, times its share of the denominator."""
-        positive, negative = self.parts
-        out, log_positive = mix(positive, inputs.scores, inputs.value)
-        _, log_negative = mix(negative, inputs.scores, inputs.value[..., :1].detach())
-        assert log_positive is not None
-        assert log_negative is not None
-        weighted = log_negative + self._rho(inputs.call, log_negative.dtype).log()
-        # Through the logarithm, whose derivative keeps its digits where the share is all but 1.
-        return out * logsigmoid(log_positive - weighted).exp()[..., None]
+        """Outputs of softpick over p + rho (1 - p)."""
+        out, share = self._mixed(inputs, mix)
+        rho = self._rho(inputs.call, share.dtype)[..., None]
+        return out * torch.lerp(rho, torch.ones_like(rho), share).reciprocal()
+
+    def _mixed(self, inputs: AttentionInputs, mix: Mix) -> tuple[Tensor, Tensor]:
+        """Outputs of softpick, and what the weights of each row sum to, [B, T, H, 1]."""
+        (softpick,), scores, value = self.parts, inputs.scores, inputs.value
+        if value.is_cuda or scores.query.shape[1] <= FEW_QUERIES:
+            ones = value.new_ones(1).expand(*value.shape[:-1], 1)
+            return mix(softpick, scores, value).out, mix(softpick, scores, ones).out
+        out, share = mix(softpick, scores, pad(value, (0, 1), value=1.0)).out.split([value.shape[-1], 1], -1)
+        return out, share
 
     def _weights(self, score: Tensor, visible: Tensor, rho: Tensor) -> Tensor:
         score = score.masked_fill(~visible, 0)
         pivot = score.amax(-1, keepdim=True).clamp(min=0).detach()
         difference = exponential_less_one(score, pivot)
         positive, negative = difference.relu(), (-difference).relu()
-        total = positive.sum(-1, keepdim=True) + rho * negative.sum(-1, keepdim=True)
-        return positive / (total + self.epsilon)
+        total = positive.sum(-1, keepdim=True) + rho * (negative.sum(-1, keepdim=True) + self.epsilon)
+        return positive / total.masked_fill(total == 0, 1)
 
     def _rho(self, call: Call, dtype: torch.dtype) -> Tensor:
         """[B or 1, T or 1, H or 1]."""

@@ -3,8 +3,8 @@
 A form is one file in `forms/`, of the name of its file in `attention/forms/`, with a FORM.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -75,7 +75,8 @@ class Form:
         pivot_floor: of the formula's constants, the least pivot: the largest visible score so far, by whose exponential
             numerators and denominators are divided. None: there is no pivot.
         log_mass: log masses [B, T, H] from the statistics; None where the form has no mass.
-        fewer_rows: divides the rows of a tile of the backward pass, where a form keeps many numbers of each.
+        fewer_rows: by sweep of the backward pass, what divides the rows of its tiles, where a form keeps many numbers
+            of each row.
         steep: what it is instead where the formula's constants say steep.
     """
 
@@ -87,5 +88,5 @@ class Form:
     sums: int = 0
     pivot_floor: Callable[[Any], float | None] = no_pivot
     log_mass: Callable[[Tensor], Tensor] | None = None
-    fewer_rows: int = 1
+    fewer_rows: Mapping[str, int] = field(default_factory=dict)
     steep: "Form | None" = None

@@ -17,7 +17,6 @@ from attention.kernels.triton.tiles import INTERPRETER, Tiles, tiles_for
 WIDEST_SPLIT = 128
 MERGE_ROWS = 16
 FEW_ROWS = 16
-BACKWARD = ("sum_rows", "grad_queries", "grad_keys")
 FEWEST_ROWS = 16
 """Matrix instructions take no tile of fewer rows."""
 MOST_SPLITS = 64
@@ -75,9 +74,8 @@ class Call:
     def tiles(self, sweep: str) -> Tiles:
         """The tiles of a sweep; in the backward pass with as many fewer rows as the form says."""
         tiles = tiles_for(self.architecture, sweep, self.width, self.query.element_size())
-        if sweep in BACKWARD and self.form.fewer_rows > 1:
-            return replace(tiles, rows=max(FEWEST_ROWS, tiles.rows // self.form.fewer_rows))
-        return tiles
+        fewer = self.form.fewer_rows.get(sweep, 1)
+        return tiles if fewer == 1 else replace(tiles, rows=max(FEWEST_ROWS, tiles.rows // fewer))
 
     def row_programs(self, tiles: Tiles) -> int:
         """Programs that share the rows."""

@@ -156,5 +156,5 @@ FORM = Form(
     statistics=3,
     gathered=5,
     sums=3,
-    fewer_rows=2,
+    fewer_rows={"sum_rows": 2, "grad_queries": 4, "grad_keys": 2},
 )
