@@ -25,6 +25,9 @@ from attention.kernels import dense
 from attention.kernels.kernel import Kernel
 from attention.kernels.tiled import BUDGET, Block
 
+PORTION = 1 << 20
+"""Numbers that the weights of a portion of chunks have at most: with what is made of them, what a CPU's caches hold."""
+
 
 @torch.compiler.disable(reason="the layout depends on the documents' lengths; the model around it compiles")
 def attend(inputs: AttentionInputs) -> Tensor:
@@ -160,34 +163,83 @@ def scan(
     """Outputs, and the states before each step's chunks."""
     scores, value = inputs.scores, inputs.value
     batch, queries, n_head, _ = scores.query.shape
-    value = value.to(scores.query.dtype)
-    key = recurrence.prepare(_chunks(scores.key, layout.place, layout.slot, n_head))
-    value = pad(_chunks(value, layout.place, layout.slot, n_head), (0, 1), value=1.0)
-    states = _states(recurrence, key, value, layout.active, past)
+    size = _portion_size(value, n_head, layout)
+    key = _chunks(scores.key, layout.place, layout.slot, n_head)
+    value = pad(_chunks(value.to(key.dtype), layout.place, layout.slot, n_head), (0, 1), value=1.0)
+    portions = [
+        Portion(recurrence.prepare(x), v) for x, v in zip(key.split(size), value.split(size), strict=True)
+    ]
+    states = _states(recurrence, portions, size, layout.active, past)
     chosen, place, slot = layout.queries(batch, inputs.visible.keys, queries)
     query = _chunks(scores.query, place, slot, n_head)
     before = tuple(torch.cat(parts) for parts in zip(*states, strict=True))
-    if len(chosen) < len(layout.place):
-        key, before = tuple(x[chosen] for x in key), tuple(x[chosen] for x in before)
-        value = value[chosen]
-    mixed = recurrence.mix(query, key, value, before)
-    mixed = recurrence.normalise(mixed[..., :-1], mixed[..., -1:]).to(inputs.value.dtype)
-    moved = _Move.apply(mixed.transpose(1, 2).flatten(0, 1), slot, place.flatten())
+    before = before if len(chosen) == len(layout.place) else tuple(x[chosen] for x in before)
+    mixed = _mixed(recurrence, portions, _by_portion(chosen, size, len(portions)), query, before)
+    moved = _Move.apply(mixed.to(inputs.value.dtype).transpose(1, 2).flatten(0, 1), slot, place.flatten())
     return moved.view(batch, queries, *moved.shape[1:]), states
 
 
-def _states(recurrence: Recurrence, key: State, value: Tensor, active: list[int], past: Past) -> list[State]:
+@dataclass(frozen=True)
+class Portion:
+    """Chunks that are computed at once: what `prepare` made of their keys, and their values."""
+
+    key: State
+    value: Tensor
+
+    def part(self, places: Tensor) -> "Portion":
+        """Some of them."""
+        if len(places) == len(self.value):
+            return self
+        return Portion(tuple(x[places] for x in self.key), self.value[places])
+
+
+def _portion_size(value: Tensor, n_head: int, layout: Layout) -> int:
+    """How many chunks a portion has: on a CPU no more than its caches hold, or every operation waits for memory."""
+    chunks, length = layout.place.shape
+    most = PORTION // (n_head * length * length) if value.device.type == "cpu" else chunks
+    return max(1, min(most, chunks))
+
+
+def _by_portion(places: Tensor, size: int, portions: int) -> list[Tensor]:
+    """Places among all chunks, ascending, as places within each portion of `size`."""
+    counts = (places // size).bincount(minlength=portions).tolist()
+    return [part - number * size for number, part in enumerate(places.split(counts))]
+
+
+def _mixed(
+    recurrence: Recurrence, portions: list[Portion], places: list[Tensor], query: Tensor, before: State
+) -> Tensor:
+    """Outputs of the chunks at these places of each portion, whose queries and states are given in that order."""
+    counts = [len(part) for part in places]
+    outputs = []
+    for portion, part, asked, *state in zip(
+        portions, places, *(x.split(counts) for x in (query, *before)), strict=True
+    ):
+        if len(part) or not outputs:
+            seen = portion.part(part)
+            mixed = recurrence.mix(asked, seen.key, seen.value, tuple(state))
+            outputs.append(recurrence.normalise(mixed[..., :-1], mixed[..., -1:]))
+    return torch.cat(outputs)
+
+
+def _states(
+    recurrence: Recurrence, portions: list[Portion], size: int, active: list[int], past: Past
+) -> list[State]:
     """The states before each step's chunks, fewer wherever documents have ended."""
-    some = slice(active[0] if active else 0)
-    fresh = recurrence.begin(tuple(x[some] for x in key), value[some], past.chunks + len(active))
+    documents = active[0] if active else 0
+    key, value = portions[0].key, portions[0].value
+    shapes = [x.new_empty(documents, *x.shape[1:]) for x in (*key, value)]
+    fresh = recurrence.begin(tuple(shapes[:-1]), shapes[-1], past.chunks + len(active))
     first = (*past.state, *fresh[len(past.state) :])
     if len(active) < 2:
         return [first]
     edges = [0, *accumulate(active)]
-    finished = torch.cat([torch.arange(edges[i], edges[i] + more) for i, more in enumerate(active[1:])])
-    followed = finished.to(value.device) if len(finished) <= finished[-1] else slice(len(finished))
-    summaries = recurrence.summarise(tuple(x[followed] for x in key), value[followed])
-    return recurrence.states(first, summaries, active, past.chunks)
+    followed = torch.cat([torch.arange(edges[i], edges[i] + more) for i, more in enumerate(active[1:])])
+    places = _by_portion(followed.to(value.device), size, len(portions))
+    finished = [portion.part(part) for portion, part in zip(portions, places, strict=True) if len(part)]
+    summaries = [recurrence.summarise(portion.key, portion.value) for portion in finished]
+    together = tuple(torch.cat(parts) for parts in zip(*summaries, strict=True))
+    return recurrence.states(first, together, active, past.chunks)
 
 
 def _whole(inputs: AttentionInputs, recurrence: Recurrence) -> Tensor:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attention
-from attention.conformance import cases, make
+from attention.conformance import cases, make, run
 from attention.forms.chunked import Chunked
 from attention.kernels.chunked import Layout
 from tests.attention.conftest import label
@@ -113,3 +113,22 @@ def test_row_statistics_do_not_depend_on_the_blocks(mechanism, monkeypatch):
     parts = attention.row_stats(inputs.query, inputs.key, mechanism)
     for name in ("mass", "entropy", "key_mass", "max_score"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name))
+
+
+@mechanisms
+@pytest.mark.parametrize("queries", [50, 9], ids=["all", "the last queries"])
+@pytest.mark.parametrize("apart", [False, True], ids=["one document", "documents"])
+def test_chunks_in_portions_of_any_size_give_the_same(mechanism, queries, apart, monkeypatch):
+    from attention.kernels import chunked
+
+    inputs = make(queries=queries, keys=50)
+    documents = torch.arange(3).repeat_interleave(torch.tensor([3, 30, 17])).repeat(2, 1)
+    documents[1, 40:] = -1
+    masks = {"documents": documents} if apart else {}
+    whole = run(inputs, mechanism, "chunked", **masks)
+    weights = inputs.query.shape[2] * mechanism.chunk**2
+    for chunks in (1, 2):
+        monkeypatch.setattr(chunked, "PORTION", chunks * weights)
+        portions = run(inputs, mechanism, "chunked", **masks)
+        for name, expected in whole.items():
+            torch.testing.assert_close(portions[name], expected, rtol=1e-10, atol=1e-10)
