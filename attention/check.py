@@ -225,7 +225,9 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def _device(wanted: str | None) -> torch.device:
     name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.zeros(1, device=name).device
+        zero = torch.zeros(1, device=name)
+        zero.item()
+        return zero.device
     except (RuntimeError, AssertionError) as error:
         raise AttentionError(f"cannot run on device {name!r}: {str(error).splitlines()[0]}") from error
 

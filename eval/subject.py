@@ -13,8 +13,6 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
 from common.errors import nearest
 from data import DataConfig
 from data.choice import corpus_of
@@ -23,6 +21,7 @@ from eval.subjects.base import DTYPES, Subject
 from eval.subjects.run import RunSubject
 from eval.subjects.texts import corpus, held_out
 from models import ModelError
+from storage.machine import device_named
 
 PACKAGE = "package:"
 """The beginning of the name of an installed package where the path of a model is expected."""
@@ -84,7 +83,7 @@ def open_subject(
         raise ModelError(f"unknown dtype {dtype!r} (known: {', '.join(DTYPES)})")
     if batch_tokens < 1:
         raise ModelError(f"batch tokens must be at least 1, got {batch_tokens}")
-    where = _device(device)
+    where = device_named(device)
     if (path / "config.json").is_file() or any(path.glob("*.gguf")):
         if step is not None:
             raise ModelError(f"{path} is a Hugging Face model; it has no steps to choose from")
@@ -137,13 +136,6 @@ def _inside(package: str) -> Path:
     if len(folders) != 1:
         raise ModelError(f"package {package} has {len(folders)} folders with a GGUF file, needed is one")
     return folders.pop()
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _read_text(text: str, field: str = DataConfig.field) -> tuple[str, list[str]]:

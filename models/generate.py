@@ -22,9 +22,9 @@ def main() -> None:
 
     from models.sampling import readable, stream
     from storage import load_run
-    from storage.machine import default_device
+    from storage.machine import default_device, device_named
 
-    device = arguments.device or default_device()
+    device = device_named(arguments.device) if arguments.device else default_device()
     run = load_run(arguments.run, arguments.step, device)
     prompt = run.tokenizer.encode(_typed(arguments.prompt), bos=True)
     if isinstance(sys.stdout, io.TextIOWrapper):

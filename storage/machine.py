@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from attention.core.machine import processor
+from models.errors import ModelError
 
 
 def machine() -> dict[str, str]:
@@ -30,6 +31,20 @@ def words(facts: Mapping[str, object]) -> str:
 def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def device_named(name: str) -> torch.device:
+    """A device as the user names it.
+
+    Raises:
+        ModelError: there is no such device here, or what it computes has no numbers, as on "meta".
+    """
+    try:
+        one = torch.ones(1, device=name)
+        one.item()
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return one.device
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

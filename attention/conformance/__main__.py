@@ -71,7 +71,7 @@ def _chosen(what: str, wanted: list[str] | None, known: list[str]) -> list[str]:
 
 def _check_device(device: str) -> None:
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise AttentionError(f"cannot run on device {device!r}: {str(error).splitlines()[0]}") from error
 

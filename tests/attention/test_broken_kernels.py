@@ -352,6 +352,7 @@ def test_the_command_writes_what_it_found_beside_what_it_knew(install, monkeypat
         (["--mechanism", "softmix"], "unknown mechanism 'softmix'; did you mean 'softmax'?"),
         (["--kernel", "dens"], "unknown kernel 'dens'; did you mean 'dense'?"),
         (["--device", "gpu"], "cannot run on device 'gpu'"),
+        (["--device", "meta"], "cannot run on device 'meta'"),
         (["--write", "nowhere/table.md"], "there is no folder nowhere"),
         (["--write", "README.md"], "README.md is not a capability table"),
     ],

@@ -196,6 +196,8 @@ def test_what_is_no_model_is_refused(run_path: Path, tmp_path: Path) -> None:
         open_subject(run_path, dtype="float8")
     with pytest.raises(ModelError, match="device 'tpu:9' cannot be used"):
         open_subject(run_path, device="tpu:9")
+    with pytest.raises(ModelError, match="device 'meta' cannot be used"):
+        open_subject(run_path, device="meta")
     with pytest.raises(ModelError, match="batch tokens"):
         open_subject(run_path, batch_tokens=0)
     with pytest.raises(ModelError, match="has no checkpoint of step 11"):

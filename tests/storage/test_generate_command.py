@@ -32,7 +32,7 @@ def saved(path, model, tokenizer):
 @pytest.fixture
 def command(monkeypatch, capsys):
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["generate", *map(str, arguments), "--device", "cpu"])
+        monkeypatch.setattr(sys, "argv", ["generate", "--device", "cpu", *map(str, arguments)])
         try:
             runpy.run_module("models.generate", run_name="__main__")
             code = 0
@@ -51,6 +51,13 @@ def test_a_prompt_is_continued(command, run):
     assert (code, errors) == (0, "")
     assert text == opened.tokenizer.decode(tokens) + "\n"
     assert text.startswith("To be")
+
+
+def test_a_device_without_numbers_is_refused_in_one_line(command, run):
+    code, text, errors = command(run, "--device", "meta")
+    assert (code, text) == (2, "")
+    assert errors.startswith("error: device 'meta' cannot be used: ")
+    assert errors.count("\n") == 1
 
 
 def test_every_token_but_the_first_is_left_to_the_compiled_step(command, run, monkeypatch):
