@@ -20,11 +20,14 @@ def main() -> None:
 
     import torch
 
+    from models.compiling import check_compiler
     from models.sampling import readable, stream
     from storage import load_run
     from storage.machine import default_device, device_named
 
     device = device_named(arguments.device) if arguments.device else default_device()
+    if arguments.compile:
+        check_compiler(torch.device(device), "--compile")
     run = load_run(arguments.run, arguments.step, device)
     prompt = run.tokenizer.encode(_typed(arguments.prompt), bos=True)
     if isinstance(sys.stdout, io.TextIOWrapper):

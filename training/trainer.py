@@ -13,6 +13,7 @@ from accelerate.utils import set_seed
 
 from data import PackedDataset, Prepared, prepare
 from models import GPT, ModelError
+from models.compiling import check_compiler
 from training import initial
 from training.batches import TrainingBatches
 from training.boundary import one_line
@@ -55,13 +56,16 @@ def train(config: Config, *, resume: bool = False) -> Path:
     Raises:
         ModelError: a run directory, checkpoint, launch or config that cannot be used, a run directory that another
             process trains in; weights that are not finite, ten skipped steps in a row, or a run that ends on one; a
-            system that does not let it write. Names the newest good checkpoint where the run had begun.
+            system that does not let it write, or has no compiler where one is asked for. Names the newest good
+            checkpoint where the run had begun.
         DataError, AttentionError: as their packages say.
     """
     device = choose_device()
     precision = resolve_precision(config.train.precision, device)
     check_launcher()
     require_tracker(config.train.tracker)
+    if config.train.compile:
+        check_compiler(device, "train.compile")
     with RunLock(config.path) as lock:
         if rank() == 0:
             lock.acquire()

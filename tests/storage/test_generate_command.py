@@ -60,6 +60,16 @@ def test_a_device_without_numbers_is_refused_in_one_line(command, run):
     assert errors.count("\n") == 1
 
 
+def test_a_machine_without_a_compiler_says_so_in_one_line(command, run, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    code, text, errors = command(run, "--compile")
+    assert (code, text) == (2, "")
+    assert errors.startswith(
+        "error: --compile needs a C++ compiler on a CPU, and no-such-compiler was not found"
+    )
+    assert errors.count("\n") == 1
+
+
 def test_every_token_but_the_first_is_left_to_the_compiled_step(command, run, monkeypatch):
     plain = command(run, "--max-new-tokens", 12)
     met = []

@@ -96,6 +96,16 @@ def test_utilisation_is_of_all_devices_together(monkeypatch: pytest.MonkeyPatch)
     )
 
 
+def test_a_machine_without_a_compiler_says_so_before_anything_is_made(
+    make: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    config = make("train.compile=true")
+    with pytest.raises(ModelError, match=r"train.compile needs a C.* and no-such-compiler was"):
+        train(config)
+    assert not config.path.exists()
+
+
 def test_weights_and_biases_takes_what_config_and_environment_say(
     make: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
