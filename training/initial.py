@@ -6,7 +6,7 @@ and shape, and so must the tokenizer.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -18,9 +18,13 @@ from models import GPT, ModelError
 from models.block import Mixer
 from models.config import ModelConfig, from_dict
 from models.errors import listed
+from models.plan import Plan
 from storage.run import read_run
 from storage.source import Source, open_source
 from training.config import Config
+
+FREE = ("preset", "attention", "attention_options", "window", "kernel", "max_length", "init_std")
+"""Choices of a model that may differ from those of the weights it begins with."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +99,17 @@ def compare(source: Source, model: ModelConfig, asked: str) -> Initial:
     taken = {name: tensor for name, tensor in source.state.items() if before.get(name) == now.get(name)}
     dropped = sorted(source.state.keys() - taken.keys())
     new = sorted(name for name in now if now[name] != before.get(name))
-    _refuse_others(taken, {name: tensor.shape for name, tensor in ours.items() if name not in new}, asked)
+    wanted = {name: tensor.shape for name, tensor in ours.items() if name not in new}
+    if found := _others(taken, wanted):
+        kept = ", ".join(_choices(theirs.plan, network.plan))
+        raise ModelError(
+            f"{asked} does not fit this run's model: tensors {found}" + (f"; it has {kept}" if kept else "")
+        )
     return Initial(source, taken, dropped, new)
 
 
-def _refuse_others(taken: Mapping[str, Tensor], wanted: Mapping[str, torch.Size], asked: str) -> None:
+def _others(taken: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> str:
+    """Say which tensors are missing, unknown or of another shape; nothing where none is."""
     wrong = {
         "missing there": wanted.keys() - taken.keys(),
         "unknown here": taken.keys() - wanted.keys(),
@@ -107,8 +117,19 @@ def _refuse_others(taken: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]
             name for name in taken.keys() & wanted.keys() if taken[name].shape != wanted[name]
         },
     }
-    if found := listed(wrong):
-        raise ModelError(f"{asked} does not fit this run's model: tensors {found}")
+    return listed(wrong)
+
+
+def _choices(theirs: Plan, ours: Plan) -> list[str]:
+    """What another model is made of where this one is not, as keys of a config."""
+    pairs = (
+        (field.name, getattr(theirs, field.name), getattr(ours, field.name)) for field in fields(ModelConfig)
+    )
+    return [
+        f"model.{name}={'null' if there is None else str(there).lower() if isinstance(there, bool) else there}"
+        for name, there, here in pairs
+        if name not in FREE and there != here
+    ]
 
 
 def begin(network: GPT, config: Config, tokenizer: Tokenizer) -> list[str]:

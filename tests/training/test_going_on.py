@@ -140,9 +140,12 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_with_the_same_weights(
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["model.d_model=64"], r"of another shape \(.*embedding"),
-        (["model.n_layer=3"], r"missing there \(layers\.2"),
-        (["model.qk_norm=true"], r"missing there \(layers\.0\.attention\.key_norm"),
+        (["model.d_model=64"], r"of another shape \(.*embedding.*; it has model\.d_model=\d+"),
+        (["model.n_layer=3"], r"missing there \(layers\.2.*; it has model\.n_layer=2$"),
+        (
+            ["model.qk_norm=true", "model.mlp=relu_squared", "model.attention=relu"],
+            r"missing there \(layers\.0\.attention\.key_norm.*; it has model\.qk_norm=false, model\.mlp=swiglu",
+        ),
         (
             ["data.tokenizer.vocab_size=290"],
             "has another tokenizer; give this run the same: data.tokenizer.path=",
