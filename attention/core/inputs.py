@@ -129,6 +129,8 @@ def prepare(
     """
     check_tensors(query, key, value)
     check_softcap(spec.softcap)
+    check_phase(spec.phase, query.device)
+    mechanism = mechanism.at(spec.phase)
     if spec.softcap is not None:
         from attention.core.capping import CAPPED, place
 
@@ -150,7 +152,6 @@ def prepare(
     check_slopes(spec.slopes, query.shape[2], query.device)
     if spec.slopes is not None and not mechanism.takes_slopes:
         raise AttentionError(f"{mechanism.name} takes no slopes: nothing can be added to its scores")
-    check_phase(spec.phase, query.device)
     with untransformed():
         initial = mechanism.initial_values(*query.shape[2:])
     complete = check_params(mechanism.name, spec.params, initial, query.device)

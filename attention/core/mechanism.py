@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from attention.core.call import Call
+from attention.core.call import Call, Phase
 from attention.core.errors import AttentionError
 from attention.core.masks import Visibility
 from attention.core.scores import Scores
@@ -99,6 +99,10 @@ class Mechanism(ABC):
         Settled twice it stays the same, up to rounding. `scores` is told of it by `Call.settled`.
         """
         return key
+
+    def at(self, phase: Phase) -> "Mechanism":
+        """What it is at a moment of the training: itself, or another mechanism, made once and for all."""
+        return self
 
     def capped(self, cap: float) -> "Mechanism":
         """The same mechanism of scores cap tanh(s / cap); a form says how: `mechanism.form.capped(mechanism, cap)`."""

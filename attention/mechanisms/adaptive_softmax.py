@@ -11,34 +11,33 @@ Published code: the paper's own listing; a public port evaluates the coefficient
 function.
 
 Here: as in the paper, softmax in training and sharpened elsewhere, without a gradient through beta; `when` has the
-other cases. Nothing of size T x T is needed: H = ln Z - sum_j p_ij s_ij, and the mean score is the query's product with
-the mean key, which is softmax attention with keys in place of values.
+other cases. H = ln Z - sum_j p_ij s_ij, so that two sums over a row give it.
 
 Beware: beta exceeds 1 for 0.85 < H < 5.94 nats only. Rows that spread over more than about 380 keys stay as they are.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from attention.core.call import Call
+from attention.core.call import Phase
 from attention.core.errors import AttentionError, nearest
-from attention.core.inputs import AttentionInputs
 from attention.core.mechanism import SHARES, Bounds, Mechanism
 from attention.core.registry import register
-from attention.forms.composite import Composite, Mix
-from attention.mechanisms.softmax import Softmax, row_entropy
+from attention.forms.sharpened import Sharpened
+from attention.mechanisms.softmax import Softmax
 
 COEFFICIENTS = (-0.037, 0.481, -2.3, 4.917, -1.791)
 LEAST_ENTROPY = 0.5
 MODES = ("evaluation", "always", "gradient")
+AT_REST = Softmax()
 
 
 @register
 @dataclass(frozen=True)
-class AdaptiveSoftmax(Composite):
+class AdaptiveSoftmax(Sharpened):
     """softmax(beta(H) s), H the entropy of softmax(s).
 
     Args:
@@ -51,7 +50,6 @@ class AdaptiveSoftmax(Composite):
     bounds: ClassVar[Bounds] = SHARES
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"when": "gradient"},)
     follows_training: ClassVar[bool] = True
-    takes_slopes: ClassVar[bool] = False  # beta(H) would multiply them row by row
 
     when: str = "evaluation"
 
@@ -59,40 +57,31 @@ class AdaptiveSoftmax(Composite):
         if self.when not in MODES:
             raise AttentionError(f"unknown when {self.when!r}{nearest(self.when, MODES)}")
 
-    @property
-    def parts(self) -> tuple[Mechanism, ...]:
-        """Softmax."""
-        return (Softmax(),)
-
-    def weights_in(self, call: Call, score: Tensor, visible: Tensor) -> Tensor:
+    def at(self, phase: Phase) -> Mechanism:
         """Softmax in training where only evaluation is sharpened."""
-        return Softmax().weights(score, visible) if self._rests(call) else self.weights(score, visible)
+        return AT_REST if self.when == "evaluation" and phase.training else self
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """Softmax twice."""
-        softmax = Softmax()
-        share = softmax.weights(score, visible)
+        share = AT_REST.weights(score, visible)
         tiny = torch.finfo(share.dtype).tiny
         entropy = -(share * share.clamp(min=tiny).log()).sum(-1, keepdim=True)
-        return softmax.weights(self._sharpness(entropy) * score, visible)
+        entropy = entropy if self.when == "gradient" else entropy.detach()
+        return AT_REST.weights(self.sharpness(entropy) * score, visible)
 
-    def compose(self, inputs: AttentionInputs, mix: Mix) -> Tensor:
-        """The entropy from one mixing; the sharpness goes into the query of the other."""
-        scores, softmax = inputs.scores, Softmax()
-        if self._rests(inputs.call):
-            return mix(softmax, scores, inputs.value).out
-        entropy = row_entropy(scores, mix(softmax, scores, scores.key))
-        sharper = scores.query * self._sharpness(entropy)[..., None]
-        return mix(softmax, replace(scores, query=sharper), inputs.value).out
-
-    def _rests(self, call: Call) -> bool:
-        return self.when == "evaluation" and call.phase.training
-
-    def _sharpness(self, entropy: Tensor) -> Tensor:
+    def sharpness(self, entropy: Tensor) -> Tensor:
         """beta(H)."""
-        if self.when != "gradient":
-            entropy = entropy.detach()
-        polynomial = torch.zeros_like(entropy)
+        polynomial = 0 * entropy
         for coefficient in COEFFICIENTS:
             polynomial = polynomial * entropy + coefficient
         return polynomial.clamp(min=1).where(entropy > LEAST_ENTROPY, 1)
+
+    def sharpness_derivative(self, entropy: Tensor) -> Tensor:
+        """beta'(H) where `when` says gradient, else 0."""
+        if self.when != "gradient":
+            return 0 * entropy
+        slope = 0 * entropy
+        degree = len(COEFFICIENTS) - 1
+        for power, coefficient in zip(range(degree, 0, -1), COEFFICIENTS, strict=False):
+            slope = slope * entropy + power * coefficient
+        return slope * (self.sharpness(entropy) > 1)

@@ -70,6 +70,6 @@ def test_a_dtype_that_is_imitated_here_is_not_timed():
 
 
 def test_a_verdict_with_mass_counts_for_a_composite():
-    found = check.exactness([check.get("adaptive_softmax")], [torch.float32], torch.device("cpu"))
-    assert isinstance(found["adaptive_softmax", "tiled", torch.float32], Verdict)
-    assert isinstance(found["adaptive_softmax", "sdpa", torch.float32], str)
+    found = check.exactness([check.get("weighted_softpick")], [torch.float32], torch.device("cpu"))
+    assert isinstance(found["weighted_softpick", "tiled", torch.float32], Verdict)
+    assert isinstance(found["weighted_softpick", "sdpa", torch.float32], str)

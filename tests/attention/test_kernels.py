@@ -58,9 +58,9 @@ def test_a_composite_is_built_by_its_parts(monkeypatch):
         cpu.Cpu, "build", lambda self, part: built.append((part.mechanism.name, part.value.dtype))
     )
     monkeypatch.setattr(cpu, "_unavailable", lambda mechanism: None)
-    half = example(attention.get("adaptive_softmax"), dtype=torch.bfloat16)
+    half = example(attention.get("weighted_softpick"), dtype=torch.bfloat16)
     assert obstacle(cpu.KERNEL, half) is None
-    assert built == [("softmax", torch.float32)]
+    assert built == [("softpick", torch.float32)]
 
 
 def test_kernels_are_tried_in_the_order_of_their_ranks():

@@ -134,7 +134,7 @@ def test_a_verdict_is_of_one_dtype(toy):
 def test_masses_are_tried_where_a_composite_wants_them(toy):
     toy.mistake = "mass"
     assert chosen() == "toy"
-    composite = example(attention.get("adaptive_softmax"))
+    composite = example(attention.get("weighted_softpick"))
     assert "log mass errs" in proof.flaw(toy, composite)
 
 

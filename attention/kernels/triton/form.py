@@ -20,8 +20,8 @@ class RowFunctions(NamedTuple):
     Attributes:
         terms: (score, pivot, row, count, functions) -> numerators and denominators.
         gradients: (score, grad_weight, row, count, sums, rounding, functions) -> weights and gradients of the scores.
-        known: (statistics, parts, places, rows, constants, splits) -> row, before the outputs are mixed, from what
-            earlier sweeps left. None: nothing is known by then.
+        known: (statistics, parts, places, rows, constants, splits, functions) -> row, before the outputs are mixed,
+            from what earlier sweeps left. None: nothing is known by then.
         mass: (total, pivot, functions) -> what numerators are divided by, from the sum of the denominators. None:
             weights are as they are.
         left: (pivot, row, inverse) -> statistics for the backward pass, None where they are not for it to store;

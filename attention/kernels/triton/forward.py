@@ -105,7 +105,7 @@ def mix(
     pivot = tl.zeros([block_rows, 1], tl.float32)
     row = None
     if form.known is not None:
-        row = form.known(statistics, parts, places, rows, constants, splits)
+        row = form.known(statistics, parts, places, rows, constants, splits, functions)
     if pivot_floor is not None:
         running = tl.full([block_rows, 1], pivot_floor, tl.float32)
     else:

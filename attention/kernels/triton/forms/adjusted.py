@@ -62,7 +62,7 @@ def survey(
 
 
 @triton.jit
-def known(statistics, parts, places, rows, constants: tl.constexpr, splits: tl.constexpr):
+def known(statistics, parts, places, rows, constants: tl.constexpr, splits: tl.constexpr, functions):
     """What `survey` found, from the parts of all splits; zeros of a row without keys."""
     highest = tl.full([rows.place.shape[0], 1], float("-inf"), tl.float32)
     lowest = tl.full([rows.place.shape[0], 1], float("inf"), tl.float32)

@@ -64,7 +64,7 @@ def survey(
 
 
 @triton.jit
-def known(statistics, parts, places, rows, constants: tl.constexpr, splits: tl.constexpr):
+def known(statistics, parts, places, rows, constants: tl.constexpr, splits: tl.constexpr, functions):
     """The largest score and tau."""
     highest = row_values(statistics, rows)
     return highest, None, row_values(statistics + 2 * tl.cast(places, tl.int64), rows)

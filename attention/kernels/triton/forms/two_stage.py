@@ -47,7 +47,7 @@ def first_stage(
 
 
 @triton.jit
-def known(statistics, parts, places, rows, constants: tl.constexpr, splits: tl.constexpr):
+def known(statistics, parts, places, rows, constants: tl.constexpr, splits: tl.constexpr, functions):
     """The unit and the largest u, from the parts of all splits."""
     total = tl.zeros([rows.place.shape[0], 1], tl.float32)
     largest = tl.zeros([rows.place.shape[0], 1], tl.float32)
