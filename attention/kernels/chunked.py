@@ -211,7 +211,7 @@ def _mixed(
 ) -> Tensor:
     """Outputs of the chunks at these places of each portion, whose queries and states are given in that order."""
     counts = [len(part) for part in places]
-    outputs = []
+    outputs: list[Tensor] = []
     for portion, part, asked, *state in zip(
         portions, places, *(x.split(counts) for x in (query, *before)), strict=True
     ):
