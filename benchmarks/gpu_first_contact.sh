@@ -63,7 +63,7 @@ if [ -z "$list" ]; then
   } > "$folder/summary.md"
 fi
 
-forms=(gaussian swat softpick lssar entmax15 clipped_softmax weighted_softpick)
+forms=(gaussian swat softpick lssar entmax15 clipped_softmax adaptive_softmax weighted_softpick)
 if [ -n "$rehearse" ]; then
   part check 200 TRITON_INTERPRET=1 "$python" -m attention.check --device cpu --mechanism swat --dtype float16 \
     --lengths 16 --write "$folder/check.md"
