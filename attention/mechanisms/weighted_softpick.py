@@ -10,8 +10,8 @@ Paper: rho = 1. At rho = 0 it is its equation 5, in which sinks come back.
 Published code: rho = 1.
 
 Here: rho is learned per head ("learned", 1 at the start), 1 / n_i ("length"), or "one". It is softpick, divided by
-p + rho (1 - p), where p is what the row's weights sum to. One mixing gives both: p comes from a channel of ones beside
-the values. Hence epsilon stands beside the second sum.
+p + rho (1 - p), where p is what the row's weights sum to: mixed from ones, beside the values where they are copied for
+that, else by themselves. Hence epsilon stands beside the second sum.
 
 Beware: as for softpick, a row without a positive score is dead.
 """
