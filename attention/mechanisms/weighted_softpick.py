@@ -34,6 +34,8 @@ from attention.mechanisms.softpick import Softpick, exponential_less_one
 RHOS = ("learned", "length", "one")
 ONE = 0.5413248546129181
 """softplus of it is 1."""
+LEAST = 1e-18
+"""Of what rows are divided by: a dead row stays one, and its gradients zero, where rho is next to nothing."""
 FEW_QUERIES = 4
 """Up to which a second mixing costs less than a copy of the values. On a GPU, where widths are powers of two, it is
 taken to cost less than one more channel for all calls; that was not measured."""
@@ -85,7 +87,8 @@ class WeightedSoftpick(Composite):
         """Outputs of softpick over p + rho (1 - p)."""
         out, share = self._mixed(inputs, mix)
         rho = self._rho(inputs.call, share.dtype)[..., None]
-        return out * torch.lerp(rho, torch.ones_like(rho), share).reciprocal()
+        total = torch.lerp(rho, torch.ones_like(rho), share)
+        return out * total.clamp(min=LEAST).reciprocal()
 
     def _mixed(self, inputs: AttentionInputs, mix: Mix) -> tuple[Tensor, Tensor]:
         """Outputs of softpick, and what the weights of each row sum to, [B, T, H, 1]."""

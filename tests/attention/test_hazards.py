@@ -119,6 +119,17 @@ def test_softpick_row_of_only_negative_scores_is_dead_not_nan(kernel):
     assert not any(tensor.any() for tensor in result.values())
 
 
+@kernels
+@pytest.mark.parametrize("queries", [1, 6])
+def test_a_dead_row_of_weighted_softpick_stays_one_where_nothing_divides_it(kernel, queries):
+    inputs = make(queries=queries, keys=6).to(torch.float32)
+    with torch.no_grad():
+        inputs.query.abs_()
+        inputs.key.abs_().neg_()
+    found = _run(inputs, attention.get("weighted_softpick"), kernel, moved=-200.0)
+    assert not any(tensor.any() for tensor in found.values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", [name for name in dispatch.KERNELS if name != "dense"])
 def test_softpick_keeps_its_digits_near_zero(kernel):
