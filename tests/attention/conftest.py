@@ -54,6 +54,7 @@ REPRESENTATIVES = {
     "lssar",
     "entmax15",
     "clipped_softmax",
+    "adaptive_softmax",
     "weighted_softpick",
     "simrf",
 }
