@@ -10,8 +10,9 @@ import torch
 import attention
 from attention.conformance import cases
 from attention.core.formula import formula_of
+from attention.core.inputs import prepare
 from attention.forms.composite import Composite
-from attention.kernels import cpu
+from attention.kernels import cpu, dispatch
 from attention.kernels.cpu import ops
 from attention.kernels.kernel import obstacle
 from tests.attention.conftest import label, make, pointwise_mechanisms, run
@@ -140,3 +141,26 @@ def test_few_queries_of_one_sequence_are_not_told_of_another():
     query, key, value = torch.ones(2, 1, 1, 20), torch.ones(2, 9, 1, 20), torch.ones(2, 9, 1, 28)
     value[0] = torch.inf
     assert attention.attend(query, key, value, "softmax", kernel="cpu")[1].isfinite().all()
+
+
+@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("name", ["softpick", "sigmoid", "lssar"])
+def test_keys_of_several_bands_have_the_gradients_of_the_formula(name, window):
+    inputs = make(batch=1, queries=2100, heads=2, key_heads=1, head_dim=16)
+    mechanism, mask = attention.get(name), {} if window is None else {"window": window}
+    truth = run(inputs, mechanism, "tiled", **mask)
+    for name, found in run(inputs.to(torch.float32), mechanism, "cpu", **mask).items():
+        torch.testing.assert_close(found, truth[name].float(), rtol=1e-3, atol=1e-5)
+
+
+def test_the_log_mass_of_keys_of_several_bands_has_its_gradient_once():
+    inputs = make(batch=1, queries=2100, heads=2, head_dim=16, key_heads=2)
+    gradients = []
+    for kernel, dtype in (("tiled", torch.float64), ("cpu", torch.float32)):
+        query, key, value = (x.detach().to(dtype).requires_grad_() for x in inputs.all[:3])
+        call = prepare(query, key, value, attention.get("softpick"))
+        found = dispatch.KERNELS[kernel].run(call, with_mass=True)
+        (found.out.sum() + found.log_mass.cos().sum()).backward()
+        gradients.append((query.grad, key.grad, value.grad))
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-5)

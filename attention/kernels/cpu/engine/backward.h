@@ -16,6 +16,8 @@ namespace {
 // Partial sums of a row's product, as many on every machine: their rounding shows where one key has all the weight.
 constexpr int SUMS = 16;
 
+constexpr int64_t BAND_KEYS = 1024;  // keys whose vectors and gradients stay in the caches while all queries pass
+
 template <class Element>
 void add_product(const Element* x, const Element* y, int64_t width, vec (&sums)[SUMS / LANES]) {
   int64_t d = 0;
@@ -277,36 +279,41 @@ void backward_heads(const Shape& shape, const Inputs& inputs, const Mechanism& m
       for (int64_t s = 0; scoring.key_bias.data && s < shape.keys; s++) space.key_bias[s] = *scoring.key_bias.at(b, s, h);
       space.sums.fill(0.f);
       float* shift = space.statistics.data() + SHIFT * shape.padded_queries;
-      for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += shape.tile_queries) {
-        Bounds bounds = space.bounds[start_query / shape.tile_queries];
-        int64_t first_tile = bounds.low / shape.tile_keys, end_tile = (bounds.high + shape.tile_keys - 1) / shape.tile_keys;
-        auto visit_tiles = [&](auto visit) {
-          for (int64_t at = first_tile; at < end_tile; at++)
-            if (!supported.data || has_weights(b, h, start_query, at * shape.tile_keys)) visit(at);
-        };
-        auto products_of = [&](int64_t at, int64_t place) {
-          int64_t start_key = at * shape.tile_keys;
-          Tile tile = describe_tile(shape, scoring, space, bounds, g, h, start_key, start_query, place, learned);
-          tile_products(shape, tile, space, start_key, start_query);
-          if (scoring.noise.drawn) add_noise(scoring, tile, b, h, space.position.data() + start_query);
-          return tile;
-        };
-        if (mechanism.prepare) {
+      // A form that prepares meets all keys of a query at once; the others a band of them, which the caches hold.
+      int64_t band_tiles = mechanism.prepare ? key_tiles : BAND_KEYS / shape.tile_keys;
+      for (int64_t band = 0; band < key_tiles; band += band_tiles) {
+        for (int64_t start_query = 0; start_query < shape.padded_queries; start_query += shape.tile_queries) {
+          Bounds bounds = space.bounds[start_query / shape.tile_queries];
+          int64_t first_tile = std::max(bounds.low / shape.tile_keys, band);
+          int64_t end_tile = std::min((bounds.high + shape.tile_keys - 1) / shape.tile_keys, band + band_tiles);
+          auto visit_tiles = [&](auto visit) {
+            for (int64_t at = first_tile; at < end_tile; at++)
+              if (!supported.data || has_weights(b, h, start_query, at * shape.tile_keys)) visit(at);
+          };
+          auto products_of = [&](int64_t at, int64_t place) {
+            int64_t start_key = at * shape.tile_keys;
+            Tile tile = describe_tile(shape, scoring, space, bounds, g, h, start_key, start_query, place, learned);
+            tile_products(shape, tile, space, start_key, start_query);
+            if (scoring.noise.drawn) add_noise(scoring, tile, b, h, space.position.data() + start_query);
+            return tile;
+          };
+          if (mechanism.prepare) {
+            visit_tiles([&](int64_t at) {
+              mechanism.prepare(space.prepared[at - first_tile] = products_of(at, at - first_tile));
+            });
+            Tile tile = describe_tile(shape, scoring, space, Bounds{}, g, h, 0, start_query, 0, learned);
+            mechanism.finish(tile, space.delta.data() + start_query, space.statistics.data() + start_query);
+          }
+          int64_t end_query = std::min(start_query + shape.tile_queries, shape.queries);
+          for (int64_t t = start_query; grad_log_mass && band == 0 && t < end_query; t++)
+            shift[t] += grad_log_mass[(b * shape.heads + h) * shape.queries + t];
           visit_tiles([&](int64_t at) {
-            mechanism.prepare(space.prepared[at - first_tile] = products_of(at, at - first_tile));
+            if (at % shares != share) return;
+            Tile tile = mechanism.prepare ? space.prepared[at - first_tile] : products_of(at, 0);
+            add_gradients(shape, mechanism, tile, space, at * shape.tile_keys, start_query,
+                          space.grad_query.data() + g * shape.padded_queries * shape.padded_dim);
           });
-          Tile tile = describe_tile(shape, scoring, space, Bounds{}, g, h, 0, start_query, 0, learned);
-          mechanism.finish(tile, space.delta.data() + start_query, space.statistics.data() + start_query);
         }
-        int64_t end_query = std::min(start_query + shape.tile_queries, shape.queries);
-        for (int64_t t = start_query; grad_log_mass && t < end_query; t++)
-          shift[t] += grad_log_mass[(b * shape.heads + h) * shape.queries + t];
-        visit_tiles([&](int64_t at) {
-          if (at % shares != share) return;
-          Tile tile = mechanism.prepare ? space.prepared[at - first_tile] : products_of(at, 0);
-          add_gradients(shape, mechanism, tile, space, at * shape.tile_keys, start_query,
-                        space.grad_query.data() + g * shape.padded_queries * shape.padded_dim);
-        });
       }
     }
     View<Element> grad_key(gradients.key), grad_value(gradients.value);

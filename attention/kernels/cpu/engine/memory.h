@@ -21,7 +21,7 @@ constexpr int64_t SHORT = 16;       // the grain of a tile where a sequence is s
 constexpr int64_t PAIRED = 32;      // the grain of widths in half types
 constexpr int64_t FEW_QUERIES = 4;  // up to which keys and values are read where they lie
 constexpr int64_t GROUP_ROWS = 16;  // queries and TILE_KEYS keys of which it is kept whether they have a weight
-constexpr int64_t BLOCK_SCORES = 1 << 18;  // scores of a row block, so that it stays in the second-level cache
+constexpr int64_t BLOCK_SCORES = 1 << 19;  // scores of a row block: with fewer rows, all keys pass by more often
 constexpr int64_t THREAD_PRODUCTS = 1 << 18;  // below which a thread is not woken, where the work is small
 
 int64_t round_up(int64_t size, int64_t grain) { return (size + grain - 1) / grain * grain; }
