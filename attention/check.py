@@ -19,7 +19,7 @@ from attention.command import Parser, guarded
 from attention.core.arguments import DTYPES, dtype_name
 from attention.core.errors import AttentionError
 from attention.core.inputs import example
-from attention.core.machine import device_name, processor, software
+from attention.core.machine import check_device, device_name, processor, software
 from attention.core.mechanism import Mechanism
 from attention.core.registry import get, names
 from attention.forms.composite import Composite
@@ -81,10 +81,14 @@ def main() -> int:
     return int(any(isinstance(x, Verdict) and x.flaw is not None for x in found.values()))
 
 
+def of_each_form() -> dict[type[Mechanism], str]:
+    """The first mechanism of each form by name."""
+    return {get(name).form: name for name in reversed(names())}
+
+
 def representatives() -> list[str]:
     """The first mechanism of each form by name, and what torch has a kernel for."""
-    of_form = {get(name).form: name for name in reversed(names())}
-    return sorted({*of_form.values(), *(name for name in names() if "sdpa" in kernels(get(name)))})
+    return sorted({*of_each_form().values(), *(name for name in names() if "sdpa" in kernels(get(name)))})
 
 
 def exactness(mechanisms: Iterable[Mechanism], dtypes: Iterable[torch.dtype], device: torch.device) -> Found:
@@ -224,12 +228,8 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def _device(wanted: str | None) -> torch.device:
     name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        zero = torch.zeros(1, device=name)
-        zero.item()
-        return zero.device
-    except (RuntimeError, AssertionError) as error:
-        raise AttentionError(f"cannot run on device {name!r}: {str(error).splitlines()[0]}") from error
+    check_device(name)
+    return torch.zeros(0, device=name).device
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from attention.core.errors import AttentionError
 from attention.core.inputs import prepare
 from attention.core.mechanism import Mechanism
 from attention.core.registry import get
-from attention.mechanisms.softmax import row_entropy
 
 
 def entropy(
@@ -47,4 +46,6 @@ def entropy(
             return inputs.blank().sum(-1)
         kernels = (kernel for kernel in dispatch.KERNELS.values() if kernel.gives_mass)
         kernel = next(kernel for kernel in kernels if dispatch.serves(kernel, inputs, aloud=True))
-        return row_entropy(scores, kernel.run(inputs, with_mass=True))
+        mean_key, log_mass = kernel.run(inputs, with_mass=True)
+        assert log_mass is not None
+        return log_mass - scores.scale * (scores.query * mean_key).sum(-1)

@@ -63,7 +63,9 @@ if [ -z "$list" ]; then
   } > "$folder/summary.md"
 fi
 
-forms=(gaussian swat softpick lssar entmax15 clipped_softmax adaptive_softmax weighted_softpick)
+# Two that are asked for most, and a mechanism of each form, but for the one that is plain PyTorch.
+forms=(swat softpick $("$python" -c 'from attention.check import of_each_form
+print(*(name for form, name in of_each_form().items() if form.__name__ != "Chunked"))'))
 if [ -n "$rehearse" ]; then
   part check 200 TRITON_INTERPRET=1 "$python" -m attention.check --device cpu --mechanism swat --dtype float16 \
     --lengths 16 --write "$folder/check.md"

@@ -27,7 +27,7 @@ def main() -> None:
 
     device = device_named(arguments.device) if arguments.device else default_device()
     if arguments.compile:
-        check_compiler(torch.device(device), "--compile")
+        check_compiler(device, "--compile")
     run = load_run(arguments.run, arguments.step, device)
     prompt = run.tokenizer.encode(_typed(arguments.prompt), bos=True)
     if isinstance(sys.stdout, io.TextIOWrapper):

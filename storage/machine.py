@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from attention.core.machine import processor
+from attention.core.machine import processor, unusable
 from models.errors import ModelError
 
 
@@ -39,12 +39,9 @@ def device_named(name: str) -> torch.device:
     Raises:
         ModelError: there is no such device here, or what it computes has no numbers, as on "meta".
     """
-    try:
-        one = torch.ones(1, device=name)
-        one.item()
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return one.device
+    if reason := unusable(name):
+        raise ModelError(f"device {name!r} cannot be used: {reason}")
+    return torch.zeros(0, device=name).device
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

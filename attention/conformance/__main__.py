@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import torch
-
 from attention.command import Parser, guarded
 from attention.conformance.checks import CHECKS, cases, of_this_machine, outcome
 from attention.conformance.table import Outcomes, read, title, write
 from attention.core.errors import AttentionError, nearest
+from attention.core.machine import check_device
 from attention.core.registry import names
 from attention.kernels.dispatch import KERNELS
 
@@ -38,7 +37,7 @@ def main() -> int:
     mechanisms = _chosen("mechanism", options.mechanism, names())
     kernels = _chosen("kernel", options.kernel, list(KERNELS))
     checks = _chosen("check", options.check, list(CHECKS))
-    _check_device(options.device)
+    check_device(options.device)
     known = {} if options.write is None else _known(options.write, options.device)
     wanted = [mechanism for mechanism in cases() if mechanism.name in mechanisms]
     width = max(len(title(mechanism)) for mechanism in wanted)
@@ -67,13 +66,6 @@ def _chosen(what: str, wanted: list[str] | None, known: list[str]) -> list[str]:
         if name not in known:
             raise AttentionError(f"unknown {what} {name!r}{nearest(name, known)}")
     return wanted or known
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise AttentionError(f"cannot run on device {device!r}: {str(error).splitlines()[0]}") from error
 
 
 def _known(path: Path, device: str) -> Outcomes:

@@ -1,4 +1,4 @@
-"""The machine in words."""
+"""The machine in words, and what of it can be used."""
 
 import os
 import platform
@@ -6,6 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from attention.core.errors import AttentionError
 
 
 def processor() -> str:
@@ -23,6 +25,25 @@ def device_name(device: torch.device) -> str:
         return device.type
     properties = torch.cuda.get_device_properties(device)
     return f"{properties.name} ({properties.major}.{properties.minor})"
+
+
+def unusable(device: str) -> str | None:
+    """Why nothing can be computed on a device, in torch's words; None where something can."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that cannot be used.
+
+    Raises:
+        AttentionError: nothing can be computed on it.
+    """
+    if reason := unusable(device):
+        raise AttentionError(f"cannot run on device {device!r}: {reason}")
 
 
 def version_of(package: str) -> str | None:

@@ -29,11 +29,15 @@ class Sharpened(Rowwise):
     def sharpness_derivative(self, entropy: Tensor) -> Tensor:
         """Its derivative, 0 where gradients shall not go through the entropy."""
 
+    def constants(self) -> dict[str, bool | float]:
+        """`least`."""
+        return {"least": LEAST}
+
     def row_weights(self, score: Tensor, tile: Tile, count: Tensor) -> tuple[Tensor, Tensor | None]:
         """w = softmax(beta s), beta = sharpness(H)."""
         distance = _below_largest(score, tile)
         row = _spread(distance, tile)
-        return _softmax(distance.mul_(self.sharpness(row.entropy)), tile), None
+        return _softmax(distance.mul_(self.sharpness(row.entropy)), tile)[0], None
 
     def row_gradients(
         self, score: Tensor, tile: Tile, count: Tensor, grad_weights: Tensor, grad_log_mass: Tensor | None
@@ -45,7 +49,7 @@ class Sharpened(Rowwise):
         distance = _below_largest(score, tile)
         row = _spread(distance, tile)
         beta = self.sharpness(row.entropy)
-        weight = _softmax(beta * distance, tile)
+        weight, _ = _softmax(beta * distance, tile)
         delta = (weight * grad_weights).sum(-1, keepdim=True)
         grad_sharp = tile.zero_(weight * (grad_weights - delta))
         grad_entropy = self.sharpness_derivative(row.entropy) * (grad_sharp * distance).sum(-1, keepdim=True)
@@ -66,18 +70,16 @@ def _below_largest(score: Tensor, tile: Tile) -> Tensor:
     return tile.zero_((score - tile.maximum(score)).clamp_(min=LEAST))
 
 
-def _softmax(score: Tensor, tile: Tile) -> Tensor:
-    """Softmax of rows whose largest score is zero; zeros where a row sees nothing."""
+def _softmax(score: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+    """Softmax of rows whose largest score is zero, and what it was divided by; zeros and 1 where a row sees nothing."""
     exponential = tile.zero_(score.exp())
     total = exponential.sum(-1, keepdim=True)
-    return exponential.div_(total.masked_fill_(total == 0, 1))
+    total = total.masked_fill_(total == 0, 1)
+    return exponential.div_(total), total
 
 
 def _spread(distance: Tensor, tile: Tile) -> _Spread:
     """H = ln sum_k e^{d_k} - sum_k p_k d_k, d = s - max s."""
-    exponential = tile.zero_(distance.exp())
-    total = exponential.sum(-1, keepdim=True)
-    total = total.masked_fill_(total == 0, 1)
-    share = exponential.div_(total)
+    share, total = _softmax(distance, tile)
     mean = (share * distance).sum(-1, keepdim=True)
     return _Spread(share, mean, total.log() - mean)

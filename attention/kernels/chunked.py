@@ -187,10 +187,13 @@ class Portion:
     value: Tensor
 
     def part(self, places: Tensor) -> "Portion":
-        """Some of them."""
-        if len(places) == len(self.value):
+        """Those at ascending places; no copy where they are the first ones."""
+        count = len(places)
+        if count == len(self.value):
             return self
-        return Portion(tuple(x[places] for x in self.key), self.value[places])
+        first = count == 0 or int(places[-1]) == count - 1
+        chosen = slice(count) if first else places.to(self.value.device)
+        return Portion(tuple(x[chosen] for x in self.key), self.value[chosen])
 
 
 def _portion_size(value: Tensor, n_head: int, layout: Layout) -> int:
@@ -202,6 +205,8 @@ def _portion_size(value: Tensor, n_head: int, layout: Layout) -> int:
 
 def _by_portion(places: Tensor, size: int, portions: int) -> list[Tensor]:
     """Places among all chunks, ascending, as places within each portion of `size`."""
+    if portions == 1:
+        return [places]
     counts = (places // size).bincount(minlength=portions).tolist()
     return [part - number * size for number, part in enumerate(places.split(counts))]
 
@@ -235,7 +240,7 @@ def _states(
         return [first]
     edges = [0, *accumulate(active)]
     followed = torch.cat([torch.arange(edges[i], edges[i] + more) for i, more in enumerate(active[1:])])
-    places = _by_portion(followed.to(value.device), size, len(portions))
+    places = _by_portion(followed, size, len(portions))
     finished = [portion.part(part) for portion, part in zip(portions, places, strict=True) if len(part)]
     summaries = [recurrence.summarise(portion.key, portion.value) for portion in finished]
     together = tuple(torch.cat(parts) for parts in zip(*summaries, strict=True))

@@ -22,8 +22,6 @@ from torch import Tensor
 
 from attention.core.mechanism import SHARES, Bounds
 from attention.core.registry import register
-from attention.core.scores import Scores
-from attention.forms.composite import Mixture
 from attention.forms.ratio import Ratio
 
 
@@ -53,9 +51,3 @@ class Softmax(Exponential):
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """Row softmax over the visible keys."""
         return score.masked_fill(~visible, -torch.inf).softmax(-1)
-
-
-def row_entropy(scores: Scores, mean_key: Mixture) -> Tensor:
-    """H [B, T, H] in nats of scores without biases, from their mixing of keys."""
-    assert mean_key.log_mass is not None
-    return mean_key.log_mass - scores.scale * (scores.query * mean_key.out).sum(-1)

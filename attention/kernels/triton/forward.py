@@ -203,6 +203,12 @@ def _part(pointer, split, places, place, valid):
 
 
 @triton.jit
+def bare_mass(total, pivot, functions):
+    """The sum of the weights: a form's mass where nothing is added to it."""
+    return total
+
+
+@triton.jit
 def normalise(mixed, total, pivot, functions, form):
     """Divide by the mass; where that is 0 so is the output."""
     if form.mass is None:

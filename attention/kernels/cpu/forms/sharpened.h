@@ -35,7 +35,7 @@ struct Sharpened {
   }
 
   // A smaller difference has no weight, and would be infinite times nothing where scores are huge.
-  static vec below(vec score, vec most) { return maximum(score - most, broadcast(-1e4f)); }
+  static vec below(vec score, vec most) { return maximum(score - most, broadcast(Functions::least)); }
   static vec entropy(vec inverse, vec mean) { return -log(inverse) - mean; }
 
   struct Row {

@@ -17,7 +17,7 @@ from attention.kernels.triton.operands import (
     rounding,
     row_values,
     row_vectors,
-    store_rows,
+    store_numbers,
 )
 
 TIED = tl.constexpr(adjusted.TIED)
@@ -55,10 +55,8 @@ def survey(
         total += tl.sum(tl.where(visible, tl.exp(score - frame), 0.0), 1, keep_dims=True)
         lowest = tl.minimum(lowest, tl.min(tl.where(visible, score, float("inf")), 1, keep_dims=True))
         highest = raised
-    target = parts + tl.program_id(1).to(tl.int64) * places
-    store_rows(target, rows, highest)
-    store_rows(target + splits * tl.cast(places, tl.int64), rows, total)
-    store_rows(target + 2 * splits * tl.cast(places, tl.int64), rows, lowest)
+    split = parts + tl.program_id(1).to(tl.int64) * places
+    store_numbers(split, splits * tl.cast(places, tl.int64), rows.place, rows.valid, (highest, total, lowest))
 
 
 @triton.jit

@@ -11,8 +11,8 @@ import triton.language as tl
 
 from attention.forms import sharpened
 from attention.kernels.triton.form import Form, RowFunctions, Sweep
-from attention.kernels.triton.forward import locate, pivot_of, split_of, tile_scores
-from attention.kernels.triton.operands import added, packed_rows, row_values, row_vectors, store_rows
+from attention.kernels.triton.forward import bare_mass, locate, pivot_of, split_of, tile_scores
+from attention.kernels.triton.operands import added, packed_rows, row_values, row_vectors, store_numbers
 
 LEAST = tl.constexpr(sharpened.LEAST)
 
@@ -66,10 +66,8 @@ def survey(
         total += tl.sum(exponential, 1, keep_dims=True)
         moment += tl.sum(exponential * distance, 1, keep_dims=True)
         highest = raised
-    target = parts + tl.program_id(1).to(tl.int64) * places
-    store_rows(target, rows, highest)
-    store_rows(target + splits * tl.cast(places, tl.int64), rows, total)
-    store_rows(target + 2 * splits * tl.cast(places, tl.int64), rows, moment)
+    split = parts + tl.program_id(1).to(tl.int64) * places
+    store_numbers(split, splits * tl.cast(places, tl.int64), rows.place, rows.valid, (highest, total, moment))
 
 
 @triton.jit
@@ -107,12 +105,6 @@ def terms(score, pivot, row, count, functions):
     highest, beta, _, _, _ = row
     weight = tl.exp(below(score, highest) * beta)
     return weight, weight
-
-
-@triton.jit
-def mass(total, pivot, functions):
-    """The sum of the weights."""
-    return total
 
 
 @triton.jit
@@ -154,7 +146,7 @@ def gradients(score, grad_weight, row, count, sums, rounding, functions):
 
 
 FORM = Form(
-    RowFunctions(terms, gradients, known=known, mass=mass, left=left, gathered=gathered, sums=sums),
+    RowFunctions(terms, gradients, known=known, mass=bare_mass, left=left, gathered=gathered, sums=sums),
     before=(Sweep(survey, split=True),),
     parts=3,
     statistics=5,

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from attention.kernels.triton.form import Form, RowFunctions, Sweep
-from attention.kernels.triton.forward import locate, pivot_of, tile_scores
+from attention.kernels.triton.forward import bare_mass, locate, pivot_of, tile_scores
 from attention.kernels.triton.operands import added, packed_rows, row_values, row_vectors, store_rows
 
 
@@ -79,12 +79,6 @@ def terms(score, pivot, row, count, functions):
 
 
 @triton.jit
-def mass(total, pivot, functions):
-    """The sum of the weights."""
-    return total
-
-
-@triton.jit
 def left(pivot, row, inverse):
     """One over the sum of the weights; `survey` has stored the others."""
     return None, inverse, None
@@ -116,7 +110,7 @@ def gradients(score, grad_weight, row, count, sums, rounding, functions):
 
 
 FORM = Form(
-    RowFunctions(terms, gradients, known=known, mass=mass, left=left, gathered=gathered, sums=sums),
+    RowFunctions(terms, gradients, known=known, mass=bare_mass, left=left, gathered=gathered, sums=sums),
     before=(Sweep(survey, split=False),),
     statistics=3,
     gathered=2,

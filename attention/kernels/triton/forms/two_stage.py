@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from attention.kernels.triton.form import Form, RowFunctions, Sweep
-from attention.kernels.triton.forward import locate, split_of, tile_scores
-from attention.kernels.triton.operands import added, packed_rows, row_values, row_vectors, store_rows
+from attention.kernels.triton.forward import bare_mass, locate, split_of, tile_scores
+from attention.kernels.triton.operands import added, packed_rows, row_values, row_vectors, store_numbers
 
 
 @triton.jit
@@ -41,9 +41,8 @@ def first_stage(
         first = tl.where(visible, functions.first(score), 0.0)
         total += tl.sum(first, 1, keep_dims=True)
         largest = tl.maximum(largest, tl.max(first, 1, keep_dims=True))
-    target = parts + tl.program_id(1).to(tl.int64) * places
-    store_rows(target, rows, total)
-    store_rows(target + splits * tl.cast(places, tl.int64), rows, largest)
+    split = parts + tl.program_id(1).to(tl.int64) * places
+    store_numbers(split, splits * tl.cast(places, tl.int64), rows.place, rows.valid, (total, largest))
 
 
 @triton.jit
@@ -65,12 +64,6 @@ def terms(score, pivot, row, count, functions):
     unit, _, largest = row
     second = functions.second(functions.first(score) * unit, largest, count)
     return second, second
-
-
-@triton.jit
-def mass(total, pivot, functions):
-    """sum second(u)."""
-    return total
 
 
 @triton.jit
@@ -114,7 +107,7 @@ def gradients(score, grad_weight, row, count, sums, rounding, functions):
 
 
 FORM = Form(
-    RowFunctions(terms, gradients, known=known, mass=mass, left=left, gathered=gathered, sums=sums),
+    RowFunctions(terms, gradients, known=known, mass=bare_mass, left=left, gathered=gathered, sums=sums),
     before=(Sweep(first_stage, split=True),),
     parts=2,
     statistics=3,
