@@ -105,6 +105,10 @@ class Recurrence(ABC):
             [chunks, H, R, Dv + 1].
         """
 
+    def read(self, query: Tensor, state: State) -> Tensor:
+        """The same where a query sees what is folded into the state, and nothing else; for a divisible mechanism."""
+        raise NotImplementedError
+
     @abstractmethod
     def whole(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The same where a query sees its whole document: query [N, H, R, D], key [N, H, L, D]."""
@@ -116,7 +120,8 @@ class Chunked(Mechanism):
 
     Attributes:
         chunk: length of a chunk.
-        divisible: whether the result is the same wherever chunks end, so that decoding may end one at every token.
+        divisible: whether the result is the same wherever chunks end, so that decoding may end one at every token;
+            its recurrence can `read` a state alone.
     """
 
     chunk: int

@@ -146,7 +146,8 @@ def _chunks(x: Tensor, place: Tensor, slot: Tensor, n_head: int) -> Tensor:
 
 def _by_head(x: Tensor, n_head: int) -> Tensor:
     """[B, S, Hk, D] to [B, H, S, D]."""
-    return x.transpose(1, 2).repeat_interleave(n_head // x.shape[2], 1)
+    group, x = n_head // x.shape[2], x.transpose(1, 2)
+    return x if group == 1 else x.repeat_interleave(group, 1)
 
 
 @dataclass(frozen=True)
@@ -332,14 +333,17 @@ def _within_chunk(inputs: AttentionInputs, recurrence: Recurrence, state: Recurr
     )
     features, value = recurrence.prepare(key), pad(value, (0, 1), value=1.0)
     before = state.folded or recurrence.begin(features, value, 1)
-    mixed = recurrence.mix(query, features, value, before)
-    mixed = recurrence.normalise(mixed[..., :-1], mixed[..., -1:]).to(inputs.value.dtype)
+    after, finished, pending = before, done, keys
     if mechanism.divisible:
         # Folded at once, no key has to be met again.
-        before = recurrence.update(before, recurrence.summarise(features, value), done)
-        state.keep([(done + 1, 0)] * batch, before, None)
+        after = recurrence.update(before, recurrence.summarise(features, value), done)
+        finished, pending = done + 1, 0
+    if mechanism.divisible and keys == 1:
+        mixed = recurrence.read(query, after)
     else:
-        state.keep([(done, keys)] * batch, before, None)
+        mixed = recurrence.mix(query, features, value, before)
+    state.keep([(finished, pending)] * batch, after, None)
+    mixed = recurrence.normalise(mixed[..., :-1], mixed[..., -1:]).to(inputs.value.dtype)
     return mixed.transpose(1, 2).contiguous()
 
 

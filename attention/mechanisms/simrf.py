@@ -143,6 +143,10 @@ class _Features(Recurrence):
         near = (reads @ features.mT * relative.exp_()) @ value
         return near + (before - pivot).exp() * (reads @ total)
 
+    def read(self, query: Tensor, state: State) -> Tensor:
+        total, _ = state
+        return self.query_features(query) @ total
+
     def whole(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         exponent = self.exponents(key)
         features = (exponent - exponent.detach().amax((-2, -1), keepdim=True)).exp()
