@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import InputError
 from common.reading import references
-from common.shapes import shown
+from common.shapes import finite, shown
 
 
 def chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -152,6 +152,8 @@ def _misread(value: Any, kind: Any, name: str) -> str | None:
         return f"{name} must be true or false, got {shown(value)}"
     if isinstance(value, bool) and bool not in kinds and {int, float} & set(kinds):
         return f"{name} must be a number, got {value}"
+    if float in kinds and isinstance(value, int) and not finite(value):
+        return f"{name} must be a number that a float can hold, got {shown(value)}"
     if is_text(kinds) and not isinstance(value, str | None):
         return f"{name} must be a text, got {shown(value)}; in quotes it is one"
     if reference := next(references(value, name), None):

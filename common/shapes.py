@@ -13,7 +13,7 @@ An integer passes for a float, a boolean for neither; numbers are finite.
 """
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from typing import Any, Literal, TypeVar
@@ -66,12 +66,17 @@ def mismatch(value: Any, shape: Any, key: str = "") -> str | None:
                 return problem
         return None
     if shape is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and finite(value)
     elif shape is int:
         fits = isinstance(value, int) and not isinstance(value, bool)
     else:
         fits = isinstance(value, shape)
     return None if fits else _wrong(value, shape, key)
+
+
+def finite(value: float) -> bool:
+    """Whether a float can hold a number: neither nan nor infinite, nor an integer of too many digits."""
+    return abs(value) <= sys.float_info.max
 
 
 def shown(value: Any) -> str:

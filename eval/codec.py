@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import InputError
+from common.shapes import finite, shown
 
 T = TypeVar("T")
 
@@ -69,7 +70,11 @@ def _read(kind: Any, value: Any, where: str) -> Any:
             raise InputError(f"{where} has the key {odd[0]!r}, which is no text; in quotes it is one")
         return {key: _read(parts[1], entry, f"{where}.{key}") for key, entry in entries.items()}
     if kind is float:
-        return math.nan if value is None else float(_is((int, float), value, where))
+        if value is None:
+            return math.nan
+        if not finite(_is((int, float), value, where)):
+            raise InputError(f"entry {where} must be a number that a float can hold, got {shown(value)}")
+        return float(value)
     return _is(kind, value, where)
 
 

@@ -1,11 +1,11 @@
 """Which token comes next: the distribution that it is drawn from, given a model's logits."""
 
-import math
 from dataclasses import dataclass
 
 from torch import Generator, Tensor, multinomial, zeros_like
 from torch.nn import functional
 
+from common.shapes import finite, shown
 from models.errors import ModelError
 
 
@@ -35,16 +35,16 @@ class Choice:
             ModelError: a number out of its range.
         """
         temperature, sigmas = self.temperature, self.top_n_sigma
-        if not (temperature >= 0 and math.isfinite(temperature)):
-            raise ModelError(f"temperature must be 0 (greedy) or a positive number, got {temperature}")
+        if not (temperature >= 0 and finite(temperature)):
+            raise ModelError(f"temperature must be 0 (greedy) or a positive number, got {shown(temperature)}")
         if self.top_k is not None and not 1 <= self.top_k <= pieces:
             raise ModelError(f"top_k must be between 1 and the vocabulary's {pieces}, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ModelError(f"top_p must be above 0 and at most 1, got {self.top_p}")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise ModelError(f"min_p must be between 0 and 1, got {self.min_p}")
-        if sigmas is not None and not (sigmas >= 0 and math.isfinite(sigmas)):
-            raise ModelError(f"top_n_sigma must be 0 or a positive number, got {sigmas}")
+        if sigmas is not None and not (sigmas >= 0 and finite(sigmas)):
+            raise ModelError(f"top_n_sigma must be 0 or a positive number, got {shown(sigmas)}")
 
     def draw(self, logits: Tensor, generator: Generator) -> Tensor:
         """The next token of each row, int64 [B], given logits [B, V]; greedy choice draws nothing."""

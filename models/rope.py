@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from common.errors import nearest
+from common.shapes import finite
 from models.errors import ModelError
 
 SCALINGS = {
@@ -61,7 +62,7 @@ class Rope:
         """
         if scaling not in SCALINGS:
             raise ModelError(f"unknown RoPE scaling {scaling!r}{nearest(scaling, SCALINGS)}")
-        if not (factor >= 1 and math.isfinite(factor)):
+        if not (factor >= 1 and finite(factor)):
             raise ModelError(f"RoPE is rescaled by a factor of at least 1, got {factor}")
         return replace(self, scaling=scaling, factor=factor, train_length=train_length)
 

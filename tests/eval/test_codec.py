@@ -61,6 +61,10 @@ def test_a_number_that_is_not_finite_is_null_and_comes_back_as_nan() -> None:
         ({"pairs": {"first": [True], "second": []}}, r"entry results.pairs.first\[0\] is of another type"),
         ({"by_length": [1]}, r"entry results.by_length is of another type \(list\)"),
         ({"step": 1.5}, "entry results.step is of another type"),
+        (
+            {"by_length": {"64": {"loss": 10**400}}},
+            "results.by_length.64.loss must be a number that a float can",
+        ),
     ],
 )
 def test_another_layout_is_refused_with_its_place(change: dict[str, Any], message: str) -> None:

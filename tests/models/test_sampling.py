@@ -173,6 +173,7 @@ def test_tokens_are_yielded_as_they_are_drawn(build, tokens):
         ({"max_new_tokens": 473}, "a prompt of 40 tokens and 473 new ones exceed max_length 512"),
         ({"temperature": -0.1}, "temperature must be 0 .greedy. or a positive number"),
         ({"temperature": float("nan")}, "temperature must be"),
+        ({"temperature": 10**400}, "temperature must be"),
         ({"top_k": 0}, "top_k must be between 1 and the vocabulary's 64"),
         ({"top_k": 65}, "top_k must be between"),
         ({"top_p": 0.0}, "top_p must be above 0"),

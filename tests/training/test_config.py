@@ -95,6 +95,7 @@ def test_options_of_mechanisms_pass_through(tmp_path: Path) -> None:
         ("model.attention_options.swat.window=${oc.env:HOME}", "is a reference, which is not followed"),
         ("train.learning_rate=inf", "train.learning_rate must be a positive number"),
         ("train.learning_rate=1e300", "train.learning_rate must be a positive number"),
+        (f"train.learning_rate={10**400}", "train.learning_rate must be a number that a float can hold"),
         ("train.clip=1e-320", "train.clip must be a positive number"),
         ("train.adam_epsilon=inf", "train.adam_epsilon must be a positive number"),
         ("train.weight_decay=nan", "train.weight_decay must be a number from 0"),
