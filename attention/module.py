@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.core.alibi import alibi
-from attention.core.arguments import check_flag, check_scale, check_window, is_whole, shown
+from attention.core.arguments import check_flag, check_scale, check_size, check_window, shown
 from attention.core.call import INFERENCE, CallSpec, Phase
 from attention.core.errors import AttentionError
 from attention.core.mechanism import Mechanism
@@ -54,9 +54,8 @@ class Attention(nn.Module):
         kernel: str = "auto",
     ) -> None:
         super().__init__()
-        for name, size in (("n_head", n_head), ("head_dim", head_dim)):
-            if not is_whole(size) or size < 1:
-                raise AttentionError(f"{name} must be a whole number from 1 on, got {shown(size)}")
+        check_size("n_head", n_head)
+        check_size("head_dim", head_dim)
         check_flag("causal", causal)
         check_window(window)
         check_scale(scale)

@@ -116,6 +116,12 @@ def check_flag(name: str, value: bool) -> None:
         raise AttentionError(f"{name} must be True or False, got {shown(value)}")
 
 
+def check_size(name: str, value: int) -> None:
+    """AttentionError: no whole number of at least 1."""
+    if not is_whole(value) or value < 1:
+        raise AttentionError(f"{name} must be a whole number from 1 on, got {shown(value)}")
+
+
 def check_window(window: int | None) -> None:
     """AttentionError: neither None nor a whole number of at least 1."""
     if window is None:

@@ -4,6 +4,7 @@ import pkgutil
 from dataclasses import fields
 from functools import cache
 from importlib import import_module
+from numbers import Integral, Real
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -68,7 +69,7 @@ def get(name: str | Mechanism, **options: Any) -> Mechanism:
         if not any(_fits(value, kind) for kind in kinds[option]):
             wanted = " or ".join(KINDS.get(kind, kind.__name__) for kind in kinds[option])
             raise AttentionError(f"{name}'s option {option} must be {wanted}, got {shown(value)}")
-    return cls(**options)
+    return cls(**{option: _plain(value) for option, value in options.items()})
 
 
 KINDS = {
@@ -86,6 +87,15 @@ def _option_types(cls: type[Mechanism]) -> dict[str, tuple[type, ...]]:
     """The types that each option may have, from the annotations of the mechanism's fields."""
     hints = get_type_hints(cls)
     return {field.name: get_args(hints[field.name]) or (hints[field.name],) for field in fields(cls)}  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    """A number of Python where it is one of NumPy, say, which kernels would print into their code by its own name."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def _fits(value: Any, kind: type) -> bool:

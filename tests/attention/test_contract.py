@@ -290,6 +290,24 @@ def test_whole_numbers_serve_as_numbers():
         torch.testing.assert_close(whole, real)
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "number"),
+    [
+        ("lssar", "epsilon", np.float64(1e-8)),
+        ("lssar", "power", np.float32(2)),
+        ("simrf", "seed", np.int64(3)),
+    ],
+)
+def test_numbers_of_numpy_are_kept_as_those_of_python(name, option, number):
+    made = get(name, **{option: number})
+    assert repr(made) == repr(get(name, **{option: number.item()}))
+
+
+@pytest.mark.parametrize("n_head", [0, -1, 2.5, True, "4"])
+def test_alibi_has_slopes_for_a_number_of_heads(n_head):
+    refused(lambda: attention.alibi(n_head), "n_head must be a whole number from 1 on")
+
+
 @pytest.mark.parametrize("kernel", ["chunked", "dense"])
 @pytest.mark.parametrize("mechanism", ["simrf", "soft_lowrank"])
 def test_a_chunk_beyond_the_text_costs_nothing(mechanism, kernel):
