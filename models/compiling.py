@@ -1,8 +1,8 @@
 """What `torch.compile` needs on this machine."""
 
 import os
+import subprocess
 import sys
-from shutil import which
 
 import torch
 
@@ -20,7 +20,14 @@ def check_compiler(device: torch.device, option: str) -> None:
         ModelError: there is no C++ compiler.
     """
     wanted = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if device.type == "cpu" and which(wanted) is None:
+    if device.type != "cpu":
+        return
+    try:
+        # As torch tries it: CXX may name a folder, a program that is none, or one with options, which torch cannot run.
+        subprocess.run([wanted, "--version"], capture_output=True, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        missing = isinstance(error, FileNotFoundError)
         raise ModelError(
-            f"{option} needs a C++ compiler on a CPU, and {wanted} was not found: install g++, set CXX, or leave it out"
-        )
+            f"{option} needs a C++ compiler on a CPU, and {wanted or 'an empty CXX'} "
+            f"{'was not found' if missing else 'is none that runs'}: install g++, set CXX, or leave it out"
+        ) from error

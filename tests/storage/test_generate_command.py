@@ -60,13 +60,19 @@ def test_a_device_without_numbers_is_refused_in_one_line(command, run):
     assert errors.count("\n") == 1
 
 
-def test_a_machine_without_a_compiler_says_so_in_one_line(command, run, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
+@pytest.mark.parametrize(
+    ("compiler", "wrong"),
+    [
+        ("no-such-compiler", "no-such-compiler was not found"),
+        ("false", "false is none that runs"),
+        ("/", "/ is none that runs"),
+    ],
+)
+def test_a_machine_without_a_compiler_says_so_in_one_line(command, run, monkeypatch, compiler, wrong):
+    monkeypatch.setenv("CXX", compiler)
     code, text, errors = command(run, "--compile")
     assert (code, text) == (2, "")
-    assert errors.startswith(
-        "error: --compile needs a C++ compiler on a CPU, and no-such-compiler was not found"
-    )
+    assert errors.startswith(f"error: --compile needs a C++ compiler on a CPU, and {wrong}")
     assert errors.count("\n") == 1
 
 
