@@ -1,14 +1,14 @@
 """The runs of a study: which there are, in what state they are, and what each is told."""
 
+import fcntl
 import math
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from common.files import write_json
 from common.hashing import json_hash
@@ -195,11 +195,7 @@ def state(study: Study, task: Task, *, mine: bool = False) -> State:
     record = ended(study, task)
     if record is not None:
         return "done" if record.error is None else "failed"
-    try:
-        with nullcontext() if mine else lock_of(study, task).acquire(timeout=0):
-            return "ready"
-    except Timeout:
-        return "running"
+    return "running" if not mine and _is_held(lock_path(study, task)) else "ready"
 
 
 def forget_failures(study: Study) -> None:
@@ -215,10 +211,27 @@ def states(study: Study) -> Mapping[Task, State]:
     return {task: state(study, task) for task in tasks(study)}
 
 
+def lock_path(study: Study, task: Task) -> Path:
+    """The path of the lock of the worker that has a task."""
+    return study.folder / f".{task.name}.task"
+
+
 def lock_of(study: Study, task: Task) -> FileLock:
-    """The lock of the worker that has a task."""
+    """That lock."""
     study.folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(study.folder / f".{task.name}.task")
+    return FileLock(lock_path(study, task))
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process has the lock of this path, asked without writing: the folder may be somebody else's."""
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def lock_of_process(study: Study, task: Task) -> FileLock:

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import InputError
 from study import work
-from study.command import progress
+from study.command import progress, status
 from study.definition import load
 from study.seal import seal
 from study.tasks import (
@@ -171,6 +171,12 @@ def test_a_locked_task_is_running(study):
         assert state(study, task) == "running"
         assert state(study, task, mine=True) == "ready"
     assert state(study, task) == "ready"
+
+
+def test_states_are_told_without_a_folder_to_write_to(study, tmp_path, capsys):
+    status(str(study.path))
+    assert capsys.readouterr().out == "tiny: 4 ready; the time left is known once a run has ended\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base.yaml", "tiny.yaml"]
 
 
 def test_progress_tells_states_and_time_left(study):
