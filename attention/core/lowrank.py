@@ -91,7 +91,7 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(gram: Tensor, right: Tensor, inverse: str) -> tuple[Tensor, Tensor]:
-        factor = torch.linalg.cholesky(gram) if inverse == "cholesky" else newton(gram)
+        factor = cholesky(gram) if inverse == "cholesky" else newton(gram)
         return _apply(factor, right, inverse), factor
 
     @staticmethod
@@ -132,6 +132,23 @@ class _Solve(torch.autograd.Function):
 
 def _apply(factor: Tensor, right: Tensor, inverse: str) -> Tensor:
     return torch.cholesky_solve(right, factor) if inverse == "cholesky" else factor @ right
+
+
+def cholesky(gram: Tensor) -> Tensor:
+    """The lower factor of each matrix; NaN where one holds a number that is not finite, as sums and products go on.
+
+    Raises:
+        AttentionError: a matrix of finite numbers is not positive definite in this precision.
+    """
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if not failed.any():
+        return factor
+    finite = gram.isfinite().all(-1).all(-1)
+    if bool((finite & (failed > 0)).any()):
+        raise AttentionError(
+            "landmarks so close together make a matrix that is not positive definite: raise the ridge, or take fewer"
+        )
+    return factor.masked_fill(~finite[..., None, None], torch.nan)
 
 
 def newton(gram: Tensor) -> Tensor:

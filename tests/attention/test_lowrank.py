@@ -52,6 +52,27 @@ def test_solving_and_its_gradient(inverse):
     )
 
 
+@pytest.mark.parametrize("kernel", ["chunked", "dense"])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_number_that_is_not_finite_goes_through_a_factorisation(number, kernel):
+    mechanism = get("soft_lowrank", chunk=8, landmarks=4)
+    query = torch.randn(2, 20, 1, 8, generator=torch.Generator().manual_seed(0))
+    key = query.clone()
+    key[0, 3] = number
+    leaf = key.requires_grad_()
+    out = attend(query, leaf, query, mechanism, kernel=kernel, params=mechanism.initial_values(1, 8))
+    assert not out[0, 8:].isfinite().any()
+    assert out[1].isfinite().all()
+    assert torch.autograd.grad(out[1].sum(), leaf)[0][1].isfinite().all()
+
+
+def test_a_factorisation_that_cannot_be_says_what_to_do():
+    mechanism = get("soft_lowrank", chunk=8, landmarks=4, ridge=1e-12)
+    same = torch.ones(1, 20, 1, 8)
+    with pytest.raises(AttentionError, match="not positive definite: raise the ridge"):
+        attend(same, same, same, mechanism)
+
+
 def test_newton_refuses_what_it_has_not_inverted():
     points = 0.01 * _draw(49, 64)
     gram = gaussian(points, points)
