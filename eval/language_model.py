@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import torch
 from lm_eval import utils
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import CacheHook, TemplateLM
 from torch.nn import functional
 
 from common.shapes import checked
@@ -28,6 +28,9 @@ GENERATED = 256
 
 SEEDS = 2**62
 """Seeds of drawn texts lie below this number."""
+
+WRITER = "model"
+"""Entry of a cache of lm-eval, beside the answers, that says whose they are."""
 
 PART = 1024
 """Positions whose logits are turned into likelihoods at once."""
@@ -112,6 +115,24 @@ class HarnessModel(TemplateLM):
         given = [] if subject.bos is None or not bos else [subject.bos]
         self.begin = subject.begin if bos is None else given
         self.merged = 0
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Take a cache of lm-eval (`use_cache`), which knows answers by their questions alone, whoever gave them.
+
+        Raises:
+            ModelError: it holds answers of another model, or of this one by other settings.
+        """
+        answers = cache_hook.dbdict
+        if answers is not None:
+            own = [self.subject.checkpoint, self.subject.architecture, self.subject.tokenizer_fingerprint]
+            own += [str(self.subject.dtype), self.max_length, self.begin]
+            if not answers:
+                answers[WRITER] = own
+            elif answers.get(WRITER) != own:
+                raise ModelError(
+                    f"the cache {answers.filename} holds answers of another model or of other settings; name another"
+                )
+        super().set_cache_hook(cache_hook)
 
     @property
     def eot_token_id(self) -> int:

@@ -3,8 +3,10 @@
 import argparse
 import io
 import re
+import sqlite3
 import traceback
-from contextlib import redirect_stderr
+from contextlib import closing, redirect_stderr
+from pathlib import Path
 
 from lm_eval._cli import HarnessCLI
 from lm_eval.utils import setup_logging
@@ -32,6 +34,7 @@ def main() -> None:
                 f"--tasks is missing: names (python -m eval.lm_eval ls tasks) or .yaml files {HELP}"
             )
         _check_counts(arguments)
+        _check_cache(arguments)
         command.execute(arguments)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -63,6 +66,20 @@ def _check_counts(arguments: argparse.Namespace) -> None:
         )
     if examples is not None and examples < 0:
         raise UsageError(f"--num_fewshot must be at least 0, got {examples} {HELP}")
+
+
+def _check_cache(arguments: argparse.Namespace) -> None:
+    """Open the cache of answers as lm-eval will, which does it in a thread whose errors are tracebacks."""
+    if (named := getattr(arguments, "use_cache", None)) is None:
+        return
+    file = Path(f"{named}_rank0.db")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with closing(sqlite3.connect(file)) as cache:
+            cache.execute("BEGIN IMMEDIATE")
+            cache.rollback()
+    except sqlite3.Error as error:
+        raise UsageError(f"--use_cache {named}: {file} cannot be used: {error} {HELP}") from error
 
 
 def _near_tasks(complaint: str, include: str | None) -> str:

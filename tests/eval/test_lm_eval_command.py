@@ -12,16 +12,21 @@ import torch
 lm_eval = pytest.importorskip("lm_eval")
 transformers = pytest.importorskip("transformers")
 
+from lm_eval.api.instance import Instance  # noqa: E402
+from lm_eval.api.model import CachingLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 from lm_eval.utils import simple_parse_args_string  # noqa: E402
 from tokenizers import ByteLevelBPETokenizer  # noqa: E402
 from tokenizers.processors import TemplateProcessing  # noqa: E402
 
 from eval.analyses import harness  # noqa: E402
+from eval.language_model import HarnessModel  # noqa: E402
 from eval.lm_eval import ZooModel  # noqa: E402
 from eval.lm_tasks import chosen  # noqa: E402
 from eval.subject import open_subject  # noqa: E402
+from eval.subjects.base import Subject  # noqa: E402
 from models import ModelError  # noqa: E402
+from tests.eval.conftest import RunMaker  # noqa: E402
 from tests.eval.measuring import measure  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -67,6 +72,11 @@ def test_the_command_of_lm_eval_takes_a_run_and_tasks_by_name_and_by_path(
         ("--tasks mine --limit 0", "--limit must be above 0"),
         ("--tasks mine --limit nan", "--limit must be above 0"),
         ("--tasks mine --num_fewshot -1", "--num_fewshot must be at least 0"),
+        (
+            "--tasks mine --use_cache FOLDER/damaged",
+            "damaged_rank0.db cannot be used: file is not a database",
+        ),
+        ("--tasks mine --use_cache FOLDER/folder", "folder_rank0.db cannot be used: unable to open database"),
         ('--tasks mine --model_args run=RUN --samples {"mine":[99]}', "Elements of --samples should be in"),
         ("--tasks mine --model_args run=RUN --apply_chat_template", "tokenizer_name"),
     ],
@@ -76,17 +86,24 @@ def test_a_slip_is_one_line(
     message: str,
     run_path: Path,
     own_tasks: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture,
 ) -> None:
-    told = told.replace("RUN", str(run_path))
+    (tmp_path / "damaged_rank0.db").write_text(
+        "no database, but long enough to be taken for the header of one"
+    )
+    (tmp_path / "folder_rank0.db").mkdir()
+    told = told.replace("RUN", str(run_path)).replace("FOLDER", str(tmp_path))
     monkeypatch.setattr(
         "sys.argv", ["lm_eval", "--model", "zoo", "--include_path", str(own_tasks), *told.split()]
     )
     monkeypatch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
     with pytest.raises(SystemExit) as exited:
         runpy.run_module("eval.lm_eval", run_name="__main__")
-    *_, last = capfd.readouterr().err.splitlines()
+    errors = capfd.readouterr().err
+    assert "Exception in thread" not in errors
+    *_, last = errors.splitlines()
     assert last.startswith("error: ")
     assert message in last
     assert exited.value.code == 2
@@ -107,6 +124,23 @@ def test_arguments_of_the_model_are_read_strictly(run_path: Path) -> None:
     ):
         with pytest.raises(ModelError, match=message):
             ZooModel(**simple_parse_args_string(f"run={run_path},{told}"))
+
+
+def test_a_cache_of_answers_serves_the_model_that_gave_them_alone(
+    run_path: Path, make_run: RunMaker, tmp_path: Path
+) -> None:
+    request = Instance("loglikelihood", {}, ("the king", " of night"), 0)
+
+    def asked(subject: Subject, **settings: Any) -> list[tuple[float, bool]]:
+        model = CachingLM(HarnessModel(subject, **settings), str(tmp_path / "answers.db"))
+        return model.loglikelihood([request])
+
+    subject = open_subject(run_path)
+    assert asked(subject) == asked(subject) == HarnessModel(subject).loglikelihood([request])
+    with pytest.raises(ModelError, match=r"answers\.db holds answers of another model"):
+        asked(open_subject(make_run("another", init_std=0.2)))
+    with pytest.raises(ModelError, match="or of other settings"):
+        asked(subject, bos=False)
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
