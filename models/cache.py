@@ -155,7 +155,9 @@ class KVCache:
     Attributes:
         length: positions seen so far.
         layers: one `LayerCache` or `StateCache` per layer.
+        batch: how many texts it holds; None before the first.
         has_documents: whether the positions seen so far came with document ids.
+        broken: whether a forward pass has begun and not ended: some layers then hold its keys, and some do not.
     """
 
     def __init__(self, plan: Plan, room: int = _ROOM) -> None:
@@ -164,7 +166,9 @@ class KVCache:
         windows = [1 if isinstance(layer.mechanism, Chunked) else layer.window for layer in plan.layers]
         longest = None if None in windows else max(window for window in windows if window is not None) - 1
         self._documents = RollingBuffer(longest, room)
+        self.batch: int | None = None
         self.has_documents = False
+        self.broken = False
 
     @property
     def nbytes(self) -> int:
@@ -173,17 +177,28 @@ class KVCache:
 
     def reorder(self, rows: Tensor) -> None:
         """Put sequences int [B] of the batch in the place of all, as beam search does."""
+        self.batch = None if self.batch is None else len(rows)
         for layer in self.layers:
             layer.reorder(rows)
         self._documents.reorder(rows)
 
-    def extend_documents(self, documents: Tensor | None) -> Tensor | None:
-        """Append the document ids [B, T] of new positions; returns them behind those still kept.
+    def begin(self, tokens: Tensor, documents: Tensor | None) -> Tensor | None:
+        """Begin a forward pass: append the document ids [B, T] of its tokens; returns them behind those still kept.
 
         Raises:
-            ModelError: ids were given for one part of a text and not for another.
+            ModelError: another batch size than before, ids for one part of a text and not for another, or an earlier
+                pass that did not end.
         """
+        if self.broken:
+            raise ModelError("an earlier forward pass with this cache did not end; begin a new cache")
+        if self.batch not in (None, len(tokens)):
+            raise ModelError(f"the cache holds a batch of {self.batch}, got one of {len(tokens)}")
         if self.length and self.has_documents != (documents is not None):
             raise ModelError("give documents for every call on one cache, or for none")
-        self.has_documents = documents is not None
+        self.batch, self.has_documents, self.broken = len(tokens), documents is not None, True
         return None if documents is None else self._documents.extend(documents)
+
+    def end(self, tokens: Tensor) -> None:
+        """End a forward pass."""
+        self.length += tokens.shape[1]
+        self.broken = False

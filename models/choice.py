@@ -1,6 +1,7 @@
 """Which token comes next: the distribution that it is drawn from, given a model's logits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 from torch import Generator, Tensor, multinomial, zeros_like
 from torch.nn import functional
@@ -32,10 +33,16 @@ class Choice:
         """Refuse what cannot be meant of a vocabulary of so many pieces.
 
         Raises:
-            ModelError: a number out of its range.
+            ModelError: no number, or one out of its range.
         """
+        for field in fields(self):
+            value, kind = getattr(self, field.name), Integral if field.name == "top_k" else Real
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise ModelError(
+                    f"{field.name} must be a {'whole ' * (kind is Integral)}number, got {shown(value)}"
+                )
         temperature, sigmas = self.temperature, self.top_n_sigma
-        if not (temperature >= 0 and finite(temperature)):
+        if temperature is None or not (temperature >= 0 and finite(temperature)):
             raise ModelError(f"temperature must be 0 (greedy) or a positive number, got {shown(temperature)}")
         if self.top_k is not None and not 1 <= self.top_k <= pieces:
             raise ModelError(f"top_k must be between 1 and the vocabulary's {pieces}, got {self.top_k}")

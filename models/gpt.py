@@ -104,12 +104,12 @@ class GPT(nn.Module):
         x = self.embedding(tokens)
         rotation = None if self.rope is None else self.rope.rotations(start, tokens.shape[1], like=x)
         if cache is not None:
-            documents = cache.extend_documents(documents)
+            documents = cache.begin(tokens, documents)
         for index, layer in enumerate(self.layers):
             kept = None if cache is None else cache.layers[index]
             x = layer(x, tokens, rotation, documents, kept, phase, observe, self.checkpointing)
         if cache is not None:
-            cache.length += tokens.shape[1]
+            cache.end(tokens)
         return self.norm(x)
 
     def logits(self, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from attention.core.arguments import check_documents
+from attention.core.call import CallSpec
 from attention.core.errors import AttentionError
 from attention.core.form import form
 from attention.core.masks import Visibility
@@ -162,6 +163,7 @@ class RecurrentState:
     """
 
     mechanism: Mechanism | None = None
+    scale: float | None = None
     key: Tensor | None = None
     value: Tensor | None = None
     folded: State = ()
@@ -183,21 +185,22 @@ class RecurrentState:
         vars(self).update(vars(other))
 
     def extend(
-        self, mechanism: Mechanism, key: Tensor, value: Tensor, documents: Tensor | None
+        self, mechanism: Mechanism, key: Tensor, value: Tensor, spec: CallSpec
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Append keys and values [B, T, Hk, D] of a part; returns them and its documents behind what is pending.
 
         Raises:
-            AttentionError: a gradient is wanted, another mechanism, batch size, head, type or device than before,
-                documents for one part and not for another.
+            AttentionError: a gradient is wanted, another mechanism, scale, batch size, head, type or device than
+                before, documents for one part and not for another.
         """
+        documents = spec.documents
         if key.requires_grad or value.requires_grad or asked((key, value)):
             raise AttentionError("a recurrent state carries no gradient; call attend under torch.no_grad()")
         if documents is not None:
             check_documents(documents, len(key), key.shape[1], key.device)
             documents = documents.long()
         if self.key is None or self.value is None:
-            self.mechanism = mechanism
+            self.mechanism, self.scale = mechanism, spec.scale
             self.key, self.value = key[:, :0], value[:, :0]
             self.documents = None if documents is None else [-1] * len(key)
             self.pending, self.finished = [0] * len(key), [0] * len(key)
@@ -205,6 +208,8 @@ class RecurrentState:
             raise AttentionError(f"the state holds a batch of {len(self.key)}, got one of {len(key)}")
         if mechanism != self.mechanism:
             raise AttentionError(f"the state was begun by {self.mechanism}, not by {mechanism}")
+        if spec.scale != self.scale:
+            raise AttentionError(f"the state was begun with scale={self.scale}, got {spec.scale}")
         for name, part, held in (("key", key, self.key), ("value", value, self.value)):
             if (part.shape[2:], part.dtype, part.device) != (held.shape[2:], held.dtype, held.device):
                 raise AttentionError(

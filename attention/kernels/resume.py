@@ -30,7 +30,7 @@ def resume(
     """
     check_tensors(query, key, value)
     longer = state.copy()
-    key, value, documents = longer.extend(mechanism, key, value, spec.documents)
+    key, value, documents = longer.extend(mechanism, key, value, spec)
     inputs = prepare(query, key, value, mechanism, replace(spec, documents=documents))
     dispatch.choose(kernel, inputs)
     out = chunked.advance(inputs, longer)

@@ -99,6 +99,8 @@ def test_a_memory_is_for_one_kind_of_calls():
         attention.attend(query, key, value, "simrf", documents=documents, state=state)
     with pytest.raises(attention.AttentionError, match="holds a batch of 2, got one of 1"):
         attention.attend(query[:1], key[:1], value[:1], "simrf", state=state)
+    with pytest.raises(attention.AttentionError, match=r"was begun with scale=None, got 0\.5"):
+        attention.attend(query, key, value, "simrf", scale=0.5, state=state)
     with pytest.raises(attention.AttentionError, match="carries no gradient"):
         attention.attend(inputs.query, inputs.key, inputs.value, "simrf", state=state)
 

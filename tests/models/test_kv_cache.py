@@ -109,3 +109,21 @@ def test_the_cache_refuses_what_it_cannot_serve(build, tokens):
             model(tokens, documents=torch.zeros_like(tokens), cache=cache)
         with pytest.raises(ModelError, match="513 positions exceed max_length 512"):
             model(torch.zeros(2, 473, dtype=torch.long), cache=cache)
+        assert model(tokens[:, :1], cache=cache).shape == (2, 1, 64)
+
+
+def test_a_cache_of_a_pass_that_did_not_end_is_refused(build, tokens):
+    model = build()
+    cache = KVCache(model.plan)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with torch.no_grad():
+        model(tokens, cache=cache)
+        hook = model.layers[1].register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model(tokens[:, :1], cache=cache)
+        hook.remove()
+        with pytest.raises(ModelError, match="did not end; begin a new cache"):
+            model(tokens[:, :1], cache=cache)

@@ -93,7 +93,7 @@ def test_what_a_state_cannot_serve_is_refused(build, tokens):
     with torch.no_grad():
         cache = KVCache(model.plan)
         model(tokens, cache=cache)
-        with pytest.raises(attention.AttentionError, match="holds a batch of 2, got one of 1"):
+        with pytest.raises(ModelError, match="holds a batch of 2, got one of 1"):
             model(tokens[:1], cache=cache)
         with pytest.raises(ModelError, match=r"documents for every call on one cache, or for none"):
             model(tokens, documents=torch.zeros_like(tokens), cache=cache)
