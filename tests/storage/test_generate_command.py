@@ -76,6 +76,14 @@ def test_a_machine_without_a_compiler_says_so_in_one_line(command, run, monkeypa
     assert errors.count("\n") == 1
 
 
+def test_a_python_without_its_headers_says_so_in_one_line(command, run, monkeypatch, tmp_path):
+    monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path))
+    code, text, errors = command(run, "--compile")
+    assert (code, text) == (2, "")
+    assert errors.startswith("error: --compile needs the headers of Python on a CPU, and ")
+    assert errors.count("\n") == 1
+
+
 def test_every_token_but_the_first_is_left_to_the_compiled_step(command, run, monkeypatch):
     plain = command(run, "--max-new-tokens", 12)
     met = []
