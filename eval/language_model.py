@@ -124,8 +124,9 @@ class HarnessModel(TemplateLM):
         """
         answers = cache_hook.dbdict
         if answers is not None:
-            own = [self.subject.checkpoint, self.subject.architecture, self.subject.tokenizer_fingerprint]
-            own += [str(self.subject.dtype), self.max_length, self.begin]
+            subject = self.subject
+            own: list[object] = [subject.checkpoint, subject.architecture, subject.tokenizer_fingerprint]
+            own += [str(subject.dtype), self.max_length, self.begin]
             if not answers:
                 answers[WRITER] = own
             elif answers.get(WRITER) != own:

@@ -106,7 +106,7 @@ class Recurrence(ABC):
             [chunks, H, R, Dv + 1].
         """
 
-    def read(self, query: Tensor, state: State) -> Tensor:
+    def read_state(self, query: Tensor, state: State) -> Tensor:
         """The same where a query sees what is folded into the state, and nothing else; for a divisible mechanism."""
         raise NotImplementedError
 
@@ -122,7 +122,7 @@ class Chunked(Mechanism):
     Attributes:
         chunk: length of a chunk.
         divisible: whether the result is the same wherever chunks end, so that decoding may end one at every token;
-            its recurrence can `read` a state alone.
+            its recurrence can `read_state`.
     """
 
     chunk: int

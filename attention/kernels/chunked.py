@@ -339,7 +339,7 @@ def _within_chunk(inputs: AttentionInputs, recurrence: Recurrence, state: Recurr
         after = recurrence.update(before, recurrence.summarise(features, value), done)
         finished, pending = done + 1, 0
     if mechanism.divisible and keys == 1:
-        mixed = recurrence.read(query, after)
+        mixed = recurrence.read_state(query, after)
     else:
         mixed = recurrence.mix(query, features, value, before)
     state.keep([(finished, pending)] * batch, after, None)

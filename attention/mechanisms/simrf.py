@@ -143,7 +143,7 @@ class _Features(Recurrence):
         near = (reads @ features.mT * relative.exp_()) @ value
         return near + (before - pivot).exp() * (reads @ total)
 
-    def read(self, query: Tensor, state: State) -> Tensor:
+    def read_state(self, query: Tensor, state: State) -> Tensor:
         total, _ = state
         return self.query_features(query) @ total
 
