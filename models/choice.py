@@ -1,6 +1,6 @@
 """Which token comes next: the distribution that it is drawn from, given a model's logits."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from numbers import Integral, Real
 
 from torch import Generator, Tensor, multinomial, zeros_like
@@ -8,6 +8,12 @@ from torch.nn import functional
 
 from common.shapes import finite, shown
 from models.errors import ModelError
+
+
+def check_number(name: str, value: object, *, whole: bool) -> None:
+    """ModelError: neither None nor a number, a whole one where that is wanted."""
+    if value is not None and (not isinstance(value, Integral if whole else Real) or isinstance(value, bool)):
+        raise ModelError(f"{name} must be a {'whole ' * whole}number, got {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,8 @@ class Choice:
         Raises:
             ModelError: no number, or one out of its range.
         """
-        for field in fields(self):
-            value, kind = getattr(self, field.name), Integral if field.name == "top_k" else Real
-            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-                raise ModelError(
-                    f"{field.name} must be a {'whole ' * (kind is Integral)}number, got {shown(value)}"
-                )
+        for name, value in vars(self).items():
+            check_number(name, value, whole=name == "top_k")
         temperature, sigmas = self.temperature, self.top_n_sigma
         if temperature is None or not (temperature >= 0 and finite(temperature)):
             raise ModelError(f"temperature must be 0 (greedy) or a positive number, got {shown(temperature)}")

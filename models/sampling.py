@@ -1,14 +1,12 @@
 """Drawing text from a model: greedy, by temperature, among the likeliest tokens; one prompt or a batch of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from common.shapes import shown
 from models.cache import KVCache
-from models.choice import Choice
+from models.choice import Choice, check_number
 from models.errors import ModelError
 from models.gpt import GPT
 from models.step import Step, compiled, following
@@ -175,8 +173,7 @@ def _check(
     if not 0 <= int(tokens.min()) <= int(tokens.max()) < model.pieces:
         raise ModelError(f"the prompt has token ids outside the vocabulary 0..{model.pieces - 1}")
     for name, number in (("max_new_tokens", max_new_tokens), ("seed", seed), ("stop", stop)):
-        if number is not None and (not isinstance(number, Integral) or isinstance(number, bool)):
-            raise ModelError(f"{name} must be a whole number, got {shown(number)}")
+        check_number(name, number, whole=True)
     if max_new_tokens < 1:
         raise ModelError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     if tokens.shape[1] + max_new_tokens > model.plan.max_length:

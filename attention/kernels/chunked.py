@@ -333,16 +333,15 @@ def _within_chunk(inputs: AttentionInputs, recurrence: Recurrence, state: Recurr
     )
     features, value = recurrence.prepare(key), pad(value, (0, 1), value=1.0)
     before = state.folded or recurrence.begin(features, value, 1)
-    after, finished, pending = before, done, keys
+    after, running = before, (done, keys)
     if mechanism.divisible:
         # Folded at once, no key has to be met again.
-        after = recurrence.update(before, recurrence.summarise(features, value), done)
-        finished, pending = done + 1, 0
+        after, running = recurrence.update(before, recurrence.summarise(features, value), done), (done + 1, 0)
     if mechanism.divisible and keys == 1:
         mixed = recurrence.read_state(query, after)
     else:
         mixed = recurrence.mix(query, features, value, before)
-    state.keep([(finished, pending)] * batch, after, None)
+    state.keep([running] * batch, after, None)
     mixed = recurrence.normalise(mixed[..., :-1], mixed[..., -1:]).to(inputs.value.dtype)
     return mixed.transpose(1, 2).contiguous()
 

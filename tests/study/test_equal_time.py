@@ -97,10 +97,11 @@ def test_every_ingredient_is_a_rung(path: Path, monkeypatch: pytest.MonkeyPatch)
     common = len(study.file.overrides)
     laid = {name: study.overrides(name)[common:] for name in study.variants}
     files = sorted((RECIPES / "ingredients").glob("*.yaml"))
-    # Behind its file a rung may set a rate of its own, and nothing else.
+    # Behind its file a rung sets a rate of its own where none is tuned, and nothing else.
     rungs = {file.stem: str(file.relative_to(ROOT)) for file in files}
     for name, file in {**rungs, "modern": "configs/recipes/modern.yaml"}.items():
         assert laid[name][0] == file
         assert all(change.startswith("train.learning_rate=") for change in laid[name][1:])
+        assert len(laid[name]) == 1 or study.file.tuning is None
     assert {file.resolve() for file in parents(RECIPES / "modern.yaml")} <= set(files)
     assert study.lengths == ["paper", "paper_half", "paper_double"]
