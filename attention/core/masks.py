@@ -43,8 +43,7 @@ class Tile:
 
     def maximum(self, values: Tensor) -> Tensor:
         """Row maximum over visible entries, [B, Hk, G, rows, 1]; -inf where a row sees nothing."""
-        bounds = [(columns, torch.where(mask == 0, -torch.inf, torch.inf)) for columns, mask in self.edges]
-        parts = [torch.minimum(values[..., columns], bound.to(values.dtype)) for columns, bound in bounds]
+        parts = [values[..., columns].masked_fill(mask == 0, -torch.inf) for columns, mask in self.edges]
         start, stop = self._visible_to_all(values.shape[-1])
         if start < stop:
             parts.append(values[..., start:stop])

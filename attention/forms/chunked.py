@@ -247,7 +247,6 @@ class RecurrentState:
         self.documents = None if documents is None else documents[:, -1].tolist()
 
 
-def causal_bias(queries: int, keys: int, like: Tensor) -> Tensor:
-    """0 where the last queries of a chunk see its keys, -inf beyond, [R, C]: added to what will be exponentiated."""
-    bias = torch.full((queries, keys), -torch.inf, dtype=like.dtype, device=like.device)
-    return bias.triu(1 + keys - queries)
+def later(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Which keys of a chunk come after its last queries, bool [R, C]."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).triu(1 + keys - queries)

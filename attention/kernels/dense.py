@@ -8,9 +8,11 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn.functional import pad
 
+from attention.core.call import Call
 from attention.core.form import rowwise
 from attention.core.inputs import AttentionInputs
 from attention.core.masks import spans
+from attention.core.mechanism import Mechanism
 from attention.core.modes import EVERY
 from attention.core.noise import gumbel
 from attention.core.scores import Scores
@@ -47,8 +49,18 @@ def weights(inputs: AttentionInputs) -> Tensor:
         return normalised(inputs, weight, weight)
     visible = inputs.visible.mask()[:, None]
     blind = (inputs.visible.count == 0)[:, None, :, None]
-    weight = inputs.mechanism.weights_in(inputs.call, score_matrix(inputs), visible | blind)
-    return weight.where(visible, 0)
+    return visible_weights(inputs.mechanism, inputs.call, score_matrix(inputs), visible, blind)
+
+
+def visible_weights(
+    mechanism: Mechanism, call: Call, score: Tensor, visible: Tensor, blind: Tensor
+) -> Tensor:
+    """The weights of scores [..., T, S] where they are visible, else zero; rows that see nothing are `blind`.
+
+    Hidden scores are zero, since formulas take hidden weights times zero, which leaves what is not finite.
+    """
+    seen = visible | blind
+    return mechanism.weights_in(call, score.where(seen, 0), seen).where(visible, 0)
 
 
 @torch.compiler.disable(reason="documents are taken one by one; the model around it compiles")

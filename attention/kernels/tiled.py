@@ -19,6 +19,7 @@ from attention.core.modes import once
 from attention.core.noise import gumbel
 from attention.core.scores import Noise
 from attention.forms.composite import Composite, Mixture
+from attention.kernels.dense import visible_weights
 from attention.kernels.kernel import Kernel
 
 BUDGET = 1 << 21
@@ -78,7 +79,7 @@ def blocks(inputs: AttentionInputs) -> Iterator[Block]:
             visible = inputs.visible.mask(tile.rows, tile.keys)[:, None]
             blind = ~visible.any(-1, keepdim=True)
             call = replace(inputs.call, count=inputs.call.count[:, tile.rows])
-            weight = mechanism.weights_in(call, score.flatten(1, 2), visible | blind).where(visible, 0)
+            weight = visible_weights(mechanism, call, score.flatten(1, 2), visible, blind)
         else:
             elementary, form = _rowwise(inputs)
             weight, _ = form.row_weights(elementary, score, tile, tile_count(inputs.visible, tile))

@@ -99,7 +99,7 @@ class Entmax15(Threshold):
 
 def _positive_power(x: Tensor, exponent: float) -> Tensor:
     """relu(x)^exponent, whose derivatives of every order are 0 where x is not positive."""
-    positive = x > 0
+    positive = ~(x <= 0)  # NaN, too
     return torch.where(positive, x, 1) ** exponent * positive
 
 
@@ -117,4 +117,4 @@ def _tau_by_sorting(score: Tensor) -> Tensor:
     within = ((1 - deviations) / size).clamp(min=0)
     tau = mean - within.where(within > 0, 1).sqrt() * (within > 0)
     support = (seen & (tau <= shifted)).sum(-1, keepdim=True)
-    return tau.gather(-1, support - 1)
+    return tau.gather(-1, support.clamp(min=1) - 1)  # a row that is not finite has no support, and stays NaN

@@ -38,12 +38,12 @@ class Rectified(Exponential):
 
     def weights(self, score: Tensor, visible: Tensor) -> Tensor:
         """Row softmax over the visible keys that are not negative, 0 in a row without any."""
-        chosen = visible & (score >= 0)
+        chosen = visible & ~(score < 0)  # NaN, too, which then is the row's
         empty = ~chosen.any(-1, keepdim=True)
         return score.masked_fill(~(chosen | empty), -torch.inf).softmax(-1) * chosen
 
     def terms(self, score: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
         """1[s >= 0] e^{s-m}, for both."""
         exponential, _ = super().terms(score, pivot)
-        chosen = torch.where(score >= 0, exponential, 0.0)
+        chosen = torch.where(score < 0, 0.0, exponential)
         return chosen, chosen

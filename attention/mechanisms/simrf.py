@@ -38,7 +38,7 @@ from attention.core.errors import AttentionError, nearest
 from attention.core.mechanism import PARTS, Bounds
 from attention.core.registry import register
 from attention.core.scores import Scores
-from attention.forms.chunked import Chunked, Recurrence, State, causal_bias
+from attention.forms.chunked import Chunked, Recurrence, State, later
 
 COUPLINGS = ("simplex", "orthogonal", "iid")
 SMALLEST_MASS = 1e-19
@@ -139,8 +139,10 @@ class _Features(Recurrence):
         queries, keys = query.shape[-2], largest.shape[-2]
         pivot = torch.maximum(largest[..., keys - queries :, :], before)
         reads = self.query_features(query)
-        relative = largest.mT - pivot + causal_bias(queries, keys, largest)
-        near = (reads @ features.mT * relative.exp_()) @ value
+        hidden = later(queries, keys, largest.device)
+        relative = (largest.mT - pivot).masked_fill(hidden, -torch.inf)
+        weights = reads @ features.mT * relative.exp_()
+        near = weights.masked_fill(hidden, 0) @ value  # for later features that are not finite
         return near + (before - pivot).exp() * (reads @ total)
 
     def read_state(self, query: Tensor, state: State) -> Tensor:

@@ -50,7 +50,7 @@ from attention.core.masks import Visibility
 from attention.core.mechanism import Bounds
 from attention.core.registry import register
 from attention.core.scores import Scores
-from attention.forms.chunked import Chunked, Recurrence, State, causal_bias
+from attention.forms.chunked import Chunked, Recurrence, State, later
 
 FORMS = ("blocks", "global", "streaming")
 NORMS = ("row", "none", "symmetric")
@@ -195,7 +195,8 @@ class _LowRank(Recurrence):
         """The chunk's own keys as far as they are past, and all landmarks, in one product."""
         points, values = torch.cat([key, landmarks], -2), torch.cat([value, coefficients], -2)
         score = distance(query, points)
-        score[..., : key.shape[-2]] += causal_bias(query.shape[-2], key.shape[-2], score)
+        hidden = later(query.shape[-2], key.shape[-2], score.device)
+        score[..., : key.shape[-2]].masked_fill_(hidden, -torch.inf)
         return score.exp_() @ values
 
     def whole(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -271,3 +271,29 @@ def test_a_negative_swat_slope_forgets_and_a_positive_one_remembers():
     assert torch.allclose(weight[0], torch.sigmoid(-0.5 * position))
     assert torch.allclose(weight[1], torch.sigmoid(0.5 * position))
     assert not attention.weights(query, query, attention.get("swat", window=6))[0, :, -1, :6].any()
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+@kernels
+@pytest.mark.parametrize("name", attention.names())
+def test_rows_that_do_not_see_a_key_that_is_not_finite_are_as_without_it(
+    name: str, kernel: str, number: float
+) -> None:
+    """Whether it is later, or of another document."""
+    if kernel in ("sdpa", "flash"):
+        pytest.skip("its kernels are torch's or the vendor's, which mix such keys in with a weight of zero")
+    short = {"simrf": {"chunk": 8}, "soft_lowrank": {"chunk": 8, "landmarks": 4}}
+    mechanism = attention.get(name, **short.get(name, {}))
+    query = torch.randn(1, 30, 1, 8, generator=torch.Generator().manual_seed(0))
+    key = query.clone()
+    key[:, 11] = number
+    documents = torch.arange(30)[None] // 20
+    told = {"params": mechanism.initial_values(1, 8), "documents": documents, "kernel": kernel}
+    try:
+        expected = attention.attend(query, query, query, mechanism, **told)
+    except attention.AttentionError as refusal:
+        pytest.skip(str(refusal))
+    found = attention.attend(query, key, query, mechanism, **told)
+    blind = [*range(11), *range(20, 30)]
+    torch.testing.assert_close(found[:, blind], expected[:, blind])
+    assert not found[:, 11:20].isfinite().any()
