@@ -5,10 +5,13 @@ import io
 import re
 import sqlite3
 import traceback
+from collections.abc import Mapping
 from contextlib import closing, redirect_stderr
 from pathlib import Path
+from typing import Any
 
 from lm_eval._cli import HarnessCLI
+from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.utils import setup_logging
 
 from common.command import UsageError, guarded
@@ -29,12 +32,8 @@ def main() -> None:
     command, arguments = HarnessCLI(), argparse.Namespace()
     try:
         arguments = _parsed(command)
-        if arguments.command == "run" and not (arguments.tasks or arguments.config):
-            raise UsageError(
-                f"--tasks is missing: names (python -m eval.lm_eval ls tasks) or .yaml files {HELP}"
-            )
-        _check_counts(arguments)
-        _check_cache(arguments)
+        if arguments.command == "run":
+            _check(_told(arguments))
         command.execute(arguments)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -58,27 +57,36 @@ def _parsed(command: HarnessCLI) -> argparse.Namespace:
         raise UsageError(f"{last} {HELP}") from None
 
 
-def _check_counts(arguments: argparse.Namespace) -> None:
-    limit, examples = getattr(arguments, "limit", None), getattr(arguments, "num_fewshot", None)
-    if limit is not None and not limit > 0:
+def _told(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says, and below it the file of --config."""
+    told = {} if arguments.config is None else EvaluatorConfig.load_yaml_config(arguments.config)
+    return told | {name: value for name, value in vars(arguments).items() if value is not None}
+
+
+def _check(told: Mapping[str, Any]) -> None:
+    """Refuse what lm-eval takes and then stumbles over, or computes nothing of."""
+    limit, examples, cache = (told.get(name) for name in ("limit", "num_fewshot", "use_cache"))
+    if not told.get("tasks"):
+        raise UsageError(f"--tasks is missing: names (python -m eval.lm_eval ls tasks) or .yaml files {HELP}")
+    if limit is not None and not (isinstance(limit, int | float) and limit > 0):
         raise UsageError(
             f"--limit must be above 0, a number of questions, or below 1 a share, got {limit} {HELP}"
         )
-    if examples is not None and examples < 0:
+    if examples is not None and not (isinstance(examples, int) and examples >= 0):
         raise UsageError(f"--num_fewshot must be at least 0, got {examples} {HELP}")
+    if cache is not None:
+        _check_cache(str(cache))
 
 
-def _check_cache(arguments: argparse.Namespace) -> None:
+def _check_cache(named: str) -> None:
     """Open the cache of answers as lm-eval will, which does it in a thread whose errors are tracebacks."""
-    if (named := getattr(arguments, "use_cache", None)) is None:
-        return
     file = Path(f"{named}_rank0.db")
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(file)) as cache:
             cache.execute("BEGIN IMMEDIATE")
             cache.rollback()
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise UsageError(f"--use_cache {named}: {file} cannot be used: {error} {HELP}") from error
 
 

@@ -77,6 +77,10 @@ def test_the_command_of_lm_eval_takes_a_run_and_tasks_by_name_and_by_path(
             "damaged_rank0.db cannot be used: file is not a database",
         ),
         ("--tasks mine --use_cache FOLDER/folder", "folder_rank0.db cannot be used: unable to open database"),
+        ("--config FOLDER/zero.yaml", "--limit must be above 0"),
+        ("--config FOLDER/zero.yaml --limit 1", "damaged_rank0.db cannot be used"),
+        ("--config FOLDER/zero.yaml --limit 1 --use_cache FOLDER/zero.yaml/x", "x_rank0.db cannot be used"),
+        ("--config FOLDER/zero.yaml --limit 1 --num_fewshot -2", "--num_fewshot must be at least 0"),
         ('--tasks mine --model_args run=RUN --samples {"mine":[99]}', "Elements of --samples should be in"),
         ("--tasks mine --model_args run=RUN --apply_chat_template", "tokenizer_name"),
     ],
@@ -94,6 +98,7 @@ def test_a_slip_is_one_line(
         "no database, but long enough to be taken for the header of one"
     )
     (tmp_path / "folder_rank0.db").mkdir()
+    (tmp_path / "zero.yaml").write_text(f"tasks: mine\nlimit: 0\nuse_cache: {tmp_path}/damaged\n")
     told = told.replace("RUN", str(run_path)).replace("FOLDER", str(tmp_path))
     monkeypatch.setattr(
         "sys.argv", ["lm_eval", "--model", "zoo", "--include_path", str(own_tasks), *told.split()]
