@@ -159,7 +159,9 @@ def _step(study: Study, task: Task, device: torch.device) -> tuple[Callable[[], 
     train = config(study, task).train
     train = replace(train, precision=resolve_precision(train.precision, device))
     network = load_run(study.folder / task.name, device=device, dtype=torch.float32).model.train()
-    step = training_step(Objective(network, train), network.plan.vocab_size, train, device, compiled=False)
+    step = training_step(
+        Objective(network, train), network.plan.vocab_size, train, device, compiled=bool(train.compile)
+    )
     return step, train.batch_size * train.length
 
 

@@ -56,7 +56,8 @@ class TrainConfig(losses.Options, schedules.Options, optimizers.Options, recompu
         ema: decay per step of a moving average of the weights, kept in every checkpoint; null: none is kept.
         precision: "fp32", "bf16" or "fp16"; "auto": bf16 where the device multiplies it natively, else fp32.
         float32_matmul: how float32 matrices are multiplied: "highest", "high" (TF32 on GPU) or "medium".
-        compile: run the model through torch.compile.
+        compile: run the model through torch.compile; null: where a trial before a run of at least half an hour shows
+            that it pays; an earlier run goes on as it began.
         validate_every: steps between validations; one is made before the first step and one after the last.
         validation_sequences: held-out sequences per validation, evenly spaced; None: all of them.
         checkpoint_every: steps between checkpoints; one is made after the last step.
@@ -78,7 +79,7 @@ class TrainConfig(losses.Options, schedules.Options, optimizers.Options, recompu
     ema: float | None = ranged(None, 0.0, 1 - 2**-24)
     precision: Precision = "auto"
     float32_matmul: Literal["highest", "high", "medium"] = "highest"
-    compile: bool = False
+    compile: bool | None = None
     validate_every: int = ranged(250, 1, 10**9)
     validation_sequences: int | None = ranged(256, 1, 10**9)
     checkpoint_every: int = ranged(500, 1, 10**9)

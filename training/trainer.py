@@ -5,6 +5,7 @@ the data (`batches`), the mean over the tokens of a whole step (`step`), and che
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from training import initial
 from training.batches import TrainingBatches
 from training.boundary import one_line
 from training.checkpoint import Checkpointer, TrainerState
+from training.compiling import compiles
 from training.config import Config, fingerprint, resolve_precision, settled
 from training.diagnosis import refuse_damage
 from training.engine import Engine
@@ -80,6 +82,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
             ends = from_main(accelerator, lambda: learns_ends(config))
         config = settled(config, precision, ends, prepared.tokenizer.vocab_size)
         check_memory(config.model, accelerator.device)
+        compiled = from_main(accelerator, lambda: compiles(config, prepared, accelerator))
+        config = replace(config, train=replace(config.train, compile=compiled))
         start = from_main(accelerator, lambda: open_run(config, prepared))
         if start == config.train.steps:
             accelerator.print(f"{config.path} is already complete: {start} of {config.train.steps} steps")
