@@ -219,6 +219,19 @@ def test_the_future_changes_nothing_bit_for_bit(mechanism):
     assert not torch.equal(before[:, 18:], after[:, 18:])
 
 
+@every_mechanism
+@torch.no_grad()
+def test_a_key_that_is_not_finite_stays_with_the_rows_that_see_it(mechanism):
+    inputs = make(batch=1, queries=20, heads=2, key_heads=1, head_dim=16).to(torch.float32)
+    key = inputs.key.clone()
+    key[:, 11] = math.nan
+    told = {"params": mechanism.initial_values(2, 16)}
+    expected = attend(inputs.query, inputs.key, inputs.value, mechanism, **told)
+    found = attend(inputs.query, key, inputs.value, mechanism, **told)
+    assert torch.equal(found[:, :11], expected[:, :11])
+    assert not found[:, 11:].isfinite().any()
+
+
 @mechanisms
 def test_empty_rows_give_zero_and_finite_gradients(mechanism):
     inputs = make(batch=1, queries=5, heads=2, key_heads=1)
