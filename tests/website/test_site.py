@@ -2,6 +2,7 @@
 
 import json
 import re
+import string
 from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
@@ -174,3 +175,14 @@ def test_the_search_finds_a_mechanism(from_disk: bool, address: str, site: Path,
     page.locator("input.md-search__input").click()
     page.keyboard.type("softpick")
     page.wait_for_selector("a.md-search-result__link[href*='mechanisms/softpick']")
+
+
+def test_the_search_has_an_answer_for_every_letter(address: str, open_page: Any) -> None:
+    page = open_page(address, viewport=SIZES["desktop"])
+    page.locator("input.md-search__input").click()
+    said = ".md-search-result__meta:has-text('{}')"
+    for letter in string.ascii_lowercase:
+        page.wait_for_selector(said.format("Type to start searching"))
+        page.keyboard.type(letter)
+        page.wait_for_selector(said.format("matching document"))
+        page.keyboard.press("Backspace")
