@@ -160,7 +160,7 @@ def _step(study: Study, task: Task, device: torch.device) -> tuple[Callable[[], 
     train = replace(train, precision=resolve_precision(train.precision, device))
     network = load_run(study.folder / task.name, device=device, dtype=torch.float32).model.train()
     step = training_step(
-        Objective(network, train), network.plan.vocab_size, train, device, compiled=bool(train.compile)
+        Objective(network, train), network.plan.vocab_size, train, device, compiled=train.compile is True
     )
     return step, train.batch_size * train.length
 

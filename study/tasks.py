@@ -4,7 +4,7 @@ import fcntl
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,14 +98,17 @@ def overrides(study: Study, task: Task) -> list[str] | None:
 
 
 def config(study: Study, task: Task) -> Config:
-    """The training config of a task whose values are chosen.
+    """The training config of a task whose values are chosen, compiled only where it says so.
+
+    A run that tried for itself could be compiled where the one it is compared with is not.
 
     Raises:
         InputError: the config cannot be trained.
     """
     told = overrides(study, task)
     assert told is not None
-    return load_config(study.base, told)
+    found = load_config(study.base, told)
+    return replace(found, train=replace(found.train, compile=bool(found.train.compile)))
 
 
 def chosen(study: Study, variant: str) -> float | None:

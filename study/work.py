@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -122,9 +121,7 @@ def _train_and_measure(study: Study, task: Task, told: str) -> int:
         raise InputError(f"{study.path}, or a config that it names, has changed since this run was begun")
     print(f"$ python train.py {os.path.relpath(study.base)} {shlex.join(changes)} --resume", flush=True)
     chosen = config(study, task)
-    # A run that tried for itself could be compiled where the one it is compared with is not.
-    same = replace(chosen.train, compile=bool(chosen.train.compile))
-    run = train(replace(chosen, train=same), resume=True)
+    run = train(chosen, resume=True)
     if max(checkpoints(run), default=0) < chosen.train.steps:
         return STOPPED
     for line in study.file.analyses if task.value is None else ():

@@ -11,15 +11,16 @@ from torch.nn.utils import get_total_norm
 
 from attention import Phase
 from attention.timing import interleaved
+from common.explain import said
 from data import PackedDataset, Prepared
 from models import GPT, ModelError
 from models.compiling import check_compiler
-from storage.run import CONFIG, read_run
 from training.batches import TrainingBatches
 from training.config import Config
 from training.forecast import at_least
 from training.losses.base import Loss
 from training.losses.objective import Objective
+from training.rundir import began
 from training.utilisation import Utilisation
 
 ROUNDS = 5
@@ -51,12 +52,11 @@ def compiles(config: Config, prepared: Prepared, accelerator: Accelerator) -> bo
     """
     if config.train.compile is not None:
         return config.train.compile
-    if (config.path / CONFIG).is_file():
-        return bool((read_run(config.path)[0].get("train") or {}).get("compile"))
+    if (begun := began(config, "compile")) is not None:
+        return begun
     if accelerator.distributed_type not in WHOLE or not _long(config, accelerator):
         return False
-    trial = Trial(config, prepared, accelerator)
-    pays, found = trial.verdict()
+    pays, found = Trial(config, prepared, accelerator).verdict()
     accelerator.print(f"{config.path}: train.compile={str(pays).lower()}: {found}")
     return pays
 
@@ -97,9 +97,8 @@ class Trial:
             rank=0,
             processes=accelerator.num_processes,
         )
-        self.batch = [
-            batches.at(0)[0][name].to(accelerator.device) for name in ("tokens", "targets", "documents")
-        ]
+        batch = batches.at(0)[0]
+        self.batch = [batch[name].to(accelerator.device) for name in ("tokens", "targets", "documents")]
         zero = torch.tensor(0, device=accelerator.device)
         self.phase = Phase(True, 0.0, zero, zero)
 
@@ -110,19 +109,19 @@ class Trial:
             check_compiler(device, "torch.compile")
             compiled = torch.compile(self.objective)
             pairs = zip(self.step(self.objective), self.step(compiled), strict=True)
-            if any(not abs(mine - plain) <= self.tolerance * abs(plain) for plain, mine in pairs):
+            if any(not abs(found - right) <= self.tolerance * abs(right) for right, found in pairs):
                 return False, "the compiled step has another loss or gradient"
             runs = {"plain": lambda: self.step(self.objective), "compiled": lambda: self.step(compiled)}
-            seconds = {name: median(samples) for name, samples in interleaved(runs, ROUNDS, device).items()}
+            plain, mine = map(median, interleaved(runs, ROUNDS, device).values())
         except ModelError as error:
             return False, str(error)
         except Exception as error:  # The compiler fails in many ways, and the run can do without it.
-            return False, f"it fails here: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            return False, f"it fails here: {type(error).__name__}: {said(error)}"
         finally:
             torch._dynamo.reset()
-        pays = seconds["compiled"] <= (1 - GAIN) * seconds["plain"]
-        plain, mine = seconds["plain"], seconds["compiled"]
-        return pays, f"forward and backward take {mine:.3g} s compiled and {plain:.3g} s as they are"
+        return mine <= (
+            1 - GAIN
+        ) * plain, f"forward and backward take {mine:.3g} s compiled and {plain:.3g} s as they are"
 
     def step(self, model: Callable[..., Loss]) -> list[float]:
         """Loss and gradient norm, the gradient gone again."""

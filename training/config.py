@@ -139,7 +139,7 @@ INITIAL = "train.init_from"
 """Another run's folder, as a whole path since it is saved."""
 
 
-BEFORE = {"train.document_end": False}
+BEFORE = {"train.document_end": False, "train.compile": False}
 """What runs did that were saved before a key existed, where its default is something else."""
 
 
@@ -271,7 +271,8 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 
 
 def settled(config: Config, precision: Precision, document_end: bool, pieces: int) -> Config:
-    """The config with what depends on machine, data and earlier sittings; its model is a `Plan`. Nothing changes later.
+    """The config with what depends on machine, data and earlier sittings; its model is a `Plan`. Nothing changes
+    later, but `train.compile`, which is tried with it.
 
     Args:
         config: as it was written.

@@ -31,15 +31,20 @@ def check_free(config: Config, resume: bool) -> None:
         raise ModelError(f"run {path} exists; add --resume to continue it, or choose another name=")
 
 
-def learns_ends(config: Config) -> bool:
-    """Whether a run learns where documents end, where its config leaves that open.
+def began(config: Config, key: str) -> bool | None:
+    """What a key of `train`, which the config leaves open, was when a run that exists began; None for a new run.
 
-    A new one does; one that exists goes on as it began, which was without before there was a choice.
+    It was what `BEFORE` says where there was no choice yet.
     """
     if not _occupied(config.path):
-        return True
+        return None
     saved = read_run(config.path)[0].get("train") or {}
-    return bool(saved.get("document_end", BEFORE["train.document_end"]))
+    return bool(saved.get(key, BEFORE[f"train.{key}"]))
+
+
+def learns_ends(config: Config) -> bool:
+    """Whether a run learns where documents end, where its config leaves that open: a new one does."""
+    return began(config, "document_end") is not False
 
 
 def open_run(config: Config, prepared: Prepared) -> int | None:

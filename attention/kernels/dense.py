@@ -47,19 +47,17 @@ def weights(inputs: AttentionInputs) -> Tensor:
     if isinstance(inputs.mechanism, Chunked):
         weight = matrix(inputs, inputs.mechanism)
         return normalised(inputs, weight, weight)
-    visible = inputs.visible.mask()[:, None]
-    blind = (inputs.visible.count == 0)[:, None, :, None]
-    return visible_weights(inputs.mechanism, inputs.call, score_matrix(inputs), visible, blind)
+    return visible_weights(
+        inputs.mechanism, inputs.call, score_matrix(inputs), inputs.visible.mask()[:, None]
+    )
 
 
-def visible_weights(
-    mechanism: Mechanism, call: Call, score: Tensor, visible: Tensor, blind: Tensor
-) -> Tensor:
-    """The weights of scores [..., T, S] where they are visible, else zero; rows that see nothing are `blind`.
+def visible_weights(mechanism: Mechanism, call: Call, score: Tensor, visible: Tensor) -> Tensor:
+    """The weights of scores [..., T, S] where they are visible, else zero; for the formula, an empty row sees all.
 
     Hidden scores are zero, since formulas take hidden weights times zero, which leaves what is not finite.
     """
-    seen = visible | blind
+    seen = visible | ~visible.any(-1, keepdim=True)
     return mechanism.weights_in(call, score.where(seen, 0), seen).where(visible, 0)
 
 

@@ -77,9 +77,8 @@ def blocks(inputs: AttentionInputs) -> Iterator[Block]:
     for tile, score in score_blocks(inputs):
         if isinstance(mechanism, Composite):
             visible = inputs.visible.mask(tile.rows, tile.keys)[:, None]
-            blind = ~visible.any(-1, keepdim=True)
             call = replace(inputs.call, count=inputs.call.count[:, tile.rows])
-            weight = visible_weights(mechanism, call, score.flatten(1, 2), visible, blind)
+            weight = visible_weights(mechanism, call, score.flatten(1, 2), visible)
         else:
             elementary, form = _rowwise(inputs)
             weight, _ = form.row_weights(elementary, score, tile, tile_count(inputs.visible, tile))

@@ -149,3 +149,12 @@ def test_a_machine_without_a_compiler_trains_all_the_same(
 
 def _missing(device: torch.device, option: str) -> None:
     raise ModelError(f"{option} needs a C++ compiler")
+
+
+def test_a_run_of_before_there_was_a_choice_goes_on(make: MakeConfig) -> None:
+    constant = ("train.schedule=constant", "train.warmup_steps=0")
+    path = train(make(*SHORT, *constant)) / "config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("  compile: false\n", ""))
+    assert path.read_text() != text
+    assert train(make("train.steps=3", *constant), resume=True) == path.parent
